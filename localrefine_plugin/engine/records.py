@@ -1,0 +1,276 @@
+"""Plain records that travel through the engine: settings, optics, particles, poses.
+
+No verbs live here. Every record is frozen, checks its shapes when it is made, and knows
+nothing of files, devices or Scipion. `Settings` is the one source of every parameter: the
+``settings`` verb of the command line, the Scipion form and docs/parameters.md are drawn from it.
+"""
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import numpy as np
+
+
+class InputError(Exception):
+    """Bad input, said in one sentence.
+
+    Parameters
+    ----------
+    problem : what is wrong.
+    source : the input concerned (a file name, a setting, a column).
+    remedy : what the user can do about it.
+    """
+
+    def __init__(self, problem: str, source: str, remedy: str):
+        self.problem, self.source, self.remedy = problem, source, remedy
+        super().__init__(f"{source}: {problem}; {remedy}")
+
+    def as_dict(self) -> Dict[str, str]:
+        return {"message": str(self), "problem": self.problem, "input": self.source, "remedy": self.remedy}
+
+
+def setting(default: Any, help: str, *, kind: str, label: str, group: str, unit: str = "",
+            low: Optional[float] = None, high: Optional[float] = None,
+            choices: Tuple[str, ...] = (), optional: str = "", expert: bool = False) -> Any:
+    """A dataclass field with what a form, a command line and a page of documentation need to know.
+
+    ``optional`` non-empty means the value may be None, and says what None stands for.
+    """
+    return field(default=default, metadata=dict(
+        help=help, kind=kind, label=label, group=group, unit=unit, low=low, high=high,
+        choices=choices, optional=optional, expert=expert))
+
+
+ALIGNMENT, REFINEMENT, MASK, COMPUTE = "Alignment", "Refinement", "Mask", "Computation"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every parameter of a local refinement; the keys of settings.json.
+
+    Lengths are in Å and angles in degrees unless the name says otherwise. ``None`` means "chosen
+    from the data"; the value chosen is written to the run folder and to the report.
+    """
+
+    prior: str = setting(
+        "gaussian", "How poses far from the input pose are penalised: not at all within the search "
+        "extents (off), or softly by a Gaussian of the two widths below (gaussian). With little "
+        "signal a prior is the best protection against overfitting.",
+        kind="choice", label="Prior on pose and shift", group=ALIGNMENT, choices=("off", "gaussian"))
+    prior_rotation_deg: float = setting(
+        7.0, "Standard deviation of the rotation, per axis, about the fulcrum.", kind="float",
+        label="Prior: rotation s.d.", group=ALIGNMENT, unit="deg", low=0.05, high=60)
+    prior_shift_angstrom: float = setting(
+        4.0, "Standard deviation of the in-plane displacement of the fulcrum, per axis.", kind="float",
+        label="Prior: shift s.d.", group=ALIGNMENT, unit="Å", low=0.05, high=100)
+    rotation_extent_deg: Optional[float] = setting(
+        None, "No pose further than this from the input pose (or from the last one, if re-centred) is "
+        "ever considered.", kind="float", label="Rotation search extent", group=ALIGNMENT, unit="deg",
+        low=0.1, high=90, optional="three prior standard deviations; 20 without a prior")
+    shift_extent_angstrom: Optional[float] = setting(
+        None, "No displacement of the fulcrum larger than this is ever considered.", kind="float",
+        label="Shift search extent", group=ALIGNMENT, unit="Å", low=0.1, high=200,
+        optional="three prior standard deviations; 10 without a prior")
+    fulcrum: Union[str, List[float]] = setting(
+        "mask", "The point the sub-volume turns about: centre of mass of the mask (mask), centre of "
+        "the box (box), or x, y, z in pixels from the corner of the box.", kind="fulcrum",
+        label="Fulcrum", group=ALIGNMENT, unit="px", choices=("mask", "box"))
+    recenter_rotations: bool = setting(
+        False, "Search and prior are centred on the rotation found in the previous iteration instead of "
+        "the input rotation. Use with a prior: the poses can drift.", kind="bool",
+        label="Re-centre rotations each iteration", group=ALIGNMENT)
+    recenter_shifts: bool = setting(
+        False, "Search and prior are centred on the shift found in the previous iteration instead of the "
+        "input shift. Use with a prior: the poses can drift.", kind="bool",
+        label="Re-centre shifts each iteration", group=ALIGNMENT)
+    initial_lowpass_angstrom: Optional[float] = setting(
+        None, "Low-pass of the half-maps at the first iteration. 12 is conservative; the resolution of the "
+        "sub-volume plus 1–2 Å keeps good poses good.", kind="float", label="Initial low-pass",
+        group=ALIGNMENT, unit="Å", low=2, high=100,
+        optional="FSC 0.143 of the input half-maps inside the mask, plus 1.5 Å")
+    max_align_resolution_angstrom: Optional[float] = setting(
+        None, "Information beyond this resolution is not used for alignment (it is for the map).",
+        kind="float", label="Maximum alignment resolution", group=ALIGNMENT, unit="Å", low=1, high=100,
+        optional="the resolution reached so far", expert=True)
+    marginalize: bool = setting(
+        True, "Insert each image at several poses weighted by their posterior probability instead of at "
+        "the best pose only.", kind="bool", label="Marginalise over poses", group=ALIGNMENT)
+    join_halves_resolution_angstrom: float = setting(
+        20.0, "Below this resolution both references share the average of the two half-maps, so that the "
+        "halves stay in one frame. 0 = never.", kind="float", label="Half-map join resolution",
+        group=REFINEMENT, unit="Å", low=0, high=100, expert=True)
+    max_iterations: int = setting(
+        8, "The refinement stops earlier when neither resolution nor poses change.", kind="int",
+        label="Maximum iterations", group=REFINEMENT, low=1, high=100)
+    extra_final_passes: int = setting(
+        0, "Iterations after convergence.", kind="int", label="Extra final passes", group=REFINEMENT,
+        low=0, high=20, expert=True)
+    seed: int = setting(
+        1, "Seed of everything random (phase randomisation of the FSC).", kind="int", label="Random seed",
+        group=COMPUTE, low=0, high=2**31 - 1, expert=True)
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            check_setting(f, getattr(self, f.name))
+
+    @classmethod
+    def from_dict(cls, values: Dict[str, Any]) -> "Settings":
+        """Settings from the content of a settings.json; an unknown key is an error that names it."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise InputError(f"there is no setting '{key}'", "settings",
+                                 "run 'python -m localrefine_plugin.engine settings' for the list")
+        return cls(**values)
+
+    def as_dict(self) -> Dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def describe(cls) -> List[Dict[str, Any]]:
+        """One dict per setting: name, default, kind, unit, low, high, choices, optional, help, label, group."""
+        return [dict(name=f.name, default=f.default, **f.metadata) for f in dataclasses.fields(cls)]
+
+
+def check_setting(f: "dataclasses.Field[Any]", value: Any) -> None:
+    """Raise InputError unless ``value`` is of the field's kind and inside its range."""
+    m = f.metadata
+    name = f"setting {f.name}"
+    if value is None:
+        if not m["optional"]:
+            raise InputError("is null", name, f"give a {m['kind']}")
+        return
+    if m["kind"] == "bool":
+        if not isinstance(value, bool):
+            raise InputError(f"{value!r} is not true or false", name, "use true or false")
+        return
+    if m["kind"] == "choice":
+        if value not in m["choices"]:
+            raise InputError(f"{value!r} is not offered", name, "choose one of " + ", ".join(m["choices"]))
+        return
+    if m["kind"] == "fulcrum":
+        _check_fulcrum(name, value, m["choices"])
+        return
+    numeric = (int,) if m["kind"] == "int" else (int, float)
+    if isinstance(value, bool) or not isinstance(value, numeric) or not np.isfinite(value):
+        raise InputError(f"{value!r} is not a number of kind {m['kind']}", name, "give a plain number")
+    low, high = m["low"], m["high"]
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise InputError(f"{value} is outside {low} … {high} {m['unit']}".rstrip(), name, "choose a value inside")
+
+
+def _check_fulcrum(name: str, value: Any, choices: Tuple[str, ...]) -> None:
+    if isinstance(value, str):
+        if value not in choices:
+            raise InputError(f"{value!r} is not offered", name, "use mask, box or [x, y, z] in px")
+        return
+    numbers = (isinstance(value, (list, tuple)) and len(value) == 3
+               and all(isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v) for v in value))
+    if not numbers:
+        raise InputError(f"{value!r} is not a point", name, "use mask, box or [x, y, z] in px")
+
+
+@dataclass(frozen=True)
+class OpticsGroup:
+    """One RELION optics group; angles in radians never appear here."""
+
+    name: str
+    voltage_kv: float
+    spherical_aberration_mm: float
+    amplitude_contrast: float
+    pixel_size: float
+    box_size: int
+
+
+@dataclass(frozen=True)
+class Particles:
+    """What the engine needs of n particles, in the row order of the input table.
+
+    Attributes
+    ----------
+    rotation : (n, 3, 3) float64, R of conventions.md (specimen → image frame).
+    shift_px : (n, 2) float64, t = −origin / pixel size.
+    half_set : (n,) int8, 1 or 2.
+    defocus_u, defocus_v : (n,) float64, Å.  defocus_angle, phase_shift : (n,) float64, degrees.
+    optics_group : (n,) int32, index into ``optics``.
+    stack : (n,) int32, index into ``stacks``.  slice : (n,) int64, 0-based image in its stack.
+    optics : the optics groups.  stacks : absolute paths of the image stacks.
+    """
+
+    rotation: np.ndarray
+    shift_px: np.ndarray
+    half_set: np.ndarray
+    defocus_u: np.ndarray
+    defocus_v: np.ndarray
+    defocus_angle: np.ndarray
+    phase_shift: np.ndarray
+    optics_group: np.ndarray
+    stack: np.ndarray
+    slice: np.ndarray
+    optics: Tuple[OpticsGroup, ...]
+    stacks: Tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n = len(self.half_set)
+        shapes = dict(rotation=(n, 3, 3), shift_px=(n, 2))
+        for name in self.column_names():
+            if getattr(self, name).shape != shapes.get(name, (n,)):
+                raise ValueError(f"Particles.{name} has shape {getattr(self, name).shape} for {n} particles")
+
+    def __len__(self) -> int:
+        return len(self.half_set)
+
+    @classmethod
+    def column_names(cls) -> Tuple[str, ...]:
+        return tuple(f.name for f in dataclasses.fields(cls) if f.name not in ("optics", "stacks"))
+
+    def take(self, rows: np.ndarray) -> "Particles":
+        """The particles of these rows, in this order."""
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in self.column_names()})
+
+    @property
+    def box_size(self) -> int:
+        return self.optics[0].box_size
+
+    @property
+    def pixel_size(self) -> float:
+        return self.optics[0].pixel_size
+
+
+@dataclass(frozen=True)
+class PoseTable:
+    """Poses of the m particles of one half-set after an iteration (what half_H_poses.npz holds).
+
+    Attributes
+    ----------
+    row : (m,) int64, row in the input table.
+    rotation, shift_px : the poses, as in Particles.
+    rotation_change_deg : (m, 3), w = Log(R0ᵀ R) in degrees, relative to the INPUT pose.
+    shift_change_angstrom : (m, 2), displacement of the projected fulcrum relative to the INPUT pose.
+    covariance : (m, 5, 5) posterior covariance of (w in radians, displacement of the projected mask
+        centre in px).
+    log_likelihood : (m,) of the best pose, relative to no signal.
+    modes : (m,) int, modes kept.  insertions : (m,) int, poses at which the image was inserted.
+    at_rotation_limit, at_shift_limit : (m,) bool.
+    """
+
+    row: np.ndarray
+    rotation: np.ndarray
+    shift_px: np.ndarray
+    rotation_change_deg: np.ndarray
+    shift_change_angstrom: np.ndarray
+    covariance: np.ndarray
+    log_likelihood: np.ndarray
+    modes: np.ndarray
+    insertions: np.ndarray
+    at_rotation_limit: np.ndarray
+    at_shift_limit: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @classmethod
+    def column_names(cls) -> Tuple[str, ...]:
+        return tuple(f.name for f in dataclasses.fields(cls))
