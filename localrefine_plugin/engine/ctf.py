@@ -1,0 +1,58 @@
+"""The contrast transfer function, one matrix product for a whole batch.
+
+    C(k) = sin(χ + asin ac),   χ = π λ Δf(θ) s² − (π/2) Cs λ³ s⁴ + phase shift
+
+with Δf(θ) = ½(U + V) + ½(U − V) cos 2(θ − α). C > 0 at low s for underfocus and white particles,
+which is RELION's sign. χ is linear in five fixed functions of the pixel, so that the phases of all
+images of a batch are one product (n, 5)·(5, K).
+"""
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+import numpy as np
+
+from .kernels.device import array_module
+from .records import OpticsGroup, Particles
+
+Array = Any
+
+
+def electron_wavelength(voltage_kv: float) -> float:
+    """Relativistic wavelength in Å: 12.2643247 / sqrt(V + 0.978466e-6 V²)."""
+    volt = voltage_kv * 1e3
+    return float(12.2643247 / np.sqrt(volt * (1 + volt * 0.978466e-6)))
+
+
+def phase_basis(kx: Array, ky: Array, box_size: int, pixel_size: float) -> Array:
+    """(5, K) float32: s², s² cos 2θ, s² sin 2θ, s⁴, 1 at image frequencies kx, ky (cycles per box)."""
+    xp = array_module(kx)
+    scale = 1.0 / (box_size * pixel_size)
+    x, y = kx.astype(np.float64) * scale, ky.astype(np.float64) * scale
+    s2 = x * x + y * y
+    return xp.stack([s2, x * x - y * y, 2 * x * y, s2 * s2, xp.ones_like(s2)]).astype(np.float32)
+
+
+def phase_coefficients(particles: Particles) -> np.ndarray:
+    """(n, 5) float32, the factors of `phase_basis` for every particle."""
+    lam, cs, ac = (per_group(particles.optics, f)[particles.optics_group]
+                   for f in ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast"))
+    lam = np.array([electron_wavelength(v) for v in lam])
+    mean = 0.5 * (particles.defocus_u + particles.defocus_v)
+    half_difference = 0.5 * (particles.defocus_u - particles.defocus_v)
+    angle = 2 * np.deg2rad(particles.defocus_angle)
+    columns = [np.pi * lam * mean, np.pi * lam * half_difference * np.cos(angle),
+               np.pi * lam * half_difference * np.sin(angle), -0.5 * np.pi * cs * 1e7 * lam ** 3,
+               np.deg2rad(particles.phase_shift) + np.arcsin(ac)]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def per_group(optics: Sequence[OpticsGroup], name: str) -> np.ndarray:
+    return np.array([getattr(group, name) for group in optics], dtype=np.float64)
+
+
+def ctf(coefficients: Array, basis: Array) -> Array:
+    """C (n, K) float32 from `phase_coefficients` (n, 5) and `phase_basis` (5, K)."""
+    xp = array_module(basis)
+    chi = xp.matmul(coefficients, basis)
+    return xp.sin(chi, out=chi)

@@ -1,0 +1,54 @@
+"""The half-plane of image frequencies, in an order that makes a resolution limit a prefix."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class PixelList:
+    """Half-plane pixels (Friedel column counted once, no DC), shell by shell and by angle in a shell.
+
+    Attributes
+    ----------
+    kx, ky : (K,) float32, cycles per box.
+    shell : (K,) int64, rounded |k|.
+    index : (K,) int64, position in the flattened rfft2 of a box_size² image.
+    box_size : N.
+    """
+
+    kx: np.ndarray
+    ky: np.ndarray
+    shell: np.ndarray
+    index: np.ndarray
+    box_size: int
+
+    def __len__(self) -> int:
+        return len(self.kx)
+
+    def prefix(self, max_shell: float) -> int:
+        """Number of pixels whose shell is at most ``max_shell``."""
+        return int(np.searchsorted(self.shell, max_shell, side="right"))
+
+
+def pixel_list(box_size: int, max_shell: int) -> PixelList:
+    """All half-plane pixels with 0 < |k| and rounded |k| ≤ max_shell < N / 2 (no Nyquist)."""
+    max_shell = min(max_shell, (box_size - 1) // 2)
+    ky, kx = np.meshgrid(np.arange(-max_shell, max_shell + 1), np.arange(max_shell + 1), indexing="ij")
+    radius = np.hypot(kx, ky)
+    shell = np.rint(radius).astype(np.int64)
+    chosen = (shell <= max_shell) & ((kx > 0) | (ky > 0))
+    kx, ky, shell = kx[chosen], ky[chosen], shell[chosen]
+    order = np.lexsort((np.arctan2(ky, kx), shell))  # neighbours in the list are neighbours in the plane: cache
+    kx, ky, shell = kx[order], ky[order], shell[order]
+    index = (ky % box_size) * (box_size // 2 + 1) + kx
+    return PixelList(kx.astype(np.float32), ky.astype(np.float32), shell, index, box_size)
+
+
+def shell_of_resolution(resolution_angstrom: float, box_size: int, pixel_size: float) -> float:
+    """Shell (cycles per box) of a resolution in Å: N·a / d."""
+    return box_size * pixel_size / resolution_angstrom
