@@ -1,0 +1,279 @@
+"""Fourier operators on cubic maps and square images: shells, radial filters, resampling, shifts.
+
+Arrays are [z, y, x] with the origin of space in voxel N // 2 of each axis. Transforms are
+`scipy.fft.rfftn` half-spectra in single precision, not centred. A *shell* is round(|k|), k in
+integer frequencies; shell s has the spatial frequency s / (N · pixel_size). Since |k|² is an
+integer, every radial function is a table indexed by |k|²: nothing is interpolated twice.
+"""
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Callable, Iterator, Tuple
+
+import numpy as np
+import scipy.fft
+
+COSINE_EDGE_SHELLS = 2.0
+"""Width of the edge of `lowpass`, in shells; the value of relion_postprocess --filter_edge_width."""
+
+
+def forward(map_zyx: np.ndarray, workers: int = 1) -> np.ndarray:
+    """Half-spectrum (complex64) of a real array, unnormalised, not centred."""
+    return scipy.fft.rfftn(np.asarray(map_zyx, dtype=np.float32), workers=workers)
+
+
+def inverse(map_ft: np.ndarray, shape: Tuple[int, ...], workers: int = 1) -> np.ndarray:
+    """Real array (float32) of ``shape`` from its half-spectrum; may overwrite ``map_ft``."""
+    return scipy.fft.irfftn(map_ft, s=shape, overwrite_x=True, workers=workers)
+
+
+def integer_frequencies(box_size: int) -> np.ndarray:
+    """0, 1, …, −1: the integer frequency of each index of a full (not half) axis, int32."""
+    return np.rint(np.fft.fftfreq(box_size, 1 / box_size)).astype(np.int32)
+
+
+def box_of(shape: Tuple[int, ...]) -> int:
+    """The box size of a square or cubic shape; ValueError for any other."""
+    if len(shape) not in (2, 3) or len(set(shape)) != 1:
+        raise ValueError(f"shape {shape} is neither square nor cubic")
+    return shape[0]
+
+
+@lru_cache(maxsize=16)
+def _plane_radius_squared(box_size: int) -> np.ndarray:
+    """kx² + ky² over a plane of the half-spectrum: (N, N // 2 + 1) int32, read-only."""
+    ky = integer_frequencies(box_size)[:, None]
+    kx = np.arange(box_size // 2 + 1, dtype=np.int32)
+    plane = ky * ky + kx * kx
+    plane.flags.writeable = False
+    return plane
+
+
+def planes_radius_squared(box_size: int) -> Iterator[Tuple[int, np.ndarray]]:
+    """(z index, |k|² of that plane) for each plane of a cubic half-spectrum.
+
+    Working plane by plane keeps the temporaries at N² instead of N³.
+    """
+    plane = _plane_radius_squared(box_size)
+    for z, kz in enumerate(integer_frequencies(box_size)):
+        yield z, plane + kz * kz
+
+
+@lru_cache(maxsize=16)
+def shell_table(box_size: int) -> np.ndarray:
+    """Shell of each |k|² that occurs in the box: (3 (N // 2)² + 1,) int32, read-only."""
+    table = np.rint(np.sqrt(np.arange(3 * (box_size // 2) ** 2 + 1))).astype(np.int32)
+    table.flags.writeable = False
+    return table
+
+
+@lru_cache(maxsize=6)
+def shell_index_rfft(shape: Tuple[int, ...]) -> np.ndarray:
+    """Shell of each coefficient of the half-spectrum of a real array of ``shape``.
+
+    Parameters
+    ----------
+    shape : (N, N) or (N, N, N), of the REAL array; odd or even.
+
+    Returns
+    -------
+    (…, N, N // 2 + 1) int32, read-only, cached. The corners hold shells beyond N // 2.
+    """
+    n = box_of(shape)
+    radius_squared = _plane_radius_squared(n)
+    if len(shape) == 3:
+        radius_squared = radius_squared + (integer_frequencies(n) ** 2)[:, None, None]
+    index = shell_table(n)[radius_squared]
+    index.flags.writeable = False
+    return index
+
+
+@lru_cache(maxsize=16)
+def rfft_weights(shape: Tuple[int, ...]) -> np.ndarray:
+    """How many coefficients of the full spectrum each column of the half-spectrum stands for.
+
+    1 for kx = 0 and, in an even box, for kx = N / 2; else 2. (N // 2 + 1,) float32, read-only:
+    broadcasts over the last axis.
+    """
+    n = box_of(shape)
+    weights = np.full(n // 2 + 1, 2, dtype=np.float32)
+    weights[0] = 1
+    if n % 2 == 0:
+        weights[-1] = 1
+    weights.flags.writeable = False
+    return weights
+
+
+@lru_cache(maxsize=16)
+def shell_counts(box_size: int) -> np.ndarray:
+    """Coefficients of the full cubic spectrum in each shell 0 … N // 2: (N // 2 + 1,) float64, read-only.
+
+    Friedel mates are counted both, so this is also the number of independent real values.
+    """
+    counts = shell_sums(lambda z: np.ones((box_size, box_size // 2 + 1)), box_size)
+    counts.flags.writeable = False
+    return counts
+
+
+def shell_sums(plane_values: Callable[[int], np.ndarray], box_size: int) -> np.ndarray:
+    """Σ over each shell of the FULL spectrum of a Friedel-symmetric real quantity, in float64.
+
+    Parameters
+    ----------
+    plane_values : z index → (N, N // 2 + 1) values on that plane of the half-spectrum.
+
+    Returns
+    -------
+    (N // 2 + 1,) float64.
+    """
+    last = box_size // 2
+    table = np.minimum(shell_table(box_size), last + 1)
+    weights = rfft_weights((box_size,) * 3).astype(np.float64)
+    sums = np.zeros(last + 2)
+    for z, radius_squared in planes_radius_squared(box_size):
+        values = plane_values(z) * weights
+        sums += np.bincount(table[radius_squared].ravel(), weights=values.ravel(), minlength=last + 2)
+    return sums[:-1]
+
+
+def radial_mean_power(map_ft: np.ndarray, box_size: int) -> np.ndarray:
+    """Mean |F|² of each shell 0 … N // 2 of a cubic half-spectrum: (N // 2 + 1,) float64."""
+    def power(z: int) -> np.ndarray:
+        plane = map_ft[z]
+        return np.square(plane.real, dtype=np.float64) + np.square(plane.imag, dtype=np.float64)
+    return shell_sums(power, box_size) / shell_counts(box_size)
+
+
+def multiply_radial(map_ft: np.ndarray, box_size: int, weight: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Multiply a cubic half-spectrum, in place, by ``weight(|k|)``, |k| in shells (fractional)."""
+    radius = np.sqrt(np.arange(3 * (box_size // 2) ** 2 + 1))
+    table = np.asarray(weight(radius), dtype=np.float32)
+    for z, radius_squared in planes_radius_squared(box_size):
+        map_ft[z] *= table[radius_squared]
+    return map_ft
+
+
+def apply_shell_filter(map_zyx: np.ndarray, weights: np.ndarray, workers: int = 1) -> np.ndarray:
+    """Multiply the transform of a map by radial weights.
+
+    Parameters
+    ----------
+    map_zyx : (N, N, N).
+    weights : (M,) weight at shells 0 … M − 1; linear in between, the last value beyond.
+
+    Returns
+    -------
+    (N, N, N) float32.
+    """
+    shells = np.arange(len(weights))
+    return _filtered(map_zyx, lambda radius: np.interp(radius, shells, weights), workers)
+
+
+def _filtered(map_zyx: np.ndarray, weight: Callable[[np.ndarray], np.ndarray], workers: int) -> np.ndarray:
+    n = box_of(map_zyx.shape)
+    return inverse(multiply_radial(forward(map_zyx, workers), n, weight), map_zyx.shape, workers)
+
+
+def cosine_edge(radius: np.ndarray, cutoff: float, width: float) -> np.ndarray:
+    """1 up to cutoff − width/2, a raised cosine, 0 from cutoff + width/2 on (any unit, the same for all)."""
+    phase = np.clip((radius - cutoff) / width + 0.5, 0.0, 1.0)
+    return 0.5 + 0.5 * np.cos(np.pi * phase)
+
+
+def lowpass(map_zyx: np.ndarray, pixel_size: float, resolution_angstrom: float,
+            edge_shells: float = COSINE_EDGE_SHELLS, workers: int = 1) -> np.ndarray:
+    """Low-pass filter with a raised-cosine edge centred on the resolution.
+
+    A cosine, not a Butterworth: it is exactly zero half an edge beyond the limit, so that nothing
+    finer can leak into the alignment, which is what a resolution limit promises. (The
+    non-uniform filter uses a Butterworth, for its short kernel in real space.)
+
+    Parameters
+    ----------
+    map_zyx : (N, N, N).  pixel_size : Å.
+    resolution_angstrom : Å; at or beyond Nyquist in the corners nothing is removed.
+    edge_shells : width of the edge in shells of 1 / (N · pixel_size).
+
+    Returns
+    -------
+    (N, N, N) float32.
+    """
+    n = box_of(map_zyx.shape)
+    if resolution_angstrom <= 2 * pixel_size:
+        return np.array(map_zyx, dtype=np.float32)
+    cutoff = n * pixel_size / resolution_angstrom
+    return _filtered(map_zyx, lambda radius: cosine_edge(radius, cutoff, edge_shells), workers)
+
+
+def shift_map(map_zyx: np.ndarray, shift_px: np.ndarray, workers: int = 1) -> np.ndarray:
+    """Move a map by ``shift_px`` = (x, y, z) pixels, periodically: what was at v is at v + shift.
+
+    F(k) → F(k) exp(−2πi k·shift / N). Exact for whole pixels; for fractions of a pixel the
+    Nyquist plane of an even box keeps its real part only.
+    """
+    n = box_of(map_zyx.shape)
+    ft = forward(map_zyx, workers)
+    x, y, z = (np.exp(-2j * np.pi / n * s * integer_frequencies(n)) for s in np.asarray(shift_px, dtype=np.float64))
+    # integer_frequencies calls the Nyquist frequency of an even box negative; the half axis has it positive
+    x = x[:n // 2 + 1] if n % 2 else np.append(x[:n // 2], x[n // 2].conj())
+    ft *= (y[:, None] * x).astype(np.complex64)
+    ft *= z.astype(np.complex64)[:, None, None]
+    return inverse(ft, map_zyx.shape, workers)
+
+
+def resample_map(map_zyx: np.ndarray, new_box: int, workers: int = 1) -> np.ndarray:
+    """The same map on a finer or coarser grid, by padding or cropping its transform.
+
+    The field of view is kept (new pixel size = old · N / new_box), so are grey values and the
+    origin: voxel N // 2 goes to voxel new_box // 2. Padding and then cropping back is the identity,
+    also for even boxes, whose Nyquist plane is halved between +N/2 and −N/2 and added up again.
+
+    Parameters
+    ----------
+    map_zyx : (N, N, N).
+
+    Returns
+    -------
+    (new_box, new_box, new_box) float32.
+    """
+    n = box_of(map_zyx.shape)
+    if new_box == n:
+        return np.array(map_zyx, dtype=np.float32)
+    ft = forward(np.fft.ifftshift(map_zyx), workers)
+    ft = _resize_half_axis(ft, n, new_box)
+    ft = _resize_full_axis(ft, 0, n, new_box)
+    ft = _resize_full_axis(ft, 1, n, new_box)
+    ft *= np.float32((new_box / n) ** 3)
+    return np.fft.fftshift(inverse(ft, (new_box,) * 3, workers))
+
+
+def _resize_half_axis(ft: np.ndarray, old: int, new: int) -> np.ndarray:
+    """Crop or pad the last axis (kx ≥ 0) from box ``old`` to box ``new``."""
+    kept = min(old, new) // 2 + 1
+    out = np.zeros(ft.shape[:2] + (new // 2 + 1,), dtype=ft.dtype)
+    out[..., :kept] = ft[..., :kept]
+    if new > old and old % 2 == 0:
+        out[..., old // 2] *= 0.5
+    elif new < old and new % 2 == 0:
+        column = out[..., new // 2]
+        mate = np.roll(column[::-1, ::-1], (1, 1), axis=(0, 1)).conj()
+        out[..., new // 2] = column + mate
+    return out
+
+
+def _resize_full_axis(ft: np.ndarray, axis: int, old: int, new: int) -> np.ndarray:
+    """Crop or pad a full axis of a half-spectrum from box ``old`` to box ``new``."""
+    ft = np.moveaxis(ft, axis, 0)
+    out = np.zeros((new,) + ft.shape[1:], dtype=ft.dtype)
+    small = min(old, new)
+    positive, negative = (small + 1) // 2, (small - 1) // 2
+    out[:positive] = ft[:positive]
+    if negative:
+        out[-negative:] = ft[-negative:]
+    half = small // 2
+    if small % 2 == 0 and new > old:
+        out[half] = 0.5 * ft[half]
+        out[-half] = 0.5 * ft[half]
+    elif small % 2 == 0:
+        out[half] = ft[half] + ft[-half]
+    return np.moveaxis(out, 0, axis)
