@@ -1,0 +1,40 @@
+# Every target does its own set-up in .venv, from nothing but a Python 3.8 - 3.11 with venv.
+#   make test    the whole suite          make demo    a simulated complex refined in a Scipion project
+#   make check   ruff, mypy, import rules  make clean   removes .venv and demo_output
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+NAMES := python3 python3.11 python3.10 python3.9 python3.8
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 8) <= sys.version_info < (3, 12))
+PYTHON ?= $(shell for name in $(NAMES); do $$name -c '$(SUITABLE)' 2>/dev/null && echo $$name && break; done)
+
+.PHONY: test test-gpu check demo clean
+.DEFAULT_GOAL := test
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.8 - 3.11 with the venv module found (Debian/Ubuntu:" \
+	  "apt-get install python3-venv); or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): setup.py pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+test-gpu: $(INSTALLED)
+	LOCALREFINE_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+demo: $(INSTALLED)
+	$(BIN)/python -m examples.demo
+
+clean:
+	rm -rf $(VENV) demo_output

@@ -1,0 +1,59 @@
+"""Distribution metadata of scipion-em-localrefine. The version lives in localrefine_plugin/__init__.py."""
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+
+def version() -> str:
+    """The string assigned to __version__, read without importing the package."""
+    text = (HERE / "localrefine_plugin" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError("localrefine_plugin/__init__.py does not assign __version__")
+    return found.group(1)
+
+
+def cupy(cuda: int) -> str:
+    """CuPy 14 needs numpy 2, which scipion-pyworkflow does not allow."""
+    return f"cupy-cuda{cuda}x>=12.3,<14"
+
+
+setup(
+    name="scipion-em-localrefine",
+    version=version(),
+    description="Local refinement of a sub-volume in single-particle cryo-EM, as a Scipion plugin",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The scipion-em-localrefine developers",
+    license="GPL-3.0-or-later",
+    keywords="cryo-EM single-particle local-refinement scipion scipion-3.0",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Bio-Informatics",
+    ],
+    python_requires=">=3.8",
+    packages=find_packages(include=["localrefine_plugin", "localrefine_plugin.*"]),
+    package_data={"localrefine_plugin": ["protocols.conf", "*.png"], "": ["*.cu", "*.h", "*.template"]},
+    # Lower bounds only where an older one is known not to work: pyworkflow and pwem pin the exact versions.
+    install_requires=[
+        "scipion-pyworkflow>=3.9",
+        "scipion-em>=3.9",
+        "numpy",
+        "scipy",
+        "mrcfile",
+        "emtable>=0.0.14",
+        "numba>=0.57",
+    ],
+    extras_require={
+        "cuda11": [cupy(11)],
+        "cuda12": [cupy(12)],
+        "cuda13": [cupy(13)],
+        "test": ["pytest>=8", "hypothesis", "ruff", "mypy", "import-linter>=2"],
+    },
+    entry_points={"pyworkflow.plugin": "localrefine_plugin = localrefine_plugin"},
+)

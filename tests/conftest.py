@@ -1,0 +1,71 @@
+"""What all tests share: Scipion's environment in a temporary folder, and optional programs and devices.
+
+Scipion's environment is set when this file is imported, before any test module can import pyworkflow.
+"""
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from examples.headless import set_environment
+
+REQUIRE_OPTIONAL = os.environ.get("LOCALREFINE_REQUIRE_OPTIONAL") == "1"
+REQUIRE_GPU = os.environ.get("LOCALREFINE_REQUIRE_GPU") == "1"
+
+
+def _temporary_scipion() -> None:
+    folder = tempfile.mkdtemp(prefix="localrefine_tests_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    set_environment(Path(folder))
+
+
+_temporary_scipion()
+
+
+def require_program(name: str) -> str:
+    """Path of an optional program; without it the test is skipped, or fails if optional programs are required."""
+    path = shutil.which(name)
+    if path is None:
+        _missing(f"the program '{name}' is not installed", REQUIRE_OPTIONAL)
+    return str(path)
+
+
+def _missing(reason: str, required: bool) -> None:
+    if required:
+        pytest.fail(reason + ", and this run requires it", pytrace=False)
+    pytest.skip(reason)
+
+
+def _gpu_problem() -> str:
+    """Why no GPU can be used ("" when one can): the driver is asked first, for CuPy may raise without one."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "there is no NVIDIA driver (libcuda.so.1)"
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return "the NVIDIA driver finds no GPU"
+    try:
+        import cupy  # noqa: F401
+    except ImportError as error:
+        return f"CuPy cannot be imported ({error})"
+    return ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        problem = _gpu_problem()
+        if problem:
+            _missing(problem, REQUIRE_GPU)
+
+
+@pytest.fixture(name="require_program")
+def _require_program():
+    """The function of that name, for tests that prefer a fixture to an import."""
+    return require_program
