@@ -1,0 +1,180 @@
+"""MRC maps and stacks of images."""
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from typing import Any, Optional, Sequence, Tuple
+
+import mrcfile
+import numpy as np
+
+from .records import InputError, Particles
+from .run_folder import PathLike, write_atomic
+
+_OPEN_STACKS = 32  # memory maps kept open at a time; far below the usual limit of 1024 open files
+_REAL_MODES = (0, 1, 2, 6, 12)
+
+
+def open_mrc(path: PathLike) -> Any:
+    """The file as a memory map (an mrcfile.MrcMemmap whose data is known to be complete and real).
+
+    Raises InputError when the file is missing, is not MRC, is truncated, or holds complex numbers.
+    """
+    source = str(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mrc = mrcfile.mmap(source, mode="r", permissive=True)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", source, "give an existing MRC file") from None
+    # A damaged header shows as any of a dozen exceptions, from ValueError to OverflowError.
+    except Exception as error:
+        raise InputError(f"is truncated or not an MRC file ({_first_line(error)})", source,
+                         "copy or export the file again") from None
+    if mrc.header is None or mrc.data is None:
+        mrc.close()
+        raise InputError("is truncated or not an MRC file", source, "copy or export the file again")
+    mode = int(mrc.header.mode)
+    if mode not in _REAL_MODES or mrc.data.dtype.kind not in "iuf":
+        mrc.close()
+        raise InputError(f"has MRC mode {mode}, which holds no real numbers this engine reads", source,
+                         "export it in mode 2 (32-bit float)")
+    return mrc
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def pixel_size_of(mrc: Any, source: str) -> float:
+    """Pixel size in Å from the cell of the header, to a millionth; it must be the same along every axis."""
+    header = mrc.header
+    cell = np.array([header.cella.x, header.cella.y, header.cella.z], dtype=np.float64)
+    samples = np.array([header.mx, header.my, header.mz], dtype=np.float64)
+    if not np.isfinite(cell).all() or (cell <= 0).any() or (samples <= 0).any():
+        raise InputError("has no pixel size in its header", source,
+                         "set it, for instance with relion_image_handler --rescale_angpix")
+    sizes = cell / samples
+    if np.ptp(sizes) > 1e-3 * sizes.mean():
+        raise InputError(f"has voxels of {sizes[0]:.4f} × {sizes[1]:.4f} × {sizes[2]:.4f} Å", source,
+                         "resample it to cubic voxels")
+    return round(float(sizes[0]), 6)
+
+
+def read_map(path: PathLike) -> Tuple[np.ndarray, float]:
+    """A map as (float32 array [z, y, x], pixel size in Å).
+
+    The order of axes in the file (MAPC, MAPR, MAPS) is undone; the origin fields are not used.
+    Raises InputError when the file is no three-dimensional map or has no usable pixel size.
+    """
+    with open_mrc(path) as mrc:
+        if mrc.data.ndim != 3:
+            raise InputError(f"has {mrc.data.ndim} dimensions", str(path), "give a three-dimensional map")
+        pixel_size = pixel_size_of(mrc, str(path))
+        header = mrc.header
+        axes = [int(header.maps), int(header.mapr), int(header.mapc)]
+        volume = np.array(mrc.data, dtype=np.float32)
+    if sorted(axes) == [1, 2, 3]:
+        volume = volume.transpose([axes.index(axis) for axis in (3, 2, 1)])
+    return np.ascontiguousarray(volume), pixel_size
+
+
+def write_map(path: PathLike, volume: np.ndarray, pixel_size: float,
+              origin: Optional[Sequence[float]] = None) -> None:
+    """Write a map [z, y, x] as 32-bit floats, in one step; ``origin`` = (x, y, z) in Å of its first voxel.
+
+    The same map gives the same bytes: the date that mrcfile leaves in the header is replaced.
+    """
+    def write(name: str) -> None:
+        with mrcfile.new(name, overwrite=True) as mrc:
+            mrc.set_data(np.ascontiguousarray(volume, dtype=np.float32))
+            mrc.set_volume()
+            mrc.voxel_size = pixel_size
+            if origin is not None:
+                mrc.header.origin.x, mrc.header.origin.y, mrc.header.origin.z = origin
+            mrc.header.label[0] = b"scipion-em-localrefine"
+    write_atomic(path, write)
+
+
+def stack_shape(mrc: Any, source: str) -> Tuple[int, int, int]:
+    """(images, rows, columns) of a stack; a single image is a stack of one."""
+    shape = mrc.data.shape
+    if len(shape) == 2:
+        shape = (1,) + shape
+    if len(shape) != 3:
+        raise InputError(f"has {len(shape)} dimensions", source, "give a stack of two-dimensional images")
+    return int(shape[0]), int(shape[1]), int(shape[2])
+
+
+class ImageReader:
+    """Reads images of `Particles` from their memory-mapped stacks.
+
+    Keeps at most 32 stacks open; the memory it needs does not depend on the number of particles.
+    Not to be shared between threads.
+    """
+
+    def __init__(self, particles: Particles):
+        self._particles = particles
+        self._open: "OrderedDict[int, Any]" = OrderedDict()
+
+    def __enter__(self) -> "ImageReader":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def read(self, rows: Any) -> np.ndarray:
+        """Images (m, N, N) float32 of these m rows (a sequence or an array of int), in this order.
+
+        Read in the order they have on disk. Raises InputError, naming row, image and stack, for an image that
+        lies beyond the stack, has another box size, holds NaN or infinity, or is constant.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        n = self._particles.box_size
+        images = np.empty((len(rows), n, n), dtype=np.float32)
+        stack, number = self._particles.stack[rows], self._particles.slice[rows]
+        for i in np.lexsort((number, stack)):
+            images[i] = self._image(int(stack[i]), int(number[i]), int(rows[i]))
+        self._check_values(images, rows)
+        return images
+
+    def _image(self, stack: int, number: int, row: int) -> np.ndarray:
+        data = self._data(stack)
+        box_size = self._particles.box_size
+        if number >= data.shape[0] or number < 0:
+            raise self._error(row, f"does not exist, the stack holds {data.shape[0]}",
+                              "the stack is truncated or the STAR file belongs to another one")
+        if data.shape[1:] != (box_size, box_size):
+            raise self._error(row, f"is {data.shape[2]} × {data.shape[1]} px, not {box_size} × {box_size}",
+                              "extract all particles with one box size")
+        return data[number]
+
+    def _data(self, stack: int) -> np.ndarray:
+        mrc = self._open.pop(stack, None)
+        if mrc is None:
+            while len(self._open) >= _OPEN_STACKS:
+                self._open.popitem(last=False)[1].close()
+            mrc = open_mrc(self._particles.stacks[stack])
+        self._open[stack] = mrc
+        shape = stack_shape(mrc, self._particles.stacks[stack])
+        data: np.ndarray = mrc.data.reshape(shape)
+        return data
+
+    def _check_values(self, images: np.ndarray, rows: np.ndarray) -> None:
+        # A minimum and a maximum tell both: NaN and infinity propagate into their difference, a constant has none.
+        span = np.ptp(images.reshape(len(images), -1), axis=1) if len(images) else np.zeros(0)
+        for i in np.flatnonzero(~(span > 0) | ~np.isfinite(span)):
+            if not np.isfinite(images[i]).all():
+                raise self._error(int(rows[i]), "holds NaN or infinite values", "remove or re-extract the particle")
+            if span[i] == 0:
+                raise self._error(int(rows[i]), f"is constant ({images[i, 0, 0]:g} everywhere)",
+                                  "remove or re-extract the particle")
+
+    def _error(self, row: int, problem: str, remedy: str) -> InputError:
+        number = int(self._particles.slice[row]) + 1
+        return InputError(f"image {number} (row {row + 1} of the particles) {problem}",
+                          self._particles.stacks[int(self._particles.stack[row])], remedy)
