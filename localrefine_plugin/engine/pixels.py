@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Tuple
 
 import numpy as np
 
@@ -17,8 +17,8 @@ class PixelList:
     ----------
     kx, ky : (K,) float32, cycles per box.
     shell : (K,) int64, rounded |k|.
-    index : (K,) int64, position in the flattened rfft2 of a box_size² image.
-    box_size : N.
+    index : (K,) int64, position in the flattened `half_plane` of that image.
+    box_size : N.  max_shell : M, the half-plane has rows ky = −M … M and columns kx = 0 … M.
     """
 
     kx: np.ndarray
@@ -26,6 +26,7 @@ class PixelList:
     shell: np.ndarray
     index: np.ndarray
     box_size: int
+    max_shell: int
 
     def __len__(self) -> int:
         return len(self.kx)
@@ -45,8 +46,20 @@ def pixel_list(box_size: int, max_shell: int) -> PixelList:
     kx, ky, shell = kx[chosen], ky[chosen], shell[chosen]
     order = np.lexsort((np.arctan2(ky, kx), shell))  # neighbours in the list are neighbours in the plane: cache
     kx, ky, shell = kx[order], ky[order], shell[order]
-    index = (ky % box_size) * (box_size // 2 + 1) + kx
-    return PixelList(kx.astype(np.float32), ky.astype(np.float32), shell, index, box_size)
+    index = (ky + max_shell) * (max_shell + 1) + kx
+    return PixelList(kx.astype(np.float32), ky.astype(np.float32), shell, index, box_size, max_shell)
+
+
+def half_plane_frequencies(max_shell: int) -> Tuple[np.ndarray, np.ndarray]:
+    """kx and ky (2M + 1, M + 1) float32 of a half-plane."""
+    ky, kx = np.meshgrid(np.arange(-max_shell, max_shell + 1), np.arange(max_shell + 1), indexing="ij")
+    return kx.astype(np.float32), ky.astype(np.float32)
+
+
+def last_column(max_shell: int) -> np.ndarray:
+    """(2M + 1,) int32: last column of each row of a half-plane with |k| ≤ M + ½."""
+    ky = np.arange(-max_shell, max_shell + 1)
+    return np.minimum(np.floor(np.sqrt((max_shell + 0.5) ** 2 - ky ** 2)), max_shell).astype(np.int32)
 
 
 def shell_of_resolution(resolution_angstrom: float, box_size: int, pixel_size: float) -> float:
