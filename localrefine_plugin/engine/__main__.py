@@ -1,0 +1,257 @@
+"""The command line of the engine: ``python -m localrefine_plugin.engine VERB``.
+
+Nothing but the standard library is imported before the verb is known and the number of threads is in
+the environment, where numpy's and numba's thread pools look for it when they are imported.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+PROGRAM = "python -m localrefine_plugin.engine"
+THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run one verb; the exit status: 0, or 1 after one sentence on standard error."""
+    options = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a log in another encoding must not stop a run at an Å
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace", line_buffering=True)
+    if hasattr(options, "threads"):
+        options.threads = options.threads or available_cores()
+        if "numba" not in sys.modules:  # numba refuses another number once it runs
+            os.environ.update({name: str(options.threads) for name in THREAD_VARIABLES})
+    from .arguments import OutputError
+    from .records import InputError
+    try:
+        options.run_verb(options)
+    except OutputError as error:
+        return _fail(str(error))
+    except InputError as error:
+        return _fail(str(error), options, error.as_dict())
+    except MemoryError:
+        error = InputError("there is not enough memory", "computation", "use another machine or a smaller box")
+        return _fail(str(error), options, error.as_dict())
+    except OSError as failure:
+        error = InputError(failure.strerror or str(failure), str(failure.filename or "a file"),
+                           "check free space and permissions")
+        return _fail(str(error), options, dict(error.as_dict(), traceback=traceback.format_exc()))
+    except Exception as failure:
+        return _fail_unexpected(options, failure)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog=PROGRAM, description="Local refinement of a sub-volume in cryo-EM.")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def add(name: str, run_verb: Any, text: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.set_defaults(run_verb=run_verb)
+        return verb
+
+    add("settings", run_settings, "print every setting as JSON")
+    _add_inputs(add("refine", run_refine, "the whole refinement: prepare, iterate, finish"))
+    _add_inputs(add("prepare", run_prepare, "check every input and make the run folder"))
+    align = add("align", run_align, "align and reconstruct one half-set in one iteration")
+    merge = add("merge", run_merge, "FSC, convergence and new references of one iteration")
+    finish = add("finish", run_finish, "write the final maps, particles and report")
+    report = add("report", run_report, "print the report as JSON")
+    for verb in (align, merge, finish, report):
+        verb.add_argument("run", metavar="RUN", help="the run folder")
+    for verb in (align, merge):
+        verb.add_argument("--iteration", type=_positive, required=True, metavar="K")
+    align.add_argument("--half", type=int, choices=(1, 2), required=True)
+    _add_device(align)
+    for verb in (align, merge, finish):
+        _add_threads(verb)
+    return top
+
+
+def _add_inputs(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--particles", required=True, metavar="STAR", help="aligned particles with half-sets")
+    verb.add_argument("--half-map-1", required=True, metavar="MRC", help="unmasked half-map of rlnRandomSubset 1")
+    verb.add_argument("--half-map-2", required=True, metavar="MRC", help="unmasked half-map of rlnRandomSubset 2")
+    verb.add_argument("--mask", required=True, metavar="MRC", help="soft mask of the part to refine, values 0 … 1")
+    verb.add_argument("--output", required=True, metavar="RUN", help="the run folder to make")
+    verb.add_argument("--settings", metavar="JSON", help="settings that differ from their defaults")
+    _add_device(verb)
+    _add_threads(verb)
+    mode = verb.add_mutually_exclusive_group()
+    mode.add_argument("--overwrite", dest="mode", action="store_const", const="overwrite", default="new",
+                      help="replace the run in the folder")
+    mode.add_argument("--continue", dest="mode", action="store_const", const="continue",
+                      help="go on with the run in the folder, from the last step that was completed")
+
+
+def _add_device(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+
+
+def _add_threads(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--threads", type=_threads, default=0, metavar="N",
+                      help="0 (the default) means every core available to the process")
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is none of auto, cpu, cuda and cuda:N")
+    return text
+
+
+def _threads(text: str) -> int:
+    if not re.fullmatch(r"\d{1,4}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of threads")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"\d{1,3}", text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not an iteration, which count from 1")
+    return int(text)
+
+
+def available_cores() -> int:
+    """Cores this process may use: its affinity mask, less if its container has a quota of CPU time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no control groups, or "max"
+        return cores
+
+
+def run_settings(options: argparse.Namespace) -> None:
+    from .records import Settings
+    _print_json(Settings.describe())
+
+
+def run_refine(options: argparse.Namespace) -> None:
+    arguments = _checked_arguments(options)
+    from . import refine
+    refine.refine(**arguments)
+
+
+def run_prepare(options: argparse.Namespace) -> None:
+    arguments = _checked_arguments(options)
+    from . import refine
+    refine.prepare(**arguments)
+
+
+def _checked_arguments(options: argparse.Namespace) -> Dict[str, Any]:
+    """The arguments of `refine.prepare` and `refine.refine`, once the output folder may be written to."""
+    from .arguments import INPUT_NAMES, check_output, check_same_run, read_settings
+    from .run_folder import RunFolder
+    inputs = {name: getattr(options, name) for name in INPUT_NAMES}
+    check_output(options.output, options.mode, inputs)
+    _forget_error(options)
+    source, run = options.settings, RunFolder(options.output)
+    if source is None and options.mode == "continue" and run.settings.exists():
+        source = run.settings
+    settings = read_settings(source)
+    if options.mode == "continue":
+        check_same_run(run, inputs, settings)
+    return dict(inputs, output=options.output, settings=settings, device=options.device, threads=options.threads,
+                mode=options.mode)
+
+
+def run_align(options: argparse.Namespace) -> None:
+    _check_run(options)
+    from . import refine
+    refine.align(options.run, options.iteration, options.half, device=options.device, threads=options.threads)
+
+
+def run_merge(options: argparse.Namespace) -> None:
+    _check_run(options)
+    from . import refine
+    refine.merge(options.run, options.iteration, threads=options.threads)
+
+
+def run_finish(options: argparse.Namespace) -> None:
+    _check_run(options)
+    from . import refine
+    refine.finish(options.run, threads=options.threads)
+
+
+def run_report(options: argparse.Namespace) -> None:
+    from .report import build_report
+    from .run_folder import RunFolder
+    _print_json(build_report(RunFolder(options.run)))
+
+
+def _check_run(options: argparse.Namespace) -> None:
+    """Refuse a folder that `prepare` has not completed; nothing is written there."""
+    from .arguments import OutputError
+    from .run_folder import RunFolder
+    run = RunFolder(options.run)
+    if not run.settings.exists() or run.iterations_done() < 0:
+        raise OutputError("holds no prepared run", f"run folder {options.run}", "run the verb prepare first")
+    _forget_error(options)
+
+
+def _print_json(content: Any) -> None:
+    # ASCII, so that it can be parsed whatever encoding the shell has
+    print(json.dumps(content, indent=1))
+
+
+def _folder(options: argparse.Namespace) -> Optional[str]:
+    """Where error.json goes; None for verbs that only read."""
+    if options.verb == "report":
+        return None
+    folder: Optional[str] = getattr(options, "output", getattr(options, "run", None))
+    return folder
+
+
+def _command(options: argparse.Namespace) -> str:
+    words = [options.verb] + [f"--{name} {getattr(options, name)}" for name in ("iteration", "half")
+                              if hasattr(options, name)]
+    return " ".join(words)
+
+
+def _forget_error(options: argparse.Namespace) -> None:
+    """Remove the error.json of an earlier attempt at this step; another step's, which may be running, stays."""
+    folder = _folder(options)
+    if folder is None:
+        return
+    from .run_folder import RunFolder, read_json
+    path = RunFolder(folder).error
+    try:
+        if options.verb in ("prepare", "refine") or read_json(path).get("command") == _command(options):
+            path.unlink()
+    except (OSError, ValueError, AttributeError):  # there is none, or it is not ours
+        pass
+
+
+def _fail(sentence: str, options: Optional[argparse.Namespace] = None, content: Optional[Dict[str, str]] = None) -> int:
+    """Say the sentence; write error.json if there is a folder for it."""
+    folder = _folder(options) if options is not None else None
+    if options is not None and folder is not None and content is not None:
+        from .run_folder import RunFolder, write_json
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            write_json(RunFolder(folder).error, dict(content, command=_command(options)))
+        except (OSError, ValueError):
+            pass  # the sentence on standard error is all that is left
+    print("error: " + " ".join(sentence.split()), file=sys.stderr)
+    return 1
+
+
+def _fail_unexpected(options: argparse.Namespace, failure: Exception) -> int:
+    """A mistake of the program, not of the user: the traceback goes to error.json, for a bug report."""
+    from .records import InputError
+    error = InputError(f"unexpected {type(failure).__name__} ({failure})", PROGRAM + " " + _command(options),
+                       "please report it, with the file error.json of the run folder")
+    if _folder(options) is None:
+        traceback.print_exc()
+    return _fail(str(error), options, dict(error.as_dict(), traceback=traceback.format_exc()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

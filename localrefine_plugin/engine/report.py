@@ -1,0 +1,71 @@
+"""The report of a run, put together from the JSON files its steps left behind."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from .records import InputError
+from .run_folder import RunFolder, read_json
+
+TIMES = ("wall_seconds", "cpu_seconds")
+
+
+def build_report(run: RunFolder) -> Dict[str, Any]:
+    """The report of a finished, running or killed run.
+
+    Keys: ``iterations`` (every iteration.json), ``halves`` (every half_H.json), ``input``, ``settings``,
+    ``wall_seconds`` and ``cpu_seconds`` (summed over the steps, which may have run side by side),
+    ``peak_memory_mb`` (of the largest step), ``warnings``, ``final_resolution_angstrom`` (of the best
+    iteration; empty before the first). A file that a killed step left unreadable is left out, with a warning.
+
+    Raises InputError when the folder holds no run.
+    """
+    if not run.settings.exists() and not run.input.exists():
+        raise InputError("holds no run", str(run.path), "give the --output folder of an earlier run")
+    warnings: List[str] = []
+    given, settings = _read(run.input, warnings), _read(run.settings, warnings)
+    iterations, halves = [], []
+    for folder in _iteration_folders(run):
+        k = int(folder.name[len("iter_"):])
+        halves += [_read(run.half_done(k, half), warnings) for half in (1, 2)]
+        iterations.append(_read(run.iteration_done(k), warnings))
+    iterations, halves = [i for i in iterations if i], [h for h in halves if h]
+    steps = [step for step in [given] + halves + iterations if step]
+    for step in [given] + iterations:
+        warnings += [text for text in (step or {}).get("warnings", []) if text not in warnings]
+    report: Dict[str, Any] = {"iterations": iterations, "halves": halves, "input": given or {},
+                              "settings": settings or {}}
+    for name in TIMES:
+        report[name] = sum(step.get(name, 0.0) for step in steps)
+    report["peak_memory_mb"] = max((step.get("peak_memory_mb", 0.0) for step in steps), default=0.0)
+    report["warnings"] = warnings
+    report["final_resolution_angstrom"] = _final_resolution(iterations)
+    return report
+
+
+def _iteration_folders(run: RunFolder) -> List[Path]:
+    folders = [path for path in run.path.glob("iter_*") if path.name[len("iter_"):].isdigit()]
+    return sorted(folders, key=lambda path: int(path.name[len("iter_"):]))
+
+
+def _read(path: Path, warnings: List[str]) -> Optional[Dict[str, Any]]:
+    """The JSON object of a file; None without one, with a warning if it is there but unreadable."""
+    if not path.exists():
+        return None
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        content = {}
+    if not isinstance(content, dict) or not content:
+        warnings.append(f"{path}: cannot be read and is left out of the report")
+        return None
+    return content
+
+
+def _final_resolution(iterations: List[Dict[str, Any]]) -> Dict[str, Any]:
+    if not iterations:
+        return {}
+    best = iterations[-1].get("best_iteration", iterations[-1].get("iteration"))
+    chosen = next((i for i in iterations if i.get("iteration") == best), iterations[-1])
+    resolution: Dict[str, Any] = chosen.get("resolution_angstrom", {})
+    return resolution
