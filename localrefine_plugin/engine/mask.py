@@ -25,8 +25,8 @@ PROTEIN_DENSITY_DA_PER_ANGSTROM3 = 0.81
 LARGE_PART = 0.1
 """Parts of a dynamic mask smaller than this fraction of the largest are dust and left out."""
 
-DENSITY_SIGMAS = 3.0
-"""Density further than this from the median, in robust standard deviations, is not solvent."""
+DENSITY_SIGMAS = 4.0
+"""Density further than this from the solvent's mean, in the solvent's standard deviations, is not solvent."""
 
 DENSITY_LOWPASS_ANGSTROM = 20.0
 """Low-pass before looking for density under a mask; shapes of domains, hardly any noise."""
@@ -132,9 +132,10 @@ def _refuse_unusable(mask: np.ndarray, box_size: int, source: str) -> None:
 
 def _check_overlap(mask: np.ndarray, density: np.ndarray, pixel_size: float, source: str) -> List[str]:
     smooth = lowpass(density, pixel_size, DENSITY_LOWPASS_ANGSTROM)
-    deviation = np.abs(smooth - np.median(smooth))
+    axis = np.square(np.arange(len(mask)) - len(mask) // 2)
+    solvent = smooth[axis[:, None, None] + axis[:, None] + axis > len(mask) ** 2 / 4]  # the corners of the box
     # absolute: a map of inverted contrast is refused elsewhere, with a better reason
-    dense = deviation > DENSITY_SIGMAS * 1.4826 * np.median(deviation)
+    dense = np.abs(smooth - solvent.mean()) > DENSITY_SIGMAS * solvent.std()
     inside = float(dense[mask >= 0.5].mean())
     if inside < 0.001:
         raise InputError("covers no density of the map", source, "check that map and mask share origin and pixel size")
