@@ -15,7 +15,6 @@ import os
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
-
 from pwem.constants import NO_INDEX
 from pwem.emlib.image import ImageHandler
 from pwem.objects import FSC, Transform
@@ -81,9 +80,8 @@ def write_particles(particles: Any, star_file: str, stack_folder: str) -> int:
     pixel_size = float(particles.getSamplingRate())
     poses = pose_columns(np.array(items["transforms"]), pixel_size)
     stacks = _stack_paths(items["files"], stack_folder)
-    table: Dict[str, Sequence[Any]] = {
-        "rlnImageName": [f"{max(index, 1):06d}@{stacks[name]}" for index, name in zip(items["indices"], items["files"])],
-        "rlnImageId": items["ids"]}
+    names = [f"{max(index, 1):06d}@{stacks[name]}" for index, name in zip(items["indices"], items["files"])]
+    table: Dict[str, Sequence[Any]] = {"rlnImageName": names, "rlnImageId": items["ids"]}
     table.update({label: poses[:, j] for j, label in enumerate(POSE_LABELS)})
     table.update(columns)
     groups, optics = _optics_groups(particles, items["acquisitions"], items["groups"])

@@ -66,7 +66,7 @@ def fill_particles(particles: Any, stack: str, transforms: np.ndarray, pixel_siz
                    optics: str = "", subset: bool = True, disabled: Any = (),
                    acquisitions: Optional[Any] = None) -> Any:
     """Fill a SetOfParticles from a stack: image i of the stack has transform i."""
-    from pwem.objects import CTFModel, Coordinate, Particle, Transform
+    from pwem.objects import Coordinate, CTFModel, Particle, Transform
     from pyworkflow.object import Float, Integer
     particles.setSamplingRate(pixel_size)
     particles.setAcquisition(make_acquisition(optics=optics))

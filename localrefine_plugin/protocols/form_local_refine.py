@@ -1,0 +1,228 @@
+"""The form of the protocol, drawn from engine.records.Settings, and the way back to settings.
+
+Every setting of the engine appears: labels, help, units, ranges, defaults and expert level come from
+its description. What is written here is only what a form adds: names, sub-headings and conditions.
+"""
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Dict, List, Optional, Tuple
+
+import pyworkflow.protocol.params as params
+from pyworkflow.protocol.constants import GPU_LIST, LEVEL_ADVANCED, LEVEL_NORMAL, USE_GPU
+
+from ..engine.records import InputError, Settings
+
+# Engine key → parameter where the rule of `param_name` would not give the field's word.
+PARAM_NAMES = {"prior": "usePrior", "symmetry": "symmetryGroup", "per_particle_scale": "minimizeScale"}
+UNIT_SUFFIX = re.compile(r"_(deg|angstrom|kv|px|mb|seconds)$")
+
+# Sub-heading inside a section; settings without one stand directly in the section.
+HEADINGS = {
+    "prior": "Prior and search extents", "prior_rotation_deg": "Prior and search extents",
+    "prior_shift_angstrom": "Prior and search extents", "rotation_extent_deg": "Prior and search extents",
+    "shift_extent_angstrom": "Prior and search extents", "recenter_rotations": "Prior and search extents",
+    "recenter_shifts": "Prior and search extents", "fulcrum": "Fulcrum",
+    "initial_lowpass_angstrom": "Reference", "max_align_resolution_angstrom": "Reference",
+}
+
+# A setting is shown only while another one has this value.
+SHOWN_WHEN = {
+    "prior_rotation_deg": ("prior", "gaussian"), "prior_shift_angstrom": ("prior", "gaussian"),
+    "mask_threshold": ("mask_mode", "dynamic"), "mask_near_angstrom": ("mask_mode", "dynamic"),
+    "mask_far_angstrom": ("mask_mode", "dynamic"), "mask_start_resolution_angstrom": ("mask_mode", "dynamic"),
+}
+
+FULCRUM_CHOICES = {"mask": "centre of mass of the mask", "box": "centre of the box"}
+FULCRUM_COORDINATES = "coordinates"
+FULCRUM_AXES = ("fulcrumX", "fulcrumY", "fulcrumZ")
+AUTO = "auto"
+
+
+def param_name(key: str) -> str:
+    """Parameter of the protocol for a key of the engine: camelCase, without the unit.
+
+    >>> param_name("max_align_resolution_angstrom")
+    'maxAlignResolution'
+    """
+    if key in PARAM_NAMES:
+        return PARAM_NAMES[key]
+    first, *rest = UNIT_SUFFIX.sub("", key).split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def describe() -> Dict[str, Dict[str, Any]]:
+    """Settings.describe() by key."""
+    return {entry["name"]: entry for entry in Settings.describe()}
+
+
+# ---------------------------------------------------------------- drawing
+
+def define_params(form: Any) -> None:
+    """The whole form of the protocol."""
+    form.addHidden(USE_GPU, params.BooleanParam, default=gpu_present(), label="Use GPU for execution",
+                   help="Yes: an NVIDIA GPU with CuPy does the work; if it cannot be used, the run stops and says why. "
+                        "No: the processor does it. The result is the same up to round-off.")
+    form.addHidden(GPU_LIST, params.StringParam, default="0", label="GPU ID",
+                   help="The number of the GPU, as nvidia-smi shows it. The first of the list is used.")
+    define_inputs(form)
+    for section in sections():
+        form.addSection(label=section)
+        groups: Dict[str, Any] = {}
+        for key, entry in describe().items():
+            if entry["group"] != section:
+                continue
+            heading = HEADINGS.get(key)
+            if heading and heading not in groups:
+                groups[heading] = form.addGroup(heading)
+            draw_setting(groups[heading] if heading else form, entry)
+    form.addParallelSection(threads=4, mpi=0)
+
+
+def define_inputs(form: Any) -> None:
+    form.addSection(label="Input")
+    form.addParam("inputParticles", params.PointerParam, pointerClass="SetOfParticles",
+                  pointerCondition="hasAlignmentProj", important=True, label="Particles",
+                  help="Particles aligned by a 3D refinement with independent half-sets. Each particle keeps its "
+                       "half-set (the attribute _rlnRandomSubset).")
+    form.addParam("inputVolume", params.PointerParam, pointerClass="Volume", important=True,
+                  label="Volume with half-maps",
+                  help="The map of the same refinement, at the particles' box and pixel size. Its two unfiltered "
+                       "half-maps are the starting references: half-set 1 is aligned to half-map 1 only, half-set 2 "
+                       "to half-map 2 only.")
+    form.addParam("inputMask", params.PointerParam, pointerClass="VolumeMask", important=True,
+                  label="Mask of the sub-volume",
+                  help="Values from 0 to 1, around the part that moves as one body, with a soft edge: at least five "
+                       "times the resolution (in pixels) wide. The wizard measures it.")
+
+
+def sections() -> List[str]:
+    """Group names of the settings, in the order they first appear."""
+    found: List[str] = []
+    for entry in describe().values():
+        if entry["group"] not in found:
+            found.append(entry["group"])
+    return found
+
+
+def draw_setting(parent: Any, entry: Dict[str, Any]) -> None:
+    """One setting as one parameter (a fulcrum as a choice and a line of coordinates)."""
+    key, kind = entry["name"], entry["kind"]
+    common = dict(label=label_of(entry), help=help_of(entry),
+                  expertLevel=LEVEL_ADVANCED if entry["expert"] else LEVEL_NORMAL)
+    condition = condition_of(key)
+    if condition:
+        common["condition"] = condition
+    name = param_name(key)
+    if kind == "fulcrum":
+        draw_fulcrum(parent, name, entry, common)
+    elif kind == "bool" or is_switch(entry):
+        default = entry["default"] if kind == "bool" else entry["default"] != entry["choices"][0]
+        parent.addParam(name, params.BooleanParam, default=default, **common)
+    elif kind == "choice":
+        parent.addParam(name, params.EnumParam, choices=list(entry["choices"]),
+                        default=list(entry["choices"]).index(entry["default"]), **common)
+    elif kind in ("int", "float"):
+        make = params.IntParam if kind == "int" else params.FloatParam
+        parent.addParam(name, make, default=entry["default"], allowsNull=bool(entry["optional"]), **common)
+    else:
+        parent.addParam(name, params.StringParam, default=entry["default"], **common)
+
+
+def draw_fulcrum(parent: Any, name: str, entry: Dict[str, Any], common: Dict[str, Any]) -> None:
+    texts = [FULCRUM_CHOICES[choice] for choice in entry["choices"]] + [FULCRUM_COORDINATES]
+    parent.addParam(name, params.EnumParam, choices=texts, default=list(entry["choices"]).index(entry["default"]),
+                    **dict(common, label="Fulcrum"))
+    line = parent.addLine("Fulcrum (px)", condition=f"{name} == {len(texts) - 1}",
+                          help="x, y and z in pixels from the corner of the box (the first voxel is 0; the centre of "
+                               "a box of N is N // 2). The wizard shows the map: click where the hinge is.")
+    for axis, text in zip(FULCRUM_AXES, "xyz"):
+        line.addParam(axis, params.FloatParam, allowsNull=True, default=None, label=text)
+
+
+def is_switch(entry: Dict[str, Any]) -> bool:
+    """A choice between 'off' and one other thing is shown as No / Yes."""
+    return entry["kind"] == "choice" and len(entry["choices"]) == 2 and entry["choices"][0] == "off"
+
+
+def label_of(entry: Dict[str, Any]) -> str:
+    return f"{entry['label']} ({entry['unit']})" if entry["unit"] else entry["label"]
+
+
+def help_of(entry: Dict[str, Any]) -> str:
+    """The setting's help with its range, and what an empty field stands for."""
+    parts = [entry["help"]]
+    if entry["low"] is not None and entry["high"] is not None and entry["kind"] in ("int", "float"):
+        parts.append(f"From {entry['low']:g} to {entry['high']:g} {entry['unit']}".rstrip() + ".")
+    if entry["optional"]:
+        parts.append(f"Leave empty (or -1) for automatic: {entry['optional']}.")
+    if is_switch(entry):
+        parts.append(f"Yes: {entry['choices'][1]}.")
+    return "\n".join(parts)
+
+
+def condition_of(key: str) -> Optional[str]:
+    """The condition of Scipion's form for SHOWN_WHEN; None when the other setting does not exist."""
+    if key not in SHOWN_WHEN:
+        return None
+    other, value = SHOWN_WHEN[key]
+    entry = describe().get(other)
+    if entry is None:
+        return None
+    if entry["kind"] == "bool" or is_switch(entry):
+        return param_name(other)
+    return f"{param_name(other)} == {list(entry['choices']).index(value)}"
+
+
+def gpu_present() -> bool:
+    """Whether the NVIDIA driver shows a device; asks the file system only, loads no library."""
+    import os
+    return os.path.exists("/dev/nvidia0")
+
+
+# ---------------------------------------------------------------- reading
+
+def settings_values(protocol: Any) -> Dict[str, Any]:
+    """The content of settings.json for the values in the form."""
+    return {key: setting_value(protocol, entry) for key, entry in describe().items()}
+
+
+def setting_value(protocol: Any, entry: Dict[str, Any]) -> Any:
+    value = protocol.getAttributeValue(param_name(entry["name"]))
+    if entry["kind"] == "fulcrum":
+        choices = entry["choices"]
+        if value < len(choices):
+            return choices[value]
+        return [protocol.getAttributeValue(axis) for axis in FULCRUM_AXES]
+    if is_switch(entry):
+        return entry["choices"][1 if value else 0]
+    if entry["kind"] == "choice":
+        return entry["choices"][value]
+    if entry["optional"] and is_auto(value, entry):
+        return None
+    return value
+
+
+def is_auto(value: Any, entry: Dict[str, Any]) -> bool:
+    """Empty, or -1 as people of Scipion write it (unless -1 is a value of the setting)."""
+    if value is None or (isinstance(value, float) and math.isnan(value)) or value == "":
+        return True
+    return isinstance(value, (int, float)) and value == -1 and (entry["low"] is None or entry["low"] > -1)
+
+
+def settings_errors(protocol: Any) -> List[str]:
+    """One sentence per setting out of its range, with the label of the form."""
+    errors = []
+    for key, value in settings_values(protocol).items():
+        try:
+            Settings.from_dict({key: value})
+        except InputError as error:
+            errors.append(f"*{describe()[key]['label']}*: {error.problem}; {error.remedy}.")
+    return errors
+
+
+def changed_settings(values: Dict[str, Any]) -> List[Tuple[str, Any]]:
+    """(label, value) of the settings that are not at their default."""
+    return [(entry["label"], values[key]) for key, entry in describe().items()
+            if key in values and values[key] != entry["default"]]

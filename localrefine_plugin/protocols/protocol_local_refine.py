@@ -1,0 +1,386 @@
+"""The protocol 'local refinement': Scipion's objects in, the engine's verbs as tracked steps, objects out."""
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from typing import Any, Dict, List, Optional
+
+from pwem.objects import SetOfFSCs, SetOfParticles, Volume, VolumeMask
+from pwem.protocols import ProtRefine3D
+from pyworkflow import BETA
+from pyworkflow.utils import cleanPath, makePath
+
+from ..engine.run_folder import RunFolder, write_json
+from . import form_local_refine, run_state
+from .step_chain import StepChain, fingerprint
+
+logger = logging.getLogger(__name__)
+
+SIZE_TOLERANCE = 1e-3  # relative difference of sampling rates that is not rounding any more
+
+
+class ProtLocalRefine(ProtRefine3D):
+    """Refine the poses of a sub-volume that moves as a rigid body against the rest of the particle.
+
+    A consensus refinement averages over the motion between domains, and the smaller one blurs. Local
+    refinement starts from the poses and the half-maps of that refinement, looks at the part inside a
+    mask only, and searches rotations about a point (the fulcrum) and shifts near the poses it was given.
+    A Gaussian prior keeps each particle near its input pose unless its image says otherwise.
+
+    The two half-sets stay apart from the first to the last step: half-set 1 is aligned to half-map 1,
+    half-set 2 to half-map 2, and the FSC between them is an honest one.
+
+    *Inputs*: particles of a 3D refinement with half-sets (any program that keeps _rlnRandomSubset), its
+    volume with both half-maps, and a soft mask around the part of interest. Subtract the signal outside
+    the mask first if that part is small (below about 150 kDa).
+
+    *Outputs*: the volume with its half-maps, the particles with their new poses (everything else of the
+    items is kept), five FSC curves, and the mask.
+
+    *What to look at*: Analyze Results shows, already during the run, the FSC and the histograms of the
+    change of pose. Most particles should move by less than the prior widths, and few should sit at the
+    search limit.
+    """
+
+    _label = "local refinement"
+    _devStatus = BETA
+    _possibleOutputs = {"outputVolume": Volume, "outputParticles": SetOfParticles, "outputFSC": SetOfFSCs,
+                        "outputMask": VolumeMask}
+
+    # ---------------------------------------------------------------- params
+
+    def _defineParams(self, form: Any) -> None:
+        form_local_refine.define_params(form)
+
+    # ---------------------------------------------------------------- steps
+
+    def _insertAllSteps(self) -> None:
+        settings = form_local_refine.settings_values(self)
+        chain = StepChain(self.loadSteps(), fingerprint(dict(settings=settings, inputs=self._input_ids())))
+
+        def insert(function: Any, *arguments: Any, gpu: bool = False) -> None:
+            self._insertFunctionStep(function, *chain.arguments(function.__name__, *arguments), needsGPU=gpu)
+
+        insert(self.convertInputStep)
+        insert(self.prepareStep)
+        for k in range(1, settings["max_iterations"] + settings.get("extra_final_passes", 0) + 1):
+            insert(self.alignStep, k, 1, gpu=True)
+            insert(self.alignStep, k, 2, gpu=True)
+            insert(self.mergeStep, k)
+        insert(self.finishStep)
+        insert(self.createOutputStep)
+
+    def convertInputStep(self, digest: str, token: str) -> List[str]:
+        """Particles → STAR, maps → MRC, form → settings.json; everything the engine reads."""
+        from ..convert import mrc_map, write_particles
+        cleanPath(self._input_path())
+        makePath(self._input_path())
+        particles, volume, mask = self.inputParticles.get(), self.inputVolume.get(), self.inputMask.get()
+        n = write_particles(particles, self._input_path("particles.star"), self._input_path("stacks"))
+        pixel_size = particles.getSamplingRate()
+        halves = [mrc_map(name, pixel_size, self._input_path(f"half_map_{h}.mrc"))
+                  for h, name in enumerate(half_map_files(volume), start=1)]
+        paths = dict(half_map_1=halves[0], half_map_2=halves[1],
+                     mask=mrc_map(mask.getFileName(), pixel_size, self._input_path("mask.mrc")))
+        write_json(self._input_path("paths.json"), paths)
+        write_json(self._input_path("settings.json"), form_local_refine.settings_values(self))
+        self.info(f"{n} particles written")
+        return [self._input_path(name) for name in ("particles.star", "paths.json", "settings.json")]
+
+    def prepareStep(self, digest: str, token: str) -> List[str]:
+        """The engine checks every input and writes iteration 0."""
+        paths = run_state.read_json(self._input_path("paths.json"))
+        self._engine("prepare", "--particles", self._input_path("particles.star"),
+                     "--half-map-1", paths["half_map_1"], "--half-map-2", paths["half_map_2"],
+                     "--mask", paths["mask"], "--output", str(self._run_folder().path),
+                     "--settings", self._input_path("settings.json"), "--overwrite", *self._resources())
+        return self._existing(self._run_folder().settings, self._run_folder().iteration_done(0))
+
+    def alignStep(self, iteration: int, half: int, digest: str, token: str) -> List[str]:
+        """Align one half-set to its own reference and reconstruct its half-map; opens this half only."""
+        self._engine("align", str(self._run_folder().path), "--iteration", str(iteration), "--half", str(half),
+                     *self._resources())
+        return self._existing(self._run_folder().half_done(iteration, half))
+
+    def mergeStep(self, iteration: int, digest: str, token: str) -> List[str]:
+        """FSC between the half-maps, references for the next iteration, and whether to stop."""
+        self._engine("merge", str(self._run_folder().path), "--iteration", str(iteration), *self._resources()[2:])
+        self._tell_progress()
+        return self._existing(self._run_folder().iteration_done(iteration))
+
+    def finishStep(self, digest: str, token: str) -> List[str]:
+        """Final maps, table and report of the engine."""
+        self._engine("finish", str(self._run_folder().path))
+        folder = self._run_folder()
+        return [str(folder.final(name)) for name in ("particles.star", "map.mrc", "fsc.star")] + [str(folder.report)]
+
+    def createOutputStep(self, digest: str, token: str) -> None:
+        """Publish all outputs at once: a scheduled protocol takes a volume as ready as soon as it exists."""
+        self._write_html_report()
+        volume, particles = self._output_volume(), self._output_particles()
+        curves, mask = self._output_fsc(), self._output_mask()
+        outputs = dict(outputVolume=volume, outputParticles=particles, outputFSC=curves, outputMask=mask)
+        self._defineOutputs(**outputs)
+        for pointer in (self.inputParticles, self.inputVolume, self.inputMask):
+            for output in outputs.values():
+                self._defineSourceRelation(pointer, output)
+        self._defineTransformRelation(self.inputParticles, particles)
+        self._tell_progress()
+
+    # ---------------------------------------------------------------- outputs
+
+    def _output_volume(self) -> Volume:
+        folder, source = self._run_folder(), self.inputVolume.get()
+        volume = Volume()
+        volume.setFileName(str(folder.final("map.mrc")))
+        volume.setHalfMaps([str(folder.final(f"half_map_{h}.mrc")) for h in (1, 2)])
+        volume.setSamplingRate(self.inputParticles.get().getSamplingRate())
+        volume.setOrigin(source.getOrigin(force=True).clone())
+        return volume
+
+    def _output_particles(self) -> SetOfParticles:
+        from ..convert import RefinedParticles
+        source = self.inputParticles.get()
+        refined = RefinedParticles(str(self._run_folder().final("particles.star")),
+                                   self._input_path("particles.star"), source.getSamplingRate())
+        particles = self._createSetOfParticles()
+        particles.copyInfo(source)
+        particles.setAlignmentProj()
+        particles.copyItems(source, updateItemCallback=refined.update, doClone=False)
+        return particles
+
+    def _output_fsc(self) -> SetOfFSCs:
+        from ..convert import fsc_objects, read_fsc
+        curves = SetOfFSCs.create(self._getPath())
+        for curve in fsc_objects(read_fsc(str(self._run_folder().final("fsc.star")))):
+            curves.append(curve)
+        return curves
+
+    def _output_mask(self) -> VolumeMask:
+        mask = VolumeMask()
+        mask.setFileName(str(self._run_folder().final("mask.mrc")))
+        mask.setSamplingRate(self.inputParticles.get().getSamplingRate())
+        mask.setOrigin(self.inputMask.get().getOrigin(force=True).clone())
+        return mask
+
+    def _write_html_report(self) -> None:
+        """The pictures of the viewer in one file; a run is not lost because a picture could not be drawn."""
+        from ..viewers.html_report import write_report
+        try:
+            write_report(str(self._run_folder().path), self.html_report_path(), title=self.getRunName())
+        except Exception as error:
+            logger.warning("the HTML report could not be written: %s", error, exc_info=True)
+
+    # ---------------------------------------------------------------- engine
+
+    def _engine(self, verb: str, *arguments: str) -> None:
+        """Run a verb of the engine as a process of its own; its one-sentence error becomes ours.
+
+        A process per step keeps the GPU's memory and libraries out of Scipion's, and Stop can kill it.
+        """
+        error_file = self._run_folder().error
+        cleanPath(str(error_file))
+        words = ["-m", "localrefine_plugin.engine", verb, *arguments]
+        try:
+            self.runJob(shlex.quote(sys.executable), " ".join(shlex.quote(word) for word in words), numberOfMpi=1)
+        except Exception as failure:
+            message = run_state.read_json(error_file).get("message")
+            raise RuntimeError(message or f"the engine stopped in '{verb}' without saying why ({failure}); "
+                               "the end of the log has the details") from failure
+
+    def _resources(self) -> List[str]:
+        return ["--device", self._device(), "--threads", str(max(1, self.numberOfThreads.get() or 1))]
+
+    def _device(self) -> str:
+        """cpu, or the first GPU of the slot this protocol was given (the form's list otherwise)."""
+        if not self.usesGpu():
+            return "cpu"
+        executor = self._stepsExecutor
+        gpus = (executor.getGpuList() if executor is not None else None) or self.getGpuList() or [0]
+        return f"cuda:{gpus[0]}"
+
+    # ---------------------------------------------------------------- files
+
+    def _run_folder(self) -> RunFolder:
+        return RunFolder(self._getExtraPath("run"))
+
+    def _input_path(self, *names: str) -> str:
+        return self._getExtraPath("input", *names)
+
+    def html_report_path(self) -> str:
+        return self._getExtraPath("report.html")
+
+    def run_state(self) -> run_state.RunState:
+        """What the run folder holds at this moment; never raises."""
+        return run_state.RunState(self._run_folder().path)
+
+    @staticmethod
+    def _existing(*paths: Any) -> List[str]:
+        """Result files of a step; the steps after convergence have none."""
+        return [str(path) for path in paths if os.path.exists(path)]
+
+    def _input_ids(self) -> Dict[str, Any]:
+        """What identifies the inputs: a re-run upstream makes new objects with new ids."""
+        volume = self.inputVolume.get()
+        content = {}
+        for name, pointer in (("particles", self.inputParticles), ("volume", self.inputVolume),
+                              ("mask", self.inputMask)):
+            item = pointer.get()
+            content[name] = [item.getObjId(), item.getFileName()]
+        content["particles"].append(self.inputParticles.get().getSize())
+        content["half_maps"] = half_map_files(volume)
+        return content
+
+    # ---------------------------------------------------------------- info
+
+    def _tell_progress(self) -> None:
+        """Summary and log say where the run stands, while it runs."""
+        lines = run_state.summary_lines(self.run_state())
+        self.summaryVar.set("\n".join(lines))
+        self._store(self.summaryVar)
+        if lines:
+            self.info(lines[0])
+
+    def _validate(self) -> List[str]:
+        particles, volume, mask = self.inputParticles.get(), self.inputVolume.get(), self.inputMask.get()
+        errors = form_local_refine.settings_errors(self)
+        if particles is not None:
+            errors += particle_errors(particles, self._resplits())
+        if volume is not None:
+            errors += volume_errors(volume)
+        for item, name in ((volume, "volume"), (mask, "mask")):
+            if particles is not None and item is not None:
+                errors += geometry_errors(particles, item, name)
+        return errors
+
+    def _resplits(self) -> bool:
+        return bool(self.getAttributeValue("resplitHalfSets", False))
+
+    def _warnings(self) -> List[str]:
+        values = form_local_refine.settings_values(self)
+        warnings = prior_warnings(values)
+        particles = self.inputParticles.get()
+        if particles is not None and particles.isPhaseFlipped():
+            warnings.append("The particles are marked as phase-flipped: the CTF would be applied twice. "
+                            "Use particles that are not.")
+        if particles is not None and not particles.hasCTF():
+            warnings.append("The particles have no CTF: only low resolution can be aligned correctly.")
+        if self._resplits():
+            warnings.append("Half-sets are split anew: the half-maps have seen both halves, so the FSC is too good "
+                            "until the low-pass has removed what they share.")
+        return warnings
+
+    def _summary(self) -> List[str]:
+        state = self.run_state()
+        lines = run_state.summary_lines(state)
+        if not lines:
+            return [self.summaryVar.get() or "Not started yet."]
+        if self.isActive():
+            lines += last_log_line(self.getStdoutLog())
+        if os.path.exists(self.html_report_path()):
+            lines.append(f"Report with pictures: {self.getFileTag(self.html_report_path())}")
+        return lines
+
+    def _methods(self) -> List[str]:
+        state = self.run_state()
+        if not state.finished:
+            return []
+        number = self.inputParticles.get().getSize() if self.inputParticles.get() is not None else "the"
+        text = (f"The poses of {number} particles were refined locally against the part of the map inside a soft "
+                f"mask [LocalRefine], keeping independent half-sets throughout [ScheresChen2012]. ")
+        text += prior_sentence(state)
+        value = run_state.resolution(state.best)
+        if value is not None:
+            text += (f" The resolution is {value:.2f} Å at FSC 0.143 between masked half-maps, corrected for the "
+                     f"effect of the mask by phase randomisation [Chen2013] [RosenthalHenderson2003].")
+        return [text]
+
+    def _citations(self) -> List[str]:
+        keys = ["LocalRefine", "Scheres2012", "ScheresChen2012", "Chen2013", "RosenthalHenderson2003"]
+        if self.getAttributeValue("nonUniform", False):
+            keys.append("Punjani2020")
+        return keys
+
+
+# ---------------------------------------------------------------- checks that need no protocol
+
+def half_map_files(volume: Any) -> List[str]:
+    """File names of the half-maps ([] without)."""
+    return [str(name) for name in volume.getHalfMaps(asList=True)] if volume.hasHalfMaps() else []
+
+
+def particle_errors(particles: Any, resplit: bool) -> List[str]:
+    if not particles.hasAlignmentProj():
+        return ["*Particles*: they are not aligned to a volume; use the output of a 3D refinement."]
+    first = particles.getFirstItem()
+    if first is None:
+        return ["*Particles*: the set is empty."]
+    if not resplit and first.getAttributeValue("_rlnRandomSubset", None) not in (1, 2):
+        return ["*Particles*: the items carry no half-set (_rlnRandomSubset of 1 or 2); use the particles of a "
+                "refinement with independent half-sets."]
+    return []
+
+
+def volume_errors(volume: Any) -> List[str]:
+    if isinstance(volume, VolumeMask):
+        return ["*Volume*: this is a mask; give the map of the refinement."]
+    halves = half_map_files(volume)
+    if len(halves) != 2:
+        return ["*Volume*: it has no half-maps; use the output of a refinement, or import it with both half-maps."]
+    missing = [name for name in halves if not os.path.exists(name.split(":")[0])]
+    return [f"*Volume*: the half-map {name} does not exist." for name in missing]
+
+
+def geometry_errors(particles: Any, volume: Any, name: str) -> List[str]:
+    """Box and pixel size of a volume against the particles'."""
+    errors = []
+    pixel, other = particles.getSamplingRate(), volume.getSamplingRate()
+    if pixel and other and abs(other / pixel - 1) > SIZE_TOLERANCE:
+        errors.append(f"*Sampling rate*: the {name} has {other:.4g} Å/px, the particles have {pixel:.4g} Å/px; "
+                      f"resample the {name}.")
+    box, dim = particles.getXDim(), volume.getDim()
+    if dim is None:
+        errors.append(f"The file of the {name} ({volume.getFileName()}) cannot be read.")
+    elif box and tuple(dim) != (box, box, box):
+        errors.append(f"*Box*: the {name} has {dim[0]} × {dim[1]} × {dim[2]} voxels, the particles have {box} × {box} "
+                      f"pixels; crop or pad the {name}.")
+    return errors
+
+
+def prior_warnings(values: Dict[str, Any]) -> List[str]:
+    """Combinations of prior, extents and re-centring that go wrong in practice."""
+    warnings = []
+    if values["prior"] == "off" and (values["recenter_rotations"] or values["recenter_shifts"]):
+        warnings.append("Re-centring without a prior lets the poses drift a little further in every iteration: "
+                        "switch the prior on.")
+    if values["prior"] != "off":
+        for extent, width, name in (("rotation_extent_deg", "prior_rotation_deg", "rotation"),
+                                    ("shift_extent_angstrom", "prior_shift_angstrom", "shift")):
+            if values[extent] is not None and values[width] and values[extent] < 2 * values[width]:
+                warnings.append(f"The {name} search extent is less than two standard deviations of the prior: it cuts "
+                                f"off particles that the prior allows. Leave it empty for three.")
+    return warnings
+
+
+def prior_sentence(state: run_state.RunState) -> str:
+    if state.settings.get("prior") == "off":
+        return "No prior was used within the search extents."
+    return (f"A Gaussian prior of {state.settings.get('prior_rotation_deg')}° and "
+            f"{state.settings.get('prior_shift_angstrom')} Å (standard deviations) about the input poses was used.")
+
+
+def last_log_line(path: Optional[str], tail: int = 4096) -> List[str]:
+    """The last line a running engine printed (progress bars rewrite theirs with a carriage return)."""
+    try:
+        with open(path or "", "rb") as handle:
+            handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, handle.tell() - tail))
+            text = handle.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    lines = [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
+    return [f"Now: {lines[-1]}"] if lines else []
+
+

@@ -1,0 +1,205 @@
+"""A tolerant view of a run folder, finished, running or broken: for summaries, viewers and reports.
+
+Whatever is missing, half-written or corrupt reads as "not there"; nothing here raises.
+"""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+
+from ..engine.run_folder import RunFolder
+
+CURVES = ("unmasked", "spherical", "loose", "tight", "corrected")
+
+
+class RunState:
+    """What is known of a run at this moment.
+
+    Attributes
+    ----------
+    settings, input, error : content of settings.json, input.json, error.json ({} when not there).
+    iterations : content of every iteration.json, in order, the input (0) first.
+    """
+
+    def __init__(self, path: Any):
+        self.folder = RunFolder(path)
+        self.settings = read_json(self.folder.settings)
+        self.input = read_json(self.folder.input)
+        self.error = read_json(self.folder.error)
+        self.iterations = self._read_iterations()
+
+    def _read_iterations(self) -> List[Dict[str, Any]]:
+        """iteration.json of iterations 0, 1, …; a broken one is left out, the first missing one ends the list."""
+        found = []
+        k = 0
+        while self.folder.iteration_done(k).exists():
+            content = read_json(self.folder.iteration_done(k))
+            if content:
+                found.append(dict(content, iteration=k))
+            k += 1
+        return found
+
+    @property
+    def started(self) -> bool:
+        return bool(self.settings or self.input)
+
+    @property
+    def finished(self) -> bool:
+        return self.folder.final("fsc.star").exists() and self.folder.report.exists()
+
+    @property
+    def last(self) -> Dict[str, Any]:
+        return self.iterations[-1] if self.iterations else {}
+
+    @property
+    def best(self) -> Dict[str, Any]:
+        """The iteration whose maps are the result: the engine's choice, else the last one."""
+        number = self.last.get("best_iteration")
+        for content in self.iterations:
+            if content["iteration"] == number:
+                return content
+        return self.last
+
+    @property
+    def resolved(self) -> Dict[str, Any]:
+        value = self.input.get("resolved")
+        return value if isinstance(value, dict) else {}
+
+    def setting(self, key: str) -> Any:
+        """The setting in use: what "auto" was resolved to where it was."""
+        value = self.settings.get(key)
+        return self.resolved.get(key) if value is None else value
+
+    def poses(self, k: int, half: int) -> Optional[Dict[str, np.ndarray]]:
+        return read_npz(self.folder.poses(k, half))
+
+    def noise(self, k: int, half: int) -> Optional[Dict[str, np.ndarray]]:
+        return read_npz(self.folder.noise(k, half))
+
+    def half(self, k: int, half: int) -> Dict[str, Any]:
+        return read_json(self.folder.half_done(k, half))
+
+    def fsc(self, k: int) -> Optional[Dict[str, np.ndarray]]:
+        return read_fsc(self.folder.fsc(k))
+
+    def map(self, path: Path) -> Optional[np.ndarray]:
+        return read_map(path)
+
+    def warnings(self) -> List[str]:
+        """Every warning of the run once, in the order they came up."""
+        found: List[str] = []
+        for content in [self.input, *self.iterations, read_json(self.folder.report)]:
+            for text in content.get("warnings") or []:
+                if isinstance(text, str) and text not in found:
+                    found.append(text)
+        return found
+
+
+def read_json(path: Path) -> Dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_npz(path: Path) -> Optional[Dict[str, np.ndarray]]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except Exception:  # zipfile, numpy and zlib raise a dozen classes for damaged files
+        return None
+
+
+def read_fsc(path: Path) -> Optional[Dict[str, np.ndarray]]:
+    from ..convert import read_fsc as read
+    try:
+        columns = read(str(path))
+    except Exception:  # a table being damaged in any way reads as absent
+        return None
+    return columns if "rlnResolution" in columns else None
+
+
+def read_map(path: Path) -> Optional[np.ndarray]:
+    import mrcfile
+    try:
+        with mrcfile.open(path, permissive=True) as handle:
+            data = None if handle.data is None else np.array(handle.data, dtype=np.float32)
+    except Exception:  # as above: truncated header, truncated data, wrong file
+        return None
+    return data if data is not None and data.ndim == 3 else None
+
+
+def resolution(content: Dict[str, Any], curve: str = "corrected", threshold: str = "0.143") -> Optional[float]:
+    """Resolution in Å of an iteration at a threshold ("0.143" or "0.5"); None when not known."""
+    key = "resolution_angstrom" if threshold == "0.143" else "resolution_0.5_angstrom"
+    value = (content.get(key) or {}).get(curve)
+    return number(value)
+
+
+def number(value: Any) -> Optional[float]:
+    """A finite float or None."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value):
+        return float(value)
+    return None
+
+
+# ---------------------------------------------------------------- words
+
+def summary_lines(state: RunState) -> List[str]:
+    """What the summary of the protocol says about this run."""
+    if state.error:
+        return [f"*Stopped*: {state.error.get('message', 'see the log')}"] + progress_lines(state)
+    return progress_lines(state)
+
+
+def progress_lines(state: RunState) -> List[str]:
+    lines = []
+    if state.iterations:
+        lines.append(resolution_line(state))
+    if len(state.iterations) > 1:
+        lines += pose_lines(state.best)
+    lines += auto_lines(state)
+    if state.last.get("stop_reason"):
+        lines.append(f"Stopped after iteration {state.last['iteration']}: {state.last['stop_reason']}")
+    lines += [f"*Warning*: {text}" for text in state.warnings()]
+    return lines
+
+
+def resolution_line(state: RunState) -> str:
+    before, now = resolution(state.iterations[0]), resolution(state.best)
+    text = f"Resolution (FSC 0.143, corrected): input {angstrom(before)}"
+    if len(state.iterations) > 1:
+        text += f", iteration {state.best['iteration']} {angstrom(now)}"
+    return text
+
+
+def pose_lines(content: Dict[str, Any]) -> List[str]:
+    change = content.get("pose_change") or {}
+    rotation, shift = number(change.get("rotation_median_deg")), number(change.get("shift_median_angstrom"))
+    lines = []
+    if rotation is not None and shift is not None:
+        lines.append(f"Change from the input poses (median): {rotation:.2f}°, {shift:.2f} Å at the fulcrum")
+    limits = [number(content.get(name)) for name in ("at_rotation_limit", "at_shift_limit")]
+    if None not in limits:
+        lines.append(f"At the search limit: {100 * limits[0]:.1f} % in rotation, {100 * limits[1]:.1f} % in shift")
+    return lines
+
+
+def auto_lines(state: RunState) -> List[str]:
+    from .form_local_refine import describe
+    known = describe()
+    parts = []
+    for key, value in state.resolved.items():
+        if key == "fulcrum_px" and isinstance(value, list):
+            parts.append("fulcrum " + ", ".join(f"{v:.1f}" for v in value) + " px")
+        elif key in known and number(value) is not None:
+            parts.append(f"{known[key]['label'].lower()} {value:.4g} {known[key]['unit']}".rstrip())
+    return ["Chosen automatically: " + "; ".join(parts)] if parts else []
+
+
+def angstrom(value: Optional[float]) -> str:
+    return "not known" if value is None else f"{value:.2f} Å"

@@ -1,0 +1,176 @@
+"""Figures of a run folder: reads what is there (protocols.run_state) and draws it (plots, map_plots).
+
+The same functions serve the windows of the viewer and the HTML report. What cannot be drawn becomes a
+figure that says so: a running or damaged run never raises.
+"""
+from __future__ import annotations
+
+import logging
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..protocols.run_state import RunState, resolution
+from . import map_plots, plots
+
+logger = logging.getLogger(__name__)
+
+POSE_SETTINGS = ("prior", "prior_rotation_deg", "prior_shift_angstrom", "rotation_extent_deg", "shift_extent_angstrom")
+
+
+class NotThere(Exception):
+    """The files of a picture are not there (yet); the message is for the user."""
+
+
+class Picture(NamedTuple):
+    """name : of the file and the parameter.  label : in the viewer.  help : what to look at."""
+
+    name: str
+    label: str
+    help: str
+    draw: Callable[..., Figure]
+
+
+def draw(picture: Picture, state: RunState, iteration: Optional[int] = None,
+         other: Optional[Tuple[str, RunState]] = None) -> Figure:
+    """The picture of an iteration (None: the result's), or a figure with the reason why there is none."""
+    k = chosen_iteration(state) if iteration is None else iteration
+    try:
+        return picture.draw(state, k, other)
+    except NotThere as reason:
+        return plots.message_figure(picture.label, str(reason))
+    except Exception as error:  # half-written or damaged files fail in many ways; the window must open all the same
+        logger.debug("%s cannot be drawn", picture.name, exc_info=True)
+        return plots.message_figure(picture.label, f"The files of iteration {k} cannot be read:\n{error}")
+
+
+def chosen_iteration(state: RunState) -> int:
+    """The best iteration so far; 0 while there is only the input."""
+    return int(state.best.get("iteration", 0))
+
+
+# ---------------------------------------------------------------- one function per picture
+
+Other = Optional[Tuple[str, RunState]]
+
+
+def fsc(state: RunState, k: int, _other: Other) -> Figure:
+    title = "Fourier shell correlation, " + ("input" if k == 0 else f"iteration {k}")
+    before = state.fsc(0) if k > 0 else None
+    return plots.fsc_figure(_fsc(state, k), _iteration(state, k).get("resolution_angstrom") or {}, before, title)
+
+
+def fsc_history(state: RunState, _k: int, _other: Other) -> Figure:
+    curves = [(c["iteration"], state.fsc(c["iteration"]), resolution(c)) for c in state.iterations]
+    curves = [curve for curve in curves if curve[1] is not None and plots.CORRECTED in curve[1]]
+    if not curves:
+        raise NotThere("No iteration has finished yet.")
+    return plots.fsc_history_figure(curves)
+
+
+def pose_change(state: RunState, k: int, other: Other) -> Figure:
+    settings = {key: state.setting(key) for key in POSE_SETTINGS}
+    overlay = None
+    if other is not None:
+        overlay = (other[0], _poses(other[1], chosen_iteration(other[1])))
+    return plots.pose_change_figure(_poses(state, k), settings, f"Change from the input poses, iteration {k}", overlay)
+
+
+def axis_change(state: RunState, k: int, _other: Other) -> Figure:
+    return plots.axis_change_figure(_poses(state, k))
+
+
+def progress(state: RunState, _k: int, _other: Other) -> Figure:
+    if not state.iterations:
+        raise NotThere("No iteration has finished yet.")
+    return plots.progress_figure(state.iterations)
+
+
+def orientations(state: RunState, k: int, _other: Other) -> Figure:
+    before, after = (_joined(_poses(state, number, moved=False), "rotation") for number in (0, k))
+    return map_plots.orientation_figure(before, after)
+
+
+def map_slices(state: RunState, k: int, _other: Other) -> Figure:
+    before, after = _mean_map(state, 0), _mean_map(state, k)
+    return map_plots.map_slices_figure(before, after, state.map(state.folder.mask), state.resolved.get("fulcrum_px"),
+                                       float(state.input.get("pixel_size") or 1.0))
+
+
+def noise(state: RunState, k: int, _other: Other) -> Figure:
+    spectra = {}
+    for half in (1, 2):
+        content = state.noise(k, half)
+        if content and "noise_power" in content:
+            spectra[half] = content["noise_power"]
+    if not spectra:
+        raise NotThere(f"There is no noise estimate of iteration {k} yet.")
+    box, pixel_size = state.input.get("box_size"), state.input.get("pixel_size")
+    if not box or not pixel_size:
+        raise NotThere("The input of the run has not been read yet.")
+    return map_plots.noise_figure(spectra, box, pixel_size)
+
+
+def scale(state: RunState, k: int, _other: Other) -> Figure:
+    scales = {half: table["scale"] for half, table in _poses(state, k, moved=False).items() if "scale" in table}
+    if not scales:
+        raise NotThere("The scale of the particles was not refined in this run.")
+    return map_plots.scale_figure(scales)
+
+
+PICTURES: List[Picture] = [
+    Picture("fsc", "FSC, five curves", "Trust the corrected curve. It should fall to zero and stay there; a tail "
+            "that does not comes from the mask or from particles that are in both half-sets.", fsc),
+    Picture("fsc_history", "FSC over the iterations", "The curve should move to the right and then stand still.",
+            fsc_history),
+    Picture("pose_change", "Change of pose", "Most particles should move by less than the prior widths and few should "
+            "sit at the search limit. Both half-sets must look alike.", pose_change),
+    Picture("axis_change", "Rotation about each axis", "A hinge shows as one axis that turns more than the others.",
+            axis_change),
+    Picture("progress", "Resolution and poses over the iterations", "Both should settle. Poses that keep changing "
+            "while the resolution does not improve are being fitted to noise.", progress),
+    Picture("orientations", "Viewing directions", "Local refinement should leave the distribution as it was.",
+            orientations),
+    Picture("map_slices", "Slices of the map", "Detail should appear inside the mask. Streaks or ripples that end at "
+            "the mask are a sign of overfitting.", map_slices),
+    Picture("noise", "Noise spectra", "Smooth, and the same for both half-sets.", noise),
+    Picture("scale", "Scale of the particles", "One narrow peak at 1 (only when the scale is refined).", scale),
+]
+
+
+# ---------------------------------------------------------------- reading, with reasons
+
+def _fsc(state: RunState, k: int) -> Dict[str, np.ndarray]:
+    columns = state.fsc(k)
+    if columns is None:
+        raise NotThere(f"The FSC of iteration {k} is not there yet.")
+    return columns
+
+
+def _iteration(state: RunState, k: int) -> Dict[str, Any]:
+    return next((content for content in state.iterations if content["iteration"] == k), {})
+
+
+def _poses(state: RunState, k: int, moved: bool = True) -> Dict[int, Dict[str, np.ndarray]]:
+    """Pose tables of the half-sets that are there; ``moved`` asks for an iteration that has a change of pose."""
+    if k == 0 and moved:
+        raise NotThere("No iteration has finished yet: the poses are still those of the input.")
+    tables = {half: state.poses(k, half) for half in (1, 2)}
+    found = {half: table for half, table in tables.items() if table is not None and len(table["row"])}
+    if not found:
+        raise NotThere(f"The poses of iteration {k} are not there yet.")
+    return found
+
+
+def _joined(tables: Dict[int, Dict[str, np.ndarray]], name: str) -> np.ndarray:
+    return np.concatenate([table[name] for table in tables.values()])
+
+
+def _mean_map(state: RunState, k: int) -> np.ndarray:
+    """The sum map is the mean of the two half-maps."""
+    halves = [state.map(state.folder.half_map(k, half)) for half in (1, 2)]
+    found = [volume for volume in halves if volume is not None]
+    if not found:
+        raise NotThere(f"The half-maps of iteration {k} are not there yet.")
+    return np.mean(found, axis=0)

@@ -1,0 +1,106 @@
+"""A run folder as the engine leaves it, made of plausible numbers: for viewers, summaries and reports."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict
+
+import numpy as np
+from scipion_data import blob_map, soft_ball, write_map
+from scipy.spatial.transform import Rotation
+
+from localrefine_plugin.engine.records import PoseTable, Settings
+from localrefine_plugin.engine.run_folder import RunFolder, write_json
+from localrefine_plugin.engine.star import StarTable, write_star
+
+BOX, PIXEL = 32, 3.0
+CURVES = ("unmasked", "spherical", "loose", "tight", "corrected")
+
+
+def fake_run(path: Path, iterations: int = 3, particles: int = 400, finished: bool = True, seed: int = 0,
+             spread_deg: float = 4.0) -> RunFolder:
+    """Write a run of so many iterations; ``spread_deg`` is the standard deviation of the change per axis."""
+    folder = RunFolder(path)
+    path.mkdir(parents=True)
+    write_json(folder.settings, Settings().as_dict())
+    write_json(folder.input, {
+        "particles": "/data/particles.star", "half_map_1": "/data/half_1.mrc", "half_map_2": "/data/half_2.mrc",
+        "mask": "/data/mask.mrc", "versions": {"localrefine": "0.1.0", "numpy": np.__version__},
+        "box_size": BOX, "pixel_size": PIXEL, "grey_scale": [1.01, 0.99],
+        "resolved": {"rotation_extent_deg": 21.0, "shift_extent_angstrom": 12.0, "initial_lowpass_angstrom": 10.5,
+                     "fulcrum_px": [18.0, 15.5, 17.0], "mask_centre_px": [16.0, 16.0, 16.0],
+                     "mask_radius_angstrom": 30.0},
+        "warnings": ["the mask's edge is 3.2 px wide: less than five times the resolution"]})
+    mask = soft_ball(BOX, 0.28 * BOX, 0.12 * BOX)
+    write_map(folder.mask, mask, PIXEL)
+    for k in range(iterations + 1):
+        fake_iteration(folder, k, particles, seed, spread_deg, last=k == iterations)
+    if finished:
+        fake_final(folder, iterations, mask)
+    return folder
+
+
+def fake_iteration(folder: RunFolder, k: int, particles: int, seed: int, spread_deg: float, last: bool) -> None:
+    folder.iteration(k).mkdir()
+    for half in (1, 2):
+        fake_half(folder, k, half, particles // 2, np.random.default_rng(100 * seed + 10 * k + half), spread_deg)
+    resolution = fake_fsc(folder.fsc(k), k)
+    change = 0.0 if k == 0 else 1.6 * spread_deg
+    write_json(folder.iteration_done(k), {
+        "iteration": k, "resolution_angstrom": resolution,
+        "resolution_0.5_angstrom": {name: 1.3 * v for name, v in resolution.items()},
+        "align_resolution_angstrom": resolution["corrected"] + 0.5, "converged": last and k > 0,
+        "stop_reason": "neither resolution nor poses changed" if last and k > 0 else "", "best_iteration": k,
+        "pose_change": {"rotation_median_deg": change, "shift_median_angstrom": 0.4 * change,
+                        "rotation_since_last_median_deg": change / (k + 1), "shift_since_last_median_angstrom": 0.3},
+        "at_rotation_limit": 0.02 * (k > 0), "at_shift_limit": 0.04 * (k > 0), "insertions_mean": 1.4, "warnings": []})
+
+
+def fake_half(folder: RunFolder, k: int, half: int, n: int, rng: np.random.Generator, spread_deg: float) -> None:
+    density = blob_map(BOX)
+    write_map(folder.half_map(k, half), density + rng.normal(0, 0.05 / (k + 1), density.shape), PIXEL)
+    write_map(folder.reference(k, half), density, PIXEL)
+    w = rng.normal(0, spread_deg if k else 0.0, (n, 3)) * [1.5, 1.0, 0.4]
+    start = Rotation.random(n, random_state=half).as_matrix()
+    np.savez(folder.poses(k, half), **{name: value for name, value in vars(PoseTable(
+        row=np.arange(half - 1, 2 * n, 2), rotation=start @ Rotation.from_rotvec(w, degrees=True).as_matrix(),
+        shift_px=rng.normal(0, 0.5, (n, 2)), rotation_change_deg=w,
+        shift_change_angstrom=rng.normal(0, 2.0 if k else 0.0, (n, 2)), covariance=np.tile(np.eye(5), (n, 1, 1)),
+        log_likelihood=rng.normal(50, 5, n), modes=np.ones(n, int), insertions=rng.integers(1, 4, n),
+        at_rotation_limit=rng.random(n) < 0.02, at_shift_limit=rng.random(n) < 0.04)).items()})
+    shells = BOX // 2 + 1
+    power = np.abs(rng.normal(1, 0.02, (1, shells))) * np.exp(-np.arange(shells) / 9.0)
+    np.savez(folder.noise(k, half), noise_power=power)
+    write_json(folder.half_done(k, half), {"iteration": k, "half": half, "particles": n, "wall_seconds": 4.0,
+                                           "cpu_seconds": 7.5, "peak_memory_mb": 300.0, "phase_seconds": {"align": 3.0},
+                                           "device": "cpu, 2 threads"})
+
+
+def fake_fsc(path: Path, k: int) -> Dict[str, float]:
+    """Write fsc.star and return the resolution of each curve."""
+    shells = np.arange(1, BOX // 2 + 1)
+    frequency = shells / (BOX * PIXEL)
+    resolution = {name: (11.0 - 1.2 * k) * factor for name, factor in zip(CURVES, (1.3, 1.2, 1.08, 0.98, 1.0))}
+    curve = {name: 1 / (1 + np.exp((frequency * d - 1) * 9 + np.log(1 / 0.143 - 1) * -1))
+             for name, d in resolution.items()}
+    write_star(path, [StarTable.from_columns("fsc", {
+        "rlnSpectralIndex": shells, "rlnResolution": frequency, "rlnAngstromResolution": 1 / frequency,
+        "rlnFourierShellCorrelationUnmaskedMaps": curve["unmasked"],
+        "lrFourierShellCorrelationSpherical": curve["spherical"],
+        "lrFourierShellCorrelationLoose": curve["loose"],
+        "rlnFourierShellCorrelationMaskedMaps": curve["tight"],
+        "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": 0.1 * curve["tight"],
+        "rlnFourierShellCorrelationCorrected": curve["corrected"],
+        "lrFourierShellCorrelationCorrectedError": 0.06 * (1 - curve["corrected"] ** 2)})])
+    return resolution
+
+
+def fake_final(folder: RunFolder, k: int, mask: Any) -> None:
+    (folder.path / "final").mkdir()
+    density = blob_map(BOX)
+    for name in ("half_map_1.mrc", "half_map_2.mrc", "map.mrc", "map_sharpened.mrc"):
+        write_map(folder.final(name), density, PIXEL)
+    write_map(folder.final("mask.mrc"), mask, PIXEL)
+    resolution = fake_fsc(folder.final("fsc.star"), k)
+    write_json(folder.report, {"iterations": [], "halves": [], "input": {}, "settings": {}, "wall_seconds": 31.0,
+                               "cpu_seconds": 60.0, "peak_memory_mb": 310.0, "final_resolution_angstrom": resolution,
+                               "warnings": ["4 % of the particles sit at the shift limit"]})
