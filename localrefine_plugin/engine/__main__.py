@@ -37,12 +37,12 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except InputError as error:
         return _fail(str(error), options, error.as_dict())
     except MemoryError:
-        error = InputError("there is not enough memory", "computation", "use another machine or a smaller box")
-        return _fail(str(error), options, error.as_dict())
+        memory = InputError("there is not enough memory", "computation", "use another machine or a smaller box")
+        return _fail(str(memory), options, memory.as_dict())
     except OSError as failure:
-        error = InputError(failure.strerror or str(failure), str(failure.filename or "a file"),
-                           "check free space and permissions")
-        return _fail(str(error), options, dict(error.as_dict(), traceback=traceback.format_exc()))
+        system = InputError(failure.strerror or str(failure), str(failure.filename or "a file"),
+                            "check free space and permissions")
+        return _fail(str(system), options, dict(system.as_dict(), traceback=traceback.format_exc()))
     except Exception as failure:
         return _fail_unexpected(options, failure)
     return 0

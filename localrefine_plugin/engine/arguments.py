@@ -66,7 +66,8 @@ def check_output(output: PathLike, mode: str, inputs: Mapping[str, PathLike]) ->
 
 def check_same_run(run: RunFolder, inputs: Mapping[str, PathLike], settings: Settings) -> None:
     """Raise OutputError, naming what differs, unless the run in the folder has these inputs and settings."""
-    before = {**Settings().as_dict(), **_content(run.settings)}
+    written = _content(run.settings)
+    before = {**Settings().as_dict(), **written} if written else {}
     now = json.loads(json.dumps(settings.as_dict()))  # as a file would give it back: tuples are lists
     differences = [f"{name} (was {json.dumps(before[name])}, now {json.dumps(now.get(name, 'unknown'))})"
                    for name in before if name not in now or before[name] != now[name]]

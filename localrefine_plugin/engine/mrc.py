@@ -1,6 +1,8 @@
 """MRC maps and stacks of images."""
 from __future__ import annotations
 
+import os
+import struct
 import warnings
 from collections import OrderedDict
 from typing import Any, Optional, Sequence, Tuple
@@ -24,6 +26,7 @@ def open_mrc(path: PathLike) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _refuse_long_header(source)
             mrc = mrcfile.mmap(source, mode="r", permissive=True)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", source, "give an existing MRC file") from None
@@ -40,6 +43,20 @@ def open_mrc(path: PathLike) -> Any:
         raise InputError(f"has MRC mode {mode}, which holds no real numbers this engine reads", source,
                          "export it in mode 2 (32-bit float)")
     return mrc
+
+
+def _refuse_long_header(path: str) -> None:
+    """Raise ValueError if the extended header is longer than the file: mrcfile would reserve up to 2 GB for it."""
+    with open(path, "rb") as handle:
+        header = handle.read(1024)
+    if len(header) < 1024:
+        raise ValueError("shorter than an MRC header")
+    order = ">" if header[212] == 0x11 else "<"
+    if not 0 <= struct.unpack_from(order + "i", header, 12)[0] < 128:  # no mode: the stamp is wrong, as mrcfile assumes
+        order = "<" if order == ">" else ">"
+    extended = struct.unpack_from(order + "i", header, 92)[0]
+    if not 0 <= extended <= os.path.getsize(path) - 1024:
+        raise ValueError(f"its extended header would have {extended} bytes")
 
 
 def _first_line(error: Exception) -> str:
@@ -166,7 +183,8 @@ class ImageReader:
 
     def _check_values(self, images: np.ndarray, rows: np.ndarray) -> None:
         # A minimum and a maximum tell both: NaN and infinity propagate into their difference, a constant has none.
-        span = np.ptp(images.reshape(len(images), -1), axis=1) if len(images) else np.zeros(0)
+        with np.errstate(invalid="ignore"):
+            span = np.ptp(images, axis=(1, 2))
         for i in np.flatnonzero(~(span > 0) | ~np.isfinite(span)):
             if not np.isfinite(images[i]).all():
                 raise self._error(int(rows[i]), "holds NaN or infinite values", "remove or re-extract the particle")

@@ -36,13 +36,17 @@ class PixelList:
         return int(np.searchsorted(self.shell, max_shell, side="right"))
 
 
-def pixel_list(box_size: int, max_shell: int) -> PixelList:
-    """All half-plane pixels with 0 < |k| and rounded |k| ≤ max_shell < N / 2 (no Nyquist)."""
-    max_shell = min(max_shell, (box_size - 1) // 2)
+def highest_shell(box_size: int) -> int:
+    """Highest shell in use: below Nyquist."""
+    return (box_size - 1) // 2
+
+
+def pixel_list(box_size: int, last_shell: int, max_shell: int) -> PixelList:
+    """All pixels with 0 < |k| and rounded |k| ≤ last_shell of a half-plane of M = ``max_shell``."""
     ky, kx = np.meshgrid(np.arange(-max_shell, max_shell + 1), np.arange(max_shell + 1), indexing="ij")
     radius = np.hypot(kx, ky)
     shell = np.rint(radius).astype(np.int64)
-    chosen = (shell <= max_shell) & ((kx > 0) | (ky > 0))
+    chosen = (shell <= last_shell) & ((kx > 0) | (ky > 0))
     kx, ky, shell = kx[chosen], ky[chosen], shell[chosen]
     order = np.lexsort((np.arctan2(ky, kx), shell))  # neighbours in the list are neighbours in the plane: cache
     kx, ky, shell = kx[order], ky[order], shell[order]

@@ -1,0 +1,282 @@
+"""One half-set, one iteration: align every particle and reconstruct (the E and the M step).
+
+Images travel in batches: read, transformed, matched with their CTF, searched, inserted, forgotten.
+Nothing of the other half-set is known here.
+"""
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+import scipy.fft
+
+from .ctf import ctf, phase_basis, phase_coefficients
+from .kernels.gather import extract_slices
+from .kernels.insert import insert_slices
+from .marginalize import best_only, posterior_insertions
+from .noise import NoiseSums
+from .pixels import PixelList, half_plane_frequencies, last_column, pixel_list
+from .pose import log_map, pose_from_motion, project
+from .reconstruct import PADDING, new_accumulator, reconstruct
+from .records import Particles, PoseTable
+from .reference import Reference, make_reference, slice_rows
+from .search import Grid, Modes, Motion, PackedImages, best_modes, make_grid, mode_weights, search
+
+Array = Any
+BATCH_BYTES = 192 << 20
+GRID_RESOLUTION_ANGSTROM = 14.0
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What the search of an iteration was told: all lengths in px of the images.
+
+    centre : (3,) mask centre, whole px from the box centre.  fulcrum, prior_point : (3,) likewise.
+    mask_radius : effective radius of the mask about the centre.
+    rotation_extent : rad.  shift_extent : px.
+    precision : (5, 5) of the prior; mean : (5,).
+    align_shell : information beyond this shell is not used.
+    """
+
+    centre: np.ndarray
+    fulcrum: np.ndarray
+    prior_point: np.ndarray
+    mask_radius: float
+    rotation_extent: float
+    shift_extent: float
+    precision: np.ndarray
+    mean: np.ndarray
+    align_shell: int
+    marginalize: bool
+    recenter_rotations: bool
+    recenter_shifts: bool
+
+
+@dataclass(frozen=True)
+class HalfResult:
+    half_map: np.ndarray
+    poses: PoseTable
+    noise_power: np.ndarray
+    phase_seconds: Dict[str, float]
+
+
+class Clock:
+    """CPU-independent wall seconds per phase."""
+
+    def __init__(self) -> None:
+        self.seconds: Dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def grid_of(plan: SearchPlan, box_size: int, pixel_size: float) -> Tuple[Grid, int]:
+    """The coarse grid and the shell its scores go to.
+
+    Step = d / (2.5 ρ) in rotation and d / 2.5 in shift at resolution d: neighbouring grid poses then
+    differ by at most a fifth of d at the mask's effective radius ρ, inside Gauss–Newton's basin.
+    """
+    shell = min(plan.align_shell, int(box_size * pixel_size / GRID_RESOLUTION_ANGSTROM))
+    wavelength = box_size / shell
+    lever = 2 * np.sin(plan.rotation_extent / 2) * float(np.linalg.norm(plan.fulcrum - plan.centre))
+    return make_grid(plan.rotation_extent, plan.shift_extent + lever, wavelength / (2.5 * plan.mask_radius),
+                     wavelength / 2.5), shell
+
+
+def levels_of(pixels: PixelList, grid_shell: int, align_shell: int) -> Tuple[List[int], List[int]]:
+    """Pixels of the grid level and of each Gauss–Newton level (shells growing by 1.5), and most steps of each."""
+    shells = [grid_shell]
+    while shells[-1] < align_shell:
+        shells.append(min(align_shell, int(np.ceil(1.5 * shells[-1]))))
+    if len(shells) == 1:
+        shells.append(align_shell)
+    steps = [4] * (len(shells) - 2) + [6]
+    return [pixels.prefix(s) for s in shells], steps
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one batch on the half-plane grid: X (n, 2M + 1, M + 1) and C of the same shape, as
+    signal Z = C X / σ² and weight W = C² / σ²; power |X|²."""
+
+    signal: Array
+    weight: Array
+    power: Array
+
+
+class HalfSetImages:
+    """Reads, transforms and weighs the images of a half-set."""
+
+    def __init__(self, particles: Particles, read: Callable[[np.ndarray], np.ndarray], noise_power: np.ndarray,
+                 max_shell: int, workers: int):
+        self.particles, self.read, self.workers = particles, read, workers
+        self.max_shell, box = max_shell, particles.box_size
+        kx, ky = half_plane_frequencies(max_shell)
+        self.shape = kx.shape
+        self.basis = phase_basis(kx.ravel(), ky.ravel(), box, particles.pixel_size)
+        self.coefficients = phase_coefficients(particles)
+        self.to_centre = np.exp(2j * np.pi * (box // 2) / box * (kx + ky)).astype(np.complex64)
+        shell = np.minimum(np.rint(np.hypot(kx, ky)).astype(int), max_shell)
+        self.inverse_noise = (1 / noise_power[:, shell]).astype(np.float32)
+        self.rows_of_ft = np.arange(-max_shell, max_shell + 1) % box
+
+    def load(self, rows: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Centred transforms X and CTFs C of these particles."""
+        images = self.read(rows)
+        ft = scipy.fft.rfft2(images, workers=self.workers)[:, :, :self.max_shell + 1].take(self.rows_of_ft, axis=1)
+        ft *= self.to_centre
+        return ft, ctf(self.coefficients[rows], self.basis).reshape((len(rows),) + self.shape)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        ft, c = self.load(rows)
+        power = ft.real ** 2 + ft.imag ** 2
+        weight = c * self.inverse_noise[self.particles.optics_group[rows]]
+        ft *= weight
+        weight *= c
+        return Batch(ft, weight, power)
+
+
+def pack(batch: Batch, pixels: PixelList, centre_shift: np.ndarray) -> PackedImages:
+    """What the search sees of a batch: only listed pixels, moved so that u = 0 is ``centre_shift`` (n, 2) px."""
+    n = len(batch.signal)
+    omega = 2 * np.pi / pixels.box_size
+    phase = np.exp(1j * omega * (centre_shift[:, :1] * pixels.kx + centre_shift[:, 1:] * pixels.ky).astype(np.float32))
+    matched = 2 * batch.signal.reshape(n, -1).take(pixels.index, axis=1) * phase
+    weight = 2 * batch.weight.reshape(n, -1).take(pixels.index, axis=1)
+    return PackedImages(pixels, matched.astype(np.complex64), weight)
+
+
+def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray], np.ndarray],
+               reference_map: np.ndarray, mask: np.ndarray, noise_power: np.ndarray, plan: SearchPlan,
+               previous: Optional[PoseTable], workers: int, progress: Callable[[int, int], None]) -> HalfResult:
+    """Align and reconstruct one half-set.
+
+    Parameters
+    ----------
+    particles : the m particles of the half with their INPUT poses; ``row`` (m,) their input rows.
+    read : images (b, N, N) float32 of given particles (positions in ``particles``).
+    reference_map : filtered, unmasked map of this half; mask : (N, N, N).
+    noise_power : (groups, M + 1) σ² = E|N(k)|² per shell.
+    previous : poses of the last iteration, or None.
+    """
+    clock = Clock()
+    box, max_shell = particles.box_size, noise_power.shape[1] - 1
+    with clock("reference"):
+        reference = make_reference(reference_map, mask, plan.centre, plan.align_shell, workers)
+    pixels = pixel_list(box, plan.align_shell, max_shell)
+    grid, grid_shell = grid_of(plan, box, particles.pixel_size)
+    levels, steps = levels_of(pixels, grid_shell, plan.align_shell)
+    images = HalfSetImages(particles, read, noise_power, max_shell, workers)
+    noise = NoiseSums(particles, noise_power)
+    accumulator = new_accumulator(max_shell)
+    tables: List[Dict[str, np.ndarray]] = []
+    size = max(1, BATCH_BYTES // (36 * images.shape[0] * images.shape[1]))
+    for start in range(0, len(particles), size):
+        rows = np.arange(start, min(start + size, len(particles)))
+        with clock("read and transform"):
+            batch = images.batch(rows)
+        rotation0, shift0 = search_centre(particles, previous, plan, rows)
+        u0 = shift0 + project(rotation0, plan.centre)
+        with clock("pack"):
+            packed = pack(batch, pixels, u0)
+        motion = motion_of(plan, rotation0)
+        with clock("search"):
+            known = known_starts(previous, rotation0, u0, plan, rows)
+            modes = search(reference, packed, motion, grid, levels, known, steps)
+        best = best_modes(modes, len(rows))
+        with clock("noise"):
+            noise.add(rows, batch.power, residual_change(reference, packed, best), pixels.shell)
+        with clock("insert"):
+            weights = mode_weights(modes, len(rows))
+            counts = insert_batch(accumulator, batch, modes, best, weights, u0, plan, max_shell, box)
+        tables.append(pose_columns(particles, rows, best, modes, u0, plan, counts))
+        progress(int(rows[-1]) + 1, len(particles))
+    with clock("reconstruct"):
+        half_map = reconstruct(accumulator, box, max_shell, workers)
+    columns = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
+    return HalfResult(half_map, PoseTable(row=row, **columns), noise.power(), clock.seconds)
+
+
+def motion_of(plan: SearchPlan, rotation0: np.ndarray) -> Motion:
+    n = len(rotation0)
+    return Motion(rotation0, np.broadcast_to(plan.precision, (n, 5, 5)), np.broadcast_to(plan.mean, (n, 5)),
+                  plan.prior_point - plan.centre, plan.fulcrum - plan.centre, plan.rotation_extent, plan.shift_extent)
+
+
+def search_centre(particles: Particles, previous: Optional[PoseTable], plan: SearchPlan,
+                  rows: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """(R0, t0) the search is centred on: the input pose, or the last one where re-centring is on.
+
+    With only rotations re-centred the projected fulcrum stays where the input pose has it.
+    """
+    rotation, shift = particles.rotation[rows], particles.shift_px[rows]
+    if previous is None or not (plan.recenter_rotations or plan.recenter_shifts):
+        return rotation, shift
+    turned = previous.rotation[rows] if plan.recenter_rotations else rotation
+    at_fulcrum = shift + project(rotation, plan.fulcrum)
+    if plan.recenter_shifts:
+        at_fulcrum = previous.shift_px[rows] + project(previous.rotation[rows], plan.fulcrum)
+    return turned, at_fulcrum - project(turned, plan.fulcrum)
+
+
+def known_starts(previous: Optional[PoseTable], rotation0: np.ndarray, u0: np.ndarray, plan: SearchPlan,
+                 rows: np.ndarray) -> List[Tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The last iteration's pose as one more start (owner, w, u)."""
+    if previous is None:
+        return []
+    rotation = previous.rotation[rows]
+    w = log_map(np.swapaxes(rotation0, 1, 2) @ rotation)
+    return [(np.arange(len(rows)), w, previous.shift_px[rows] + project(rotation, plan.centre) - u0)]
+
+
+def residual_change(reference: Reference, packed: PackedImages, best: Modes) -> np.ndarray:
+    """W|Y|² − 2 Re(conj(Z) Y) per pixel (n, K), which times σ²/2 is |X − C Y|² − |X|²."""
+    p = packed.pixels
+    slices = extract_slices(reference.ft, slice_rows(best.rotation, reference.scale), p.kx, p.ky)
+    omega = 2 * np.pi / p.box_size
+    phase = np.exp(-1j * (omega * (best.shift[:, :1] * p.kx + best.shift[:, 1:] * p.ky)).astype(np.float32))
+    slices *= phase
+    cross = packed.matched.real * slices.real + packed.matched.imag * slices.imag
+    change: np.ndarray = packed.weight * (slices.real ** 2 + slices.imag ** 2) - 2 * cross
+    return change
+
+
+def insert_batch(accumulator: np.ndarray, batch: Batch, modes: Modes, best: Modes, weights: np.ndarray, u0: np.ndarray,
+                 plan: SearchPlan, max_shell: int, box_size: int) -> np.ndarray:
+    """Insert the images of a batch; how many times each was, (n,)."""
+    if plan.marginalize:
+        chosen = posterior_insertions(modes, weights, PADDING * plan.align_shell, len(u0))
+    else:
+        chosen = best_only(best)
+    shift = u0[chosen.owner] + chosen.shift - project(chosen.rotation, plan.centre)
+    insert_slices(accumulator, slice_rows(chosen.rotation, PADDING), chosen.owner, chosen.weight, shift,
+                  chosen.shift_covariance, last_column(max_shell), batch.signal, batch.weight, box_size)
+    return np.bincount(chosen.owner, minlength=len(u0))
+
+
+def pose_columns(particles: Particles, rows: np.ndarray, best: Modes, modes: Modes, u0: np.ndarray, plan: SearchPlan,
+                 insertions: np.ndarray) -> Dict[str, np.ndarray]:
+    """The columns of records.PoseTable (but ``row``) for one batch."""
+    shift = u0 + best.shift - project(best.rotation, plan.centre)
+    input_rotation, input_shift = particles.rotation[rows], particles.shift_px[rows]
+    w = log_map(np.swapaxes(input_rotation, 1, 2) @ best.rotation)
+    moved = shift + project(best.rotation, plan.fulcrum) - input_shift - project(input_rotation, plan.fulcrum)
+    at_fulcrum = best.shift + project(best.rotation - motion_centre(best), plan.fulcrum - plan.centre)
+    return dict(
+        rotation=best.rotation, shift_px=shift, rotation_change_deg=np.rad2deg(w),
+        shift_change_angstrom=moved * particles.pixel_size,
+        covariance=np.linalg.inv(best.precision + 1e-9 * np.eye(5)), log_likelihood=best.log_likelihood,
+        modes=np.bincount(modes.owner, minlength=len(rows)), insertions=insertions,
+        at_rotation_limit=np.linalg.norm(best.w, axis=1) > 0.98 * plan.rotation_extent,
+        at_shift_limit=np.linalg.norm(at_fulcrum, axis=1) > 0.98 * plan.shift_extent)
+
+
+def motion_centre(best: Modes) -> np.ndarray:
+    """R0 of each mode, from R = R0·Exp(w)."""
+    return best.rotation @ np.swapaxes(pose_from_motion(np.eye(3), np.zeros(2), best.w, np.zeros(2), np.zeros(3))[0], 1, 2)

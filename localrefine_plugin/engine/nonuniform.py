@@ -1,0 +1,116 @@
+"""Non-uniform regularisation: a low-pass chosen at every voxel by cross-validation of the half-maps.
+
+Punjani, Zhang & Fleet 2020 (doi:10.1038/s41592-020-00990-8). For a family of Butterworth low-passes h_q,
+
+    CV(q; x) = w_q ∗ [ (h_q m1 − m2)² + (h_q m2 − m1)² ],      q*(x) = argmin_q CV(q; x),
+
+m1, m2 the half-maps, w_q a window proportional to the resolution d_q. Both halves get the same q*. A
+component helps to predict the other half exactly if its signal exceeds its noise (FSC > ½).
+"""
+from __future__ import annotations
+
+from typing import NamedTuple, Tuple
+
+import numpy as np
+import scipy.fft
+import scipy.ndimage
+
+BUTTERWORTH_ORDER = 8
+CUTOFFS = 22
+MODE='A'
+WINDOW_FACTOR = 3.0
+"""Width at half height of the window in units of d_q: the adaptive window factor of the paper."""
+
+
+class NonUniform(NamedTuple):
+    """Filtered half-maps, zero outside the working box, and the cut-off of each voxel in Å, float32."""
+
+    filtered1: np.ndarray
+    filtered2: np.ndarray
+    cutoff_angstrom: np.ndarray
+
+
+def nonuniform_filter(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, pixel_size: float,
+                      low_angstrom: float, high_angstrom: float, workers: int = 1) -> NonUniform:
+    """Low-pass both half-maps at every voxel at the cut-off that best predicts the other half.
+
+    Works in the bounding box of the mask plus a margin; the family of filters is streamed, so
+    memory is a few boxes of that size.
+
+    Parameters
+    ----------
+    half1, half2 : (N, N, N) unfiltered half-maps.  mask : (N, N, N), where the result will be used.
+    pixel_size : Å.
+    low_angstrom, high_angstrom : coarsest and finest cut-off tried, Å.
+
+    Returns
+    -------
+    NonUniform of (N, N, N) arrays; ``cutoff_angstrom`` is ``low_angstrom`` outside the working box.
+    """
+    outer = _working_box(mask, int(np.ceil(low_angstrom / pixel_size)))
+    taper = _taper(outer, mask.shape, int(np.ceil(low_angstrom / pixel_size / 2)))
+    m1, m2 = (np.asarray(half[outer], dtype=np.float32) * taper for half in (half1, half2))
+    ft1, ft2 = (scipy.fft.rfftn(m, workers=workers) for m in (m1, m2))
+    power = _frequency_power(m1.shape, pixel_size * 1.0, high_angstrom)
+    best = np.full(m1.shape, np.inf, dtype=np.float32)
+    chosen = [np.zeros_like(m1), np.zeros_like(m1), np.full_like(m1, low_angstrom)]
+    prev=None
+    for cutoff in np.geomspace(low_angstrom, high_angstrom, CUTOFFS):
+        h = 1 / np.sqrt(1 + power * np.float32((cutoff / high_angstrom) ** (2 * BUTTERWORTH_ORDER)))
+        f1, f2 = (scipy.fft.irfftn(ft * h, s=m1.shape, workers=workers, overwrite_x=True) for ft in (ft1, ft2))
+        error = f1 * (f1 - 2 * m2) + f2 * (f2 - 2 * m1)
+        if MODE=='A': error=_windowed(error, WINDOW_FACTOR * cutoff / pixel_size)
+        else:
+            if prev is None: cum=_windowed(error, WINDOW_FACTOR * cutoff / pixel_size)
+            else: cum=cum+_windowed(error-prev, WINDOW_FACTOR * cutoff / pixel_size)
+            prev=error; error=cum
+        better = error < best
+        for kept, new in zip([best] + chosen, (error, f1, f2, np.float32(cutoff))):
+            np.copyto(kept, new, where=better)
+    return NonUniform(*(_embedded(part, outer, mask.shape, fill)
+                        for part, fill in zip(chosen, (0.0, 0.0, low_angstrom))))
+
+
+def _working_box(mask: np.ndarray, margin: int) -> Tuple[slice, ...]:
+    """Slices of the bounding box of the mask, grown by the margin and to lengths the FFT is fast at."""
+    slices = []
+    for axis, n in enumerate(mask.shape):
+        used = np.nonzero((mask > 0).any(axis=tuple(a for a in range(3) if a != axis)))[0]
+        wanted = used[-1] + 1 - used[0] + 2 * margin
+        length = min(scipy.fft.next_fast_len(int(wanted), real=True), n)
+        first = int(np.clip((used[0] + used[-1] + 1 - length) // 2, 0, n - length))
+        slices.append(slice(first, first + length))
+    return tuple(slices)
+
+
+def _taper(outer: Tuple[slice, ...], shape: Tuple[int, ...], width: int) -> np.ndarray:
+    """Cosine fall to 0 over ``width`` at those faces of the working box that cut through the map."""
+    profiles = []
+    for part, n in zip(outer, shape):
+        length = part.stop - part.start
+        depth = np.minimum(np.arange(length) + 0.5, np.arange(length)[::-1] + 0.5) / width
+        profile = 0.5 - 0.5 * np.cos(np.pi * np.minimum(depth, 1.0))
+        profiles.append((np.ones(length) if length == n else profile).astype(np.float32))
+    return profiles[0][:, None, None] * profiles[1][:, None] * profiles[2]
+
+
+def _frequency_power(shape: Tuple[int, ...], pixel_size: float, high_angstrom: float) -> np.ndarray:
+    """(s · d_high)^(2 · order) on the half-spectrum, float32."""
+    squares = [np.square(np.fft.fftfreq(n, pixel_size) * high_angstrom) for n in shape[:2]]
+    squares.append(np.square(np.fft.rfftfreq(shape[2], pixel_size) * high_angstrom))
+    total = squares[0][:, None, None] + squares[1][:, None] + squares[2]
+    return (total ** BUTTERWORTH_ORDER).astype(np.float32)
+
+
+def _windowed(error: np.ndarray, width_px: float) -> np.ndarray:
+    """The local mean under a triangular window of this width at half height (two running means)."""
+    size = 2 * int(round((width_px - 1) / 2)) + 1
+    for _ in range(2):
+        error = scipy.ndimage.uniform_filter(error, size=size, mode="reflect")
+    return error
+
+
+def _embedded(part: np.ndarray, outer: Tuple[slice, ...], shape: Tuple[int, ...], fill: float) -> np.ndarray:
+    out = np.full(shape, fill, dtype=np.float32)
+    out[outer] = part
+    return out

@@ -1,0 +1,35 @@
+"""Lines and bars on standard output: what a person, or a framework's log, sees of a run."""
+from __future__ import annotations
+
+import sys
+import time
+
+REFRESH_SECONDS = 2.0  # a summary made from the last line is never more than a few seconds old
+WIDTH = 24
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+class ProgressBar:
+    """One line per refresh: phase, bar, count, particles per second, time left."""
+
+    def __init__(self, phase: str, total: int):
+        self.phase, self.total = phase, total
+        self.start = self.shown = time.perf_counter()
+
+    def update(self, done: int, total: int) -> None:
+        now = time.perf_counter()
+        last = done >= total
+        if not last and now - self.shown < REFRESH_SECONDS:
+            return
+        self.shown = now
+        rate = done / max(now - self.start, 1e-9)
+        filled = WIDTH * done // max(total, 1)
+        line = (f"{self.phase} [{'#' * filled}{'.' * (WIDTH - filled)}] {done}/{total}, "
+                f"{rate:.0f} particles/s, {(total - done) / max(rate, 1e-9):.0f} s left")
+        if sys.stdout.isatty():
+            print("\r" + line, end="\n" if last else "", flush=True)
+        else:
+            print(line, flush=True)

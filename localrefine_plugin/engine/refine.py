@@ -1,0 +1,99 @@
+"""The outer loop: the verbs of the tracked steps, each stateless on the run folder."""
+from __future__ import annotations
+
+import numpy as np
+
+from .align import align_half
+from .files import ImageReader, read_map, write_map
+from .merge import merge_halves
+from .plan import search_plan
+from .prepare import prepare
+from .progress import ProgressBar, say
+from .records import PoseTable, Settings
+from .results import write_results
+from .run_folder import RunFolder, read_json, write_json
+from .state import load_noise, load_particles, load_poses, measured, save_arrays, worker_count
+
+
+def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,
+           device: str = "auto", threads: int = 0, mode: str = "new") -> RunFolder:
+    """A whole local refinement: prepare, iterate to convergence, write the results.
+
+    Parameters
+    ----------
+    particles, half_map_1, half_map_2, mask : paths of the inputs.  output : the run folder.
+    device : "auto", "cpu", "cuda" or "cuda:N".  threads : 0 = all available.
+    mode : "new", "overwrite" or "continue".
+
+    Raises
+    ------
+    InputError : before any computing, one sentence on what is wrong and what to do.
+    """
+    run = prepare(particles, half_map_1, half_map_2, mask, output, settings, device, threads, mode)
+    for k in range(run.iterations_done() + 1, settings.max_iterations + settings.extra_final_passes + 1):
+        if finished(run, k):
+            break
+        for half in (1, 2):
+            align(str(run.path), k, half, device, threads)
+        merge(str(run.path), k, threads)
+    finish(str(run.path), threads)
+    return run
+
+
+def finished(run: RunFolder, iteration: int) -> bool:
+    """True if an iteration before this one decided to stop."""
+    return any(read_json(run.iteration_done(k))["converged"]
+               for k in range(iteration) if run.iteration_done(k).exists())
+
+
+def align(run: str, iteration: int, half: int, device: str = "auto", threads: int = 0) -> None:
+    """Align the particles of one half-set and reconstruct its map; opens nothing of the other half."""
+    folder = RunFolder(run)
+    if finished(folder, iteration):
+        say(f"iteration {iteration}: the refinement has converged, nothing to do")
+        return
+    if folder.half_done(iteration, half).exists():
+        say(f"iteration {iteration} half {half}: done before")
+        return
+    with measured() as cost:
+        resolved = read_json(folder.input)["resolved"]
+        everything = load_particles(folder)
+        row = np.flatnonzero(everything.half_set == half)
+        particles = everything.take(row)
+        before = read_json(folder.iteration_done(iteration - 1))
+        mask, _ = read_map(folder.mask)
+        reference_map, _ = read_map(folder.reference(iteration - 1, half))
+        plan = search_plan(resolved, particles, mask, before["align_resolution_angstrom"])
+        bar = ProgressBar(f"iteration {iteration} half {half}: align and insert", len(particles))
+        with ImageReader(particles) as reader:
+            result = align_half(particles, row, reader.read, reference_map, mask, load_noise(folder, iteration - 1, half),
+                                plan, load_poses(folder, iteration - 1, half), worker_count(threads), bar.update)
+        folder.iteration(iteration).mkdir(exist_ok=True)
+        write_map(folder.half_map(iteration, half), result.half_map, particles.pixel_size)
+        save_arrays(folder.poses(iteration, half), **{name: getattr(result.poses, name) for name in PoseTable.column_names()})
+        save_arrays(folder.noise(iteration, half), power=result.noise_power)
+    write_json(folder.half_done(iteration, half), dict(
+        iteration=iteration, half=half, particles=len(particles), phase_seconds=result.phase_seconds, device="cpu", **cost))
+
+
+def merge(run: str, iteration: int, threads: int = 0) -> None:
+    """FSC of the two half-maps, the references of the next iteration, and whether to go on."""
+    folder = RunFolder(run)
+    if finished(folder, iteration):
+        say(f"iteration {iteration}: the refinement has converged, nothing to do")
+        return
+    if folder.iteration_done(iteration).exists():
+        say(f"iteration {iteration}: merged before")
+        return
+    with measured() as cost:
+        decision = merge_halves(folder, iteration, worker_count(threads))
+    write_json(folder.iteration_done(iteration), dict(decision, **cost))
+    change = decision["pose_change"]
+    say(f"iteration {iteration}: {decision['resolution_angstrom']['corrected']:.2f} Å (FSC 0.143, corrected), "
+        f"median change {change['rotation_median_deg']:.2f}° and {change['shift_median_angstrom']:.2f} Å"
+        + (f"; stop: {decision['stop_reason']}" if decision["converged"] else ""))
+
+
+def finish(run: str, threads: int = 0) -> None:
+    """Write RUN/final and the report from the best iteration."""
+    write_results(RunFolder(run), worker_count(threads))
