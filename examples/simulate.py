@@ -1,0 +1,262 @@
+"""A hinged complex in RELION 3.1's format: noisy CTF-affected images of two bodies, of which B moves.
+
+    python -m examples.simulate OUTPUT [--particles 2000] [--box-size 64] ...
+
+Body B turns about the neck by a random angle and shifts a little, each particle differently. The poses in
+particles.star are those of body A, with errors: what a consensus refinement of the whole complex gives.
+
+    x → H(x − p) + p + s  in the specimen      hence      R_B = R_A H,   c_B = c_A + P R_A (p + s − H p)
+
+with p the fulcrum and c = −(rlnOriginXAngst, rlnOriginYAngst) the position of the particle in its image.
+
+Written: particles.star particles.mrcs, half1.mrc half2.mrc (reconstructed from the input poses) and their mean
+consensus.mrc, mask_B.mrc, and the truth: true_B.star, gt_A.mrc gt_B.mrc gt_inB.mrc (what a perfect refinement
+of B gives), truth.json.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+import mrcfile
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from . import imaging, phantom
+
+BATCH = 50
+SMEAR_SAMPLE = 100    # particles whose motion smears body A in gt_inB.mrc
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is simulated; each field is an option of the command line."""
+
+    particles: int = 2000
+    box_size: int = 72
+    pixel_size: float = 4.0
+    snr: float = 0.1                      # variance of the signal over that of the noise, where the particle is
+    seed: int = 1
+    hinge_rotation_deg: float = 5.0       # s.d. of the angle, about an axis of any direction
+    hinge_shift_angstrom: float = 1.0     # s.d. per axis
+    input_rotation_error_deg: float = 1.0  # r.m.s. angle
+    input_shift_error_angstrom: float = 2.0  # s.d. per axis
+    offset_px: float = 3.0                # particles are up to this far from the centre of their image
+    defocus_low: float = 8000.0
+    defocus_high: float = 22000.0
+    astigmatism: float = 250.0
+    voltage_kv: float = 300.0
+    spherical_aberration_mm: float = 2.7
+    amplitude_contrast: float = 0.1
+    envelope_b_factor: float = 60.0       # of the imaging; the STAR file does not tell it
+    amplitude_spread: float = 0.1
+    particles_per_micrograph: int = 50
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Rotations (n, 3, 3) and positions in the image (n, 2) in Å."""
+
+    rotation: np.ndarray
+    position: np.ndarray
+
+    def __getitem__(self, rows: slice) -> "Poses":
+        return Poses(self.rotation[rows], self.position[rows])
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Everything drawn at random except the noise; first axis: particles."""
+
+    body_a: Poses
+    body_b: Poses
+    given: Poses
+    hinge: np.ndarray
+    displacement: np.ndarray
+    defocus: Dict[str, np.ndarray]
+    amplitude: np.ndarray
+    micrograph: np.ndarray
+    half_set: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.half_set)
+
+
+def draw(options: Options, fulcrum: np.ndarray, rng: np.random.Generator) -> Truth:
+    """Poses, motions, defoci and half-sets of all particles."""
+    n = options.particles
+    rotation_a = Rotation.random(n, random_state=int(rng.integers(2 ** 31))).as_matrix()
+    position_a = rng.uniform(-1, 1, (n, 2)) * options.offset_px * options.pixel_size
+    body_a = Poses(rotation_a, position_a)
+    hinge, displacement = draw_motion(options, fulcrum, rng)
+    body_b = Poses(rotation_a @ hinge, position_a + np.einsum("nij,nj->ni", rotation_a, displacement)[:, :2])
+    half_set = np.empty(n, int)
+    half_set[rng.permutation(n)] = 1 + np.arange(n) % 2
+    defocus, micrograph = draw_defocus(options, rng)
+    return Truth(body_a, body_b, with_errors(body_a, options, rng), hinge, displacement, defocus,
+                 np.exp(rng.normal(0, options.amplitude_spread, n)), micrograph, half_set)
+
+
+def draw_motion(options: Options, fulcrum: np.ndarray, rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
+    """H (n, 3, 3) and d = p + s − H p (n, 3) of the motion x → H x + d of body B."""
+    n = options.particles
+    axis = rng.standard_normal((n, 3))
+    axis /= np.linalg.norm(axis, axis=1, keepdims=True)
+    angle = np.deg2rad(rng.normal(0, options.hinge_rotation_deg, (n, 1)))
+    hinge = Rotation.from_rotvec(axis * angle).as_matrix()
+    return hinge, fulcrum + rng.normal(0, options.hinge_shift_angstrom, (n, 3)) - hinge @ fulcrum
+
+
+def draw_defocus(options: Options, rng: np.random.Generator) -> Tuple[Dict[str, np.ndarray], np.ndarray]:
+    """Defocus per particle, near that of its micrograph, and the number of the micrograph."""
+    n = options.particles
+    micrograph = np.arange(n) // options.particles_per_micrograph
+    count = micrograph[-1] + 1
+    mean = rng.uniform(options.defocus_low, options.defocus_high, count)[micrograph] + rng.normal(0, 150, n)
+    half_difference = np.abs(rng.normal(0, options.astigmatism, count))[micrograph]
+    angle = rng.uniform(-90, 90, count)[micrograph]
+    return dict(u=mean + half_difference, v=mean - half_difference, angle=angle), micrograph
+
+
+def with_errors(poses: Poses, options: Options, rng: np.random.Generator) -> Poses:
+    """Poses as a consensus refinement would give them."""
+    n = options.particles
+    error = np.deg2rad(rng.normal(0, options.input_rotation_error_deg / np.sqrt(3), (n, 3)))
+    return Poses(Rotation.from_rotvec(error).as_matrix() @ poses.rotation,
+                 poses.position + rng.normal(0, options.input_shift_error_angstrom, (n, 2)))
+
+
+class Microscope:
+    """Makes images of the two bodies, batch by batch; the noise depends on seed and batch alone."""
+
+    def __init__(self, options: Options, bodies: Sequence[np.ndarray], radius: float, truth: Truth):
+        self.options, self.truth = options, truth
+        self.pixels = imaging.Pixels(options.box_size, options.pixel_size)
+        self.bodies = [imaging.VolumeTransform(body) for body in bodies]
+        self.noise_amplitude = imaging.noise_amplitude(self.pixels)
+        self.inside = self._circle(radius)
+        first = self.signal(slice(0, BATCH))[:, self.inside]
+        self.grey_scale = float(np.sqrt(options.snr / first.var(axis=1).mean()))
+
+    def _circle(self, radius: float) -> np.ndarray:
+        n = self.options.box_size
+        axis = np.arange(n) - n // 2
+        limit = min(0.47 * n, (radius + 8) / self.options.pixel_size + 1)
+        return axis[:, None] ** 2 + axis ** 2 < limit ** 2
+
+    def signal(self, rows: slice) -> np.ndarray:
+        """Noise-free images (b, N, N) of these particles on the maps' own grey scale."""
+        total = 0
+        for body, poses in zip(self.bodies, (self.truth.body_a[rows], self.truth.body_b[rows])):
+            total = total + body.extract(poses.rotation, self.pixels) * self.shift(poses)
+        return self.pixels.images(total * self.ctf(rows)) * self.truth.amplitude[rows, None, None]
+
+    def shift(self, poses: Poses) -> np.ndarray:
+        return self.pixels.shift(poses.position / self.options.pixel_size)
+
+    def ctf(self, rows: slice, envelope: bool = True) -> np.ndarray:
+        optics = asdict(self.options if envelope else replace(self.options, envelope_b_factor=0.0))
+        return imaging.ctf(self.pixels, {k: v[rows] for k, v in self.truth.defocus.items()}, optics)
+
+    def images(self, rows: slice) -> np.ndarray:
+        """Noisy images, normalised to mean 0 and s.d. 1 outside the particle as RELION expects them."""
+        n = self.options.box_size
+        rng = np.random.default_rng([self.options.seed, rows.start])
+        white = self.pixels.transforms(rng.standard_normal((rows.stop - rows.start, n, n), dtype=np.float32))
+        images = self.signal(rows) * self.grey_scale + self.pixels.images(white * self.noise_amplitude)
+        outside = images[:, ~self.inside]
+        mean, spread = outside.mean(axis=1), outside.std(axis=1)
+        return ((images - mean[:, None, None]) / spread[:, None, None]).astype(np.float32)
+
+    def all_images(self) -> np.ndarray:
+        with ThreadPoolExecutor(self.options.threads) as pool:
+            return np.concatenate(list(pool.map(self.images, batches(len(self.truth)))))
+
+
+def batches(n: int) -> Iterator[slice]:
+    return (slice(start, min(start + BATCH, n)) for start in range(0, n, BATCH))
+
+
+def half_maps(microscope: Microscope, images: np.ndarray) -> List[np.ndarray]:
+    """The two half-maps that the given poses yield."""
+    def one(half: int) -> np.ndarray:
+        sums = imaging.Reconstruction(microscope.options.box_size)
+        for rows in batches(len(images)):
+            mine = microscope.truth.half_set[rows] == half
+            given = microscope.truth.given[rows]
+            centred = microscope.pixels.transforms(images[rows][mine]) * microscope.shift(given)[mine].conj()
+            sums.insert(given.rotation[mine], microscope.pixels, centred, microscope.ctf(rows, envelope=False)[mine])
+        return sums.map()
+    with ThreadPoolExecutor(microscope.options.threads) as pool:
+        return list(pool.map(one, (1, 2)))
+
+
+OPTICS_COLUMNS = ("OpticsGroup", "OpticsGroupName", "AmplitudeContrast", "SphericalAberration", "Voltage",
+                  "ImagePixelSize", "ImageSize", "ImageDimensionality")
+PARTICLE_COLUMNS = ("ImageName", "MicrographName", "OpticsGroup", "RandomSubset", "DefocusU", "DefocusV",
+                    "DefocusAngle", "AngleRot", "AngleTilt", "AnglePsi", "OriginXAngst", "OriginYAngst", "ClassNumber")
+
+
+def write_star(path: Path, options: Options, truth: Truth, poses: Poses) -> None:
+    """A RELION 3.1 particles file with these poses."""
+    optics = [f"1 opticsGroup1 {options.amplitude_contrast} {options.spherical_aberration_mm} {options.voltage_kv} "
+              f"{options.pixel_size} {options.box_size} 2"]
+    angles, origin, defocus = imaging.euler_from_rotation(poses.rotation), -poses.position, truth.defocus
+    rows = [f"{i + 1:06d}@particles.mrcs mic{truth.micrograph[i]:04d}.mrc 1 {truth.half_set[i]} "
+            f"{defocus['u'][i]:.2f} {defocus['v'][i]:.2f} {defocus['angle'][i]:.3f} "
+            + " ".join(f"{value:.5f}" for value in (*angles[i], *origin[i])) + " 1" for i in range(len(truth))]
+    with open(path, "w", encoding="utf-8") as handle:
+        for name, columns, lines in (("optics", OPTICS_COLUMNS, optics), ("particles", PARTICLE_COLUMNS, rows)):
+            header = "".join(f"_rln{column} #{j}\n" for j, column in enumerate(columns, 1))
+            handle.write(f"\n# version 30001\n\ndata_{name}\n\nloop_\n{header}" + "\n".join(lines) + "\n\n")
+
+
+def write_mrc(path: Path, data: np.ndarray, pixel_size: float, stack: bool = False) -> None:
+    with mrcfile.new(str(path), overwrite=True) as handle:
+        handle.set_data(np.asarray(data, np.float32))
+        if stack:
+            handle.set_image_stack()
+        handle.voxel_size = pixel_size
+
+
+def simulate(output: Path, options: Optional[Options] = None) -> None:
+    """Write the whole data set into a folder."""
+    options = options or Options()
+    output.mkdir(parents=True, exist_ok=True)
+    model = phantom.Model.load()
+    body_a, body_b = model.bodies(options.box_size, options.pixel_size)
+    truth = draw(options, model.fulcrum, np.random.default_rng(options.seed))
+    microscope = Microscope(options, (body_a, body_b), model.radius, truth)
+    images = microscope.all_images()
+    write_mrc(output / "particles.mrcs", images, options.pixel_size, stack=True)
+    half_1, half_2 = half_maps(microscope, images)
+    seen = phantom.seen_from_body_b(body_a, body_b, truth.hinge[:SMEAR_SAMPLE], truth.displacement[:SMEAR_SAMPLE],
+                                    options.pixel_size)
+    maps = dict(half1=half_1, half2=half_2, consensus=(half_1 + half_2) / 2,
+                mask_B=phantom.soft_mask(body_b, options.pixel_size), gt_A=body_a * microscope.grey_scale,
+                gt_B=body_b * microscope.grey_scale, gt_inB=seen * microscope.grey_scale)
+    for name, volume in maps.items():
+        write_mrc(output / f"{name}.mrc", volume, options.pixel_size)
+    write_star(output / "particles.star", options, truth, truth.given)
+    write_star(output / "true_B.star", options, truth, truth.body_b)
+    facts = dict(options=asdict(options), grey_scale=microscope.grey_scale,
+                 fulcrum_angstrom=model.fulcrum.tolist(), centroid_b_angstrom=model.centroid_b.tolist())
+    (output / "truth.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    for field in fields(Options):
+        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
+    given = vars(parser.parse_args(arguments))
+    simulate(given.pop("output"), Options(**given))
+
+
+if __name__ == "__main__":
+    main()
