@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
@@ -10,6 +11,7 @@ from .records import InputError, Settings
 from .run_folder import PathLike, RunFolder, read_json
 
 INPUT_NAMES = ("particles", "half_map_1", "half_map_2", "mask")
+STOPPING = ("max_iterations", "extra_final_passes")
 
 
 class OutputError(InputError):
@@ -56,7 +58,7 @@ def check_output(output: PathLike, mode: str, inputs: Mapping[str, PathLike]) ->
     if mode == "new":
         raise OutputError("exists already and is not empty", source,
                           "give another name, or --overwrite to replace it or --continue to resume it")
-    if run.settings.name not in present:
+    if run.settings.name not in present and not all(_of_a_run(name, run) for name in present):
         raise OutputError("holds files that are not of a run", source, "give another name")
     for name, given in inputs.items():
         if mode == "overwrite" and path.resolve() in Path(given).resolve().parents:
@@ -64,13 +66,22 @@ def check_output(output: PathLike, mode: str, inputs: Mapping[str, PathLike]) ->
                               "give another name")
 
 
+def _of_a_run(name: str, run: RunFolder) -> bool:
+    """Whether a run has a file or folder of this name, or leaves it behind when it is killed."""
+    names = {path.name for path in (run.input, run.report, run.particles, run.mask)} | {"final"}
+    return name in names or re.fullmatch(r"iter_\d{3,}|\..*\.tmp\.\w+", name) is not None
+
+
 def check_same_run(run: RunFolder, inputs: Mapping[str, PathLike], settings: Settings) -> None:
-    """Raise OutputError, naming what differs, unless the run in the folder has these inputs and settings."""
+    """Raise OutputError, naming what differs, unless the run in the folder has these inputs and settings.
+
+    The settings that only say when to stop may differ: a finished run can be given more iterations.
+    """
     written = _content(run.settings)
     before = {**Settings().as_dict(), **written} if written else {}
     now = json.loads(json.dumps(settings.as_dict()))  # as a file would give it back: tuples are lists
     differences = [f"{name} (was {json.dumps(before[name])}, now {json.dumps(now.get(name, 'unknown'))})"
-                   for name in before if name not in now or before[name] != now[name]]
+                   for name in before if name not in STOPPING and (name not in now or before[name] != now[name])]
     known = _content(run.input)
     for name in INPUT_NAMES:
         if name in known and os.path.realpath(str(known[name])) != os.path.realpath(inputs[name]):
