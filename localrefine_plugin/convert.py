@@ -292,10 +292,15 @@ def _typed(texts: List[str]) -> Tuple[List[Any], Callable[[Any], Any]]:
 
 def particles_table(star_file: str) -> StarTable:
     """The table data_particles of a STAR file."""
+    return named_table(star_file, "particles")
+
+
+def named_table(star_file: str, name: str) -> StarTable:
+    """The table of this name; InputError without it."""
     for table in read_star(star_file):
-        if table.name == "particles":
+        if table.name == name:
             return table
-    raise InputError("has no table data_particles", star_file, "give the STAR file of a refinement")
+    raise InputError(f"has no table data_{name}", star_file, "give the file of a refinement")
 
 
 # ---------------------------------------------------------------- volumes
@@ -346,7 +351,7 @@ def _readable_in_place(name: str, pixel_size: float) -> bool:
 
 def read_fsc(star_file: str) -> Dict[str, np.ndarray]:
     """The columns of a run's fsc.star as float64 arrays, by label."""
-    table = read_star(star_file)[0]
+    table = named_table(star_file, "fsc")
     return {label: np.array([_number(text) for text in values], dtype=np.float64)
             for label, values in table.texts(table.labels).items()}
 

@@ -22,11 +22,13 @@ def fake_run(path: Path, iterations: int = 3, particles: int = 400, finished: bo
     folder = RunFolder(path)
     path.mkdir(parents=True)
     write_json(folder.settings, Settings().as_dict())
+    halves = [write_map(path / f"input_{h}.mrc", blob_map(BOX) + 0.1, PIXEL) for h in (1, 2)]
+    np.savez(folder.particles, rotation=Rotation.random(particles, random_state=3).as_matrix())
     write_json(folder.input, {
-        "particles": "/data/particles.star", "half_map_1": "/data/half_1.mrc", "half_map_2": "/data/half_2.mrc",
+        "particles": "/data/particles.star", "half_map_1": halves[0], "half_map_2": halves[1],
         "mask": "/data/mask.mrc", "versions": {"localrefine": "0.1.0", "numpy": np.__version__},
         "box_size": BOX, "pixel_size": PIXEL, "grey_scale": [1.01, 0.99],
-        "resolved": {"rotation_extent_deg": 21.0, "shift_extent_angstrom": 12.0, "initial_lowpass_angstrom": 10.5,
+        "resolved": {"prior_rotation_deg": 7.0, "rotation_extent_deg": 21.0, "shift_extent_angstrom": 12.0, "initial_lowpass_angstrom": 10.5,
                      "fulcrum_px": [18.0, 15.5, 17.0], "mask_centre_px": [16.0, 16.0, 16.0],
                      "mask_radius_angstrom": 30.0},
         "warnings": ["the mask's edge is 3.2 px wide: less than five times the resolution"]})
@@ -41,7 +43,7 @@ def fake_run(path: Path, iterations: int = 3, particles: int = 400, finished: bo
 
 def fake_iteration(folder: RunFolder, k: int, particles: int, seed: int, spread_deg: float, last: bool) -> None:
     folder.iteration(k).mkdir()
-    for half in (1, 2):
+    for half in (1, 2) if k else ():
         fake_half(folder, k, half, particles // 2, np.random.default_rng(100 * seed + 10 * k + half), spread_deg)
     resolution = fake_fsc(folder.fsc(k), k)
     change = 0.0 if k == 0 else 1.6 * spread_deg
@@ -59,17 +61,17 @@ def fake_half(folder: RunFolder, k: int, half: int, n: int, rng: np.random.Gener
     density = blob_map(BOX)
     write_map(folder.half_map(k, half), density + rng.normal(0, 0.05 / (k + 1), density.shape), PIXEL)
     write_map(folder.reference(k, half), density, PIXEL)
-    w = rng.normal(0, spread_deg if k else 0.0, (n, 3)) * [1.5, 1.0, 0.4]
+    w = rng.normal(0, spread_deg, (n, 3)) * [1.5, 1.0, 0.4]
     start = Rotation.random(n, random_state=half).as_matrix()
     np.savez(folder.poses(k, half), **{name: value for name, value in vars(PoseTable(
         row=np.arange(half - 1, 2 * n, 2), rotation=start @ Rotation.from_rotvec(w, degrees=True).as_matrix(),
         shift_px=rng.normal(0, 0.5, (n, 2)), rotation_change_deg=w,
-        shift_change_angstrom=rng.normal(0, 2.0 if k else 0.0, (n, 2)), covariance=np.tile(np.eye(5), (n, 1, 1)),
+        shift_change_angstrom=rng.normal(0, 2.0, (n, 2)), covariance=np.tile(np.eye(5), (n, 1, 1)),
         log_likelihood=rng.normal(50, 5, n), modes=np.ones(n, int), insertions=rng.integers(1, 4, n),
         at_rotation_limit=rng.random(n) < 0.02, at_shift_limit=rng.random(n) < 0.04)).items()})
     shells = BOX // 2 + 1
     power = np.abs(rng.normal(1, 0.02, (1, shells))) * np.exp(-np.arange(shells) / 9.0)
-    np.savez(folder.noise(k, half), noise_power=power)
+    np.savez(folder.noise(k, half), power=power)
     write_json(folder.half_done(k, half), {"iteration": k, "half": half, "particles": n, "wall_seconds": 4.0,
                                            "cpu_seconds": 7.5, "peak_memory_mb": 300.0, "phase_seconds": {"align": 3.0},
                                            "device": "cpu, 2 threads"})
@@ -82,7 +84,8 @@ def fake_fsc(path: Path, k: int) -> Dict[str, float]:
     resolution = {name: (11.0 - 1.2 * k) * factor for name, factor in zip(CURVES, (1.3, 1.2, 1.08, 0.98, 1.0))}
     curve = {name: 1 / (1 + np.exp((frequency * d - 1) * 9 + np.log(1 / 0.143 - 1) * -1))
              for name, d in resolution.items()}
-    write_star(path, [StarTable.from_columns("fsc", {
+    general = StarTable.from_columns("general", {"rlnImageSize": [BOX], "rlnPixelSize": [PIXEL]})
+    write_star(path, [general, StarTable.from_columns("fsc", {
         "rlnSpectralIndex": shells, "rlnResolution": frequency, "rlnAngstromResolution": 1 / frequency,
         "rlnFourierShellCorrelationUnmaskedMaps": curve["unmasked"],
         "lrFourierShellCorrelationSpherical": curve["spherical"],

@@ -249,7 +249,8 @@ def test_fsc_table_gives_five_labelled_curves(tmp_path):
     shells = np.arange(1, 17)
     columns = {"rlnSpectralIndex": shells, "rlnResolution": shells / 48.0}
     columns.update({label: np.exp(-shells / (4.0 + j)) for j, (label, _) in enumerate(convert.FSC_CURVES.values())})
-    write_star(tmp_path / "fsc.star", [StarTable.from_columns("fsc", columns)])
+    general = StarTable.from_columns("general", {"rlnImageSize": [32]})
+    write_star(tmp_path / "fsc.star", [general, StarTable.from_columns("fsc", columns)])
     curves = list(convert.fsc_objects(convert.read_fsc(str(tmp_path / "fsc.star"))))
     assert [c.getObjLabel() for c in curves] == ["No mask", "Spherical", "Loose", "Tight", "Corrected"]
     tight = columns["rlnFourierShellCorrelationMaskedMaps"]

@@ -76,8 +76,20 @@ class RunState:
     def poses(self, k: int, half: int) -> Optional[Dict[str, np.ndarray]]:
         return read_npz(self.folder.poses(k, half))
 
-    def noise(self, k: int, half: int) -> Optional[Dict[str, np.ndarray]]:
-        return read_npz(self.folder.noise(k, half))
+    def noise_power(self, k: int, half: int) -> Optional[np.ndarray]:
+        """(groups, shells)."""
+        content = read_npz(self.folder.noise(k, half)) or {}
+        return content.get("power")
+
+    def input_rotations(self) -> Optional[np.ndarray]:
+        """(n, 3, 3) rotations of all input particles."""
+        return (read_npz(self.folder.particles) or {}).get("rotation")
+
+    def half_map(self, k: int, half: int) -> Optional[np.ndarray]:
+        """The unfiltered half-map of an iteration; of iteration 0 the one the run was given."""
+        if k == 0:
+            return read_map(self.input.get(f"half_map_{half}") or "")
+        return read_map(self.folder.half_map(k, half))
 
     def half(self, k: int, half: int) -> Dict[str, Any]:
         return read_json(self.folder.half_done(k, half))
@@ -194,9 +206,9 @@ def auto_lines(state: RunState) -> List[str]:
     known = describe()
     parts = []
     for key, value in state.resolved.items():
-        if key == "fulcrum_px" and isinstance(value, list):
+        if key == "fulcrum_px" and isinstance(value, list) and isinstance(state.settings.get("fulcrum"), str):
             parts.append("fulcrum " + ", ".join(f"{v:.1f}" for v in value) + " px")
-        elif key in known and number(value) is not None:
+        elif key in known and number(value) is not None and state.settings.get(key) is None:
             parts.append(f"{known[key]['label'].lower()} {value:.4g} {known[key]['unit']}".rstrip())
     return ["Chosen automatically: " + "; ".join(parts)] if parts else []
 

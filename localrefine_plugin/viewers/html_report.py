@@ -20,7 +20,8 @@ from .run_figures import PICTURES, draw
 
 STYLE = """body{font-family:sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:.5em 0}td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left}
-img{max-width:100%}.warning{background:#fff3cd;padding:.4em .8em;margin:.3em 0}.error{background:#f8d7da;padding:.4em .8em}
+img{max-width:100%}.warning{background:#fff3cd;padding:.4em .8em;margin:.3em 0}
+.error{background:#f8d7da;padding:.4em .8em}
 figure{display:inline-block;vertical-align:top;margin:.5em;width:470px}figcaption{font-size:85%;color:#555}
 pre{background:#f4f4f4;padding:.6em;overflow-x:auto}"""
 

@@ -26,7 +26,8 @@ def orientation_figure(before: np.ndarray, after: np.ndarray) -> Figure:
         axes = figure.add_subplot(2, 1, position, projection="mollweide")
         longitude = np.linspace(-np.pi, np.pi, FINER * values.shape[1] + 1)
         latitude = np.arcsin(np.linspace(-1, 1, FINER * values.shape[0] + 1))
-        mesh = axes.pcolormesh(longitude, latitude, np.kron(values, np.ones((FINER, FINER))), cmap="cividis", vmin=0, vmax=top, rasterized=True)
+        mesh = axes.pcolormesh(longitude, latitude, np.kron(values, np.ones((FINER, FINER))), cmap="cividis",
+                               vmin=0, vmax=top, rasterized=True)
         axes.set_xticklabels([])
         axes.set_yticklabels([])
         axes.set_title(name, fontsize=10)

@@ -198,7 +198,8 @@ def _half_histograms(axes: Any, halves: Dict[int, Poses], name: str, edges: np.n
     for half, table in sorted(halves.items()):
         values = norms(table[name])
         axes.hist(values, bins=edges, weights=percent_weights(values), histtype="step", lw=1.8,
-                  color=HALF_COLOURS[half], ls="-" if half == 1 else "--", label=f"Half-set {half}, median {np.median(values):.2f}")
+                  color=HALF_COLOURS[half], ls="-" if half == 1 else "--",
+                  label=f"Half-set {half}, median {np.median(values):.2f}")
 
 
 def maxwell(angle: np.ndarray, sigma: float) -> np.ndarray:

@@ -88,8 +88,10 @@ def progress(state: RunState, _k: int, _other: Other) -> Figure:
 
 
 def orientations(state: RunState, k: int, _other: Other) -> Figure:
-    before, after = (_joined(_poses(state, number, moved=False), "rotation") for number in (0, k))
-    return map_plots.orientation_figure(before, after)
+    before = state.input_rotations()
+    if before is None:
+        raise NotThere("The input of the run has not been read yet.")
+    return map_plots.orientation_figure(before, before if k == 0 else _joined(_poses(state, k), "rotation"))
 
 
 def map_slices(state: RunState, k: int, _other: Other) -> Figure:
@@ -99,11 +101,8 @@ def map_slices(state: RunState, k: int, _other: Other) -> Figure:
 
 
 def noise(state: RunState, k: int, _other: Other) -> Figure:
-    spectra = {}
-    for half in (1, 2):
-        content = state.noise(k, half)
-        if content and "noise_power" in content:
-            spectra[half] = content["noise_power"]
+    found = {half: state.noise_power(k, half) for half in (1, 2)}
+    spectra = {half: power for half, power in found.items() if power is not None}
     if not spectra:
         raise NotThere(f"There is no noise estimate of iteration {k} yet.")
     box, pixel_size = state.input.get("box_size"), state.input.get("pixel_size")
@@ -113,7 +112,7 @@ def noise(state: RunState, k: int, _other: Other) -> Figure:
 
 
 def scale(state: RunState, k: int, _other: Other) -> Figure:
-    scales = {half: table["scale"] for half, table in _poses(state, k, moved=False).items() if "scale" in table}
+    scales = {half: table["scale"] for half, table in _poses(state, k).items() if "scale" in table}
     if not scales:
         raise NotThere("The scale of the particles was not refined in this run.")
     return map_plots.scale_figure(scales)
@@ -152,9 +151,9 @@ def _iteration(state: RunState, k: int) -> Dict[str, Any]:
     return next((content for content in state.iterations if content["iteration"] == k), {})
 
 
-def _poses(state: RunState, k: int, moved: bool = True) -> Dict[int, Dict[str, np.ndarray]]:
-    """Pose tables of the half-sets that are there; ``moved`` asks for an iteration that has a change of pose."""
-    if k == 0 and moved:
+def _poses(state: RunState, k: int) -> Dict[int, Dict[str, np.ndarray]]:
+    """Pose tables of the half-sets that are there."""
+    if k == 0:
         raise NotThere("No iteration has finished yet: the poses are still those of the input.")
     tables = {half: state.poses(k, half) for half in (1, 2)}
     found = {half: table for half, table in tables.items() if table is not None and len(table["row"])}
@@ -169,7 +168,7 @@ def _joined(tables: Dict[int, Dict[str, np.ndarray]], name: str) -> np.ndarray:
 
 def _mean_map(state: RunState, k: int) -> np.ndarray:
     """The sum map is the mean of the two half-maps."""
-    halves = [state.map(state.folder.half_map(k, half)) for half in (1, 2)]
+    halves = [state.half_map(k, half) for half in (1, 2)]
     found = [volume for volume in halves if volume is not None]
     if not found:
         raise NotThere(f"The half-maps of iteration {k} are not there yet.")

@@ -1,0 +1,268 @@
+"""The protocol in a Scipion project: form, validation, a run through the framework, Continue, and failure."""
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipion_data import new_project, simulated_inputs, soft_ball, store_inputs, volume, write_map
+
+from localrefine_plugin.engine.records import Settings
+from localrefine_plugin.engine.run_folder import RunFolder, read_json
+from localrefine_plugin.protocols import ProtLocalRefine
+from localrefine_plugin.protocols import form_local_refine as form
+from localrefine_plugin.protocols.step_chain import StepChain, fingerprint
+
+NAMES_OF_THE_FIELD = {
+    "prior": "usePrior", "prior_rotation_deg": "priorRotation", "prior_shift_angstrom": "priorShift",
+    "rotation_extent_deg": "rotationExtent", "shift_extent_angstrom": "shiftExtent", "fulcrum": "fulcrum",
+    "recenter_rotations": "recenterRotations", "recenter_shifts": "recenterShifts", "marginalize": "marginalize",
+    "initial_lowpass_angstrom": "initialLowpass", "non_uniform": "nonUniform", "symmetry": "symmetryGroup",
+    "per_particle_scale": "minimizeScale", "max_iterations": "maxIterations"}
+
+
+# ---------------------------------------------------------------- form
+
+@pytest.mark.parametrize("key, name", sorted(NAMES_OF_THE_FIELD.items()))
+def test_parameters_have_the_names_of_the_field(key, name):
+    assert form.param_name(key) == name
+
+
+def test_every_setting_is_in_the_form_with_its_words():
+    protocol = ProtLocalRefine()
+    names = [form.param_name(entry["name"]) for entry in Settings.describe()]
+    assert len(set(names)) == len(names)
+    for entry, name in zip(Settings.describe(), names):
+        param = protocol.getParam(name)
+        assert param is not None, entry["name"]
+        assert entry["help"] in param.help.get()
+        assert entry["unit"] in param.label.get() or entry["kind"] == "fulcrum"
+        assert param.isExpert() == entry["expert"]
+
+
+def test_the_form_as_it_opens_gives_the_default_settings():
+    assert form.settings_values(ProtLocalRefine()) == Settings().as_dict()
+
+
+def test_a_setting_added_to_the_engine_appears_in_the_form(monkeypatch):
+    extra = [dict(name="solvent_level", default=0.5, kind="float", label="Solvent level", group="Mask", unit="",
+                  help="h", low=0, high=1, choices=(), optional="", expert=False),
+             dict(name="mask_mode", default="static", kind="choice", label="Mask", group="Mask", unit="", help="h",
+                  low=None, high=None, choices=("static", "dynamic"), optional="", expert=False),
+             dict(name="mask_near_angstrom", default=6.0, kind="float", label="Near", group="Mask", unit="Å", help="h",
+                  low=0, high=50, choices=(), optional="", expert=True)]
+    entries = [entry for entry in Settings.describe() if entry["name"] not in {e["name"] for e in extra}]
+    monkeypatch.setattr(form.Settings, "describe", classmethod(lambda cls: entries + extra))
+    protocol = ProtLocalRefine()
+    assert protocol.solventLevel.get() == 0.5
+    assert not protocol.evalParamCondition("maskNear")
+    protocol.maskMode.set(1)
+    assert protocol.evalParamCondition("maskNear")
+    assert form.settings_values(protocol)["mask_mode"] == "dynamic"
+
+
+def test_prior_widths_are_hidden_without_a_prior():
+    protocol = ProtLocalRefine()
+    assert protocol.evalParamCondition("priorRotation")
+    protocol.usePrior.set(False)
+    assert not protocol.evalParamCondition("priorRotation")
+    assert form.settings_values(protocol)["prior"] == "off"
+
+
+@pytest.mark.parametrize("value", [None, -1, -1.0])
+def test_empty_and_minus_one_mean_automatic(value):
+    protocol = ProtLocalRefine()
+    protocol.initialLowpass.set(value)
+    assert form.settings_values(protocol)["initial_lowpass_angstrom"] is None
+
+
+def test_fulcrum_coordinates_reach_the_engine():
+    protocol = ProtLocalRefine()
+    protocol.fulcrum.set(2)
+    assert protocol._validate(), "coordinates that are not given are refused"
+    for axis, value in zip(form.FULCRUM_AXES, (10, 11.5, 12)):
+        getattr(protocol, axis).set(value)
+    assert form.settings_values(protocol)["fulcrum"] == [10, 11.5, 12]
+    assert protocol._validate() == []
+
+
+def test_a_value_out_of_range_is_named_by_its_label():
+    protocol = ProtLocalRefine()
+    protocol.priorRotation.set(500)
+    assert any("Prior: rotation s.d." in error and "500" in error for error in protocol._validate())
+
+
+def test_an_empty_form_neither_validates_nor_raises():
+    protocol = ProtLocalRefine()
+    assert protocol._validate() == [] and protocol._warnings() == [] and protocol._methods() == []
+    assert protocol._summary() == ["Not started yet."]
+
+
+def test_warnings_before_the_run():
+    protocol = ProtLocalRefine()
+    protocol.usePrior.set(False)
+    protocol.recenterShifts.set(True)
+    assert any("drift" in text for text in protocol._warnings())
+    protocol.usePrior.set(True)
+    protocol.rotationExtent.set(10)
+    assert any("two standard deviations" in text for text in protocol._warnings())
+
+
+# ---------------------------------------------------------------- chain of steps
+
+def stored(name, arguments, finished=True, files=True):
+    return SimpleNamespace(funcName=SimpleNamespace(get=lambda: name), isFinished=lambda: finished,
+                           argsStr=SimpleNamespace(get=lambda: json.dumps(arguments)), _postconditions=lambda: files)
+
+
+def run_chain(previous, digest="d"):
+    chain = StepChain(previous, digest)
+    return [chain.arguments("a"), chain.arguments("b", 1), chain.arguments("c")]
+
+
+def test_an_unbroken_chain_keeps_its_tokens():
+    first = run_chain([])
+    again = run_chain([stored("a", first[0]), stored("b", first[1]), stored("c", first[2])])
+    assert again == first
+
+
+@pytest.mark.parametrize("damage", ["file", "failed", "digest"])
+def test_from_a_break_on_every_step_runs_again(damage):
+    first = run_chain([])
+    middle = stored("b", first[1], finished=damage != "failed", files=damage != "file")
+    again = run_chain([stored("a", first[0]), middle, stored("c", first[2])], "e" if damage == "digest" else "d")
+    assert (again[0] == first[0]) == (damage != "digest")
+    assert again[1] != first[1] and again[2] != first[2]
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_keys():
+    assert fingerprint({"a": 1, "b": [2, None]}) == fingerprint({"b": [2, None], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+# ---------------------------------------------------------------- in a project
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    from pyworkflow import Config
+    Config.getDomain().registerPlugin("localrefine_plugin")
+    project = new_project("test_local_refine")
+    return SimpleNamespace(project=project, inputs=simulated_inputs(project, tmp_path_factory.mktemp("data"), n=80))
+
+
+def new_protocol(project, **params):
+    protocol = project.project.newProtocol(ProtLocalRefine, maxIterations=1, numberOfThreads=1, useGpu=False, **params)
+    for name, output in (("inputParticles", "outputParticles"), ("inputVolume", "outputVolume"),
+                         ("inputMask", "outputMask")):
+        pointer = getattr(protocol, name)
+        pointer.set(project.inputs)
+        pointer.setExtended(output)
+    return protocol
+
+
+def launch(project, protocol):
+    """Run to the end; returns the protocol as the project knows it afterwards."""
+    project.project.launchProtocol(protocol, wait=True)
+    return project.project.getProtocol(protocol.getObjId())
+
+
+@pytest.fixture(scope="module")
+def finished(project):
+    protocol = launch(project, new_protocol(project))
+    assert protocol.isFinished(), protocol.getErrorMessage()
+    return protocol
+
+
+def test_a_run_publishes_its_outputs(project, finished):
+    volume_out, particles = finished.outputVolume, finished.outputParticles
+    assert volume_out.getSamplingRate() == 3.0
+    assert len(volume_out.getHalfMaps(asList=True)) == 2
+    assert volume_out.getOrigin(force=True).getShifts() == finished.inputVolume.get().getOrigin(force=True).getShifts()
+    assert particles.getSize() == 80 and particles.hasAlignmentProj()
+    assert [curve.getObjLabel() for curve in finished.outputFSC] == ["No mask", "Spherical", "Loose", "Tight", "Corrected"]
+    assert finished.outputMask.getDim() == (32, 32, 32)
+
+
+def test_particles_keep_everything_but_their_pose(project, finished):
+    before = {item.getObjId(): item.clone() for item in finished.inputParticles.get()}
+    moved = 0
+    for item in finished.outputParticles:
+        old = before[item.getObjId()]
+        assert item.getLocation() == old.getLocation()
+        assert item._rlnRandomSubset.get() == old._rlnRandomSubset.get()
+        assert item._rlnMaxValueProbDistribution.get() == pytest.approx(old._rlnMaxValueProbDistribution.get())
+        assert item.getCTF().getDefocusU() == pytest.approx(old.getCTF().getDefocusU())
+        assert item.getCoordinate().getMicName() == old.getCoordinate().getMicName()
+        moved += not np.allclose(item.getTransform().getMatrix(), old.getTransform().getMatrix(), atol=1e-6)
+    assert moved > 40
+
+
+def test_relations_lead_to_the_inputs(project, finished):
+    graph = project.project.getSourceGraph(refresh=True)
+    node = graph.getNode(finished.outputParticles.strId())
+    parents = {parent.pointer.getUniqueId() for parent in node.getParents() if getattr(parent, "pointer", None)}
+    assert any("outputParticles" in name and str(project.inputs.getObjId()) in name for name in parents)
+
+
+def test_the_summary_tells_what_happened(finished):
+    text = "\n".join(finished.summary())
+    for words in ("Resolution", "Change from the input poses", "At the search limit", "Chosen automatically", "report.html"):
+        assert words in text, text
+    assert "prior" in finished.methods()[0]
+    assert any("Rosenthal" in line for line in finished.citations())
+
+
+def test_the_report_is_one_file_with_pictures(finished):
+    text = open(finished.html_report_path(), encoding="utf-8").read()
+    assert text.count("data:image/png;base64,") >= 8
+    assert "http" not in text.replace("https://jfly", "")
+
+
+def test_continue_runs_nothing_again_unless_something_changed(project, finished):
+    """Steps of a finished run are skipped; a changed setting runs the steps again (Scipion alone would not)."""
+    from pyworkflow.protocol import MODE_RESUME
+    folder = RunFolder(finished._getExtraPath("run"))
+    stamp = folder.half_done(1, 1).stat().st_mtime_ns
+    finished.runMode.set(MODE_RESUME)
+    finished.priorRotation.set(3.0)
+    again = launch(project, finished)
+    assert again.isFinished(), again.getErrorMessage()
+    assert read_json(folder.settings)["prior_rotation_deg"] == 3.0
+    changed = folder.half_done(1, 1).stat().st_mtime_ns
+    assert changed != stamp
+    folder.iteration_done(1).unlink()
+    again.runMode.set(MODE_RESUME)
+    third = launch(project, again)
+    assert third.isFinished(), third.getErrorMessage()
+    assert folder.half_done(1, 1).stat().st_mtime_ns == changed, "alignment did not have to run again"
+    assert folder.iteration_done(1).exists() and folder.report.exists()
+
+
+def test_a_failure_of_the_engine_is_one_sentence(project, tmp_path):
+    bad = write_map(tmp_path / "mask.mrc", 3.0 * soft_ball(32, 9, 4))
+    inputs = store_inputs(project.project, {"outputMask": lambda p: volume(bad, mask=True)})
+    protocol = new_protocol(project)
+    protocol.inputMask.set(inputs)
+    protocol.inputMask.setExtended("outputMask")
+    protocol = launch(project, protocol)
+    assert protocol.isFailed()
+    message = protocol.getErrorMessage()
+    assert "outside 0" in message and "exit status" not in message, message
+    assert any("Stopped" in line for line in protocol._summary())
+
+
+def test_wrong_inputs_are_refused_before_the_run(project, tmp_path):
+    small = write_map(tmp_path / "small.mrc", soft_ball(24, 6, 4))
+    plain = write_map(tmp_path / "map.mrc", soft_ball(32, 9, 4))
+    inputs = store_inputs(project.project, {
+        "outputMask": lambda p: volume(small, mask=True), "outputVolume": lambda p: volume(plain, pixel_size=3.3)})
+    protocol = new_protocol(project)
+    protocol.inputMask.set(inputs)
+    protocol.inputMask.setExtended("outputMask")
+    protocol.inputVolume.set(inputs)
+    protocol.inputVolume.setExtended("outputVolume")
+    errors = "\n".join(protocol.validate())
+    assert "no half-maps" in errors and "3.3" in errors and "24 × 24 × 24" in errors
+    protocol.inputVolume.setExtended("outputMask")
+    assert "this is a mask" in "\n".join(protocol.validate())
