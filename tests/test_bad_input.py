@@ -369,6 +369,15 @@ def test_prepare_refuses(inputs, name, capsys):
     assert not (inputs.output / "iter_000").exists()
 
 
+def test_a_name_that_is_not_utf8_is_reported(inputs, capsys):
+    from localrefine_plugin.engine.__main__ import main
+    inputs.star.write_bytes(inputs.star.read_bytes().replace(b"000003@", b"\xff@"))
+    status = main(["prepare", "--particles", str(inputs.star), "--half-map-1", str(inputs.half_1), "--half-map-2",
+                   str(inputs.half_2), "--mask", str(inputs.mask), "--output", str(inputs.output), "--threads", "1"])
+    assert status == 1
+    assert "row 3 has rlnImageName '\\udcff@" in json.loads((inputs.output / "error.json").read_text())["problem"]
+
+
 def test_refine_as_a_program_refuses_without_a_traceback(inputs):
     inputs.mask.unlink()
     done = subprocess.run(

@@ -234,9 +234,11 @@ def _fail(sentence: str, options: Optional[argparse.Namespace] = None, content: 
     folder = _folder(options) if options is not None else None
     if options is not None and folder is not None and content is not None:
         from .run_folder import RunFolder, write_json
+        # a file name that is not UTF-8 comes as surrogates, which JSON in UTF-8 cannot hold
+        texts = {key: text.encode("utf-8", "backslashreplace").decode() for key, text in content.items()}
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            write_json(RunFolder(folder).error, dict(content, command=_command(options)))
+            write_json(RunFolder(folder).error, dict(texts, command=_command(options)))
         except (OSError, ValueError):
             pass  # the sentence on standard error is all that is left
     print("error: " + " ".join(sentence.split()), file=sys.stderr)

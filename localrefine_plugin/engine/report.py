@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
 from .records import InputError
 from .run_folder import RunFolder, read_json
@@ -30,11 +30,10 @@ def build_report(run: RunFolder) -> Dict[str, Any]:
         halves += [_read(run.half_done(k, half), warnings) for half in (1, 2)]
         iterations.append(_read(run.iteration_done(k), warnings))
     iterations, halves = [i for i in iterations if i], [h for h in halves if h]
-    steps = [step for step in [given] + halves + iterations if step]
+    steps = [given] + halves + iterations
     for step in [given] + iterations:
-        warnings += [text for text in (step or {}).get("warnings", []) if text not in warnings]
-    report: Dict[str, Any] = {"iterations": iterations, "halves": halves, "input": given or {},
-                              "settings": settings or {}}
+        warnings += [text for text in step.get("warnings", []) if text not in warnings]
+    report: Dict[str, Any] = {"iterations": iterations, "halves": halves, "input": given, "settings": settings}
     for name in TIMES:
         report[name] = sum(step.get(name, 0.0) for step in steps)
     report["peak_memory_mb"] = max((step.get("peak_memory_mb", 0.0) for step in steps), default=0.0)
@@ -48,17 +47,17 @@ def _iteration_folders(run: RunFolder) -> List[Path]:
     return sorted(folders, key=lambda path: int(path.name[len("iter_"):]))
 
 
-def _read(path: Path, warnings: List[str]) -> Optional[Dict[str, Any]]:
-    """The JSON object of a file; None without one, with a warning if it is there but unreadable."""
+def _read(path: Path, warnings: List[str]) -> Dict[str, Any]:
+    """The JSON object of a file; empty without one, with a warning if it is there but unreadable."""
     if not path.exists():
-        return None
+        return {}
     try:
         content = read_json(path)
     except (OSError, ValueError):
         content = {}
     if not isinstance(content, dict) or not content:
         warnings.append(f"{path}: cannot be read and is left out of the report")
-        return None
+        return {}
     return content
 
 
