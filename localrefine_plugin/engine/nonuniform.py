@@ -1,11 +1,18 @@
 """Non-uniform regularisation: a low-pass chosen at every voxel by cross-validation of the half-maps.
 
-Punjani, Zhang & Fleet 2020 (doi:10.1038/s41592-020-00990-8). For a family of Butterworth low-passes h_q,
+After Punjani, Zhang & Fleet 2020 (doi:10.1038/s41592-020-00990-8). For a family of Butterworth low-passes
+h_q from coarse to fine, the error with which each half-map m predicts the other is
 
-    CV(q; x) = w_q ∗ [ (h_q m1 − m2)² + (h_q m2 − m1)² ],      q*(x) = argmin_q CV(q; x),
+    e_q = (h_q m1 − m2)² + (h_q m2 − m1)²,        q*(x) = argmin_q Σ_{j ≤ q} w_j ∗ (e_j − e_{j−1}) (x),
 
-m1, m2 the half-maps, w_q a window proportional to the resolution d_q. Both halves get the same q*. A
-component helps to predict the other half exactly if its signal exceeds its noise (FSC > ½).
+w_j a window proportional to the resolution d_j. Both halves get the same q*. A component helps to predict
+the other half exactly if its signal exceeds its noise (FSC > ½).
+
+Two choices differ from the paper, each measured on phantoms with and without a disordered shell:
+- The windows are applied band by band. Comparing whole errors w_q ∗ e_q compares averages over different
+  neighbourhoods; a wide window then sees more of the quiet solvent, and wins for no merit of its filter.
+- Butterworth order 4, not 8: nearer to the slow fall of a Wiener filter. Error to the truth of a homogeneous
+  phantom 3 to 5 % less, FSC to the truth closer to that of the global Wiener filter, the same in fine detail.
 """
 from __future__ import annotations
 
@@ -15,11 +22,10 @@ import numpy as np
 import scipy.fft
 import scipy.ndimage
 
-BUTTERWORTH_ORDER = 8
+BUTTERWORTH_ORDER = 4
 CUTOFFS = 22
-MODE='A'
 WINDOW_FACTOR = 3.0
-"""Width at half height of the window in units of d_q: the adaptive window factor of the paper."""
+"""Width of the window in units of d_q: the adaptive window factor (AWF) of the paper."""
 
 
 class NonUniform(NamedTuple):
@@ -51,21 +57,18 @@ def nonuniform_filter(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, pi
     taper = _taper(outer, mask.shape, int(np.ceil(low_angstrom / pixel_size / 2)))
     m1, m2 = (np.asarray(half[outer], dtype=np.float32) * taper for half in (half1, half2))
     ft1, ft2 = (scipy.fft.rfftn(m, workers=workers) for m in (m1, m2))
-    power = _frequency_power(m1.shape, pixel_size * 1.0, high_angstrom)
-    best = np.full(m1.shape, np.inf, dtype=np.float32)
+    power = _frequency_power(m1.shape, pixel_size, high_angstrom)
+    total, previous = np.zeros_like(m1), np.zeros_like(m1)
+    best = np.full_like(m1, np.inf)
     chosen = [np.zeros_like(m1), np.zeros_like(m1), np.full_like(m1, low_angstrom)]
-    prev=None
     for cutoff in np.geomspace(low_angstrom, high_angstrom, CUTOFFS):
         h = 1 / np.sqrt(1 + power * np.float32((cutoff / high_angstrom) ** (2 * BUTTERWORTH_ORDER)))
         f1, f2 = (scipy.fft.irfftn(ft * h, s=m1.shape, workers=workers, overwrite_x=True) for ft in (ft1, ft2))
-        error = f1 * (f1 - 2 * m2) + f2 * (f2 - 2 * m1)
-        if MODE=='A': error=_windowed(error, WINDOW_FACTOR * cutoff / pixel_size)
-        else:
-            if prev is None: cum=_windowed(error, WINDOW_FACTOR * cutoff / pixel_size)
-            else: cum=cum+_windowed(error-prev, WINDOW_FACTOR * cutoff / pixel_size)
-            prev=error; error=cum
-        better = error < best
-        for kept, new in zip([best] + chosen, (error, f1, f2, np.float32(cutoff))):
+        error = f1 * (f1 - 2 * m2) + f2 * (f2 - 2 * m1)  # e_q without m1² + m2², which every q shares
+        total += _windowed(error - previous, WINDOW_FACTOR * cutoff / pixel_size)
+        previous = error
+        better = total < best
+        for kept, new in zip([best] + chosen, (total, f1, f2, np.float32(cutoff))):
             np.copyto(kept, new, where=better)
     return NonUniform(*(_embedded(part, outer, mask.shape, fill)
                         for part, fill in zip(chosen, (0.0, 0.0, low_angstrom))))
@@ -102,12 +105,12 @@ def _frequency_power(shape: Tuple[int, ...], pixel_size: float, high_angstrom: f
     return (total ** BUTTERWORTH_ORDER).astype(np.float32)
 
 
-def _windowed(error: np.ndarray, width_px: float) -> np.ndarray:
-    """The local mean under a triangular window of this width at half height (two running means)."""
-    size = 2 * int(round((width_px - 1) / 2)) + 1
+def _windowed(values: np.ndarray, width_px: float) -> np.ndarray:
+    """Local mean under a triangular window with the second moment of a box of this width (two running means)."""
+    size = 2 * int(round((width_px / np.sqrt(2) - 1) / 2)) + 1
     for _ in range(2):
-        error = scipy.ndimage.uniform_filter(error, size=size, mode="reflect")
-    return error
+        values = scipy.ndimage.uniform_filter(values, size=size, mode="reflect")
+    return values
 
 
 def _embedded(part: np.ndarray, outer: Tuple[slice, ...], shape: Tuple[int, ...], fill: float) -> np.ndarray:
