@@ -19,7 +19,7 @@ import numpy as np
 from . import evaluate, simulate
 from .headless import set_environment
 
-OPTIONS = simulate.Options(particles=1500, box_size=72, pixel_size=4.0, snr=0.1)
+OPTIONS = simulate.Options()
 SETTINGS = dict(maxIterations=4, numberOfThreads=2)
 PICTURES = ("fsc", "pose_change")
 

@@ -99,7 +99,7 @@ def lowpass(volume: np.ndarray, pixel_size: float, resolution: float) -> np.ndar
     return scipy.fft.irfftn(filtered, s=volume.shape, workers=2).astype(np.float32)
 
 
-def soft_mask(volume: np.ndarray, pixel_size: float, grow: float = 6.0, edge: float = 30.0) -> np.ndarray:
+def soft_mask(volume: np.ndarray, pixel_size: float, grow: float = 6.0, edge: float = 20.0) -> np.ndarray:
     """Mask of a noise-free map: 1 up to ``grow`` Å from its outline at 15 Å, a cosine to 0 over ``edge`` Å."""
     smooth = lowpass(volume, pixel_size, 15.0)
     inside = smooth > 0.12 * np.percentile(smooth[smooth > 0.2 * smooth.max()], 90)

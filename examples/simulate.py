@@ -1,6 +1,6 @@
 """A hinged complex in RELION 3.1's format: noisy CTF-affected images of two bodies, of which B moves.
 
-    python -m examples.simulate OUTPUT [--particles 2000] [--box-size 64] ...
+    python -m examples.simulate OUTPUT [--particles 1200] [--box-size 80] ...
 
 Body B turns about the neck by a random angle and shifts a little, each particle differently. The poses in
 particles.star are those of body A, with errors: what a consensus refinement of the whole complex gives.
@@ -36,12 +36,12 @@ SMEAR_SAMPLE = 100    # particles whose motion smears body A in gt_inB.mrc
 class Options:
     """What is simulated; each field is an option of the command line."""
 
-    particles: int = 2000
-    box_size: int = 72
-    pixel_size: float = 4.0
-    snr: float = 0.1                      # variance of the signal over that of the noise, where the particle is
+    particles: int = 1200
+    box_size: int = 80
+    pixel_size: float = 3.6
+    snr: float = 0.15                     # variance of the signal over that of the noise, where the particle is
     seed: int = 1
-    hinge_rotation_deg: float = 5.0       # s.d. of the angle, about an axis of any direction
+    hinge_rotation_deg: float = 7.0       # s.d. of the angle, about an axis of any direction
     hinge_shift_angstrom: float = 1.0     # s.d. per axis
     input_rotation_error_deg: float = 1.0  # r.m.s. angle
     input_shift_error_angstrom: float = 2.0  # s.d. per axis
