@@ -29,8 +29,10 @@
 }
 
 @article{Chen2013,
-  title = {High-resolution noise substitution to measure overfitting and validate resolution in 3D structure determination by single particle electron cryomicroscopy},
-  author = {Chen, Shaoxia and McMullan, Greg and Faruqi, Abdul R. and Murshudov, Garib N. and Short, Judith M. and Scheres, Sjors H. W. and Henderson, Richard},
+  title = {High-resolution noise substitution to measure overfitting and validate resolution in 3D
+           structure determination by single particle electron cryomicroscopy},
+  author = {Chen, Shaoxia and McMullan, Greg and Faruqi, Abdul R. and Murshudov, Garib N.
+            and Short, Judith M. and Scheres, Sjors H. W. and Henderson, Richard},
   journal = {Ultramicroscopy},
   volume = {135},
   pages = {24--35},
@@ -49,7 +51,8 @@
 }
 
 @article{RosenthalHenderson2003,
-  title = {Optimal determination of particle orientation, absolute hand, and contrast loss in single-particle electron cryomicroscopy},
+  title = {Optimal determination of particle orientation, absolute hand, and contrast loss in
+           single-particle electron cryomicroscopy},
   author = {Rosenthal, Peter B. and Henderson, Richard},
   journal = {Journal of Molecular Biology},
   volume = {333},

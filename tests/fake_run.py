@@ -28,7 +28,8 @@ def fake_run(path: Path, iterations: int = 3, particles: int = 400, finished: bo
         "particles": "/data/particles.star", "half_map_1": halves[0], "half_map_2": halves[1],
         "mask": "/data/mask.mrc", "versions": {"localrefine": "0.1.0", "numpy": np.__version__},
         "box_size": BOX, "pixel_size": PIXEL, "grey_scale": [1.01, 0.99],
-        "resolved": {"prior_rotation_deg": 7.0, "rotation_extent_deg": 21.0, "shift_extent_angstrom": 12.0, "initial_lowpass_angstrom": 10.5,
+        "resolved": {"prior_rotation_deg": 7.0, "rotation_extent_deg": 21.0, "shift_extent_angstrom": 12.0,
+                     "initial_lowpass_angstrom": 10.5,
                      "fulcrum_px": [18.0, 15.5, 17.0], "mask_centre_px": [16.0, 16.0, 16.0],
                      "mask_radius_angstrom": 30.0},
         "warnings": ["the mask's edge is 3.2 px wide: less than five times the resolution"]})

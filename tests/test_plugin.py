@@ -4,18 +4,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
 
 PROBE = """
 import sys
 import localrefine_plugin.engine.records
 import localrefine_plugin.engine.run_folder
 heavy = {"pyworkflow", "pwem", "matplotlib", "cupy", "tkinter"} & {name.split(".")[0] for name in sys.modules}
-sys.exit(",".join(sorted(heavy)))
+sys.exit(",".join(sorted(heavy)) or 0)
 """
 
 
 def test_importing_the_engine_does_not_import_scipion():
-    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
@@ -43,6 +46,6 @@ from localrefine_plugin.protocols import ProtLocalRefine
 prot = ProtLocalRefine()
 print(json.dumps(sorted(prot.getDefinition()._paramsDict)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "inputParticles" in json.loads(done.stdout.strip().splitlines()[-1])

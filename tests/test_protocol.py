@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -147,8 +148,10 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_keys():
 def project(tmp_path_factory):
     from pyworkflow import Config
     Config.getDomain().registerPlugin("localrefine_plugin")
+    before = os.getcwd()
     project = new_project("test_local_refine")
-    return SimpleNamespace(project=project, inputs=simulated_inputs(project, tmp_path_factory.mktemp("data"), n=80))
+    yield SimpleNamespace(project=project, inputs=simulated_inputs(project, tmp_path_factory.mktemp("data"), n=80))
+    os.chdir(before)
 
 
 def new_protocol(project, **params):
@@ -162,9 +165,10 @@ def new_protocol(project, **params):
 
 
 def launch(project, protocol):
-    """Run to the end; returns the protocol as the project knows it afterwards."""
+    """Run to the end; returns the protocol, brought up to date with what the child process stored."""
     project.project.launchProtocol(protocol, wait=True)
-    return project.project.getProtocol(protocol.getObjId())
+    project.project._updateProtocol(protocol)
+    return protocol
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +184,8 @@ def test_a_run_publishes_its_outputs(project, finished):
     assert len(volume_out.getHalfMaps(asList=True)) == 2
     assert volume_out.getOrigin(force=True).getShifts() == finished.inputVolume.get().getOrigin(force=True).getShifts()
     assert particles.getSize() == 80 and particles.hasAlignmentProj()
-    assert [curve.getObjLabel() for curve in finished.outputFSC] == ["No mask", "Spherical", "Loose", "Tight", "Corrected"]
+    labels = [curve.getObjLabel() for curve in finished.outputFSC]
+    assert labels == ["No mask", "Spherical", "Loose", "Tight", "Corrected"]
     assert finished.outputMask.getDim() == (32, 32, 32)
 
 
@@ -207,7 +212,8 @@ def test_relations_lead_to_the_inputs(project, finished):
 
 def test_the_summary_tells_what_happened(finished):
     text = "\n".join(finished.summary())
-    for words in ("Resolution", "Change from the input poses", "At the search limit", "Chosen automatically", "report.html"):
+    for words in ("Resolution", "Change from the input poses", "At the search limit", "Chosen automatically",
+                  "report.html"):
         assert words in text, text
     assert "prior" in finished.methods()[0]
     assert any("Rosenthal" in line for line in finished.citations())

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import pyworkflow.protocol.params as params
 from pyworkflow.protocol.constants import GPU_LIST, LEVEL_ADVANCED, LEVEL_NORMAL, USE_GPU
 
-from ..engine.records import InputError, Settings
+from ..engine.records import REFINEMENT, InputError, Settings
 
 # Engine key → parameter where the rule of `param_name` would not give the field's word.
 PARAM_NAMES = {"prior": "usePrior", "symmetry": "symmetryGroup", "per_particle_scale": "minimizeScale"}
@@ -71,7 +71,7 @@ def define_params(form: Any) -> None:
         form.addSection(label=section)
         groups: Dict[str, Any] = {}
         for key, entry in describe().items():
-            if entry["group"] != section:
+            if section_of(entry) != section:
                 continue
             heading = HEADINGS.get(key)
             if heading and heading not in groups:
@@ -98,12 +98,14 @@ def define_inputs(form: Any) -> None:
 
 
 def sections() -> List[str]:
-    """Group names of the settings, in the order they first appear."""
-    found: List[str] = []
-    for entry in describe().values():
-        if entry["group"] not in found:
-            found.append(entry["group"])
-    return found
+    """Sections of the settings, in the order they first appear."""
+    return list(dict.fromkeys(section_of(entry) for entry in describe().values()))
+
+
+def section_of(entry: Dict[str, Any]) -> str:
+    """The group of a setting; a group for experts only, whose tab would look empty, stands under Refinement."""
+    alone = all(other["expert"] for other in describe().values() if other["group"] == entry["group"])
+    return REFINEMENT if alone else str(entry["group"])
 
 
 def draw_setting(parent: Any, entry: Dict[str, Any]) -> None:

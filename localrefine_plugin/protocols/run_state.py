@@ -104,7 +104,8 @@ class RunState:
         """Every warning of the run once, in the order they came up."""
         found: List[str] = []
         for content in [self.input, *self.iterations, read_json(self.folder.report)]:
-            for text in content.get("warnings") or []:
+            given = content.get("warnings")
+            for text in given if isinstance(given, list) else []:
                 if isinstance(text, str) and text not in found:
                     found.append(text)
         return found
@@ -148,8 +149,8 @@ def read_map(path: Path) -> Optional[np.ndarray]:
 def resolution(content: Dict[str, Any], curve: str = "corrected", threshold: str = "0.143") -> Optional[float]:
     """Resolution in Å of an iteration at a threshold ("0.143" or "0.5"); None when not known."""
     key = "resolution_angstrom" if threshold == "0.143" else "resolution_0.5_angstrom"
-    value = (content.get(key) or {}).get(curve)
-    return number(value)
+    values = content.get(key)
+    return number(values.get(curve)) if isinstance(values, dict) else None
 
 
 def number(value: Any) -> Optional[float]:
@@ -190,7 +191,8 @@ def resolution_line(state: RunState) -> str:
 
 
 def pose_lines(content: Dict[str, Any]) -> List[str]:
-    change = content.get("pose_change") or {}
+    change = content.get("pose_change")
+    change = change if isinstance(change, dict) else {}
     rotation, shift = number(change.get("rotation_median_deg")), number(change.get("shift_median_angstrom"))
     lines = []
     if rotation is not None and shift is not None:

@@ -71,7 +71,7 @@ def map_slices_figure(before: np.ndarray, after: np.ndarray, mask: Optional[np.n
             axes.imshow(slice_of(volume, axis, centre), cmap="gray", origin="lower", vmin=low,
                         vmax=max(high, low + 1e-9))
             if mask is not None and mask.shape == volume.shape:
-                _outline(axes, slice_of(mask, axis, centre))
+                outline(axes, slice_of(mask, axis, centre))
             if fulcrum_px is not None:
                 x, y = _in_plane(fulcrum_px, axis)
                 axes.plot(x, y, "+", color=VERMILION, ms=12, mew=2)
@@ -106,7 +106,8 @@ def _in_plane(point: Sequence[float], axis: int) -> Tuple[float, float]:
     return ((x, y), (x, z), (y, z))[axis]
 
 
-def _outline(axes: Any, values: np.ndarray) -> None:
+def outline(axes: Any, values: np.ndarray) -> None:
+    """The 0.5 contour of a slice of the mask."""
     if values.max() > 0.5 > values.min():
         axes.contour(values, levels=[0.5], colors=[SKY], linewidths=1.2)
 

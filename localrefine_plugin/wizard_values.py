@@ -1,0 +1,109 @@
+"""What the wizards of the form compute, from the protocol's inputs; no windows here."""
+from __future__ import annotations
+
+from typing import Any, Dict, List, Sequence, Tuple
+
+import numpy as np
+
+from .protocols.form_local_refine import FULCRUM_AXES, settings_values
+from .protocols.protocol_local_refine import half_map_files
+
+MASK_CENTRE, BOX_CENTRE = "Mask centre", "Box centre"
+
+
+class Missing(Exception):
+    """An input the wizard needs is not chosen yet."""
+
+
+def map_and_mask(protocol: Any) -> Tuple[np.ndarray, Any]:
+    """The map [z, y, x] and the mask, or None while no mask is chosen."""
+    from .convert import read_map
+    volume, mask = protocol.inputVolume.get(), protocol.inputMask.get()
+    if volume is None:
+        raise Missing("Choose the volume first.")
+    return read_map(volume.getFileName()), None if mask is None else read_map(mask.getFileName())
+
+
+def half_maps(protocol: Any) -> Tuple[np.ndarray, np.ndarray]:
+    from .convert import read_map
+    volume = protocol.inputVolume.get()
+    if volume is None or len(half_map_files(volume)) != 2:
+        raise Missing("Choose a volume with two half-maps first.")
+    first, second = (read_map(name) for name in half_map_files(volume))
+    return first, second
+
+
+def the_mask(protocol: Any) -> np.ndarray:
+    from .convert import read_map
+    if protocol.inputMask.get() is None:
+        raise Missing("Choose the mask first.")
+    return read_map(protocol.inputMask.get().getFileName())
+
+
+def pixel_size(protocol: Any) -> float:
+    return float(protocol.inputVolume.get().getSamplingRate())
+
+
+# ---------------------------------------------------------------- fulcrum
+
+def places(density: np.ndarray, mask: Any) -> Dict[str, Sequence[float]]:
+    """x, y, z (px from the corner) of the places the buttons go to."""
+    from .engine.mask import mask_centre
+    found: Dict[str, Sequence[float]] = {}
+    if mask is not None:
+        found[MASK_CENTRE] = [float(v) for v in mask_centre(mask)]
+    found[BOX_CENTRE] = [float(n // 2) for n in density.shape[::-1]]
+    return found
+
+
+def current_fulcrum(protocol: Any, known: Dict[str, Sequence[float]]) -> Sequence[float]:
+    """What the form says now, in px; coordinates that are not given count as the mask centre."""
+    value = settings_values(protocol)["fulcrum"]
+    if value == "box":
+        return known[BOX_CENTRE]
+    if isinstance(value, list) and None not in value:
+        return [float(protocol.getAttributeValue(axis)) for axis in FULCRUM_AXES]
+    return known.get(MASK_CENTRE, known[BOX_CENTRE])
+
+
+# ---------------------------------------------------------------- mask, low-pass, extents
+
+def resolution_in_mask(protocol: Any) -> float:
+    """Å at FSC 0.143 of the half-maps inside the mask, corrected by phase randomisation."""
+    from .engine.fsc import five_curves
+    first, second = half_maps(protocol)
+    curves = five_curves(first, second, the_mask(protocol), pixel_size(protocol))
+    return float(curves.resolutions()["corrected"])
+
+
+def initial_lowpass(protocol: Any) -> float:
+    """Å; what "automatic" means for the initial low-pass."""
+    from .engine.plan import LOWPASS_MARGIN_ANGSTROM
+    return max(resolution_in_mask(protocol) + LOWPASS_MARGIN_ANGSTROM, 2 * pixel_size(protocol))
+
+
+def mask_report(protocol: Any) -> List[str]:
+    """Size, edge and fit of the mask, with the engine's warnings; lines for a person."""
+    from .engine import mask as geometry
+    mask = the_mask(protocol)
+    first, second = half_maps(protocol)
+    pixel, resolution = pixel_size(protocol), resolution_in_mask(protocol)
+    density = 0.5 * (first + second)
+    warnings = geometry.check_mask(mask, len(density), pixel, resolution, density)
+    radius = geometry.mask_radius(mask, geometry.mask_centre(mask)).effective
+    lines = [f"Volume: {geometry.volume_angstrom3(mask, pixel):.3g} Å³, room for at most "
+             f"{geometry.mass_kda(mask, pixel):.0f} kDa of protein",
+             f"Radius: {radius * pixel:.0f} Å",
+             f"Soft edge: {geometry.soft_edge_width_px(mask):.1f} px",
+             f"Resolution of the half-maps inside it: {resolution:.2f} Å (FSC 0.143, corrected)"]
+    return lines + [f"Warning: {text}" for text in warnings] + ([] if warnings else ["Nothing to object to."])
+
+
+def search_extents(protocol: Any) -> Tuple[float, float]:
+    """Degrees and Å: what "automatic" means for the extents."""
+    from .engine import plan
+    values = settings_values(protocol)
+    if values["prior"] == "off":
+        return plan.FREE_ROTATION_EXTENT_DEG, plan.FREE_SHIFT_EXTENT_ANGSTROM
+    rotation = min(plan.EXTENT_IN_SIGMA * values["prior_rotation_deg"], 90.0)
+    return rotation, plan.EXTENT_IN_SIGMA * values["prior_shift_angstrom"]

@@ -1,0 +1,166 @@
+"""Wizards of the form: fulcrum, mask check, initial low-pass, search extents. Each fills the form.
+
+What they compute is in `wizard_values` (no windows); here are the windows.
+"""
+from __future__ import annotations
+
+import tkinter as tk
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+from matplotlib.backends.backend_tkagg import FigureCanvasTkAgg
+from matplotlib.figure import Figure
+from pyworkflow.gui.dialog import RESULT_YES, Dialog, showError, showInfo
+from pyworkflow.wizard import Wizard
+
+from . import wizard_values
+from .protocols import ProtLocalRefine
+from .protocols.form_local_refine import FULCRUM_AXES, FULCRUM_CHOICES
+from .viewers.map_plots import outline, slice_of
+from .viewers.plots import VERMILION
+
+PLANES = ((0, "xy", (0, 1)), (1, "xz", (0, 2)), (2, "yz", (1, 2)))  # array axis cut, name, coordinates shown
+
+
+class FulcrumDialog(Dialog):
+    """Three slices through a point of the map; a click moves the point.
+
+    Parameters
+    ----------
+    density, mask : [z, y, x].   start_px : x, y, z from the corner of the box.
+    places : name → x, y, z of the buttons.
+    After OK, ``result`` is RESULT_YES and ``point_px`` the chosen point.
+    """
+
+    def __init__(self, parent: Any, density: np.ndarray, mask: Optional[np.ndarray], start_px: Sequence[float],
+                 places: Dict[str, Sequence[float]]):
+        self._density, self._mask, self._places = density, mask, places
+        self.point_px = [float(v) for v in start_px]
+        super().__init__(parent, "Fulcrum: the point the sub-volume turns about", default="")
+
+    def body(self, master: Any) -> None:
+        tk.Label(master, text="Click on a slice, or drag, to move the fulcrum. Blue: the mask at 0.5.").pack(anchor="w")
+        self.figure = Figure(figsize=(9.0, 3.4), dpi=100, layout="constrained")
+        self._axes = self.figure.subplots(1, 3)
+        self._canvas = FigureCanvasTkAgg(self.figure, master=master)
+        self._canvas.get_tk_widget().pack(fill=tk.BOTH, expand=True)
+        self._canvas.mpl_connect("button_press_event", self._on_mouse)
+        self._canvas.mpl_connect("motion_notify_event", self._on_mouse)
+        self._entries = self._make_entries(tk.Frame(master))
+        self._draw()
+
+    def _make_entries(self, frame: tk.Frame) -> List[tk.StringVar]:
+        frame.pack(anchor="w", pady=4)
+        variables = []
+        for name, value in zip("xyz", self.point_px):
+            variable = tk.StringVar(frame, value=f"{value:.1f}")
+            tk.Label(frame, text=f"{name} (px)").pack(side=tk.LEFT, padx=(6, 2))
+            entry = tk.Entry(frame, textvariable=variable, width=8)
+            entry.pack(side=tk.LEFT)
+            entry.bind("<FocusOut>", self._on_entry)
+            entry.bind("<KeyRelease-Return>", self._on_entry)
+            variables.append(variable)
+        for name, place in self._places.items():
+            tk.Button(frame, text=name, command=lambda p=place: self.move_to(p)).pack(side=tk.LEFT, padx=6)
+        return variables
+
+    def move_to(self, point_px: Sequence[float]) -> None:
+        """Put the fulcrum at x, y, z px (kept inside the box) and redraw."""
+        sizes = self._density.shape[::-1]
+        self.point_px = [float(np.clip(v, 0, n - 1)) for v, n in zip(point_px, sizes)]
+        for variable, value in zip(self._entries, self.point_px):
+            variable.set(f"{value:.1f}")
+        self._draw()
+
+    def _on_entry(self, _event: Any = None) -> None:
+        try:
+            self.move_to([float(variable.get()) for variable in self._entries])
+        except ValueError:  # not a number yet: keep the point, show it again
+            self.move_to(self.point_px)
+
+    def _on_mouse(self, event: Any) -> None:
+        """A click, or a move with the left button down, sets the two coordinates of the slice."""
+        if event.inaxes is None or event.button != 1 or event.xdata is None:
+            return
+        plane = list(self._axes).index(event.inaxes)
+        horizontal, vertical = PLANES[plane][2]
+        point = list(self.point_px)
+        point[horizontal], point[vertical] = event.xdata, event.ydata
+        self.move_to(point)
+
+    def _draw(self) -> None:
+        centre = [int(round(v)) for v in reversed(self.point_px)]
+        low, high = np.percentile(self._density, [1, 99.8])
+        for axes, (axis, name, (horizontal, vertical)) in zip(self._axes, PLANES):
+            axes.clear()
+            axes.imshow(slice_of(self._density, axis, centre), cmap="gray", origin="lower", vmin=low,
+                        vmax=max(high, low + 1e-9))
+            if self._mask is not None:
+                outline(axes, slice_of(self._mask, axis, centre))
+            axes.axvline(self.point_px[horizontal], color=VERMILION, lw=0.8)
+            axes.axhline(self.point_px[vertical], color=VERMILION, lw=0.8)
+            axes.set_title(name)
+            axes.set_xlabel(f"{'xyz'[horizontal]} (px)")
+            axes.set_ylabel(f"{'xyz'[vertical]} (px)")
+        self._canvas.draw_idle()
+
+    def apply(self) -> None:
+        self._on_entry()
+
+
+def guarded(show: Callable[..., None]) -> Callable[..., None]:
+    """A wizard says what it lacks in a message instead of a traceback in a terminal nobody sees."""
+    def wrapper(self: Any, form: Any, *params: Any) -> None:
+        try:
+            show(self, form, *params)
+        except Exception as error:
+            showError("The wizard cannot help yet", str(error), form.root)
+    return wrapper
+
+
+class FulcrumWizard(Wizard):
+    """Pick the fulcrum on three slices of the map."""
+
+    _targets = [(ProtLocalRefine, ["fulcrum", *FULCRUM_AXES])]
+
+    @guarded
+    def show(self, form: Any, *params: Any) -> None:
+        density, mask = wizard_values.map_and_mask(form.protocol)
+        places = wizard_values.places(density, mask)
+        dialog = FulcrumDialog(form.root, density, mask, wizard_values.current_fulcrum(form.protocol, places), places)
+        if dialog.result == RESULT_YES:
+            form.setVar("fulcrum", len(FULCRUM_CHOICES))
+            for axis, value in zip(FULCRUM_AXES, dialog.point_px):
+                form.setVar(axis, round(value, 2))
+
+
+class MaskWizard(Wizard):
+    """Measure the mask and its fit to the map."""
+
+    _targets = [(ProtLocalRefine, ["inputMask"])]
+
+    @guarded
+    def show(self, form: Any, *params: Any) -> None:
+        showInfo("Mask", "\n".join(wizard_values.mask_report(form.protocol)), form.root)
+
+
+class InitialLowpassWizard(Wizard):
+    """Resolution of the half-maps inside the mask plus a margin."""
+
+    _targets = [(ProtLocalRefine, ["initialLowpass"])]
+
+    @guarded
+    def show(self, form: Any, *params: Any) -> None:
+        form.setVar("initialLowpass", round(wizard_values.initial_lowpass(form.protocol), 2))
+
+
+class ExtentWizard(Wizard):
+    """Three standard deviations of the prior; the engine's free extents without one."""
+
+    _targets = [(ProtLocalRefine, ["rotationExtent", "shiftExtent"])]
+
+    @guarded
+    def show(self, form: Any, *params: Any) -> None:
+        values: Tuple[float, float] = wizard_values.search_extents(form.protocol)
+        for name, value in zip(("rotationExtent", "shiftExtent"), values):
+            form.setVar(name, round(value, 2))

@@ -1,0 +1,94 @@
+"""The windows on a screen (Xvfb): form, wizards and viewer of finished, running and failed runs."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import require_program
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="module")
+def screen():
+    """DISPLAY of a virtual screen with a window manager (windows without one have no size of their own)."""
+    programs = [require_program(name) for name in ("Xvfb", "openbox", "import")]
+    reader, writer = os.pipe()
+    arguments = ["-displayfd", str(writer), "-screen", "0", "1400x1000x24", "-nolisten", "tcp"]
+    server = subprocess.Popen([programs[0], *arguments], pass_fds=[writer], stderr=subprocess.DEVNULL)
+    os.close(writer)
+    with os.fdopen(reader) as handle:
+        display = ":" + handle.readline().strip()
+    manager = subprocess.Popen([programs[1]], env=dict(os.environ, DISPLAY=display), stderr=subprocess.DEVNULL)
+    time.sleep(0.3)
+    yield display
+    for process in (manager, server):
+        process.terminate()
+        process.wait(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def windows(screen, tmp_path_factory):
+    """(folder of the photographs, facts.json)."""
+    folder = tmp_path_factory.mktemp("gui")
+    done = subprocess.run([sys.executable, str(HERE / "gui_windows.py"), str(folder)], text=True, capture_output=True,
+                          env=dict(os.environ, DISPLAY=screen), timeout=300)
+    assert (folder / "facts.json").exists(), done.stdout[-2000:] + done.stderr[-4000:]
+    return folder, json.loads((folder / "facts.json").read_text())
+
+
+def picture(folder, name):
+    from PIL import Image
+    return np.asarray(Image.open(folder / f"{name}.png").convert("L"), dtype=float)
+
+
+def test_no_window_is_blank(windows):
+    folder, facts = windows
+    names = [name for name, fact in facts.items() if isinstance(fact, dict) and "title" in fact]
+    assert len(names) > 15
+    for name in names:
+        image = picture(folder, name)
+        assert facts[name]["title"], name
+        assert image.shape[0] > 200 and image.shape[1] > 400, name
+        assert image.std() > 5 and len(np.unique(image)) > 8, name
+
+
+def test_the_form_shows_inputs_settings_and_wands(windows):
+    _, facts = windows
+    texts = facts["form"]["texts"]
+    for label in ("Particles", "Volume with half-maps", "Mask of the sub-volume", "Prior on pose and shift",
+                  "Rotation search extent (deg)", "Initial low-pass (Å)", "Maximum iterations", "Threads", "GPU IDs"):
+        assert label in texts, label
+    assert {"fulcrum", "fulcrumX", "inputMask", "initialLowpass", "rotationExtent"} <= set(facts["form"]["wizards"])
+
+
+def test_values_of_the_wizards_arrive_in_the_form(windows):
+    _, facts = windows
+    values = facts["wizards"]
+    choice, x, y, z = values["fulcrum"]
+    assert choice == 2
+    assert float(x) == pytest.approx(20, abs=0.1) and float(y) == pytest.approx(9, abs=0.1), "where it was clicked"
+    assert float(z) == pytest.approx(values["mask_centre"][2], abs=0.1), "the slice that was clicked keeps z"
+    assert [float(v) for v in values["extents"]] == [21.0, 12.0]
+    assert 6.0 <= float(values["lowpass"]) <= 30
+    assert len(values["messages"]) == 1 and "kDa" in values["messages"][0] and "Soft edge" in values["messages"][0]
+
+
+def test_a_click_moves_the_cross_hair(windows):
+    folder, _ = windows
+    before, after = picture(folder, "wizard_fulcrum"), picture(folder, "wizard_fulcrum_clicked")
+    assert before.shape == after.shape and np.abs(before - after).max() > 50
+
+
+def test_figures_open_for_every_state_of_a_run(windows):
+    folder, facts = windows
+    for name in ("finished_fsc", "finished_pose_change", "running_fsc", "failed_fsc", "failed_viewer"):
+        assert name in facts
+    full, message = picture(folder, "finished_fsc"), picture(folder, "failed_fsc")
+    assert (full < 200).sum() > 2 * (message < 200).sum()

@@ -1,0 +1,296 @@
+"""Plots, run states and the HTML report: artists in figures, and damaged folders that must not raise."""
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fake_run import BOX, PIXEL, fake_run
+from scipion_data import new_project
+
+from localrefine_plugin.engine.run_folder import write_json
+from localrefine_plugin.protocols.run_state import RunState, resolution, summary_lines
+from localrefine_plugin.viewers import map_plots, plots
+from localrefine_plugin.viewers.html_report import png, report_html, write_report
+from localrefine_plugin.viewers.run_figures import PICTURES, chosen_iteration, draw
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return fake_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture
+def state(run):
+    return RunState(run.path)
+
+
+def pixels(figure):
+    from PIL import Image
+    return np.asarray(Image.open(io.BytesIO(png(figure))).convert("RGB"))
+
+
+def texts(figure):
+    from matplotlib.text import Text
+    return " | ".join(t.get_text() for t in figure.findobj(Text) if t.get_text())
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda p: p.name)
+def test_every_picture_draws_at_600_pixels(state, picture):
+    figure = draw(picture, state)
+    image = pixels(figure)
+    assert 600 <= image.shape[1] <= 700
+    assert image.std() > 5
+    if picture.name != "scale":  # the fake run did not refine it
+        assert figure.axes and "cannot be read" not in texts(figure) and "not there" not in texts(figure)
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda p: p.name)
+def test_text_stays_inside_the_figure(state, picture):
+    figure = draw(picture, state)
+    pixels(figure)
+    written = list(figure.texts)
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        written += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts, *(legend.get_texts() if legend else ())]
+    for text in written:
+        box = text.get_window_extent()
+        inside = box.x0 > -1 and box.y0 > -1 and box.x1 < figure.bbox.width + 1 and box.y1 < figure.bbox.height + 1
+        assert inside or not text.get_text(), text.get_text()
+
+
+def test_fsc_figure_shows_five_curves_threshold_band_and_resolutions(state):
+    figure = plots.fsc_figure(state.fsc(3), state.last["resolution_angstrom"], state.fsc(0))
+    axes = figure.axes[0]
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert [n.split("  ")[0] for n in names] == [
+        "Input, corrected", "No mask", "Spherical", "Loose", "Tight", "Corrected", "Standard error"]
+    assert "7.40 Å" in names[5]
+    assert any(np.allclose(line.get_ydata(), 0.143) for line in axes.get_lines())
+    assert axes.get_xlabel() == "Resolution (Å)"
+
+
+def test_resolution_ticks_stand_where_they_say(state):
+    axes = plots.fsc_figure(state.fsc(3), {}).axes[0]
+    for position, label in zip(axes.get_xticks(), axes.get_xticklabels()):
+        assert 1 / position == pytest.approx(float(label.get_text()))
+
+
+@pytest.mark.parametrize("law, dimension", [(plots.maxwell, 3), (plots.rayleigh, 2)])
+def test_prior_curves_are_the_densities_of_the_norm(law, dimension):
+    norm = np.linalg.norm(np.random.default_rng(0).normal(0, 2.5, (200_000, dimension)), axis=1)
+    counts, edges = np.histogram(norm, bins=30, range=(0, 10), density=True)
+    assert np.abs(counts - law(0.5 * (edges[1:] + edges[:-1]), 2.5)).max() < 0.006
+
+
+def poses(rng, n, at_limit, spread=3.0):
+    return dict(row=np.arange(n), rotation_change_deg=rng.normal(0, spread, (n, 3)),
+                shift_change_angstrom=rng.normal(0, 1, (n, 2)), at_rotation_limit=np.arange(n) < at_limit * n,
+                at_shift_limit=np.zeros(n, bool))
+
+
+def test_histograms_hold_all_particles_and_mark_the_limit():
+    rng = np.random.default_rng(1)
+    halves = {1: poses(rng, 300, 0.0), 2: poses(rng, 500, 0.0)}
+    settings = dict(prior="gaussian", prior_rotation_deg=7.0, prior_shift_angstrom=4.0, rotation_extent_deg=8.0,
+                    shift_extent_angstrom=12.0)
+    figure = plots.pose_change_figure(halves, settings)
+    rotation = figure.axes[0]
+    limit = [line for line in rotation.get_lines() if np.allclose(line.get_xdata(), 8.0)]
+    assert limit, "the extent is drawn"
+    heights = np.histogram(plots.norms(halves[1]["rotation_change_deg"]), bins=np.linspace(0, 8.0 * 1.0001, 41))[0]
+    assert rotation.patches[0].get_path().vertices[:, 1].max() == pytest.approx(100 * heights.max() / 300)
+
+
+@pytest.mark.parametrize("prior, remedy", [(True, "wider extents"), (False, "use a prior")])
+def test_advice_when_many_particles_sit_at_the_limit(prior, remedy):
+    rng = np.random.default_rng(1)
+    text = plots.pose_advice({1: poses(rng, 100, 0.3), 2: poses(rng, 100, 0.3)}, prior)
+    assert "30 % in rotation" in text and remedy in text
+    assert "wide enough" in plots.pose_advice({1: poses(rng, 100, 0.02)}, prior)
+
+
+def test_two_runs_can_be_laid_over_each_other(state, tmp_path):
+    other = RunState(fake_run(tmp_path / "wide", spread_deg=9.0).path)
+    figure = draw(next(p for p in PICTURES if p.name == "pose_change"), state, other=("the other run", other))
+    assert "the other run" in texts(figure)
+
+
+def test_principal_axis_of_a_hinge():
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(5000, 1)) * [0.0, 6.0, 8.0] + rng.normal(size=(5000, 3))
+    text = plots.principal_axis_text(w)
+    numbers = [float(v) for v in re.findall(r"[+-]\d\.\d+", text)]
+    assert np.abs(np.abs(numbers) - [0, 0.6, 0.8]).max() < 0.03
+    assert "s.d. 10." in text
+
+
+def test_uniform_directions_look_uniform():
+    from scipy.spatial.transform import Rotation
+    counts = map_plots.direction_counts(Rotation.random(200_000, random_state=0).as_matrix())
+    assert counts.mean() == pytest.approx(1) and counts.std() < 0.08
+    one = map_plots.direction_counts(np.tile(np.eye(3), (10, 1, 1)))
+    assert one[-1].max() > 0 and one[:-1].max() == 0  # the identity looks along z: the top row
+
+
+def test_slices_go_through_the_fulcrum_and_keep_their_axes():
+    volume = np.zeros((9, 9, 9), np.float32)
+    volume[2, 4, 7] = 1.0  # z 2, y 4, x 7
+    figure = map_plots.map_slices_figure(volume, volume, None, (7, 4, 2), 1.0)
+    shown = [axes.images[0].get_array() for axes in figure.axes[3:]]
+    assert shown[0][4, 7] == shown[1][2, 7] == shown[2][2, 4] == 1.0
+    crosses = [tuple(float(v[0]) for v in line.get_data()) for axes in figure.axes[3:] for line in axes.get_lines()
+               if line.get_marker() == "+"]
+    assert crosses == [(7, 4), (7, 2), (4, 2)]
+
+
+# ---------------------------------------------------------------- tolerant reading
+
+def damage(folder, how):
+    iteration = folder.iteration(3)
+    if how == "half-written json":
+        for name in ("iteration.json", "half_1.json"):
+            (iteration / name).write_text('{"iteration": 3, "resol')
+    elif how == "truncated arrays":
+        for path in list(iteration.glob("*.npz")) + list(iteration.glob("*.mrc")):
+            path.write_bytes(path.read_bytes()[:200])
+    elif how == "empty files":
+        for path in iteration.iterdir():
+            path.write_bytes(b"")
+    elif how == "garbage star":
+        (iteration / "fsc.star").write_text("data_fsc\nloop_\n_rlnResolution\n_rlnSpectralIndex\nx\n")
+    elif how == "other types":
+        for path in [folder.input, folder.settings, *folder.path.glob("iter_*/iteration.json")]:
+            path.write_text('["a list"]')
+    elif how == "strange values":
+        strange = {"resolution_angstrom": None, "pose_change": None, "best_iteration": "x", "warnings": 3}
+        write_json(iteration / "iteration.json", strange)
+    elif how == "nothing":
+        import shutil
+        shutil.rmtree(folder.path)
+
+
+DAMAGES = ["half-written json", "truncated arrays", "empty files", "garbage star", "other types", "strange values",
+           "nothing"]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_runs_never_raise(tmp_path, how):
+    folder = fake_run(tmp_path / "run")
+    damage(folder, how)
+    state = RunState(folder.path)
+    assert isinstance(summary_lines(state), list)
+    for picture in PICTURES:
+        for k in (None, 0, 3, 99):
+            figure = draw(picture, state, k)
+        if how == "strange values":  # what can be drawn can also be rendered
+            assert pixels(figure).size
+
+
+def test_the_report_of_a_failed_run_says_so(tmp_path):
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run" / "error.json", {"message": "mask.mrc: is empty; give a mask"})
+    text = report_html(RunState(tmp_path / "run"), "failed")
+    assert "mask.mrc: is empty; give a mask" in text and text.endswith("</html>")
+
+
+def test_random_damage_never_raises(tmp_path):
+    """Bytes of every file flipped or cut at random places."""
+    rng = np.random.default_rng(0)
+    for round_number in range(6):
+        folder = fake_run(tmp_path / f"run{round_number}", iterations=1, particles=20)
+        for path in [p for p in folder.path.rglob("*") if p.is_file()]:
+            data = bytearray(path.read_bytes())
+            where = rng.integers(0, max(1, len(data)), 20)
+            for i in where[where < len(data)]:
+                data[i] = rng.integers(0, 256)
+            path.write_bytes(bytes(data[: int(len(data) * rng.choice([1.0, 1.0, 0.7]))]))
+        state = RunState(folder.path)
+        summary_lines(state)
+        for picture in PICTURES:
+            draw(picture, state)
+
+
+def test_the_best_iteration_is_the_result(tmp_path):
+    folder = fake_run(tmp_path / "run")
+    text = folder.iteration_done(3).read_text().replace('"best_iteration": 3', '"best_iteration": 2')
+    folder.iteration_done(3).write_text(text)
+    state = RunState(folder.path)
+    assert chosen_iteration(state) == 2
+    assert resolution(state.best) == pytest.approx(8.6)
+    assert any("iteration 2 8.60 Å" in line for line in summary_lines(state))
+
+
+def test_the_summary_says_what_was_automatic_and_what_was_given(state):
+    line = next(line for line in summary_lines(state) if line.startswith("Chosen automatically"))
+    assert "initial low-pass 10.5 Å" in line and "fulcrum 18.0, 15.5, 17.0 px" in line
+    assert "prior" not in line  # given, not chosen
+
+
+# ---------------------------------------------------------------- report
+
+def test_the_report_is_self_contained(run, tmp_path):
+    path = tmp_path / "report.html"
+    write_report(run.path, str(path), "A <run>")
+    text = path.read_text(encoding="utf-8")
+    assert text.count("data:image/png;base64,") == len(PICTURES)
+    assert not re.search(r"(src|href)=['\"](?!data:)", text) and "<script" not in text
+    assert "A &lt;run&gt;" in text
+    for words in ("7.40 Å", "10.5 (automatic)", "version of numpy", "--half-map-1", "less than five times"):
+        assert words in text, words
+
+
+# ---------------------------------------------------------------- Scipion's own windows
+
+@pytest.fixture
+def project(monkeypatch):
+    monkeypatch.chdir(Path.cwd())
+    return new_project("test_viewers")
+
+
+def test_pwem_shows_our_fsc_without_an_error(project, run):
+    from pwem.objects import SetOfFSCs
+    from pwem.viewers import FscViewer
+
+    from localrefine_plugin.convert import fsc_objects, read_fsc
+    curves = SetOfFSCs.create(project.path)
+    for curve in fsc_objects(read_fsc(str(run.final("fsc.star")))):
+        curves.append(curve)
+    curves.write()
+    viewer = FscViewer(project=project, protocol=SimpleNamespace(getRunName=lambda: "run"))
+    viewer.show = lambda block=True: None
+    viewer.visualize(curves)
+    lines = viewer.plotter.figure.axes[-1].get_lines()
+    assert len(lines) == 6  # five curves and the threshold
+    names = {line.get_label().split(" (")[0] for line in lines[1:]}
+    assert names == {"No mask", "Spherical", "Loose", "Tight", "Corrected"}
+
+
+def test_the_viewer_is_found_for_the_protocol_and_offers_every_picture(project):
+    from pyworkflow import Config
+    from pyworkflow.viewer import DESKTOP_TKINTER
+
+    from localrefine_plugin.protocols import ProtLocalRefine
+    from localrefine_plugin.viewers import LocalRefineViewer
+    domain = Config.getDomain()
+    protocol = project.newProtocol(ProtLocalRefine)
+    project.saveProtocol(protocol)
+    protocol.makePathsAndClean()
+    assert domain.findViewers(protocol, DESKTOP_TKINTER)[0] is LocalRefineViewer
+    viewer = LocalRefineViewer(project=project, protocol=protocol)
+    viewer.setProtocol(protocol)
+    handlers = viewer._getVisualizeDict()
+    assert {picture.name for picture in PICTURES} <= set(handlers)
+    for name in handlers:
+        assert viewer.getParam(name) is not None, name
+    figure = viewer.figure("fsc")
+    assert "not there" in texts(figure)
+    fake_run(Path(protocol._getExtraPath("run")))
+    viewer.iteration.set(2)
+    assert "iteration 2" in texts(viewer.figure("fsc"))
+    script = Path(viewer.write_chimera_script()).read_text()
+    assert script.count("open ") == 5 and "map_sharpened.mrc" in script
+    assert BOX * PIXEL == 96
