@@ -8,6 +8,7 @@ from oracles import hermitian_volume, random_phantom, soft_ball, trilinear_inser
 from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine import pixels as px
+from localrefine_plugin.engine.kernels import insert as insert_module
 from localrefine_plugin.engine.kernels.gather import extract_slices, gauss_newton_sums, score_grid
 from localrefine_plugin.engine.kernels.insert import insert_slices
 from localrefine_plugin.engine.pose import exp_map, random_rotations
@@ -243,8 +244,23 @@ def test_insertion_is_the_adjoint_of_the_slice(box):
     assert both_halves == pytest.approx(2 * left, abs=2e-5 * size)
 
 
+@pytest.fixture
+def thin_slabs(monkeypatch):
+    """Slabs of the accumulator far below a cache's size, so that a small box has many."""
+    monkeypatch.setattr(insert_module, "SLAB_BYTES", 1)
+
+
 @pytest.mark.parametrize("box", BOXES)
-def test_insertion_is_the_direct_sum(box):
+def test_slabs_change_no_bit(box, monkeypatch):
+    images, weights = half_plane_images(6, px.highest_shell(box), seed=17)
+    arguments = images, weights, rotations(6, 18), np.arange(6), np.ones(6), np.zeros((6, 2)), np.zeros(6), box
+    whole = insert(*arguments)
+    monkeypatch.setattr(insert_module, "SLAB_BYTES", 1)
+    np.testing.assert_array_equal(insert(*arguments), whole)
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_insertion_is_the_direct_sum(box, thin_slabs):
     """N and D, several insertions of one image with weights, shifts and spreads of the shift."""
     max_shell = px.highest_shell(box)
     images, weights = half_plane_images(2, max_shell, seed=4)
@@ -299,7 +315,7 @@ def set_threads():
     numba.set_num_threads(before)
 
 
-def test_bits_do_not_depend_on_the_number_of_threads(set_threads):
+def test_bits_do_not_depend_on_the_number_of_threads(set_threads, thin_slabs):
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("numba was started with one thread")
     box = 24
