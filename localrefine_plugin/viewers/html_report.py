@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from ..engine.records import Settings
 from ..engine.run_folder import write_atomic
 from ..protocols.run_state import CURVES, RunState, angstrom, resolution, summary_lines
-from .run_figures import PICTURES, draw
+from .run_figures import PICTURES, NotThere, draw_if_there
 
 STYLE = """body{font-family:sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:.5em 0}td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left}
@@ -43,13 +43,21 @@ def report_html(state: RunState, title: str) -> str:
     parts += ["<h2>Resolution</h2>", _table(["Curve", "Input", "Result, FSC 0.143", "Result, FSC 0.5"],
                                             _resolution_rows(state))]
     parts.append("<h2>Pictures</h2>")
-    parts += [_figure(draw(picture, state), picture.label, picture.help) for picture in PICTURES]
+    parts += _pictures(state)
     parts += ["<h2>Settings</h2>", _table(["Setting", "Value", "Unit"], _setting_rows(state)),
               "<h2>Inputs and versions</h2>", _table(["", ""], _input_rows(state.input)),
               "<h2>Time and memory</h2>", _table(["Iteration", "Half-set", "Particles", "Seconds", "CPU seconds",
                                                   "Peak memory (MB)", "Device"], _time_rows(state)),
               "<h2>To do it again</h2>", f"<pre>{html.escape(reproduce_commands(state))}</pre>", "</body></html>"]
     return "\n".join(parts)
+
+
+def _pictures(state: RunState) -> Iterable[str]:
+    for picture in PICTURES:
+        try:
+            yield _figure(draw_if_there(picture, state), picture.label, picture.help)
+        except NotThere:
+            continue
 
 
 def _summary(state: RunState) -> List[str]:

@@ -35,11 +35,20 @@ class Picture(NamedTuple):
 def draw(picture: Picture, state: RunState, iteration: Optional[int] = None,
          other: Optional[Tuple[str, RunState]] = None) -> Figure:
     """The picture of an iteration (None: the result's), or a figure with the reason why there is none."""
+    try:
+        return draw_if_there(picture, state, iteration, other)
+    except NotThere as reason:
+        return plots.message_figure(picture.label, str(reason))
+
+
+def draw_if_there(picture: Picture, state: RunState, iteration: Optional[int] = None,
+                  other: Optional[Tuple[str, RunState]] = None) -> Figure:
+    """As `draw`, but raises NotThere when the run has no such data."""
     k = chosen_iteration(state) if iteration is None else iteration
     try:
         return picture.draw(state, k, other)
-    except NotThere as reason:
-        return plots.message_figure(picture.label, str(reason))
+    except NotThere:
+        raise
     except Exception as error:  # half-written or damaged files fail in many ways; the window must open all the same
         logger.debug("%s cannot be drawn", picture.name, exc_info=True)
         return plots.message_figure(picture.label, f"The files of iteration {k} cannot be read:\n{error}")
