@@ -2,10 +2,10 @@
 
 Around each mode the posterior is taken as the Gaussian of covariance A⁻¹ (A the likelihood's curvature
 plus the prior). Shifts are integrated exactly: the phase of a Gaussian shift averages to
-exp(−½ (2π/N)² kᵀ S k), on the numerator only. Rotations become sigma points, ±√m σ along the m
-principal axes whose spread moves the outermost Fourier sample by more than half a voxel, each with the
-shift that goes with it; they reproduce mean and covariance (Julier & Uhlmann 2004,
-doi:10.1109/JPROC.2003.823141).
+exp(−½ (2π/N)² v |k|²), v the mean variance of its two axes, on the numerator only. Rotations become sigma points at the
+corners of a tetrahedron, ±σ along each principal axis whose spread moves the outermost Fourier sample
+by more than half a voxel, each with the shift that goes with it: the fewest points that reproduce mean
+and covariance (Julier & Uhlmann 2004, doi:10.1109/JPROC.2003.823141).
 """
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ from .search import Modes
 
 Array = Any
 SMALLEST_WEIGHT = 1e-3
+TETRAHEDRON = np.array([[1.0, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]])
 
 
 @dataclass(frozen=True)
 class Insertions:
     """m insertions: owner (m,), rotation (m, 3, 3), shift (m, 2) px of the mask centre, weight (m,),
-    shift_covariance (m, 2, 2) px²."""
+    shift_variance (m,) px² per axis."""
 
     owner: Array
     rotation: Array
     shift: Array
     weight: Array
-    shift_covariance: Array
+    shift_variance: Array
 
 
 def best_only(modes: Modes) -> Insertions:
     """One insertion per mode, no smearing (modes: the best of each image)."""
     xp = array_module(modes.w)
     m = len(modes.owner)
-    return Insertions(modes.owner, modes.rotation, modes.shift, xp.ones(m), xp.zeros((m, 2, 2)))
+    return Insertions(modes.owner, modes.rotation, modes.shift, xp.ones(m), xp.zeros(m))
 
 
 def posterior_insertions(modes: Modes, weights: Array, voxels_per_radian: float, n: int) -> Insertions:
@@ -56,12 +57,12 @@ def posterior_insertions(modes: Modes, weights: Array, voxels_per_radian: float,
     split = xp.sqrt(variance) * voxels_per_radian > 0.5
     count = xp.sum(split, axis=1)
     gain = covariance[:, 3:, :3] @ xp.linalg.inv(covariance[:, :3, :3])  # E[u | w] = gain·w
-    conditional = covariance[:, 3:, 3:] - gain @ covariance[:, :3, 3:]
+    given_rotation = covariance[:, 3:, 3:] - gain @ covariance[:, :3, 3:]
+    variance_of_shift = 0.5 * xp.trace(given_rotation, axis1=1, axis2=2)
     parts = [(count == 0, xp.zeros((len(count), 3)), xp.ones(len(count)))]
-    for axis in range(3):
-        offset = (xp.sqrt(count * variance[:, axis]))[:, None] * axes[:, :, axis]
-        for sign in (1.0, -1.0):
-            parts.append((split[:, axis], sign * offset, 0.5 / xp.maximum(count, 1)))
+    for corner, signs in enumerate(TETRAHEDRON):
+        offset = xp.sum((split * xp.sqrt(variance) * xp.asarray(signs))[:, None] * axes, axis=2)
+        parts.append((count > (0 if corner < 2 else 1), offset, xp.where(count == 1, 0.5, 0.25)))
     index = xp.concatenate([xp.nonzero(chosen)[0] for chosen, _, _ in parts])
     offset = xp.concatenate([o[chosen] for chosen, o, _ in parts])
     share = xp.concatenate([s[chosen] for chosen, _, s in parts])
@@ -69,4 +70,4 @@ def posterior_insertions(modes: Modes, weights: Array, voxels_per_radian: float,
     index, offset, share = index[order], offset[order], share[order]
     return Insertions(modes.owner[index], modes.rotation[index] @ exp_map(offset),
                       modes.shift[index] + (gain[index] @ offset[..., None])[..., 0],
-                      weights[index] * share, conditional[index])
+                      weights[index] * share, variance_of_shift[index])

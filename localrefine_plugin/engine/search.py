@@ -9,8 +9,8 @@ Array-module code: runs on numpy or CuPy arrays alike.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, List, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
@@ -24,7 +24,8 @@ Array = Any
 MAX_MODES = 4
 KEEP_LOG_LIKELIHOOD = 12.0  # a mode this far below the best has posterior weight < 1e-5
 GRID_CHUNK_BYTES = 1 << 26
-CONVERGED_GAIN = 0.01  # log-likelihood units; 0.1 s.d. of the posterior
+SAME_MODE = 0.25  # grid steps: modes closer than this are one
+CONVERGED_GAIN = 0.03  # log-likelihood units: a quarter of a posterior s.d. is left to the next iteration
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class PackedImages:
     pixels: PixelList
     matched: Array
     weight: Array
+
+    def take(self, rows: Array) -> "PackedImages":
+        return PackedImages(self.pixels, self.matched[rows], self.weight[rows])
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,9 @@ class Motion:
     rotation_extent: float
     shift_extent: float
 
+    def take(self, rows: Array) -> "Motion":
+        return replace(self, rotation0=self.rotation0[rows], precision=self.precision[rows], mean=self.mean[rows])
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -68,6 +75,16 @@ class Grid:
     rotations: np.ndarray
     neighbours: np.ndarray
     shifts: np.ndarray
+    rotation_step: float
+    shift_step: float
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Numbers of pixels of the grid level and of each refining level, and most steps of each refining level."""
+
+    pixels: List[int]
+    steps: List[int]
 
 
 @dataclass(frozen=True)
@@ -91,6 +108,11 @@ class Modes:
     def take(self, rows: Array) -> "Modes":
         return Modes(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
+    def join(self, other: "Modes") -> "Modes":
+        xp = array_module(self.w)
+        names = self.__dataclass_fields__
+        return Modes(*(xp.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
+
     def put(self, rows: Array, other: "Modes") -> None:
         """Overwrite these rows in place."""
         for name in self.__dataclass_fields__:
@@ -106,7 +128,7 @@ def make_grid(rotation_extent: float, shift_reach_px: float, rotation_step: floa
     neighbours = np.argsort(np.where(near, distance, np.inf), axis=1, kind="stable")[:, :width]
     own = np.arange(len(rotations))[:, None]
     neighbours = np.where(np.take_along_axis(near, neighbours, axis=1), neighbours, own)
-    return Grid(rotations, neighbours, shift_disc(shift_reach_px, shift_step_px))
+    return Grid(rotations, neighbours, shift_disc(shift_reach_px, shift_step_px), rotation_step, shift_step_px)
 
 
 def inverse_right_jacobian(w: Array) -> Array:
@@ -153,41 +175,72 @@ def clip_to_extents(motion: Motion, owner: Array, w: Array, shift: Array) -> Tup
     return w, at_fulcrum * factor[:, None] - lever, rotation
 
 
-def evaluate(reference: Reference, images: PackedImages, motion: Motion, owner: Array, w: Array, shift: Array,
-             rotation: Array, n_pixels: int) -> Tuple[Modes, Array]:
-    """Score, curvature and total gradient (m, 5) at these poses."""
+def evaluate(reference: Reference, images: PackedImages, motion: Motion, modes: Modes, n_pixels: int,
+             curvature: bool) -> Tuple[Modes, Array]:
+    """The modes with score and gradient (m, 5) at their poses; curvature and precision anew only if asked."""
     p = images.pixels
-    log_l, gradient, curvature = gauss_newton_sums(
-        reference.ft, slice_rows(rotation, reference.scale), shift, owner, p.kx, p.ky, n_pixels,
-        images.matched, images.weight, p.box_size)
-    log_p, prior_gradient, prior_curvature = log_prior(motion, owner, w, rotation, shift)
-    modes = Modes(owner, w, shift, rotation, log_l, log_l + log_p, curvature, curvature + prior_curvature)
+    log_l, gradient, h = gauss_newton_sums(
+        reference.ft, slice_rows(modes.rotation, reference.scale), modes.shift, modes.owner, p.kx, p.ky, n_pixels,
+        images.matched, images.weight, p.box_size, curvature)
+    log_p, prior_gradient, prior_curvature = log_prior(motion, modes.owner, modes.w, modes.rotation, modes.shift)
+    modes = replace(modes, log_likelihood=log_l, score=log_l + log_p)
+    if curvature:
+        modes = replace(modes, curvature=h, precision=h + prior_curvature)
     return modes, gradient + prior_gradient
 
 
 def gauss_newton(reference: Reference, images: PackedImages, motion: Motion, modes: Modes, n_pixels: int,
                  max_steps: int) -> Modes:
-    """Levenberg–Marquardt on (w, u) from each mode, likelihood to ``n_pixels`` pixels, prior included."""
+    """Damped Newton steps on (w, u) from each mode, likelihood to ``n_pixels`` pixels, prior included.
+
+    The curvature begins as Gauss–Newton's at the start, which is what the modes keep as their precision.
+    With noisy images the part it leaves out is not small, so the curvature the steps go by is
+    corrected by the change of the gradient (BFGS), which also spares its sums at every later pose.
+    """
     xp = array_module(modes.w)
-    modes, gradient = evaluate(reference, images, motion, modes.owner, modes.w, modes.shift, modes.rotation, n_pixels)
+    modes, gradient = evaluate(reference, images, motion, modes, n_pixels, curvature=True)
+    hessian = modes.precision.copy()
     damping = xp.full(len(modes.owner), 1e-3)
     active = xp.arange(len(modes.owner))
     for _ in range(max_steps):
-        current, g = modes.take(active), gradient[active]
-        step = damped_step(current.precision, g, damping[active])
-        going = xp.sum(step * g, axis=-1) > 2 * CONVERGED_GAIN
-        active, current, step = active[going], current.take(going), step[going]
+        step = damped_step(hessian[active], gradient[active], damping[active])
+        going = xp.sum(step * gradient[active], axis=-1) > 2 * CONVERGED_GAIN
+        active, step = active[going], step[going]
         if len(active) == 0:
             break
-        rotation = current.rotation @ exp_map(step[:, :3])
-        w = log_map(xp.swapaxes(motion.rotation0[current.owner], 1, 2) @ rotation)
-        w, shift, rotation = clip_to_extents(motion, current.owner, w, current.shift + step[:, 3:])
-        trial, trial_gradient = evaluate(reference, images, motion, current.owner, w, shift, rotation, n_pixels)
+        current = modes.take(active)
+        target = moved(motion, current, step)
+        trial, trial_gradient = evaluate(reference, images, motion, target, n_pixels, curvature=False)
+        hessian[active] = secant_update(hessian[active], step, gradient[active] - trial_gradient)
         better = trial.score > current.score
         modes.put(active[better], trial.take(better))
         gradient[active[better]] = trial_gradient[better]
-        damping[active] = xp.where(better, damping[active] * 0.1, damping[active] * 30)
+        damping[active] = xp.where(better, damping[active] * 0.1, damping[active] * 10)
     return modes
+
+
+def secant_update(hessian: Array, step: Array, change: Array) -> Array:
+    """BFGS update of m curvatures A (m, 5, 5) by steps s and changes y of the downhill gradient.
+
+    A stays as it is where yᵀs ≤ 0.1 sᵀA s: there the model or the trial is not to be trusted.
+    """
+    xp = array_module(step)
+    pushed = (hessian @ step[..., None])[..., 0]
+    model = xp.sum(step * pushed, axis=-1)
+    actual = xp.sum(step * change, axis=-1)
+    trusted = actual > 0.1 * model
+    gain = change[:, :, None] * change[:, None, :] / xp.where(trusted, actual, 1.0)[:, None, None]
+    loss = pushed[:, :, None] * pushed[:, None, :] / xp.where(trusted, model, 1.0)[:, None, None]
+    return hessian + xp.where(trusted[:, None, None], gain - loss, 0.0)
+
+
+def moved(motion: Motion, modes: Modes, step: Array) -> Modes:
+    """The modes after steps (δ, Δu) (m, 5), inside the extents."""
+    xp = array_module(step)
+    rotation = modes.rotation @ exp_map(step[:, :3])
+    w = log_map(xp.swapaxes(motion.rotation0[modes.owner], 1, 2) @ rotation)
+    w, shift, rotation = clip_to_extents(motion, modes.owner, w, modes.shift + step[:, 3:])
+    return replace(modes, w=w, shift=shift, rotation=rotation)
 
 
 def damped_step(precision: Array, gradient: Array, damping: Array) -> Array:
@@ -222,17 +275,17 @@ def grid_log_prior(motion: Motion, w: Array, shifts: Array, rotation: Array) -> 
     """log prior (n, G, S) float32 on the grid, −inf outside the extents."""
     xp = array_module(w)
     turned = rotation - motion.rotation0[:, None]
-
-    def at(offset: Array) -> Array:
-        return project(turned, offset)[:, :, None] + shifts
-
-    displacement = at(motion.prior_offset)
-    x = xp.concatenate([xp.broadcast_to(w[None, :, None], displacement.shape[:-1] + (3,)), displacement], axis=-1)
-    x = x - motion.mean[:, None, None]
-    energy = xp.einsum("ngsi,nij,ngsj->ngs", x, motion.precision, x, optimize=True)
-    fulcrum = at(motion.fulcrum_offset)
-    outside = xp.sum(fulcrum * fulcrum, axis=-1) > motion.shift_extent ** 2
-    return xp.where(outside, -xp.inf, -0.5 * energy).astype(np.float32)
+    # x − μ = a + b: a (n, G, 5) depends on the rotation, b (S, 5) on the shift
+    a = xp.concatenate([xp.broadcast_to(w, turned.shape[:2] + (3,)), project(turned, motion.prior_offset)], axis=-1)
+    a = a - motion.mean[:, None]
+    b = xp.concatenate([xp.zeros((len(shifts), 3)), shifts], axis=-1)
+    q_a, q_b = a @ motion.precision, b @ motion.precision
+    energy = (xp.sum(q_a * a, axis=-1)[:, :, None] + xp.sum(q_b * b, axis=-1)[:, None]
+              + 2 * q_a.astype(np.float32) @ b.T.astype(np.float32))
+    lever = project(turned, motion.fulcrum_offset).astype(np.float32)
+    moved2 = (xp.sum(lever * lever, axis=-1)[:, :, None] + xp.sum(shifts * shifts, axis=-1).astype(np.float32)
+              + 2 * lever @ shifts.T.astype(np.float32))
+    return xp.where(moved2 > motion.shift_extent ** 2, -xp.inf, -0.5 * energy).astype(np.float32)
 
 
 def grid_candidates(scores: Array, grid: Grid) -> Tuple[Array, Array, Array]:
@@ -266,30 +319,41 @@ def prune(modes: Modes, n: int, same_rotation: float, same_shift: float, margin:
     return modes.take(keep)
 
 
-def search(reference: Reference, images: PackedImages, motion: Motion, grid: Grid, levels: Sequence[int],
-           known: List[Tuple[Array, Array, Array]], steps: Sequence[int]) -> Modes:
+def search(reference: Reference, images: PackedImages, motion: Motion, grid: Grid, levels: Levels,
+           known: Optional[Tuple[Array, Array]], unsettled: Array) -> Modes:
     """All modes of n images, ordered by image, best first.
 
     Parameters
     ----------
-    levels : numbers of pixels of the grid level and of each Gauss–Newton level.
-    known : further starting poses (owner, w, u), e.g. those of the last iteration.
-    steps : most Gauss–Newton steps at each level after the grid.
+    known : (w, u) of the last iteration's pose of every image, one more start; or None.
+    unsettled : (n,) bool, the images that go through the grid; the others start from ``known`` at the
+        last level.
     """
     xp = array_module(images.matched)
     n = len(images.matched)
-    starts = [grid_candidates(grid_scores(reference, images, motion, grid, levels[0]), grid)] + known
-    owner, w, shift = (xp.concatenate([s[i] for s in starts]) for i in range(3))
+    same = SAME_MODE * grid.rotation_step, SAME_MODE * grid.shift_step
+    everyone = xp.arange(n)
+    modes = None if known is None else modes_at(motion, everyone, *known)
+    if bool(unsettled.any()):
+        rows = xp.nonzero(unsettled)[0]
+        scores = grid_scores(reference, images.take(rows), motion.take(rows), grid, levels.pixels[0])
+        owner, w, shift = grid_candidates(scores, grid)
+        found = modes_at(motion, rows[owner], w, shift)
+        if modes is not None:
+            found = found.join(modes.take(unsettled))
+        for n_pixels, steps in zip(levels.pixels[1:-1], levels.steps):
+            found = prune(gauss_newton(reference, images, motion, found, n_pixels, steps), n, *same)
+        modes = found if modes is None else found.join(modes.take(~unsettled))
+    assert modes is not None
+    return prune(gauss_newton(reference, images, motion, modes, levels.pixels[-1], levels.steps[-1]), n, *same)
+
+
+def modes_at(motion: Motion, owner: Array, w: Array, shift: Array) -> Modes:
+    """Modes not yet evaluated at these poses, moved inside the extents."""
+    xp = array_module(w)
     w, shift, rotation = clip_to_extents(motion, owner, w, shift)
-    blank = xp.zeros(len(owner))
-    square = xp.zeros((len(owner), 5, 5))
-    modes = Modes(owner, w, shift, rotation, blank, blank.copy(), square, square.copy())
-    rotation_step = float(np.linalg.norm(grid.rotations[1])) if len(grid.rotations) > 1 else 1.0
-    shift_step = float(np.linalg.norm(grid.shifts[1])) if len(grid.shifts) > 1 else 1.0
-    for n_pixels, max_steps in zip(levels[1:], steps):
-        modes = gauss_newton(reference, images, motion, modes, n_pixels, max_steps)
-        modes = prune(modes, n, 0.25 * rotation_step, 0.25 * shift_step)
-    return modes
+    m = len(owner)
+    return Modes(owner, w, shift, rotation, xp.zeros(m), xp.zeros(m), xp.zeros((m, 5, 5)), xp.zeros((m, 5, 5)))
 
 
 def mode_weights(modes: Modes, n: int) -> Array:
