@@ -1,6 +1,8 @@
 # Every target does its own set-up in .venv, from nothing but a Python 3.8 - 3.11 with venv.
 #   make test    the whole suite          make demo    a simulated complex refined in a Scipion project
 #   make check   ruff, mypy, import rules  make clean   removes .venv and demo_output
+#   make test-gpu       the tests that need an NVIDIA GPU; fails without one
+#   make docs-pictures  the picture of the README, from a fresh demo
 
 SHELL := /bin/bash
 VENV := .venv
@@ -10,7 +12,7 @@ NAMES := python3 python3.11 python3.10 python3.9 python3.8
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 8) <= sys.version_info < (3, 12))
 PYTHON ?= $(shell for name in $(NAMES); do $$name -c '$(SUITABLE)' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: test test-gpu check demo clean
+.PHONY: test test-gpu check demo docs-pictures clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -35,6 +37,9 @@ check: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/python -m examples.demo
+
+docs-pictures: demo
+	$(BIN)/python -m examples.picture demo_output docs/images/demo.png
 
 clean:
 	rm -rf $(VENV) demo_output

@@ -20,7 +20,7 @@ from . import evaluate, simulate
 from .headless import set_environment
 
 OPTIONS = simulate.Options()
-SETTINGS = dict(maxIterations=4, numberOfThreads=2)
+SETTINGS = dict(maxIterations=3, numberOfThreads=2)
 PICTURES = ("fsc", "pose_change")
 
 
