@@ -1,7 +1,7 @@
 """The only step that opens both halves: FSC, references for the next iteration, convergence."""
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -54,7 +54,8 @@ def merge_halves(run: RunFolder, iteration: int, workers: int) -> Dict[str, Any]
     for half, volume in enumerate(joined(maps, resolved["join_halves_resolution_angstrom"], pixel_size, workers), 1):
         write_map(run.reference(iteration, half), apply_shell_filter(volume, weights, workers), pixel_size)
     earlier = [read_json(run.iteration_done(k)) for k in range(iteration)]
-    now = {"iteration": iteration, "resolution_angstrom": curves.resolutions(), "resolution_0.5_angstrom": curves.resolutions(0.5),
+    now = {"iteration": iteration, "resolution_angstrom": curves.resolutions(),
+           "resolution_0.5_angstrom": curves.resolutions(0.5),
            "align_resolution_angstrom": curves.resolutions()["corrected"]}
     now.update(pose_statistics(run, iteration))
     now.update(decide(earlier + [now], resolved, described["box_size"] * pixel_size))
@@ -65,11 +66,11 @@ def merge_halves(run: RunFolder, iteration: int, workers: int) -> Dict[str, Any]
 def pose_statistics(run: RunFolder, iteration: int) -> Dict[str, Any]:
     """Change from the input and since the last iteration, over both halves."""
     tables = [t for t in (load_poses(run, iteration, half) for half in (1, 2)) if t is not None]
-    since = [change_since(now, load_poses(run, iteration - 1, half)) for half, now in enumerate(tables, 1)]
+    pixel_size = read_json(run.input)["pixel_size"]
+    since = [change_since(now, load_poses(run, iteration - 1, half), pixel_size) for half, now in enumerate(tables, 1)]
     rotation, shift, in_sigma = (np.concatenate(c) for c in zip(*since))
     turned = np.concatenate([np.linalg.norm(t.rotation_change_deg, axis=1) for t in tables])
     moved = np.concatenate([np.linalg.norm(t.shift_change_angstrom, axis=1) for t in tables])
-    pixel_size = read_json(run.input)["pixel_size"]
     return {"pose_change": {
                 "rotation_median_deg": float(np.median(turned)), "shift_median_angstrom": float(np.median(moved)),
                 "rotation_since_last_median_deg": float(np.median(rotation)),
@@ -80,10 +81,10 @@ def pose_statistics(run: RunFolder, iteration: int) -> Dict[str, Any]:
             "insertions_mean": float(np.mean(np.concatenate([t.insertions for t in tables])))}
 
 
-def change_since(now: PoseTable, before: Any) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+def change_since(now: PoseTable, before: Optional[PoseTable], pixel_size: float) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rotation in degrees, in-plane shift in px, and rotation in posterior s.d., since the last iteration."""
     if before is None:
-        w, shift = np.deg2rad(now.rotation_change_deg), now.shift_change_angstrom
+        w, shift = np.deg2rad(now.rotation_change_deg), now.shift_change_angstrom / pixel_size
     else:
         w, shift = log_map(np.swapaxes(before.rotation, 1, 2) @ now.rotation), now.shift_px - before.shift_px
     sigma = np.sqrt(np.trace(now.covariance[:, :3, :3], axis1=1, axis2=2))
@@ -100,12 +101,11 @@ def decide(history: List[Dict[str, Any]], resolved: Dict[str, Any], box_angstrom
     shells = np.array([box_angstrom / h["resolution_angstrom"]["corrected"] for h in history])
     best = 1 + int(np.argmax(shells[1:] > shells[1:].max() - 1e-9))
     n = len(history) - 1
-    still = (n > STILL_ITERATIONS and bool(np.all(shells[-STILL_ITERATIONS:] < shells[:-STILL_ITERATIONS].max() + STILL_SHELLS)))
+    gained = shells[-STILL_ITERATIONS:] - shells[:-STILL_ITERATIONS].max() if n > STILL_ITERATIONS else np.inf
+    still = bool(np.all(gained < STILL_SHELLS))
     quiet = history[-1]["pose_change"]["rotation_since_last_median_sigma"] < STILL_SIGMA
-    extra = resolved["extra_final_passes"]
-    reason = ""
-    if n >= resolved["max_iterations"] + extra:
+    converged = still and quiet
+    reason = "neither resolution nor poses change any more" if converged else ""
+    if not converged and n >= resolved["max_iterations"]:
         reason = "maximum number of iterations"
-    elif still and quiet and n > STILL_ITERATIONS + extra:
-        reason = "neither resolution nor poses change any more"
-    return {"best_iteration": best, "converged": bool(reason), "stop_reason": reason}
+    return {"best_iteration": best, "converged": converged, "stop_reason": reason}

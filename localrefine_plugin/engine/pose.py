@@ -42,7 +42,7 @@ def euler_deg_from_rotation(rotation: np.ndarray) -> np.ndarray:
     tilt = np.arctan2(sin_tilt, r[:, 2, 2])
     pole = sin_tilt < 1e-9
     rot = np.where(pole, 0.0, np.arctan2(r[:, 2, 1], r[:, 2, 0]))
-    psi = np.where(pole, np.arctan2(-r[:, 1, 0], r[:, 1, 1]), np.arctan2(r[:, 1, 2], -r[:, 0, 2]))
+    psi = np.where(pole, np.arctan2(r[:, 0, 1], r[:, 1, 1]), np.arctan2(r[:, 1, 2], -r[:, 0, 2]))
     return np.rad2deg(np.stack([rot, tilt, psi], axis=-1))
 
 
@@ -89,7 +89,8 @@ def project(rotation: Array, point: Array) -> Array:
     return (rotation[..., :2, :] @ point[..., None])[..., 0]
 
 
-def displacement_at(rotation0: Array, rotation: Array, shift_of_centre: Array, from_point: Array, to_point: Array) -> Array:
+def displacement_at(rotation0: Array, rotation: Array, shift_of_centre: Array, from_point: Array,
+                    to_point: Array) -> Array:
     """Displacement s (..., 2) of the projected ``to_point`` when that of ``from_point`` is known.
 
     s_f = s_c + P(R − R0)(f − c); exact, all points in px from the box centre.
@@ -135,7 +136,8 @@ def shift_disc(radius: float, step: float) -> np.ndarray:
     return points[inside][order]
 
 
-def pose_from_motion(rotation0: Array, shift0_px: Array, w: Array, displacement: Array, point: Array) -> Tuple[Array, Array]:
+def pose_from_motion(rotation0: Array, shift0_px: Array, w: Array, displacement: Array,
+                     point: Array) -> Tuple[Array, Array]:
     """(R, t) of the motion (w, s) about ``point`` starting from (R0, t0)."""
     rotation = rotation0 @ exp_map(w)
     shift = shift0_px + displacement - project(rotation - rotation0, point)

@@ -7,7 +7,7 @@ from .align import align_half
 from .files import ImageReader, read_map, write_map
 from .merge import merge_halves
 from .plan import search_plan
-from .prepare import prepare
+from .prepare import prepare as prepare
 from .progress import ProgressBar, say
 from .records import PoseTable, Settings
 from .results import write_results
@@ -41,16 +41,20 @@ def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: 
 
 
 def finished(run: RunFolder, iteration: int) -> bool:
-    """True if an iteration before this one decided to stop."""
+    """True if the refinement stopped before this iteration: converged (and its extra passes done), or at the most."""
+    settings = read_json(run.settings)
+    extra = settings["extra_final_passes"]
+    if iteration > settings["max_iterations"] + extra:
+        return True
     return any(read_json(run.iteration_done(k))["converged"]
-               for k in range(iteration) if run.iteration_done(k).exists())
+               for k in range(iteration - extra) if run.iteration_done(k).exists())
 
 
 def align(run: str, iteration: int, half: int, device: str = "auto", threads: int = 0) -> None:
     """Align the particles of one half-set and reconstruct its map; opens nothing of the other half."""
     folder = RunFolder(run)
     if finished(folder, iteration):
-        say(f"iteration {iteration}: the refinement has converged, nothing to do")
+        say(f"iteration {iteration}: the refinement has stopped, nothing to do")
         return
     if folder.half_done(iteration, half).exists():
         say(f"iteration {iteration} half {half}: done before")
@@ -66,21 +70,24 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
         plan = search_plan(resolved, particles, mask, before["align_resolution_angstrom"])
         bar = ProgressBar(f"iteration {iteration} half {half}: align and insert", len(particles))
         with ImageReader(particles) as reader:
-            result = align_half(particles, row, reader.read, reference_map, mask, load_noise(folder, iteration - 1, half),
-                                plan, load_poses(folder, iteration - 1, half), worker_count(threads), bar.update)
+            result = align_half(particles, row, reader.read, reference_map, mask,
+                                load_noise(folder, iteration - 1, half), plan,
+                                load_poses(folder, iteration - 1, half), worker_count(threads), bar.update)
         folder.iteration(iteration).mkdir(exist_ok=True)
         write_map(folder.half_map(iteration, half), result.half_map, particles.pixel_size)
-        save_arrays(folder.poses(iteration, half), **{name: getattr(result.poses, name) for name in PoseTable.column_names()})
+        columns = {name: getattr(result.poses, name) for name in PoseTable.column_names()}
+        save_arrays(folder.poses(iteration, half), **columns)
         save_arrays(folder.noise(iteration, half), power=result.noise_power)
     write_json(folder.half_done(iteration, half), dict(
-        iteration=iteration, half=half, particles=len(particles), phase_seconds=result.phase_seconds, device="cpu", **cost))
+        iteration=iteration, half=half, particles=len(particles), phase_seconds=result.phase_seconds,
+        device="cpu", **cost))
 
 
 def merge(run: str, iteration: int, threads: int = 0) -> None:
     """FSC of the two half-maps, the references of the next iteration, and whether to go on."""
     folder = RunFolder(run)
     if finished(folder, iteration):
-        say(f"iteration {iteration}: the refinement has converged, nothing to do")
+        say(f"iteration {iteration}: the refinement has stopped, nothing to do")
         return
     if folder.iteration_done(iteration).exists():
         say(f"iteration {iteration}: merged before")
@@ -91,7 +98,7 @@ def merge(run: str, iteration: int, threads: int = 0) -> None:
     change = decision["pose_change"]
     say(f"iteration {iteration}: {decision['resolution_angstrom']['corrected']:.2f} Å (FSC 0.143, corrected), "
         f"median change {change['rotation_median_deg']:.2f}° and {change['shift_median_angstrom']:.2f} Å"
-        + (f"; stop: {decision['stop_reason']}" if decision["converged"] else ""))
+        + (f"; {decision['stop_reason']}" if decision["stop_reason"] else ""))
 
 
 def finish(run: str, threads: int = 0) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 import shutil
 from typing import Any, Dict
 
-
 from .files import read_map, read_particles, write_map, write_particles
 from .fsc import read_fsc
 from .progress import say
@@ -48,6 +47,8 @@ def write_final_particles(run: RunFolder, iteration: int) -> None:
 
 
 def copy(source: Any, target: Any) -> None:
-    write_atomic(target, lambda name: shutil.copyfile(source, name) and None)
+    def write(name: str) -> None:
+        shutil.copyfile(source, name)
+    write_atomic(target, write)
 
 

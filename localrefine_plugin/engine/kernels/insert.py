@@ -116,5 +116,7 @@ def insert_slices(accumulator: Array, rows: Array, owner: Array, gamma: Array, s
     nx, nz, ny, _ = accumulator.shape
     thickness = max(2, SLAB_BYTES // (12 * nz * ny))
     edges = np.append(np.arange(0, nx, thickness), nx).astype(np.int32)
-    _insert_cpu(accumulator.reshape(-1), nx, nz, ny, rows, owner, gamma.astype(np.float32), np.ascontiguousarray(phases[:, 0, max_k:]).view(np.float32),
-                np.ascontiguousarray(phases[:, 1]).view(np.float32), last_column, image.view(np.float32), weight, edges)
+    phases_x = np.ascontiguousarray(phases[:, 0, max_k:]).view(np.float32)
+    phases_y = np.ascontiguousarray(phases[:, 1]).view(np.float32)
+    _insert_cpu(accumulator.reshape(-1), nx, nz, ny, rows, owner, gamma.astype(np.float32), phases_x, phases_y,
+                last_column, image.view(np.float32), weight, edges)
