@@ -7,6 +7,7 @@ nothing of files, devices or Scipion. `Settings` is the one source of every para
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Tuple, Union
 
@@ -44,6 +45,7 @@ def setting(default: Any, help: str, *, kind: str, label: str, group: str, unit:
 
 
 ALIGNMENT, REFINEMENT, MASK, COMPUTE = "Alignment", "Refinement", "Mask", "Computation"
+POINT_GROUP = re.compile(r"[CD][1-9]\d?|T|O|I[1-4]?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,12 @@ class Settings:
 
     prior: str = setting(
         "gaussian", "How poses far from the input pose are penalised: not at all within the search "
-        "extents (off), or softly by a Gaussian of the two widths below (gaussian). With little "
-        "signal a prior is the best protection against overfitting.",
-        kind="choice", label="Prior on pose and shift", group=ALIGNMENT, choices=("off", "gaussian"))
+        "extents (off), softly by a Gaussian of the two widths below (gaussian), or by the motion found in the "
+        "particles themselves, which begins with those widths and becomes a covariance of rotation and "
+        "displacement in all directions (learned) or just their two widths (learned-isotropic). With "
+        "little signal a prior is the best protection against overfitting.",
+        kind="choice", label="Prior on pose and shift", group=ALIGNMENT,
+        choices=("off", "gaussian", "learned", "learned-isotropic"))
     prior_rotation_deg: float = setting(
         7.0, "Standard deviation of the rotation, per axis, about the fulcrum.", kind="float",
         label="Prior: rotation s.d.", group=ALIGNMENT, unit="deg", low=0.05, high=60)
@@ -107,9 +112,63 @@ class Settings:
     extra_final_passes: int = setting(
         0, "Iterations after convergence.", kind="int", label="Extra final passes", group=REFINEMENT,
         low=0, high=20, expert=True)
+    non_uniform: bool = setting(
+        False, "Non-uniform regularisation: the references are low-passed at every voxel at the cut-off with which "
+        "each half-map best predicts the other (the same cut-off for both), instead of everywhere alike by the "
+        "FSC. For sub-volumes with parts of very different order; the FSC is always that of the unfiltered half-maps.",
+        kind="bool", label="Non-uniform regularisation", group=REFINEMENT)
+    symmetry: str = setting(
+        "C1", "Point group about the centre of the box, wherever the fulcrum is: Cn or Dn (n-fold on z), T, O, I1, "
+        "I2 (= I), I3 or I4 in RELION's axes. The parts of a symmetric complex seldom move together: C1 on "
+        "symmetry-expanded particles with a mask on one part is usually better.",
+        kind="symmetry", label="Symmetry group", group=REFINEMENT)
+    allow_asymmetric_mask: bool = setting(
+        False, "Go on although the mask breaks the symmetry. What lies in the mask is then averaged with its "
+        "symmetry mates outside of it, which are not aligned.", kind="bool",
+        label="Allow a mask that breaks the symmetry", group=REFINEMENT, expert=True)
+    per_particle_scale: bool = setting(
+        False, "Fit the grey scale of each particle, for particles under ice of different thickness. Off, since "
+        "in normalised particles it fits mostly noise: a particle in a wrong pose gets a low scale.",
+        kind="bool", label="Minimise over per-particle scale", group=REFINEMENT)
+    non_negativity: bool = setting(
+        False, "Set negative density of the references to zero. Off, since the zero level of a map is arbitrary and "
+        "low density is lost.", kind="bool", label="Non-negative references", group=REFINEMENT, expert=True)
+    resplit_half_sets: bool = setting(
+        False, "Split the particles into half-sets anew, at random; all copies of one image (symmetry expansion) "
+        "stay together. The half-maps given share particles with both new half-sets, so the references are no longer "
+        "independent and the first FSCs are too good.", kind="bool", label="Re-split half-sets", group=REFINEMENT,
+        expert=True)
+    fsc_randomise_below: float = setting(
+        0.8, "The phases are randomised from the shell where the unmasked FSC first falls below this, to measure "
+        "what the mask adds to the FSC.", kind="float", label="FSC: randomise phases below", group=REFINEMENT,
+        low=0.15, high=0.99, expert=True)
+    sharpen_bfactor: Optional[float] = setting(
+        None, "B-factor applied to the sharpened map; negative sharpens.", kind="float", label="Sharpening B-factor",
+        group=REFINEMENT, unit="Å²", low=-2000, high=500, expert=True,
+        optional="slope of the Guinier plot between 10 Å and the resolution")
+    mask_mode: str = setting(
+        "static", "static: the mask as it was given, which is what protects best against fitting noise at its "
+        "surface. dynamic: once the resolution is good enough, the mask follows the density found, near the "
+        "mask given.", kind="choice", label="Mask mode", group=MASK, choices=("static", "dynamic"))
+    mask_threshold: float = setting(
+        0.2, "Density that belongs to the sub-volume, in the map low-passed to 12 Å or 1.5 times its resolution.",
+        kind="float", label="Threshold", group=MASK, low=0)
+    mask_threshold_type: str = setting(
+        "relative", "relative: a fraction of the greatest low-passed density inside the mask; absolute: a value of "
+        "the low-passed map.", kind="choice", label="Threshold type", group=MASK, choices=("relative", "absolute"),
+        expert=True)
+    mask_near_angstrom: float = setting(
+        3.0, "The dynamic mask is 1 up to this distance from the density.", kind="float", label="Near distance",
+        group=MASK, unit="Å", low=0, high=100)
+    mask_far_angstrom: float = setting(
+        12.0, "The dynamic mask falls to 0 at this distance from the density, and it never leaves the given mask by "
+        "more than this.", kind="float", label="Far distance", group=MASK, unit="Å", low=0.1, high=200)
+    mask_start_resolution_angstrom: float = setting(
+        12.0, "The mask follows the density only once the resolution is better than this.", kind="float",
+        label="Start at resolution", group=MASK, unit="Å", low=1, high=100)
     seed: int = setting(
-        1, "Seed of everything random (phase randomisation of the FSC).", kind="int", label="Random seed",
-        group=COMPUTE, low=0, high=2**31 - 1, expert=True)
+        1, "Seed of everything random (phase randomisation of the FSC, re-splitting of half-sets).", kind="int",
+        label="Random seed", group=COMPUTE, low=0, high=2**31 - 1, expert=True)
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -152,6 +211,11 @@ def check_setting(f: "dataclasses.Field[Any]", value: Any) -> None:
         return
     if m["kind"] == "fulcrum":
         _check_fulcrum(name, value, m["choices"])
+        return
+    if m["kind"] == "symmetry":
+        if not isinstance(value, str) or not POINT_GROUP.fullmatch(value):
+            raise InputError(f"{value!r} is not a point group known here", name,
+                             "use Cn or Dn with n from 1 to 99, T, O, I1, I2 (= I), I3 or I4")
         return
     numeric = (int,) if m["kind"] == "int" else (int, float)
     if isinstance(value, bool) or not isinstance(value, numeric) or not np.isfinite(value):
@@ -254,6 +318,7 @@ class PoseTable:
     log_likelihood : (m,) of the best pose, relative to no signal.
     modes : (m,) int, modes kept.  insertions : (m,) int, poses at which the image was inserted.
     at_rotation_limit, at_shift_limit : (m,) bool.
+    scale : (m,) grey scale of each particle, mean 1; None where it is not fitted.
     """
 
     row: np.ndarray
@@ -267,6 +332,7 @@ class PoseTable:
     insertions: np.ndarray
     at_rotation_limit: np.ndarray
     at_shift_limit: np.ndarray
+    scale: Optional[np.ndarray] = None
 
     def __len__(self) -> int:
         return len(self.row)
