@@ -17,9 +17,10 @@ from .ctf import ctf, phase_basis, phase_coefficients
 from .kernels.gather import extract_slices
 from .kernels.insert import insert_slices
 from .marginalize import best_only, posterior_insertions
+from .motion_prior import Evidence, evidence_at, learn, precision_of
 from .noise import NoiseSums
 from .pixels import PixelList, half_plane_frequencies, last_column, pixel_list
-from .pose import log_map, pose_from_motion, project
+from .pose import exp_map, log_map, project
 from .reconstruct import PADDING, new_accumulator, reconstruct
 from .records import Particles, PoseTable
 from .reference import Reference, make_reference, slice_rows
@@ -37,7 +38,9 @@ class SearchPlan:
     centre : (3,) mask centre, whole px from the box centre.  fulcrum, prior_point : (3,) likewise.
     mask_radius : effective radius of the mask about the centre.
     rotation_extent : rad.  shift_extent : px.
-    precision : (5, 5) of the prior; mean : (5,).
+    motion_covariance : (6, 6) of the prior on rotation (rad) and displacement (px) of the prior point in the
+        body frame, or None without a prior.  motion_floor : Σ₀ of motion_prior.learn.
+    learn : "" or "full" or "isotropic", whether this half's covariance is learned anew from its poses.
     align_shell : information beyond this shell is not used.
     """
 
@@ -47,8 +50,9 @@ class SearchPlan:
     mask_radius: float
     rotation_extent: float
     shift_extent: float
-    precision: np.ndarray
-    mean: np.ndarray
+    motion_covariance: Optional[np.ndarray]
+    motion_floor: Optional[np.ndarray]
+    learn: str
     align_shell: int
     marginalize: bool
     recenter_rotations: bool
@@ -60,6 +64,7 @@ class HalfResult:
     half_map: np.ndarray
     poses: PoseTable
     noise_power: np.ndarray
+    motion_covariance: Optional[np.ndarray]
     phase_seconds: Dict[str, float]
 
 
@@ -176,6 +181,7 @@ def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray
     noise = NoiseSums(particles, noise_power)
     accumulator = new_accumulator(max_shell)
     tables: List[Dict[str, np.ndarray]] = []
+    evidence: List[Evidence] = []
     size = max(1, BATCH_BYTES // (36 * images.shape[0] * images.shape[1]))
     for start in range(0, len(particles), size):
         rows = np.arange(start, min(start + size, len(particles)))
@@ -195,18 +201,34 @@ def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray
         with clock("insert"):
             weights = mode_weights(modes, len(rows))
             counts = insert_batch(accumulator, batch, modes, best, weights, u0, plan, max_shell, box)
+        if plan.learn:
+            evidence.append(evidence_at(rotation0, best.w, best.shift, best.curvature, motion.precision))
         tables.append(pose_columns(particles, rows, best, modes, u0, plan, counts))
         progress(int(rows[-1]) + 1, len(particles))
     with clock("reconstruct"):
         half_map = reconstruct(accumulator, box, max_shell, workers)
+    with clock("learn motion"):
+        motion_covariance = learned_motion(plan, evidence)
     columns = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
-    return HalfResult(half_map, PoseTable(row=row, **columns), noise.power(), clock.seconds)
+    return HalfResult(half_map, PoseTable(row=row, **columns), noise.power(), motion_covariance, clock.seconds)
 
 
 def motion_of(plan: SearchPlan, rotation0: np.ndarray) -> Motion:
     n = len(rotation0)
-    return Motion(rotation0, np.broadcast_to(plan.precision, (n, 5, 5)), np.broadcast_to(plan.mean, (n, 5)),
-                  plan.prior_point - plan.centre, plan.fulcrum - plan.centre, plan.rotation_extent, plan.shift_extent)
+    precision = np.zeros((n, 5, 5))
+    if plan.motion_covariance is not None:
+        precision = precision_of(plan.motion_covariance, rotation0)
+    return Motion(rotation0, precision, np.zeros((n, 5)), plan.prior_point - plan.centre,
+                  plan.fulcrum - plan.centre, plan.rotation_extent, plan.shift_extent)
+
+
+def learned_motion(plan: SearchPlan, evidence: List[Evidence]) -> Optional[np.ndarray]:
+    """The motion's covariance from all batches of this half, as the plan asks."""
+    if plan.motion_covariance is None or plan.motion_floor is None or not plan.learn:
+        return plan.motion_covariance
+    joined = Evidence(*(np.concatenate([getattr(e, name) for e in evidence])
+                        for name in ("rotation0", "curvature", "pull")))
+    return learn(joined, plan.motion_covariance, plan.motion_floor, plan.learn == "isotropic")
 
 
 def search_centre(particles: Particles, previous: Optional[PoseTable], plan: SearchPlan,
@@ -275,7 +297,8 @@ def pose_columns(particles: Particles, rows: np.ndarray, best: Modes, modes: Mod
     input_rotation, input_shift = particles.rotation[rows], particles.shift_px[rows]
     w = log_map(np.swapaxes(input_rotation, 1, 2) @ best.rotation)
     moved = shift + project(best.rotation, plan.fulcrum) - input_shift - project(input_rotation, plan.fulcrum)
-    at_fulcrum = best.shift + project(best.rotation - motion_centre(best), plan.fulcrum - plan.centre)
+    rotation0 = best.rotation @ np.swapaxes(exp_map(best.w), 1, 2)
+    at_fulcrum = best.shift + project(best.rotation - rotation0, plan.fulcrum - plan.centre)
     return dict(
         rotation=best.rotation, shift_px=shift, rotation_change_deg=np.rad2deg(w),
         shift_change_angstrom=moved * particles.pixel_size,
@@ -283,8 +306,3 @@ def pose_columns(particles: Particles, rows: np.ndarray, best: Modes, modes: Mod
         modes=np.bincount(modes.owner, minlength=len(rows)), insertions=insertions,
         at_rotation_limit=np.linalg.norm(best.w, axis=1) > 0.98 * plan.rotation_extent,
         at_shift_limit=np.linalg.norm(at_fulcrum, axis=1) > 0.98 * plan.shift_extent)
-
-
-def motion_centre(best: Modes) -> np.ndarray:
-    """R0 of each mode, from R = R0·Exp(w)."""
-    return best.rotation @ np.swapaxes(pose_from_motion(np.eye(3), np.zeros(2), best.w, np.zeros(2), np.zeros(3))[0], 1, 2)

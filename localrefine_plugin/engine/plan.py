@@ -1,12 +1,13 @@
 """From settings and data to the numbers of a run: what "auto" stands for, and the plan of a search."""
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
 from .align import SearchPlan
 from .mask import mask_centre, mask_radius
+from .motion_prior import about_point, isotropic_covariance, principal_widths
 from .pixels import highest_shell
 from .records import Particles, Settings
 from .reference import integer_centre
@@ -14,6 +15,7 @@ from .reference import integer_centre
 EXTENT_IN_SIGMA = 3.0
 FREE_ROTATION_EXTENT_DEG, FREE_SHIFT_EXTENT_ANGSTROM = 20.0, 10.0
 LOWPASS_MARGIN_ANGSTROM = 1.5
+LEARNING = {"learned": "full", "learned-isotropic": "isotropic"}
 
 
 def resolve(settings: Settings, mask: np.ndarray, input_resolution: float, pixel_size: float) -> Dict[str, Any]:
@@ -26,6 +28,8 @@ def resolve(settings: Settings, mask: np.ndarray, input_resolution: float, pixel
     values = settings.as_dict()
     has_prior = settings.prior != "off"
     free = FREE_ROTATION_EXTENT_DEG, FREE_SHIFT_EXTENT_ANGSTROM
+    for name in ("rotation_extent", "shift_extent"):
+        values[name + "_fixed"] = values[name + ("_deg" if name == "rotation_extent" else "_angstrom")] is not None
     wide = EXTENT_IN_SIGMA * settings.prior_rotation_deg, EXTENT_IN_SIGMA * settings.prior_shift_angstrom
     for name, extent in zip(("rotation_extent_deg", "shift_extent_angstrom"), wide if has_prior else free):
         if values[name] is None:
@@ -49,24 +53,52 @@ def align_shell_of(resolution_angstrom: float, resolved: Dict[str, Any], particl
     return int(np.clip(shell, 3, highest_shell(particles.box_size)))
 
 
-def search_plan(resolved: Dict[str, Any], particles: Particles, mask: np.ndarray, align_resolution: float) -> SearchPlan:
-    """The plan of one iteration's search."""
-    pixel, half = particles.pixel_size, particles.box_size // 2
-    fulcrum = np.array(resolved["fulcrum_px"]) - half
+def search_plan(resolved: Dict[str, Any], particles: Particles, mask: np.ndarray, align_resolution: float,
+                learned: Optional[np.ndarray] = None) -> SearchPlan:
+    """The plan of one iteration's search; ``learned`` is the motion's covariance after the last iteration."""
+    pixel = particles.pixel_size
+    # the centre of the mask given, also where a dynamic mask is in use: what was learned about a point stays true
+    fulcrum, centre = (np.array(resolved[name]) - particles.box_size // 2 for name in ("fulcrum_px", "mask_centre_px"))
+    centre = np.rint(centre)
+    learns = LEARNING.get(resolved["prior"], "")
+    start, point = starting_prior(resolved, fulcrum, centre, pixel)
+    covariance = start if learned is None else learned
+    rotation_extent, shift_extent = np.deg2rad(resolved["rotation_extent_deg"]), resolved["shift_extent_angstrom"] / pixel
+    if learned is not None:
+        rotation_extent, shift_extent = learned_extents(resolved, learned, fulcrum - centre, rotation_extent, shift_extent)
     return SearchPlan(
-        centre=integer_centre(mask), fulcrum=fulcrum, prior_point=fulcrum,
-        mask_radius=resolved["mask_radius_angstrom"] / pixel,
-        rotation_extent=float(np.deg2rad(resolved["rotation_extent_deg"])),
-        shift_extent=resolved["shift_extent_angstrom"] / pixel,
-        precision=isotropic_precision(resolved, pixel), mean=np.zeros(5),
+        centre=centre, fulcrum=fulcrum, prior_point=point, mask_radius=resolved["mask_radius_angstrom"] / pixel,
+        rotation_extent=float(rotation_extent), shift_extent=float(shift_extent),
+        motion_covariance=covariance, motion_floor=start, learn=learns,
         align_shell=align_shell_of(align_resolution, resolved, particles), marginalize=resolved["marginalize"],
         recenter_rotations=resolved["recenter_rotations"], recenter_shifts=resolved["recenter_shifts"])
 
 
-def isotropic_precision(resolved: Dict[str, Any], pixel_size: float) -> np.ndarray:
-    """(5, 5) precision of (w in rad, displacement of the fulcrum in px); zeros without a prior."""
+def starting_prior(resolved: Dict[str, Any], fulcrum: np.ndarray, centre: np.ndarray,
+                   pixel_size: float) -> Tuple[Optional[np.ndarray], np.ndarray]:
+    """Covariance (6, 6) of the motion to begin with (None: no prior) and the point it is for.
+
+    A Gaussian prior is independent in rotation and shift at the fulcrum. A learned one starts there and is
+    carried to the mask centre, where it stays.
+    """
     if resolved["prior"] == "off":
-        return np.zeros((5, 5))
-    rotation = 1 / np.deg2rad(resolved["prior_rotation_deg"]) ** 2
-    shift = (pixel_size / resolved["prior_shift_angstrom"]) ** 2
-    return np.diag([rotation] * 3 + [shift] * 2)
+        return None, fulcrum
+    covariance = isotropic_covariance(resolved["prior_rotation_deg"], resolved["prior_shift_angstrom"] / pixel_size)
+    if resolved["prior"] == "learned":
+        return about_point(covariance, centre - fulcrum), centre
+    return covariance, fulcrum
+
+
+def learned_extents(resolved: Dict[str, Any], covariance: np.ndarray, to_fulcrum: np.ndarray, rotation_extent: float,
+                    shift_extent: float) -> Tuple[float, float]:
+    """Three principal widths of the learned motion (rad, px at the fulcrum), unless the user fixed the extent.
+
+    Never wider than where the search began: beyond that nothing was ever looked at.
+    """
+    at_fulcrum = covariance if resolved["prior"] != "learned" else about_point(covariance, to_fulcrum)
+    rotation, shift = principal_widths(at_fulcrum)
+    if not resolved["rotation_extent_fixed"]:
+        rotation_extent = min(rotation_extent, EXTENT_IN_SIGMA * rotation[0])
+    if not resolved["shift_extent_fixed"]:
+        shift_extent = min(shift_extent, EXTENT_IN_SIGMA * shift[0])
+    return rotation_extent, shift_extent

@@ -340,3 +340,7 @@ class PoseTable:
     @classmethod
     def column_names(cls) -> Tuple[str, ...]:
         return tuple(f.name for f in dataclasses.fields(cls))
+
+    def columns(self) -> Dict[str, np.ndarray]:
+        """The columns there are, by name."""
+        return {name: getattr(self, name) for name in self.column_names() if getattr(self, name) is not None}

@@ -9,10 +9,10 @@ from .merge import merge_halves
 from .plan import search_plan
 from .prepare import prepare as prepare
 from .progress import ProgressBar, say
-from .records import PoseTable, Settings
+from .records import Settings
 from .results import write_results
 from .run_folder import RunFolder, read_json, write_json
-from .state import load_noise, load_particles, load_poses, measured, save_arrays, worker_count
+from .state import load_motion, load_noise, load_particles, load_poses, measured, save_arrays, worker_count
 
 
 def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,
@@ -65,9 +65,10 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
         row = np.flatnonzero(everything.half_set == half)
         particles = everything.take(row)
         before = read_json(folder.iteration_done(iteration - 1))
-        mask, _ = read_map(folder.mask)
+        mask, _ = read_map(folder.mask_in_use(iteration - 1))
         reference_map, _ = read_map(folder.reference(iteration - 1, half))
-        plan = search_plan(resolved, particles, mask, before["align_resolution_angstrom"])
+        plan = search_plan(resolved, particles, mask, before["align_resolution_angstrom"],
+                           load_motion(folder, iteration - 1, half))
         bar = ProgressBar(f"iteration {iteration} half {half}: align and insert", len(particles))
         with ImageReader(particles) as reader:
             result = align_half(particles, row, reader.read, reference_map, mask,
@@ -75,9 +76,10 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
                                 load_poses(folder, iteration - 1, half), worker_count(threads), bar.update)
         folder.iteration(iteration).mkdir(exist_ok=True)
         write_map(folder.half_map(iteration, half), result.half_map, particles.pixel_size)
-        columns = {name: getattr(result.poses, name) for name in PoseTable.column_names()}
-        save_arrays(folder.poses(iteration, half), **columns)
+        save_arrays(folder.poses(iteration, half), **result.poses.columns())
         save_arrays(folder.noise(iteration, half), power=result.noise_power)
+        if plan.learn and result.motion_covariance is not None:
+            save_arrays(folder.motion(iteration, half), covariance=result.motion_covariance)
     write_json(folder.half_done(iteration, half), dict(
         iteration=iteration, half=half, particles=len(particles), phase_seconds=result.phase_seconds,
         device="cpu", **cost))

@@ -5,18 +5,21 @@
     RUN/error.json               when a verb failed: {"message", "problem", "input", "remedy"}
     RUN/report.json              the report of a finished (or running) run
     RUN/particles.npz            the engine's view of the input particles (records.Particles)
-    RUN/mask.mrc                 the mask in use
+    RUN/mask.mrc                 the mask that was given
     RUN/iter_000/                the input, in the form of an iteration
     RUN/iter_NNN/
         half_H_map.mrc           unfiltered, unmasked half-map               (align step of half H)
         half_H_poses.npz         records.PoseTable                           (align step of half H)
         half_H_noise.npz         noise power per optics group and shell      (align step of half H)
+        half_H_motion.npz        covariance of the motion, if it is learned  (align step of half H)
         half_H.json              timings, memory, counts                     (align step of half H; written last)
         half_H_reference.mrc     filtered map the NEXT align step starts from (merge step)
+        mask.mrc                 the mask in use from here on, if dynamic    (merge step)
+        filter_resolution.mrc    cut-off in Å, if the filter is non-uniform  (merge step)
         fsc.star                 five curves                                 (merge step)
         iteration.json           resolution, limits, convergence decision    (merge step; written last)
     RUN/final/                   particles.star half_map_1.mrc half_map_2.mrc map.mrc map_sharpened.mrc
-                                 mask.mrc fsc.star
+                                 mask.mrc fsc.star sharpening.json, filter_resolution.mrc if non-uniform
 """
 from __future__ import annotations
 
@@ -82,11 +85,25 @@ class RunFolder:
     def noise(self, k: int, half: int) -> Path:
         return self.iteration(k) / f"half_{half}_noise.npz"
 
+    def motion(self, k: int, half: int) -> Path:
+        return self.iteration(k) / f"half_{half}_motion.npz"
+
     def half_done(self, k: int, half: int) -> Path:
         return self.iteration(k) / f"half_{half}.json"
 
     def reference(self, k: int, half: int) -> Path:
         return self.iteration(k) / f"half_{half}_reference.mrc"
+
+    def iteration_mask(self, k: int) -> Path:
+        return self.iteration(k) / "mask.mrc"
+
+    def mask_in_use(self, k: int) -> Path:
+        """The mask of the FSC of iteration k and of the next align step: the last dynamic one, or the given one."""
+        dynamic = (self.iteration_mask(i) for i in range(k, 0, -1))
+        return next((path for path in dynamic if path.exists()), self.mask)
+
+    def filter_resolution(self, k: int) -> Path:
+        return self.iteration(k) / "filter_resolution.mrc"
 
     def fsc(self, k: int) -> Path:
         return self.iteration(k) / "fsc.star"
@@ -109,4 +126,4 @@ class RunFolder:
 
 
 FINAL_FILES = ("particles.star", "half_map_1.mrc", "half_map_2.mrc", "map.mrc", "map_sharpened.mrc",
-               "mask.mrc", "fsc.star")
+               "mask.mrc", "fsc.star", "sharpening.json", "filter_resolution.mrc")

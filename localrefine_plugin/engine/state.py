@@ -49,7 +49,16 @@ def load_poses(run: RunFolder, iteration: int, half: int) -> Optional[PoseTable]
     if iteration == 0:
         return None
     with np.load(run.poses(iteration, half), allow_pickle=False) as stored:
-        return PoseTable(**{name: stored[name] for name in PoseTable.column_names()})
+        return PoseTable(**{name: stored[name] for name in PoseTable.column_names() if name in stored})
+
+
+def load_motion(run: RunFolder, iteration: int, half: int) -> Optional[np.ndarray]:
+    """The motion's covariance (6, 6) learned in an iteration, or None."""
+    if not run.motion(iteration, half).exists():
+        return None
+    with np.load(run.motion(iteration, half), allow_pickle=False) as stored:
+        covariance: np.ndarray = stored["covariance"]
+    return covariance
 
 
 def load_noise(run: RunFolder, iteration: int, half: int) -> np.ndarray:
