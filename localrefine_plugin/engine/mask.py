@@ -181,8 +181,8 @@ def _padded_bounding_box(region: np.ndarray, padding: int) -> Tuple[slice, ...]:
 
 
 def dynamic_mask(density: np.ndarray, user_mask: np.ndarray, pixel_size: float, resolution_angstrom: float,
-                 threshold: float = 0.2, near_angstrom: float = 6.0, far_angstrom: float = 14.0,
-                 workers: int = 1) -> np.ndarray:
+                 threshold: float = 0.2, near_angstrom: float = 3.0, far_angstrom: float = 12.0,
+                 absolute: bool = False, workers: int = 1) -> np.ndarray:
     """A mask that follows the density found so far, near the user's mask.
 
     The map is low-passed to max(12 Å, 1.5 × resolution) and thresholded; of what lies inside the
@@ -192,7 +192,7 @@ def dynamic_mask(density: np.ndarray, user_mask: np.ndarray, pixel_size: float, 
     Parameters
     ----------
     density, user_mask : (N, N, N).  pixel_size : Å.  resolution_angstrom : of the map.
-    threshold : fraction of the greatest low-passed density inside the user's mask.
+    threshold : fraction of the greatest low-passed density inside the user's mask, or, if ``absolute``, a density.
 
     Returns
     -------
@@ -200,7 +200,7 @@ def dynamic_mask(density: np.ndarray, user_mask: np.ndarray, pixel_size: float, 
 
     Raises
     ------
-    InputError : no positive density under the user's mask.
+    InputError : no positive density under the user's mask, or none above an absolute threshold.
     """
     smooth = lowpass(density, pixel_size, max(12.0, 1.5 * resolution_angstrom), workers=workers)
     peak = float(smooth[user_mask >= 0.5].max(initial=0.0))
@@ -208,7 +208,11 @@ def dynamic_mask(density: np.ndarray, user_mask: np.ndarray, pixel_size: float, 
         raise InputError("no positive density under the mask to follow", "mask_mode dynamic",
                          "use the static mask, or check the contrast of the half-maps")
     region = _soft_edge_around(user_mask >= 0.5, pixel_size, far_angstrom, far_angstrom) > 0.5
-    core = _large_parts((smooth >= threshold * peak) & region)
+    level = threshold if absolute else threshold * peak
+    if level > peak:
+        raise InputError(f"{threshold:g} exceeds the greatest density under the mask, {peak:.3g} (low-passed)",
+                         "setting mask_threshold", "lower it")
+    core = _large_parts((smooth >= level) & region)
     return _soft_edge_around(core, pixel_size, near_angstrom, far_angstrom)
 
 

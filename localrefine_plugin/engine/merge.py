@@ -1,58 +1,38 @@
 """The only step that opens both halves: FSC, references for the next iteration, convergence."""
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .files import read_map, write_map
-from .fourier import apply_shell_filter
-from .fsc import FscCurves, first_below, five_curves, write_fsc
+from .fsc import FscCurves, five_curves, write_fsc
+from .mask import dynamic_mask
 from .pose import log_map
 from .records import PoseTable
+from .references import next_references
 from .run_folder import RunFolder, read_json
 from .state import load_poses
+from .symmetry import operators
 
-FSC_LIMIT = 0.143
 STILL_SHELLS = 0.5  # no gain: less than half a shell …
 STILL_ITERATIONS = 2  # … in this many iterations in a row
 STILL_SIGMA = 0.2  # median change of the rotation, in posterior s.d.
 
 
-def joined(maps: Sequence[np.ndarray], resolution: float, pixel_size: float, workers: int) -> List[np.ndarray]:
-    """Both maps with their average below ``resolution`` Å (0 = never), a cosine of two shells between."""
-    if resolution <= 0:
-        return [maps[0], maps[1]]
-    box = maps[0].shape[0]
-    shells = np.arange(box)
-    cutoff = box * pixel_size / resolution
-    low = 0.5 + 0.5 * np.cos(np.pi * np.clip((shells - cutoff + 1) / 2, 0, 1))
-    half_difference = apply_shell_filter(0.5 * (maps[0] - maps[1]), low, workers)
-    return [maps[0] - half_difference, maps[1] + half_difference]
-
-
-def filter_weights(curves: FscCurves) -> np.ndarray:
-    """Wiener weight of a half-map by shell, F, up to where the corrected FSC first falls below 0.143.
-
-    A half-map's signal-to-noise ratio is F / (1 − F), hence SNR / (1 + SNR) = F.
-    """
-    weights = np.clip(curves.corrected, 0, 1)
-    end = first_below(curves.corrected, FSC_LIMIT)
-    weights[end + 1:] = 0
-    return weights
-
-
 def merge_halves(run: RunFolder, iteration: int, workers: int) -> Dict[str, Any]:
-    """FSC, filtered references and the decision of this iteration; returns iteration.json."""
+    """FSC, mask, filtered references and the decision of this iteration; returns iteration.json."""
     described = read_json(run.input)
     resolved, pixel_size = described["resolved"], described["pixel_size"]
     maps = [read_map(run.half_map(iteration, half))[0] for half in (1, 2)]
-    mask, _ = read_map(run.mask)
-    curves = five_curves(maps[0], maps[1], mask, pixel_size, resolved["seed"], workers=workers)
+    curves, mask = curves_in_mask(run, iteration, maps, resolved, pixel_size, workers)
     write_fsc(run.fsc(iteration), curves)
-    weights = filter_weights(curves)
-    for half, volume in enumerate(joined(maps, resolved["join_halves_resolution_angstrom"], pixel_size, workers), 1):
-        write_map(run.reference(iteration, half), apply_shell_filter(volume, weights, workers), pixel_size)
+    references = next_references(maps, mask, curves, resolved, workers)
+    for half, volume in enumerate(references.maps, 1):
+        write_map(run.reference(iteration, half), volume, pixel_size)
+    if references.cutoff_angstrom is not None:
+        write_map(run.filter_resolution(iteration), references.cutoff_angstrom, pixel_size)
     earlier = [read_json(run.iteration_done(k)) for k in range(iteration)]
     now = {"iteration": iteration, "resolution_angstrom": curves.resolutions(),
            "resolution_0.5_angstrom": curves.resolutions(0.5),
@@ -61,6 +41,33 @@ def merge_halves(run: RunFolder, iteration: int, workers: int) -> Dict[str, Any]
     now.update(decide(earlier + [now], resolved, described["box_size"] * pixel_size))
     now["warnings"] = []
     return now
+
+
+def curves_in_mask(run: RunFolder, iteration: int, maps: Sequence[np.ndarray], resolved: Dict[str, Any],
+                   pixel_size: float, workers: int) -> Tuple[FscCurves, np.ndarray]:
+    """The FSC of the half-maps and the mask it is under: the one in use, or one that follows the density.
+
+    A dynamic mask is found in the mean of the half-maps, and written, once the resolution in the mask used so
+    far is better than its start resolution.
+    """
+    def curves_under(mask: np.ndarray) -> FscCurves:
+        curves = five_curves(maps[0], maps[1], mask, pixel_size, resolved["seed"], resolved["fsc_randomise_below"],
+                             workers=workers)
+        # symmetry mates are not independent
+        order = len(operators(resolved["symmetry"]))
+        return replace(curves, corrected_error=curves.corrected_error * np.sqrt(order))
+
+    mask, _ = read_map(run.mask_in_use(iteration - 1))
+    curves = curves_under(mask)
+    resolution = curves.resolutions()["corrected"]
+    if resolved["mask_mode"] == "static" or resolution > resolved["mask_start_resolution_angstrom"]:
+        return curves, mask
+    given, _ = read_map(run.mask)
+    mask = dynamic_mask(0.5 * (maps[0] + maps[1]), given, pixel_size, resolution, resolved["mask_threshold"],
+                        resolved["mask_near_angstrom"], resolved["mask_far_angstrom"],
+                        resolved["mask_threshold_type"] == "absolute", workers)
+    write_map(run.iteration_mask(iteration), mask, pixel_size)
+    return curves_under(mask), mask
 
 
 def pose_statistics(run: RunFolder, iteration: int) -> Dict[str, Any]:

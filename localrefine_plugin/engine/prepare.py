@@ -15,7 +15,6 @@ from .files import ImageReader, write_map
 from .fourier import lowpass
 from .fsc import FscCurves, five_curves, write_fsc
 from .kernels.gather import extract_slices
-from .merge import joined
 from .noise import NoiseSums
 from .pixels import highest_shell, pixel_list
 from .plan import resolve, search_plan
@@ -23,6 +22,7 @@ from .pose import project
 from .progress import say
 from .records import InputError, Particles, Settings
 from .reference import make_reference, slice_rows
+from .references import joined
 from .run_folder import RunFolder, write_json
 from .state import measured, save_arrays, save_particles, worker_count
 
@@ -42,7 +42,8 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
     with measured() as cost:
         say("checking particles, maps and mask")
         inputs = check_inputs(particles, half_map_1, half_map_2, mask, settings)
-        curves = five_curves(*inputs.maps, inputs.mask, inputs.pixel_size, settings.seed, workers=workers)
+        curves = five_curves(*inputs.maps, inputs.mask, inputs.pixel_size, settings.seed, settings.fsc_randomise_below,
+                             workers=workers)
         resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
         scales, noise, references = first_references(inputs, resolved, workers)
         warnings = list(inputs.warnings) + grey_scale_warnings(scales)
@@ -106,7 +107,7 @@ def scale_and_noise(particles: Particles, volume: np.ndarray, mask: np.ndarray, 
                     workers: int) -> Tuple[float, np.ndarray]:
     """α = Σ Re(X* C Y / σ²) / Σ C² |Y|² / σ² at the input poses, and σ² (groups, M + 1), the images' mean power."""
     max_shell = highest_shell(particles.box_size)
-    plan = search_plan(resolved, particles, mask, resolved["initial_lowpass_angstrom"])
+    plan = search_plan(resolved, particles, resolved["initial_lowpass_angstrom"])
     reference = make_reference(volume, mask, plan.centre, plan.align_shell, workers)
     pixels = pixel_list(particles.box_size, plan.align_shell, max_shell)
     sums = np.zeros(2)

@@ -9,7 +9,7 @@ from .fsc import read_fsc
 from .progress import say
 from .report import build_report
 from .run_folder import RunFolder, read_json, write_atomic, write_json
-from .sharpen import sharpen
+from .sharpen import applied_b_factor, sharpen
 from .state import load_particles, load_poses
 
 
@@ -20,17 +20,28 @@ def write_results(run: RunFolder, workers: int) -> None:
     (run.path / "final").mkdir(exist_ok=True)
     for half in (1, 2):
         copy(run.half_map(k, half), run.final(f"half_map_{half}.mrc"))
-    copy(run.mask, run.final("mask.mrc"))
+    copy(run.mask_in_use(k), run.final("mask.mrc"))
+    if run.filter_resolution(k).exists():
+        copy(run.filter_resolution(k), run.final("filter_resolution.mrc"))
     copy(run.fsc(k), run.final("fsc.star"))
-    pixel_size = read_json(run.input)["pixel_size"]
-    mean = 0.5 * (read_map(run.half_map(k, 1))[0] + read_map(run.half_map(k, 2))[0])
-    write_map(run.final("map.mrc"), mean, pixel_size)
-    curves = read_fsc(run.fsc(k))
-    sharpened, _ = sharpen(mean, pixel_size, curves.corrected, curves.resolutions()["corrected"], workers=workers)
-    write_map(run.final("map_sharpened.mrc"), sharpened, pixel_size)
+    write_maps(run, k, workers)
     write_final_particles(run, k)
     write_json(run.report, build_report(run))
     say(f"results of iteration {k} are in {run.path / 'final'}")
+
+
+def write_maps(run: RunFolder, iteration: int, workers: int) -> None:
+    """The mean of the half-maps, as it is and sharpened, and how it was sharpened."""
+    described = read_json(run.input)
+    pixel_size, b_factor = described["pixel_size"], described["resolved"]["sharpen_bfactor"]
+    mean = 0.5 * (read_map(run.half_map(iteration, 1))[0] + read_map(run.half_map(iteration, 2))[0])
+    write_map(run.final("map.mrc"), mean, pixel_size)
+    curves = read_fsc(run.fsc(iteration))
+    sharpened, fit = sharpen(mean, pixel_size, curves.corrected, curves.resolutions()["corrected"], b_factor, workers)
+    write_map(run.final("map_sharpened.mrc"), sharpened, pixel_size)
+    write_json(run.final("sharpening.json"), {
+        "b_factor_applied": applied_b_factor(fit, b_factor), "b_factor_guinier": fit.b_factor,
+        "guinier_correlation": fit.correlation, "guinier_shells": fit.shells})
 
 
 def write_final_particles(run: RunFolder, iteration: int) -> None:

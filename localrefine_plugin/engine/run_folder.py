@@ -112,8 +112,8 @@ class RunFolder:
         return self.iteration(k) / "iteration.json"
 
     def final(self, name: str) -> Path:
-        """One of FINAL_FILES in RUN/final."""
-        if name not in FINAL_FILES:
+        """One of FINAL_FILES or OPTIONAL_FINAL_FILES in RUN/final."""
+        if name not in FINAL_FILES + OPTIONAL_FINAL_FILES:
             raise KeyError(name)
         return self.path / "final" / name
 
@@ -126,4 +126,5 @@ class RunFolder:
 
 
 FINAL_FILES = ("particles.star", "half_map_1.mrc", "half_map_2.mrc", "map.mrc", "map_sharpened.mrc",
-               "mask.mrc", "fsc.star", "sharpening.json", "filter_resolution.mrc")
+               "mask.mrc", "fsc.star", "sharpening.json")
+OPTIONAL_FINAL_FILES = ("filter_resolution.mrc",)  # where the filter was non-uniform

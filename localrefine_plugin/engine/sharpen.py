@@ -78,6 +78,11 @@ def _fit(map_ft: np.ndarray, n: int, pixel_size: float, curve: np.ndarray,
     return GuinierFit(float(4 * slope), float(intercept), float(correlation), int(np.count_nonzero(used)))
 
 
+def applied_b_factor(fit: GuinierFit, b_factor: Optional[float]) -> float:
+    """The B-factor given, or else the one fitted unless that would blur."""
+    return min(fit.b_factor, 0.0) if b_factor is None else b_factor
+
+
 def sharpen(map_zyx: np.ndarray, pixel_size: float, curve: np.ndarray, resolution_angstrom: float,
             b_factor: Optional[float] = None, workers: int = 1) -> Tuple[np.ndarray, GuinierFit]:
     """FSC-weighted, B-factor-sharpened map, low-passed at its resolution.
@@ -95,7 +100,7 @@ def sharpen(map_zyx: np.ndarray, pixel_size: float, curve: np.ndarray, resolutio
     n = fourier.box_of(map_zyx.shape)
     map_ft = fourier.forward(map_zyx, workers)
     fit = _fit(map_ft, n, pixel_size, curve, resolution_angstrom)
-    applied = min(fit.b_factor, 0.0) if b_factor is None else b_factor
+    applied = applied_b_factor(fit, b_factor)
     weights, shells = fsc_weights(curve), np.arange(n // 2 + 1)
     cutoff = n * pixel_size / resolution_angstrom
 
