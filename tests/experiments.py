@@ -53,7 +53,7 @@ class Experiment:
 
     def plan(self, resolution, **changes):
         resolved = resolve(self.settings(**changes), self.mask, resolution, self.particles.pixel_size)
-        return search_plan(resolved, self.particles, self.mask, resolution)
+        return search_plan(resolved, self.particles, resolution)
 
     def align(self, resolution, plan=None, previous=None, **changes):
         """The engine's align step with the noise-free phantom as reference."""

@@ -10,7 +10,6 @@ from .mask import mask_centre, mask_radius
 from .motion_prior import about_point, isotropic_covariance, principal_widths
 from .pixels import highest_shell
 from .records import Particles, Settings
-from .reference import integer_centre
 
 EXTENT_IN_SIGMA = 3.0
 FREE_ROTATION_EXTENT_DEG, FREE_SHIFT_EXTENT_ANGSTROM = 20.0, 10.0
@@ -53,7 +52,7 @@ def align_shell_of(resolution_angstrom: float, resolved: Dict[str, Any], particl
     return int(np.clip(shell, 3, highest_shell(particles.box_size)))
 
 
-def search_plan(resolved: Dict[str, Any], particles: Particles, mask: np.ndarray, align_resolution: float,
+def search_plan(resolved: Dict[str, Any], particles: Particles, align_resolution: float,
                 learned: Optional[np.ndarray] = None) -> SearchPlan:
     """The plan of one iteration's search; ``learned`` is the motion's covariance after the last iteration."""
     pixel = particles.pixel_size

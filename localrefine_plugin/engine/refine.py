@@ -67,7 +67,7 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
         before = read_json(folder.iteration_done(iteration - 1))
         mask, _ = read_map(folder.mask_in_use(iteration - 1))
         reference_map, _ = read_map(folder.reference(iteration - 1, half))
-        plan = search_plan(resolved, particles, mask, before["align_resolution_angstrom"],
+        plan = search_plan(resolved, particles, before["align_resolution_angstrom"],
                            load_motion(folder, iteration - 1, half))
         bar = ProgressBar(f"iteration {iteration} half {half}: align and insert", len(particles))
         with ImageReader(particles) as reader:
