@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .kernels.device import array_module, to_host
 from .pixels import half_plane_frequencies
 from .records import Particles
 
@@ -34,9 +35,11 @@ class NoiseSums:
         pixels of shells ``change_shell``; with W = 2 C²/σ², ½ σ² change = |X − C Y|² − |X|²."""
         for group in np.unique(self.group[rows]):
             mine = self.group[rows] == group
-            total = power[mine].sum(axis=0, dtype=np.float64)[self.counted]
+            chosen = slice(None) if mine.all() else array_module(power).asarray(np.flatnonzero(mine))
+            total = to_host(power[chosen].sum(axis=0, dtype=np.float64))[self.counted]
             self.sums[group] += np.bincount(self.shell, total, self.max_shell + 1)
-            change_sum = np.bincount(change_shell, change[mine].sum(axis=0, dtype=np.float64), self.max_shell + 1)
+            total = to_host(change[chosen].sum(axis=0, dtype=np.float64))
+            change_sum = np.bincount(change_shell, total, self.max_shell + 1)
             self.sums[group] += 0.5 * self.noise_power[group] * change_sum
             self.images[group] += mine.sum()
 

@@ -1,8 +1,8 @@
 """The half-plane of image frequencies, in an order that makes a resolution limit a prefix."""
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Tuple
 
 import numpy as np
 
@@ -18,18 +18,23 @@ class PixelList:
     kx, ky : (K,) float32, cycles per box.
     shell : (K,) int64, rounded |k|.
     index : (K,) int64, position in the flattened `half_plane` of that image.
+        kx, ky and index may be on a device, shell is always numpy's.
     box_size : N.  max_shell : M, the half-plane has rows ky = −M … M and columns kx = 0 … M.
     """
 
-    kx: np.ndarray
-    ky: np.ndarray
+    kx: Array
+    ky: Array
     shell: np.ndarray
-    index: np.ndarray
+    index: Array
     box_size: int
     max_shell: int
 
     def __len__(self) -> int:
         return len(self.kx)
+
+    def put(self, put: Callable[[np.ndarray], Array]) -> "PixelList":
+        """The list where ``put`` puts arrays."""
+        return replace(self, kx=put(self.kx), ky=put(self.ky), index=put(self.index))
 
     def prefix(self, max_shell: float) -> int:
         """Number of pixels whose shell is at most ``max_shell``."""

@@ -10,11 +10,11 @@ Array-module code: runs on numpy or CuPy arrays alike.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
 
-from .kernels.device import array_module
+from .kernels.device import array_module, to_host, working_bytes
 from .kernels.gather import gauss_newton_sums, score_grid
 from .pixels import PixelList
 from .pose import cross_matrix, exp_map, log_map, project, rotation_vector_ball, shift_disc
@@ -23,7 +23,6 @@ from .reference import Reference, slice_rows
 Array = Any
 MAX_MODES = 4
 KEEP_LOG_LIKELIHOOD = 12.0  # a mode this far below the best has posterior weight < 1e-5
-GRID_CHUNK_BYTES = 1 << 26
 SAME_MODE = 0.25  # grid steps: modes closer than this are one
 CONVERGED_GAIN = 0.03  # log-likelihood units: a quarter of a posterior s.d. is left to the next iteration
 
@@ -72,11 +71,15 @@ class Motion:
 class Grid:
     """The coarse grid: rotations (G, 3) in rad with their neighbours (G, B), shifts (S, 2) in px."""
 
-    rotations: np.ndarray
-    neighbours: np.ndarray
-    shifts: np.ndarray
+    rotations: Array
+    neighbours: Array
+    shifts: Array
     rotation_step: float
     shift_step: float
+
+    def put(self, put: Callable[[np.ndarray], Array]) -> "Grid":
+        """The grid where ``put`` puts arrays."""
+        return replace(self, rotations=put(self.rotations), neighbours=put(self.neighbours), shifts=put(self.shifts))
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,10 @@ class Modes:
         """Overwrite these rows in place."""
         for name in self.__dataclass_fields__:
             getattr(self, name)[rows] = getattr(other, name)
+
+    def to_host(self) -> "Modes":
+        """The modes as numpy arrays."""
+        return Modes(*(to_host(getattr(self, name)) for name in self.__dataclass_fields__))
 
 
 def make_grid(rotation_extent: float, shift_reach_px: float, rotation_step: float, shift_step_px: float) -> Grid:
@@ -256,12 +263,12 @@ def grid_scores(reference: Reference, images: PackedImages, motion: Motion, grid
     """Score (n, G, S) of every grid pose; −inf outside the extents."""
     xp = array_module(images.matched)
     p = images.pixels
-    w, shifts = xp.asarray(grid.rotations), xp.asarray(grid.shifts)
+    w, shifts = grid.rotations, grid.shifts
     kx, ky = p.kx[:n_pixels], p.ky[:n_pixels]
     phase = xp.exp(2j * np.pi / p.box_size * (shifts[:, :1] * kx + shifts[:, 1:] * ky)).astype(np.complex64)
     rotation = motion.rotation0[:, None] @ exp_map(w)
     out = xp.empty((len(images.matched), len(w), len(shifts)), np.float32)
-    chunk = max(1, GRID_CHUNK_BYTES // (8 * n_pixels * (len(shifts) + len(w))))
+    chunk = max(1, working_bytes(images.matched) // (8 * n_pixels * (len(shifts) + len(w))))
     for start in range(0, len(out), chunk):
         part = slice(start, start + chunk)
         matched = images.matched[part, None, :n_pixels] * phase
@@ -293,14 +300,14 @@ def grid_candidates(scores: Array, grid: Grid) -> Tuple[Array, Array, Array]:
     xp = array_module(scores)
     best_shift = xp.argmax(scores, axis=2)
     best = xp.max(scores, axis=2)
-    around = xp.max(best[:, xp.asarray(grid.neighbours)], axis=2)
+    around = xp.max(best[:, grid.neighbours], axis=2)
     peak = xp.where(best >= around, best, -xp.inf)
     order = xp.argsort(-peak, axis=1)[:, :MAX_MODES]
     value = xp.take_along_axis(peak, order, axis=1)
     keep = value > xp.max(value, axis=1, keepdims=True) - KEEP_LOG_LIKELIHOOD
     owner, slot = xp.nonzero(keep)
     g = order[owner, slot]
-    return owner, xp.asarray(grid.rotations)[g], xp.asarray(grid.shifts)[best_shift[owner, g]]
+    return owner, grid.rotations[g], grid.shifts[best_shift[owner, g]]
 
 
 def prune(modes: Modes, n: int, same_rotation: float, same_shift: float, margin: float = KEEP_LOG_LIKELIHOOD) -> Modes:

@@ -1,13 +1,28 @@
 """Which array library and which card: the only place that knows both numpy and CuPy.
 
-The device is a word at the edge ("auto", "cpu", "cuda", "cuda:1"); inside the engine an array
-carries it and `array_module` asks the array.
+The device is a word at the edge ("auto", "cpu", "cuda", "cuda:1"); `choose_device` turns it into a
+`Device`, which puts arrays where they belong. Inside the engine an array carries the device and
+`array_module` asks the array.
 """
 from __future__ import annotations
 
-from typing import Any
+import ctypes
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
+
+from ..records import InputError
+
+Array = Any
+OLDEST_DRIVER = 11020  # as cuDriverGetVersion counts: CUDA 11.2, the oldest that CuPy 13's wheels accept
+LIBRARIES = ("cudart", "nvrtc", "nvJitLink", "cublasLt", "cublas", "cufft", "cusparse", "cusolver")  # load order
+MEMORY_SHARE = 0.9  # of what is free when we start: the rest is for the driver and cuFFT's own needs
+HOST_WORKING_BYTES = 1 << 26  # a few core caches
+DEVICE_WORKING_BYTES = 1 << 30
 
 
 def array_module(array: Any) -> Any:
@@ -16,3 +31,207 @@ def array_module(array: Any) -> Any:
         import cupy
         return cupy
     return np
+
+
+def to_host(array: Any) -> np.ndarray:
+    """The array as numpy's; waits for the device."""
+    return array if array_module(array) is np else array.get()
+
+
+def working_bytes(array: Any) -> int:
+    """How much a loop may hold in temporaries where ``array`` lives: caches, or a small part of a card."""
+    return HOST_WORKING_BYTES if array_module(array) is np else DEVICE_WORKING_BYTES
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where arrays live. word: "cpu" or "cuda:N"; description: one line for a log."""
+
+    word: str
+    description: str
+
+    @property
+    def on_card(self) -> bool:
+        return self.word != "cpu"
+
+    @property
+    def xp(self) -> Any:
+        """numpy or cupy."""
+        if not self.on_card:
+            return np
+        import cupy
+        return cupy
+
+    def put(self, array: Array) -> Array:
+        """``array`` (numpy's) on this device."""
+        return self.xp.asarray(array)
+
+    def wait(self) -> None:
+        """Until the device has done what it was told; so that a clock tells the truth."""
+        if self.on_card:
+            self.xp.cuda.get_current_stream().synchronize()
+
+    def memory_bytes(self) -> int:
+        """What a run may use of the card: free memory, or less if CuPy was given a limit."""
+        pool = self.xp.get_default_memory_pool()
+        free, _ = self.xp.cuda.runtime.memGetInfo()
+        free += pool.free_bytes()
+        return int(min(free, pool.get_limit() - pool.used_bytes()) if pool.get_limit() else MEMORY_SHARE * free)
+
+    def release(self) -> None:
+        """Give back what nobody uses: pooled blocks and the work space of FFT plans."""
+        if self.on_card:
+            self.xp.fft.config.get_plan_cache().clear()
+            self.xp.get_default_memory_pool().free_all_blocks()
+
+    @property
+    def out_of_memory(self) -> Any:
+        """The exception that says the device's memory is full."""
+        return self.xp.cuda.memory.OutOfMemoryError if self.on_card else MemoryError
+
+
+CPU = Device("cpu", "CPU")
+
+
+class Unusable(Exception):
+    """Why a card cannot be used, and what to do."""
+
+    def __init__(self, problem: str, remedy: str):
+        self.problem, self.remedy = problem, remedy
+        super().__init__(problem, remedy)
+
+
+def choose_device(word: str) -> Device:
+    """The device of "auto", "cpu", "cuda" or "cuda:N"; N counts the cards that CUDA_VISIBLE_DEVICES leaves.
+
+    Without a driver this takes microseconds. On a card, NVRTC, cuFFT, cuBLAS and cuSOLVER are each called
+    once, so that a missing library is found here and not in the middle of a run.
+
+    Raises
+    ------
+    InputError : a card was asked for by name and cannot be used.
+    """
+    if word == "cpu":
+        return Device("cpu", f"CPU ({available_threads()} threads)")
+    try:
+        return open_card(int(word.split(":")[1]) if ":" in word else 0)
+    except Unusable as reason:
+        if word == "auto":
+            return Device("cpu", f"CPU ({available_threads()} threads), because {reason.problem}; {reason.remedy}")
+        raise InputError(reason.problem, f"device {word}", reason.remedy) from None
+
+
+def available_threads() -> int:
+    import numba
+    return int(numba.get_num_threads())
+
+
+def open_card(index: int) -> Device:
+    """Card ``index`` made current, its libraries tried, its memory capped; Unusable if anything is missing."""
+    driver = ask_driver(index)
+    cuda = "11" if driver["version"] < 12000 else "12" if driver["version"] < 13000 else "13"
+    install = f"pip install 'scipion-em-localrefine[cuda{cuda}]'"
+    if importlib.util.find_spec("cupy") is None:
+        raise Unusable("CuPy is not installed", install)
+    preload_libraries()
+    try:
+        import cupy
+        cupy.cuda.Device(index).use()
+    except Exception as error:
+        raise Unusable(f"CuPy does not work here ({one_line(error)})", install) from None
+    for library, call in library_calls(cupy).items():
+        try:
+            call()
+        except Exception as error:
+            package = package_of(library, cuda)
+            raise Unusable(f"{library} does not work ({one_line(error)})", f"pip install {package}") from None
+    limit = cupy.get_default_memory_pool()
+    free, total = cupy.cuda.runtime.memGetInfo()
+    if not limit.get_limit():  # CUPY_GPU_MEMORY_LIMIT was not set
+        limit.set_limit(size=int(MEMORY_SHARE * free))
+    return Device(f"cuda:{index}", (
+        f"GPU {index}: {driver['name']}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, compute capability "
+        f"{driver['capability']}, driver for CUDA {driver['version'] // 1000}.{driver['version'] % 1000 // 10}, "
+        f"CUDA {cupy.cuda.runtime.runtimeGetVersion() // 1000}, CuPy {cupy.__version__}"))
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def load_driver() -> Any:
+    """The driver's library; OSError without one."""
+    return ctypes.CDLL("libcuda.so.1")
+
+
+def ask_driver(index: int) -> Dict[str, Any]:
+    """Driver version, name and compute capability of a card, from the driver alone; Unusable if there is none."""
+    try:
+        driver = load_driver()
+    except OSError:
+        raise Unusable("there is no NVIDIA driver (libcuda.so.1)",
+                       "install NVIDIA's driver, or run where there is a GPU") from None
+    count, version = ctypes.c_int(0), ctypes.c_int(0)
+    status = driver.cuInit(0)
+    if status != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise Unusable(f"the NVIDIA driver finds no GPU (status {status})",
+                       "try nvidia-smi" if visible is None else f"CUDA_VISIBLE_DEVICES is '{visible}'")
+    if index >= count.value:
+        raise Unusable(f"there is no GPU {index} (the driver sees {count.value}, counted from 0)",
+                       f"choose cuda:0 … cuda:{count.value - 1}")
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    if version.value < OLDEST_DRIVER:
+        raise Unusable(f"the NVIDIA driver is too old (for CUDA {version.value // 1000}.{version.value % 1000 // 10})",
+                       "install one for CUDA 11.2 or newer")
+    name, handle = ctypes.create_string_buffer(128), ctypes.c_int(0)
+    major, minor = ctypes.c_int(0), ctypes.c_int(0)
+    driver.cuDeviceGet(ctypes.byref(handle), index)
+    driver.cuDeviceGetName(name, len(name), handle)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, handle)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, handle)
+    return dict(version=version.value, name=name.value.decode("ascii", "replace"), capability=f"{major.value}.{minor.value}")
+
+
+def library_calls(cupy: Any) -> Dict[str, Callable[[], Any]]:
+    """One small call into each CUDA library that the engine needs."""
+    def compiled() -> Any:
+        cupy.RawModule(code='extern "C" __global__ void nothing(int n) {}').get_function("nothing")((1,), (1,), (np.int32(0),))
+        return cupy.arange(4).sum().get()
+    return {
+        "NVRTC": compiled,
+        "cuFFT": lambda: cupy.fft.rfft2(cupy.zeros((1, 8, 8), np.float32)).get(),
+        "cuBLAS": lambda: cupy.matmul(cupy.ones((8, 8), np.float32), cupy.ones((8, 8), np.float32)).get(),
+        "cuSOLVER": lambda: cupy.linalg.eigh(cupy.broadcast_to(cupy.eye(3), (2, 3, 3)))[0].get(),
+    }
+
+
+def package_of(library: str, cuda: str) -> str:
+    """The pip package that brings a CUDA library."""
+    stem = {"NVRTC": "nvidia-cuda-nvrtc", "cuFFT": "nvidia-cufft", "cuBLAS": "nvidia-cublas",
+            "cuSOLVER": "nvidia-cusolver"}[library]
+    headers = " nvidia-cuda-runtime" if library == "NVRTC" else ""
+    names = (stem + headers).split()
+    return " ".join(name if cuda == "13" else f"{name}-cu{cuda}" for name in names)
+
+
+def preload_libraries() -> List[str]:
+    """Load the CUDA libraries of pip's nvidia-* packages, which CuPy 13 does not look for; the paths loaded.
+
+    What is not there is left to the system's loader (a CUDA toolkit, LD_LIBRARY_PATH).
+    """
+    spec = importlib.util.find_spec("nvidia")
+    loaded = []
+    for stem in LIBRARIES if spec is not None else ():
+        for path in library_files(tuple(spec.submodule_search_locations or ()), stem):  # type: ignore[union-attr]
+            try:
+                ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+                loaded.append(str(path))
+            except OSError:
+                continue
+    return loaded
+
+
+def library_files(folders: Tuple[str, ...], stem: str) -> List[Path]:
+    """lib<stem>.so.N in nvidia/*/lib, whatever package it belongs to."""
+    return [path for folder in folders for path in sorted(Path(folder).glob(f"*/lib/lib{stem}.so.*"))]

@@ -1,0 +1,31 @@
+"""Fourier transforms where the array lives: scipy's on the host (float32 stays float32), cuFFT's on a card."""
+from __future__ import annotations
+
+from typing import Any, Tuple
+
+import numpy as np
+import scipy.fft
+
+from .device import array_module
+
+Array = Any
+
+
+def rfft2(images: Array, workers: int = 1) -> Array:
+    """Half spectra of the last two axes, unnormalised."""
+    xp = array_module(images)
+    return scipy.fft.rfft2(images, workers=workers) if xp is np else xp.fft.rfft2(images)
+
+
+def rfftn(volume: Array, workers: int = 1) -> Array:
+    """Half spectrum over all axes, unnormalised."""
+    xp = array_module(volume)
+    return scipy.fft.rfftn(volume, workers=workers) if xp is np else xp.fft.rfftn(volume)
+
+
+def irfftn(spectrum: Array, shape: Tuple[int, ...], workers: int = 1) -> Array:
+    """Real array of ``shape`` from its half spectrum, which may be overwritten."""
+    xp = array_module(spectrum)
+    if xp is np:
+        return scipy.fft.irfftn(spectrum, s=shape, workers=workers, overwrite_x=True)
+    return xp.fft.irfftn(spectrum, s=shape)
