@@ -24,6 +24,7 @@ from .pose import exp_map, log_map, project
 from .reconstruct import PADDING, new_accumulator, reconstruct
 from .records import Particles, PoseTable
 from .reference import Reference, make_reference, slice_rows
+from .scale import fitted_scales
 from .search import Grid, Levels, Modes, Motion, PackedImages, best_modes, make_grid, mode_weights, search
 
 Array = Any
@@ -42,6 +43,7 @@ class SearchPlan:
         body frame, or None without a prior.  motion_floor : Σ₀ of motion_prior.learn.
     learn : "" or "full" or "isotropic", whether this half's covariance is learned anew from its poses.
     align_shell : information beyond this shell is not used.
+    symmetry : (g, 3, 3) operators about the box centre.  per_particle_scale : whether scales are fitted.
     """
 
     centre: np.ndarray
@@ -57,6 +59,8 @@ class SearchPlan:
     marginalize: bool
     recenter_rotations: bool
     recenter_shifts: bool
+    symmetry: np.ndarray
+    per_particle_scale: bool
 
 
 @dataclass(frozen=True)
@@ -182,11 +186,14 @@ def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray
     accumulator = new_accumulator(max_shell)
     tables: List[Dict[str, np.ndarray]] = []
     evidence: List[Evidence] = []
+    matches: List[Tuple[Array, Array]] = []
     size = max(1, BATCH_BYTES // (36 * images.shape[0] * images.shape[1]))
     for start in range(0, len(particles), size):
         rows = np.arange(start, min(start + size, len(particles)))
         with clock("read and transform"):
             batch = images.batch(rows)
+        if previous is not None and previous.scale is not None:
+            batch = scaled(batch, previous.scale[rows])
         rotation0, shift0 = search_centre(particles, previous, plan, rows)
         u0 = shift0 + project(rotation0, plan.centre)
         with clock("pack"):
@@ -197,7 +204,9 @@ def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray
             modes = search(reference, packed, motion, grid, levels, known, unsettled(previous, rows))
         best = best_modes(modes, len(rows))
         with clock("noise"):
-            noise.add(rows, batch.power, residual_change(reference, packed, best), pixels.shell)
+            cross, energy = model_match(reference, packed, best)
+            noise.add(rows, batch.power, energy - 2 * cross, pixels.shell)
+            matches.append((cross.sum(axis=1), energy.sum(axis=1)))
         with clock("insert"):
             weights = mode_weights(modes, len(rows))
             counts = insert_batch(accumulator, batch, modes, best, weights, u0, plan, max_shell, box)
@@ -210,6 +219,8 @@ def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray
     with clock("learn motion"):
         motion_covariance = learned_motion(plan, evidence)
     columns = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
+    if plan.per_particle_scale:
+        columns["scale"] = refitted_scales(matches, previous)
     return HalfResult(half_map, PoseTable(row=row, **columns), noise.power(), motion_covariance, clock.seconds)
 
 
@@ -265,28 +276,45 @@ def unsettled(previous: Optional[PoseTable], rows: np.ndarray) -> np.ndarray:
     return np.ones(len(rows), bool) if previous is None else previous.modes[rows] > 1
 
 
-def residual_change(reference: Reference, packed: PackedImages, best: Modes) -> np.ndarray:
-    """W|Y|² − 2 Re(conj(Z) Y) per pixel (n, K), which times σ²/2 is |X − C Y|² − |X|²."""
+def model_match(reference: Reference, packed: PackedImages, best: Modes) -> Tuple[Array, Array]:
+    """Re(conj(Z) Y) and W|Y|² per pixel (n, K): log L = Σ (cross − ½ energy), and σ²/2 · (energy − 2 cross) is
+    |X − C Y|² − |X|²."""
     p = packed.pixels
     slices = extract_slices(reference.ft, slice_rows(best.rotation, reference.scale), p.kx, p.ky)
     omega = 2 * np.pi / p.box_size
     phase = np.exp(-1j * (omega * (best.shift[:, :1] * p.kx + best.shift[:, 1:] * p.ky)).astype(np.float32))
     slices *= phase
     cross = packed.matched.real * slices.real + packed.matched.imag * slices.imag
-    change: np.ndarray = packed.weight * (slices.real ** 2 + slices.imag ** 2) - 2 * cross
-    return change
+    return cross, packed.weight * (slices.real ** 2 + slices.imag ** 2)
+
+
+def scaled(batch: Batch, scale: np.ndarray) -> Batch:
+    """The batch of images whose signal is ``scale`` (n,) times the model's: Z = α C X / σ², W = α² C² / σ²."""
+    factor = scale.astype(np.float32)[:, None, None]
+    return Batch(batch.signal * factor, batch.weight * factor ** 2, batch.power)
+
+
+def refitted_scales(matches: List[Tuple[Array, Array]], previous: Optional[PoseTable]) -> np.ndarray:
+    """Scales (m,) of the half-set from the sums of `model_match`, which were made with the last scales in Z and W."""
+    cross, energy = (np.concatenate([pair[i] for pair in matches]).astype(np.float64) for i in (0, 1))
+    last = np.ones(len(cross)) if previous is None or previous.scale is None else previous.scale
+    return fitted_scales(cross / last, energy / last ** 2)
 
 
 def insert_batch(accumulator: np.ndarray, batch: Batch, modes: Modes, best: Modes, weights: np.ndarray, u0: np.ndarray,
                  plan: SearchPlan, max_shell: int, box_size: int) -> np.ndarray:
-    """Insert the images of a batch; how many times each was, (n,)."""
+    """Insert the images of a batch; how many times each was, (n,), not counting symmetry.
+
+    V(S v) = V(v) means that an image at R is as well one at R·S with the same shift about the box centre.
+    """
     if plan.marginalize:
         chosen = posterior_insertions(modes, weights, PADDING * plan.align_shell, len(u0))
     else:
         chosen = best_only(best)
     shift = u0[chosen.owner] + chosen.shift - project(chosen.rotation, plan.centre)
-    insert_slices(accumulator, slice_rows(chosen.rotation, PADDING), chosen.owner, chosen.weight, shift,
-                  chosen.shift_variance, last_column(max_shell), batch.signal, batch.weight, box_size)
+    for operator in plan.symmetry:
+        insert_slices(accumulator, slice_rows(chosen.rotation @ operator, PADDING), chosen.owner, chosen.weight, shift,
+                      chosen.shift_variance, last_column(max_shell), batch.signal, batch.weight, box_size)
     return np.bincount(chosen.owner, minlength=len(u0))
 
 

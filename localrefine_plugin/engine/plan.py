@@ -10,6 +10,7 @@ from .mask import mask_centre, mask_radius
 from .motion_prior import about_point, isotropic_covariance, principal_widths
 from .pixels import highest_shell
 from .records import Particles, Settings
+from .symmetry import operators
 
 EXTENT_IN_SIGMA = 3.0
 FREE_ROTATION_EXTENT_DEG, FREE_SHIFT_EXTENT_ANGSTROM = 20.0, 10.0
@@ -70,7 +71,8 @@ def search_plan(resolved: Dict[str, Any], particles: Particles, align_resolution
         rotation_extent=float(rotation_extent), shift_extent=float(shift_extent),
         motion_covariance=covariance, motion_floor=start, learn=learns,
         align_shell=align_shell_of(align_resolution, resolved, particles), marginalize=resolved["marginalize"],
-        recenter_rotations=resolved["recenter_rotations"], recenter_shifts=resolved["recenter_shifts"])
+        recenter_rotations=resolved["recenter_rotations"], recenter_shifts=resolved["recenter_shifts"],
+        symmetry=operators(resolved["symmetry"]), per_particle_scale=resolved["per_particle_scale"])
 
 
 def starting_prior(resolved: Dict[str, Any], fulcrum: np.ndarray, centre: np.ndarray,
