@@ -13,12 +13,17 @@ import numpy as np
 
 from .files import ImageReader, ParticleTable, read_map, read_particles
 from .fsc import fsc, resolution_at
+from .half_sets import resplit
 from .mask import check_mask
 from .mrc import open_mrc, stack_shape
 from .records import InputError, Particles, Settings
+from .resample import on_grid
 from .run_folder import PathLike
+from .symmetry import mask_symmetry_error, operators
 
 LEAST_BOX = 8
+ASYMMETRIC = 0.1  # symmetry.mask_symmetry_error of a symmetric mask is below 0.03
+EXTENT_IN_PRIORS = 2.0
 PIXEL_SIZE_TOLERANCE = 1e-3
 """Relative: a quarter of a pixel at the edge of a box of 512. Headers in 32-bit floats round a thousand times finer."""
 
@@ -52,19 +57,26 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     particles, table = read_particles(particles_star)
     _check_optics(particles, star)
     warnings = _check_table(table, star)
+    if settings.resplit_half_sets:
+        particles = resplit(particles, settings.seed)
+        warnings.append("the half-sets were split anew: the two references share particles with both of them and are "
+                        "not independent, so the FSC of the first iterations is too good")
     warnings += _check_half_sets(particles, star) + _check_duplicates(particles, star)
     warnings += _check_ctf(particles, star)
     _check_stacks(particles, star)
-    names = f"half-map 1 {half_map_1}", f"half-map 2 {half_map_2}"
-    maps = _read_cube(half_map_1, names[0], particles), _read_cube(half_map_2, names[1], particles)
-    warnings += _check_half_maps(maps, names)
-    mask_name = f"mask {mask}"
-    volume = _read(mask, mask_name)
-    _check_pixel_size(volume[1], mask_name, particles)
-    warnings += _check_mask(volume[0], maps, mask_name, particles)
+    names = f"half-map 1 {half_map_1}", f"half-map 2 {half_map_2}", f"mask {mask}"
+    volumes = []
+    for path, name in zip((half_map_1, half_map_2, mask), names):
+        volume, said = _read_on_grid(path, name, particles, settings.resample_maps)
+        volumes.append(volume)
+        warnings += said
+    maps = _check_values(volumes[0], names[0]), _check_values(volumes[1], names[1])
+    warnings += _check_half_maps(maps, names[:2])
+    warnings += _check_mask(volumes[2], maps, names[2], particles)
+    warnings += _check_symmetry(volumes[2], settings, names[2])
     warnings += _check_settings(settings, particles)
     check_images(particles)
-    return CheckedInputs(particles, table, maps, np.clip(volume[0], 0, 1), particles.pixel_size, tuple(warnings))
+    return CheckedInputs(particles, table, maps, np.clip(volumes[2], 0, 1), particles.pixel_size, tuple(warnings))
 
 
 def check_images(particles: Particles) -> None:
@@ -101,6 +113,8 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values[:-1]) + f" and {values[-1]:g}"
 
 
+PHASE_FLIPPED = "the images are phase-flipped", "give the particles without phase flipping; the CTF is corrected here"
+_OTHER_IMAGES = ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped", "rlnImageDimensionality")
 _IGNORED_ZERO = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnCtfBfactor", "rlnMagMat01", "rlnMagMat10")
 _IGNORED_ONE = ("rlnCtfScalefactor", "rlnMagMat00", "rlnMagMat11")
 _IGNORED_LISTS = ("rlnOddZernike", "rlnEvenZernike")
@@ -112,12 +126,14 @@ def _check_table(table: ParticleTable, star: str) -> List[str]:
     for part in (table.optics, table.particles):
         if part is None:
             continue
-        for label, texts in part.texts(("rlnCtfDataAreCtfPremultiplied", "rlnImageDimensionality")).items():
+        for label, texts in part.texts(_OTHER_IMAGES).items():
             if label == "rlnImageDimensionality" and any(text == "3" for text in texts):
                 raise InputError("the images are three-dimensional", star, "give two-dimensional particles")
             if label == "rlnCtfDataAreCtfPremultiplied" and any(text == "1" for text in texts):
                 raise InputError("the images are premultiplied by the CTF", star,
                                  "extract the particles without premultiplication")
+            if label == "rlnCtfDataArePhaseFlipped" and any(text == "1" for text in texts):
+                raise InputError(PHASE_FLIPPED[0], star, PHASE_FLIPPED[1])
         for label, texts in part.texts(_IGNORED_ZERO + _IGNORED_ONE + _IGNORED_LISTS).items():
             if any(_says_something(label, text) for text in texts):
                 warnings.append(f"{star}: {label} is not modelled, its values are ignored")
@@ -215,16 +231,42 @@ def _read(path: PathLike, name: str) -> Tuple[np.ndarray, float]:
         raise InputError(error.problem, name, error.remedy) from None
 
 
-def _read_cube(path: PathLike, name: str, particles: Particles) -> np.ndarray:
-    """A half-map with the box and pixel size of the particles, finite and not constant."""
+def _read_on_grid(path: PathLike, name: str, particles: Particles, resample: bool) -> Tuple[np.ndarray, List[str]]:
+    """A map at the pixel size of the particles, and what was done to it; InputError if it may not be resampled."""
     volume, pixel_size = _read(path, name)
-    size = " × ".join(map(str, volume.shape[::-1]))
+    expected = particles.pixel_size
+    if not resample or (volume.shape == (particles.box_size,) * 3
+                        and abs(pixel_size - expected) <= PIXEL_SIZE_TOLERANCE * expected):
+        _check_box(volume, name, particles)
+        _check_pixel_size(pixel_size, name, particles)
+        return volume, []
+    _refuse_not_cubic(volume, name)
+    fitted = on_grid(volume, pixel_size, particles.box_size, expected)
+    if name.startswith("mask") and 0 <= volume.min() and volume.max() <= 1:
+        fitted = np.clip(fitted, 0, 1)  # a hard edge rings
+    return (fitted,
+            [f"{name}: was resampled from {len(volume)} voxels of {pixel_size:.4f} Å to {particles.box_size} voxels of "
+             f"{expected:.4f} Å"])
+
+
+def _refuse_not_cubic(volume: np.ndarray, name: str) -> None:
     if len(set(volume.shape)) > 1:
+        size = " × ".join(map(str, volume.shape[::-1]))
         raise InputError(f"is not cubic ({size} voxels)", name, "crop or pad it to a cube")
+
+
+def _check_box(volume: np.ndarray, name: str, particles: Particles) -> None:
+    if name.startswith("mask"):  # check_mask has its own words
+        return
+    _refuse_not_cubic(volume, name)
     if volume.shape[0] != particles.box_size:
+        size = " × ".join(map(str, volume.shape[::-1]))
         raise InputError(f"has {size} voxels, the particles have a box of {particles.box_size} px", name,
-                         "give the half-maps of the refinement of these particles")
-    _check_pixel_size(pixel_size, name, particles)
+                         "give the half-maps of the refinement of these particles, or set resample_maps")
+
+
+def _check_values(volume: np.ndarray, name: str) -> np.ndarray:
+    """A half-map, finite and not constant."""
     if not np.isfinite(volume).all():
         raise InputError(f"holds {int(np.count_nonzero(~np.isfinite(volume)))} NaN or infinite values", name,
                          "reconstruct it again")
@@ -237,7 +279,7 @@ def _check_pixel_size(pixel_size: float, name: str, particles: Particles) -> Non
     expected = particles.pixel_size
     if abs(pixel_size - expected) > PIXEL_SIZE_TOLERANCE * expected:
         raise InputError(f"has a pixel size of {pixel_size:.4f} Å, the particles have {expected:.4f} Å", name,
-                         "resample it, or correct its header if only that is wrong")
+                         "set resample_maps, or correct its header if only that is wrong")
 
 
 def _check_half_maps(maps: Tuple[np.ndarray, np.ndarray], names: Tuple[str, str]) -> List[str]:
@@ -280,6 +322,18 @@ def _check_mask(mask: np.ndarray, maps: Tuple[np.ndarray, np.ndarray], name: str
     return warnings
 
 
+def _check_symmetry(mask: np.ndarray, settings: Settings, name: str) -> List[str]:
+    """Refuse a mask that breaks the symmetry, unless told otherwise."""
+    error = mask_symmetry_error(mask, operators(settings.symmetry))
+    if error <= ASYMMETRIC:
+        return []
+    problem = f"breaks the symmetry {settings.symmetry} (by {100 * error:.0f} %)"
+    if not settings.allow_asymmetric_mask:
+        raise InputError(problem, name, "use C1 with symmetry-expanded particles for a part of a symmetric complex, "
+                                        "or set allow_asymmetric_mask")
+    return [f"{name}: {problem}; its density is averaged with that of its symmetry mates, which are not aligned"]
+
+
 def _check_settings(settings: Settings, particles: Particles) -> List[str]:
     """Settings that are in range by themselves but not for this box and pixel size."""
     box_size, pixel_size = particles.box_size, particles.pixel_size
@@ -290,10 +344,26 @@ def _check_settings(settings: Settings, particles: Particles) -> List[str]:
     if extent is not None and extent > box_size * pixel_size / 2:
         raise InputError(f"{extent:g} Å is more than half the box ({box_size * pixel_size / 2:g} Å)",
                          "setting shift_extent_angstrom", "choose a smaller value")
+    warnings = _check_extents(settings)
     lowpass = settings.initial_lowpass_angstrom
     if lowpass is not None and lowpass > box_size * pixel_size / 2:
         raise InputError(f"{lowpass:g} Å leaves nothing of a box of {box_size * pixel_size:g} Å",
                          "setting initial_lowpass_angstrom", "choose a smaller value")
     if lowpass is not None and lowpass < 2 * pixel_size:
-        return [f"setting initial_lowpass_angstrom: {lowpass:g} Å is beyond Nyquist ({2 * pixel_size:g} Å)"]
-    return []
+        warnings.append(f"setting initial_lowpass_angstrom: {lowpass:g} Å is beyond Nyquist ({2 * pixel_size:g} Å)")
+    return warnings
+
+
+def _check_extents(settings: Settings) -> List[str]:
+    """What extents, prior and re-centring are together."""
+    warnings = []
+    if settings.prior != "off":
+        for extent, prior in (("rotation_extent_deg", "prior_rotation_deg"),
+                              ("shift_extent_angstrom", "prior_shift_angstrom")):
+            given, width = getattr(settings, extent), getattr(settings, prior)
+            if given is not None and given < EXTENT_IN_PRIORS * width:
+                warnings.append(f"setting {extent}: {given:g} is less than two standard deviations of the prior "
+                                f"({width:g}); particles will pile up at the limit of the search")
+    elif settings.recenter_rotations or settings.recenter_shifts:
+        warnings.append("re-centring without a prior lets poses drift from iteration to iteration; switch the prior on")
+    return warnings

@@ -138,6 +138,10 @@ class Settings:
         "stay together. The half-maps given share particles with both new half-sets, so the references are no longer "
         "independent and the first FSCs are too good.", kind="bool", label="Re-split half-sets", group=REFINEMENT,
         expert=True)
+    resample_maps: bool = setting(
+        False, "Half-maps and mask that have another pixel size or box than the particles are resampled to theirs, "
+        "about the centre of the box, instead of being refused.", kind="bool", label="Resample half-maps and mask",
+        group=REFINEMENT, expert=True)
     fsc_randomise_below: float = setting(
         0.8, "The phases are randomised from the shell where the unmasked FSC first falls below this, to measure "
         "what the mask adds to the FSC.", kind="float", label="FSC: randomise phases below", group=REFINEMENT,
