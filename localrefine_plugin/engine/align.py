@@ -7,28 +7,31 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
-import scipy.fft
 
 from .ctf import ctf, phase_basis, phase_coefficients
+from .kernels.batches import in_batches
+from .kernels.device import CPU, Device, array_module, to_host
+from .kernels.fft import rfft2
 from .kernels.gather import extract_slices
 from .kernels.insert import insert_slices
-from .marginalize import best_only, posterior_insertions
+from .marginalize import Insertions, best_only, posterior_insertions
 from .motion_prior import Evidence, evidence_at, learn, precision_of
 from .noise import NoiseSums
 from .pixels import PixelList, half_plane_frequencies, last_column, pixel_list
 from .pose import exp_map, log_map, project
-from .reconstruct import PADDING, new_accumulator, reconstruct
+from .reconstruct import PADDING, new_accumulator, reconstruct, working_bytes
 from .records import Particles, PoseTable
 from .reference import Reference, make_reference, slice_rows
 from .scale import fitted_scales
 from .search import Grid, Levels, Modes, Motion, PackedImages, best_modes, make_grid, mode_weights, search
 
 Array = Any
-BATCH_BYTES = 192 << 20
+BATCH_BYTES = 192 << 20  # on the host
+LARGEST_BATCH = 4096  # on a card: images enough to keep it busy
 GRID_RESOLUTION_ANGSTROM = 14.0
 
 
@@ -73,15 +76,17 @@ class HalfResult:
 
 
 class Clock:
-    """CPU-independent wall seconds per phase."""
+    """Wall seconds per phase, the device's work included."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device) -> None:
+        self.device = device
         self.seconds: Dict[str, float] = {}
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
+        self.device.wait()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
@@ -120,42 +125,43 @@ class Batch:
 
 
 class HalfSetImages:
-    """Reads, transforms and weighs the images of a half-set."""
+    """Reads, transforms and weighs the images of a half-set, on ``device``."""
 
     def __init__(self, particles: Particles, read: Callable[[np.ndarray], np.ndarray], noise_power: np.ndarray,
-                 max_shell: int, workers: int):
-        self.particles, self.read, self.workers = particles, read, workers
+                 max_shell: int, workers: int, device: Device = CPU):
+        self.particles, self.read, self.workers, self.put = particles, read, workers, device.put
         self.max_shell, box = max_shell, particles.box_size
         kx, ky = half_plane_frequencies(max_shell)
         self.shape = kx.shape
-        self.basis = phase_basis(kx.ravel(), ky.ravel(), box, particles.pixel_size)
+        self.basis = self.put(phase_basis(kx.ravel(), ky.ravel(), box, particles.pixel_size))
         self.coefficients = phase_coefficients(particles)
-        self.to_centre = np.exp(2j * np.pi * (box // 2) / box * (kx + ky)).astype(np.complex64)
+        self.to_centre = self.put(np.exp(2j * np.pi * (box // 2) / box * (kx + ky)).astype(np.complex64))
         shell = np.minimum(np.rint(np.hypot(kx, ky)).astype(int), max_shell)
-        self.inverse_noise = (1 / noise_power[:, shell]).astype(np.float32)
-        self.rows_of_ft = np.arange(-max_shell, max_shell + 1) % box
+        self.inverse_noise = self.put((1 / noise_power[:, shell]).astype(np.float32))
+        self.rows_of_ft = self.put(np.arange(-max_shell, max_shell + 1) % box)
+        self.last_column = self.put(last_column(max_shell))
 
-    def load(self, rows: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    def load(self, rows: np.ndarray) -> Tuple[Array, Array]:
         """Centred transforms X and CTFs C of these particles."""
-        images = self.read(rows)
-        ft = scipy.fft.rfft2(images, workers=self.workers)[:, :, :self.max_shell + 1].take(self.rows_of_ft, axis=1)
+        ft = rfft2(self.put(self.read(rows)), self.workers)[:, :, :self.max_shell + 1].take(self.rows_of_ft, axis=1)
         ft *= self.to_centre
-        return ft, ctf(self.coefficients[rows], self.basis).reshape((len(rows),) + self.shape)
+        return ft, ctf(self.put(self.coefficients[rows]), self.basis).reshape((len(rows),) + self.shape)
 
     def batch(self, rows: np.ndarray) -> Batch:
         ft, c = self.load(rows)
         power = ft.real ** 2 + ft.imag ** 2
-        weight = c * self.inverse_noise[self.particles.optics_group[rows]]
+        weight = c * self.inverse_noise[self.put(self.particles.optics_group[rows])]
         ft *= weight
         weight *= c
         return Batch(ft, weight, power)
 
 
-def pack(batch: Batch, pixels: PixelList, centre_shift: np.ndarray) -> PackedImages:
+def pack(batch: Batch, pixels: PixelList, centre_shift: Array) -> PackedImages:
     """What the search sees of a batch: only listed pixels, moved so that u = 0 is ``centre_shift`` (n, 2) px."""
+    xp = array_module(batch.signal)
     n = len(batch.signal)
     omega = 2 * np.pi / pixels.box_size
-    phase = np.exp(1j * omega * (centre_shift[:, :1] * pixels.kx + centre_shift[:, 1:] * pixels.ky).astype(np.float32))
+    phase = xp.exp(1j * omega * (centre_shift[:, :1] * pixels.kx + centre_shift[:, 1:] * pixels.ky).astype(np.float32))
     matched = 2 * batch.signal.reshape(n, -1).take(pixels.index, axis=1) * phase
     weight = 2 * batch.weight.reshape(n, -1).take(pixels.index, axis=1)
     return PackedImages(pixels, matched.astype(np.complex64), weight)
@@ -163,8 +169,9 @@ def pack(batch: Batch, pixels: PixelList, centre_shift: np.ndarray) -> PackedIma
 
 def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray], np.ndarray],
                reference_map: np.ndarray, mask: np.ndarray, noise_power: np.ndarray, plan: SearchPlan,
-               previous: Optional[PoseTable], workers: int, progress: Callable[[int, int], None]) -> HalfResult:
-    """Align and reconstruct one half-set.
+               previous: Optional[PoseTable], workers: int, progress: Callable[[int, int], None],
+               device: Device = CPU) -> HalfResult:
+    """Align and reconstruct one half-set, on ``device``; the result is the host's.
 
     Parameters
     ----------
@@ -174,54 +181,102 @@ def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray
     noise_power : (groups, M + 1) σ² = E|N(k)|² per shell.
     previous : poses of the last iteration, or None.
     """
-    clock = Clock()
-    box, max_shell = particles.box_size, noise_power.shape[1] - 1
-    with clock("reference"):
-        reference = make_reference(reference_map, mask, plan.centre, plan.align_shell, workers)
-    pixels = pixel_list(box, plan.align_shell, max_shell)
-    grid, grid_shell = grid_of(plan, box, particles.pixel_size)
-    levels = levels_of(pixels, grid_shell, plan.align_shell)
-    images = HalfSetImages(particles, read, noise_power, max_shell, workers)
-    noise = NoiseSums(particles, noise_power)
-    accumulator = new_accumulator(max_shell)
-    tables: List[Dict[str, np.ndarray]] = []
-    evidence: List[Evidence] = []
-    matches: List[Tuple[Array, Array]] = []
-    size = max(1, BATCH_BYTES // (36 * images.shape[0] * images.shape[1]))
-    for start in range(0, len(particles), size):
-        rows = np.arange(start, min(start + size, len(particles)))
-        with clock("read and transform"):
-            batch = images.batch(rows)
-        if previous is not None and previous.scale is not None:
-            batch = scaled(batch, previous.scale[rows])
-        rotation0, shift0 = search_centre(particles, previous, plan, rows)
-        u0 = shift0 + project(rotation0, plan.centre)
-        with clock("pack"):
-            packed = pack(batch, pixels, u0)
-        motion = motion_of(plan, rotation0)
-        with clock("search"):
-            known = known_start(previous, rotation0, u0, plan, rows)
-            modes = search(reference, packed, motion, grid, levels, known, unsettled(previous, rows))
-        best = best_modes(modes, len(rows))
-        with clock("noise"):
-            cross, energy = model_match(reference, packed, best)
-            noise.add(rows, batch.power, energy - 2 * cross, pixels.shell)
-            matches.append((cross.sum(axis=1), energy.sum(axis=1)))
-        with clock("insert"):
-            weights = mode_weights(modes, len(rows))
-            counts = insert_batch(accumulator, batch, modes, best, weights, u0, plan, max_shell, box)
-        if plan.learn:
-            evidence.append(evidence_at(rotation0, best.w, best.shift, best.curvature, motion.precision))
-        tables.append(pose_columns(particles, rows, best, modes, u0, plan, counts))
+    work = HalfAlignment(particles, read, noise_power, plan, previous, workers, device)
+    work.set_reference(reference_map, mask)
+
+    def batch(rows: np.ndarray) -> None:
+        work.add(rows)
         progress(int(rows[-1]) + 1, len(particles))
-    with clock("reconstruct"):
-        half_map = reconstruct(accumulator, box, max_shell, workers)
-    with clock("learn motion"):
-        motion_covariance = learned_motion(plan, evidence)
-    columns = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
-    if plan.per_particle_scale:
-        columns["scale"] = refitted_scales(matches, previous)
-    return HalfResult(half_map, PoseTable(row=row, **columns), noise.power(), motion_covariance, clock.seconds)
+
+    in_batches(batch, len(particles), work.batch_size(), device)
+    result = work.result(row)
+    device.release()
+    return result
+
+
+class HalfAlignment:
+    """A half-set being aligned: what all batches share, and what they have added up to so far."""
+
+    def __init__(self, particles: Particles, read: Callable[[np.ndarray], np.ndarray], noise_power: np.ndarray,
+                 plan: SearchPlan, previous: Optional[PoseTable], workers: int, device: Device):
+        self.particles, self.plan, self.previous = particles, plan, previous
+        self.workers, self.device, self.put, self.clock = workers, device, device.put, Clock(device)
+        self.max_shell, box = noise_power.shape[1] - 1, particles.box_size
+        pixels = pixel_list(box, plan.align_shell, self.max_shell)
+        grid, grid_shell = grid_of(plan, box, particles.pixel_size)
+        self.levels = levels_of(pixels, grid_shell, plan.align_shell)
+        self.pixels, self.grid = pixels.put(self.put), grid.put(self.put)
+        self.images = HalfSetImages(particles, read, noise_power, self.max_shell, workers, device)
+        self.noise = NoiseSums(particles, noise_power)
+        self.accumulator = new_accumulator(self.max_shell, device.xp)
+        self.tables: List[Dict[str, np.ndarray]] = []
+        self.evidence: List[Evidence] = []
+        self.matches: List[Tuple[np.ndarray, np.ndarray]] = []
+
+    def set_reference(self, reference_map: np.ndarray, mask: np.ndarray) -> None:
+        with self.clock("reference"):
+            reference = make_reference(reference_map, mask, self.plan.centre, self.plan.align_shell, self.workers)
+            self.reference = replace(reference, ft=self.put(reference.ft))
+
+    def batch_size(self) -> int:
+        """Images per batch: few megabytes on the host, half of the memory on a card."""
+        half_plane = self.images.shape[0] * self.images.shape[1]
+        if not self.device.on_card:
+            return max(1, BATCH_BYTES // (36 * half_plane))
+        per_image = 80 * half_plane + 60 * len(self.pixels) + 40 * len(self.grid.rotations) * len(self.grid.shifts)
+        return int(max(1, min(LARGEST_BATCH, self.device.memory_bytes() // (2 * per_image))))
+
+    def add(self, rows: np.ndarray) -> None:
+        """Align and insert these particles. Nothing is kept of them before all of it has fitted into memory."""
+        plan, n = self.plan, len(rows)
+        with self.clock("read and transform"):
+            batch = self.images.batch(rows)
+            if self.previous is not None and self.previous.scale is not None:
+                batch = scaled(batch, self.put(self.previous.scale[rows]))
+        rotation0, shift0 = search_centre(self.particles, self.previous, plan, rows)
+        u0 = shift0 + project(rotation0, plan.centre)
+        with self.clock("pack"):
+            packed = pack(batch, self.pixels, self.put(u0))
+        motion = motion_of(plan, rotation0)
+        with self.clock("search"):
+            modes = self.search(rows, packed, motion, u0)
+            best = best_modes(modes, n)
+        with self.clock("noise"):
+            cross, energy = model_match(self.reference, packed, best)
+            match = to_host(cross.sum(axis=1)), to_host(energy.sum(axis=1))
+        with self.clock("insert"):
+            chosen = insertions(modes, best, plan, n)
+            insert_batch(self.accumulator, batch, chosen, self.put(u0), plan, self.images.last_column,
+                         self.particles.box_size)
+        with self.clock("noise"):
+            self.noise.add(rows, batch.power, energy - 2 * cross, self.pixels.shell)
+        self.matches.append(match)
+        best = best.to_host()
+        if plan.learn:
+            self.evidence.append(evidence_at(rotation0, best.w, best.shift, best.curvature, motion.precision))
+        inserted = np.bincount(to_host(chosen.owner), minlength=n)
+        self.tables.append(pose_columns(self.particles, rows, best, to_host(modes.owner), u0, plan, inserted))
+
+    def search(self, rows: np.ndarray, packed: PackedImages, motion: Motion, u0: np.ndarray) -> Modes:
+        known = known_start(self.previous, motion.rotation0, u0, self.plan, rows)
+        start = None if known is None else (self.put(known[0]), self.put(known[1]))
+        return search(self.reference, packed, motion.put(self.put), self.grid, self.levels, start,
+                      self.put(unsettled(self.previous, rows)))
+
+    def result(self, row: np.ndarray) -> HalfResult:
+        """The half-map and everything else, once all particles have been added."""
+        box, plan = self.particles.box_size, self.plan
+        with self.clock("reconstruct"):
+            if self.device.on_card and self.device.memory_bytes() < working_bytes(box):
+                self.accumulator = to_host(self.accumulator)
+            half_map = to_host(reconstruct(self.accumulator, box, self.max_shell, self.workers))
+        with self.clock("learn motion"):
+            motion_covariance = learned_motion(plan, self.evidence)
+        columns = {name: np.concatenate([t[name] for t in self.tables]) for name in self.tables[0]}
+        if plan.per_particle_scale:
+            columns["scale"] = refitted_scales(self.matches, self.previous)
+        return HalfResult(half_map, PoseTable(row=row, **columns), self.noise.power(), motion_covariance,
+                          self.clock.seconds)
 
 
 def motion_of(plan: SearchPlan, rotation0: np.ndarray) -> Motion:
@@ -279,48 +334,53 @@ def unsettled(previous: Optional[PoseTable], rows: np.ndarray) -> np.ndarray:
 def model_match(reference: Reference, packed: PackedImages, best: Modes) -> Tuple[Array, Array]:
     """Re(conj(Z) Y) and W|Y|² per pixel (n, K): log L = Σ (cross − ½ energy), and σ²/2 · (energy − 2 cross) is
     |X − C Y|² − |X|²."""
+    xp = array_module(packed.matched)
     p = packed.pixels
     slices = extract_slices(reference.ft, slice_rows(best.rotation, reference.scale), p.kx, p.ky)
     omega = 2 * np.pi / p.box_size
-    phase = np.exp(-1j * (omega * (best.shift[:, :1] * p.kx + best.shift[:, 1:] * p.ky)).astype(np.float32))
+    phase = xp.exp(-1j * (omega * (best.shift[:, :1] * p.kx + best.shift[:, 1:] * p.ky)).astype(np.float32))
     slices *= phase
     cross = packed.matched.real * slices.real + packed.matched.imag * slices.imag
     return cross, packed.weight * (slices.real ** 2 + slices.imag ** 2)
 
 
-def scaled(batch: Batch, scale: np.ndarray) -> Batch:
+def scaled(batch: Batch, scale: Array) -> Batch:
     """The batch of images whose signal is ``scale`` (n,) times the model's: Z = α C X / σ², W = α² C² / σ²."""
     factor = scale.astype(np.float32)[:, None, None]
     return Batch(batch.signal * factor, batch.weight * factor ** 2, batch.power)
 
 
-def refitted_scales(matches: List[Tuple[Array, Array]], previous: Optional[PoseTable]) -> np.ndarray:
+def refitted_scales(matches: List[Tuple[np.ndarray, np.ndarray]], previous: Optional[PoseTable]) -> np.ndarray:
     """Scales (m,) of the half-set from the sums of `model_match`, which were made with the last scales in Z and W."""
     cross, energy = (np.concatenate([pair[i] for pair in matches]).astype(np.float64) for i in (0, 1))
     last = np.ones(len(cross)) if previous is None or previous.scale is None else previous.scale
     return fitted_scales(cross / last, energy / last ** 2)
 
 
-def insert_batch(accumulator: np.ndarray, batch: Batch, modes: Modes, best: Modes, weights: np.ndarray, u0: np.ndarray,
-                 plan: SearchPlan, max_shell: int, box_size: int) -> np.ndarray:
-    """Insert the images of a batch; how many times each was, (n,), not counting symmetry.
+def insertions(modes: Modes, best: Modes, plan: SearchPlan, n: int) -> Insertions:
+    """At which poses n images are inserted, not counting symmetry."""
+    if not plan.marginalize:
+        return best_only(best)
+    return posterior_insertions(modes, mode_weights(modes, n), PADDING * plan.align_shell, n)
+
+
+def insert_batch(accumulator: Array, batch: Batch, chosen: Insertions, u0: Array, plan: SearchPlan, last: Array,
+                 box_size: int) -> None:
+    """Insert the images of a batch; ``last`` is their `last_column`, u0 (n, 2) where the search began.
 
     V(S v) = V(v) means that an image at R is as well one at R·S with the same shift about the box centre.
     """
-    if plan.marginalize:
-        chosen = posterior_insertions(modes, weights, PADDING * plan.align_shell, len(u0))
-    else:
-        chosen = best_only(best)
-    shift = u0[chosen.owner] + chosen.shift - project(chosen.rotation, plan.centre)
+    xp = array_module(chosen.rotation)
+    shift = u0[chosen.owner] + chosen.shift - project(chosen.rotation, xp.asarray(plan.centre))
     for operator in plan.symmetry:
-        insert_slices(accumulator, slice_rows(chosen.rotation @ operator, PADDING), chosen.owner, chosen.weight, shift,
-                      chosen.shift_variance, last_column(max_shell), batch.signal, batch.weight, box_size)
-    return np.bincount(chosen.owner, minlength=len(u0))
+        rows = slice_rows(chosen.rotation @ xp.asarray(operator), PADDING)
+        insert_slices(accumulator, rows, chosen.owner, chosen.weight, shift, chosen.shift_variance, last,
+                      batch.signal, batch.weight, box_size)
 
 
-def pose_columns(particles: Particles, rows: np.ndarray, best: Modes, modes: Modes, u0: np.ndarray, plan: SearchPlan,
-                 insertions: np.ndarray) -> Dict[str, np.ndarray]:
-    """The columns of records.PoseTable (but ``row``) for one batch."""
+def pose_columns(particles: Particles, rows: np.ndarray, best: Modes, owner: np.ndarray, u0: np.ndarray,
+                 plan: SearchPlan, inserted: np.ndarray) -> Dict[str, np.ndarray]:
+    """The columns of records.PoseTable (but ``row``) for one batch; ``owner`` is that of all modes."""
     shift = u0 + best.shift - project(best.rotation, plan.centre)
     input_rotation, input_shift = particles.rotation[rows], particles.shift_px[rows]
     w = log_map(np.swapaxes(input_rotation, 1, 2) @ best.rotation)
@@ -331,6 +391,6 @@ def pose_columns(particles: Particles, rows: np.ndarray, best: Modes, modes: Mod
         rotation=best.rotation, shift_px=shift, rotation_change_deg=np.rad2deg(w),
         shift_change_angstrom=moved * particles.pixel_size,
         covariance=np.linalg.inv(best.precision + 1e-9 * np.eye(5)), log_likelihood=best.log_likelihood,
-        modes=np.bincount(modes.owner, minlength=len(rows)), insertions=insertions,
+        modes=np.bincount(owner, minlength=len(rows)), insertions=inserted,
         at_rotation_limit=np.linalg.norm(best.w, axis=1) > 0.98 * plan.rotation_extent,
         at_shift_limit=np.linalg.norm(at_fulcrum, axis=1) > 0.98 * plan.shift_extent)

@@ -8,26 +8,21 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from .align import HalfSetImages, pack
 from .arguments import check_output, check_same_run
 from .checks import CheckedInputs, check_inputs
-from .files import ImageReader, write_map
+from .files import write_map
+from .first_look import FirstLook, first_warnings, look_at
 from .fourier import lowpass
 from .fsc import FscCurves, five_curves, write_fsc
-from .kernels.gather import extract_slices
-from .noise import NoiseSums
-from .pixels import highest_shell, pixel_list
-from .plan import resolve, search_plan
-from .pose import project
+from .mask import mass_kda
+from .plan import resolve
 from .progress import say
-from .records import InputError, Particles, Settings
-from .reference import make_reference, slice_rows
+from .records import Settings
 from .references import joined
 from .run_folder import RunFolder, write_json
 from .state import measured, save_arrays, save_particles, worker_count
 
-NOISE_IMAGES = 500  # per half-set: shells of a few hundred pixels times this many images
-GREY_SCALE_USUAL = 0.3, 3.0
+FIRST_IMAGES = 500  # per half-set: shells of a few hundred pixels times this many images
 
 
 def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,
@@ -38,6 +33,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         particles=particles, half_map_1=half_map_1, half_map_2=half_map_2, mask=mask).items()}
     if open_run(run, paths, settings, mode):
         return run
+    say(f"alignment will run on {choose_device(device).description}")
     workers = worker_count(threads)
     with measured() as cost:
         say("checking particles, maps and mask")
@@ -45,13 +41,15 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         curves = five_curves(*inputs.maps, inputs.mask, inputs.pixel_size, settings.seed, settings.fsc_randomise_below,
                              workers=workers)
         resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
-        scales, noise, references = first_references(inputs, resolved, workers)
-        warnings = list(inputs.warnings) + grey_scale_warnings(scales)
+        looks, references = first_references(inputs, resolved, workers)
+        resolved.update(expectations(looks, inputs))
+        warnings = list(inputs.warnings) + first_warnings(looks, inputs.mask, resolved, inputs.pixel_size)
+    scales = [look.scale for look in looks]
     run.iteration(0).mkdir(parents=True, exist_ok=True)
     write_map(run.mask, inputs.mask, inputs.pixel_size)
     for half in (1, 2):
         write_map(run.reference(0, half), references[half - 1] * scales[half - 1], inputs.pixel_size)
-        save_arrays(run.noise(0, half), power=noise[half - 1])
+        save_arrays(run.noise(0, half), power=looks[half - 1].noise_power)
     write_fsc(run.fsc(0), curves)
     stored = save_particles(run, inputs.particles)
     write_json(run.settings, settings.as_dict())
@@ -88,65 +86,23 @@ def clear(run: RunFolder) -> None:
 
 
 def first_references(inputs: CheckedInputs, resolved: Dict[str, Any],
-                     workers: int) -> Tuple[List[float], List[np.ndarray], List[np.ndarray]]:
-    """Grey scale, noise power and low-passed map of each half, each from its own half alone (but for the join)."""
+                     workers: int) -> Tuple[List[FirstLook], List[np.ndarray]]:
+    """First look at each half and its low-passed map, each from its own half alone (but for the join)."""
     references = [lowpass(m, inputs.pixel_size, resolved["initial_lowpass_angstrom"], workers=workers)
                   for m in joined(inputs.maps, resolved["join_halves_resolution_angstrom"], inputs.pixel_size, workers)]
-    scales, noise = [], []
+    looks = []
     for half in (1, 2):
         rows = np.flatnonzero(inputs.particles.half_set == half)
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, NOISE_IMAGES).astype(int))]
-        some = inputs.particles.take(rows)
-        scale, power = scale_and_noise(some, references[half - 1], inputs.mask, resolved, workers)
-        scales.append(scale)
-        noise.append(power)
-    return scales, noise, references
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, FIRST_IMAGES).astype(int))]
+        looks.append(look_at(inputs.particles.take(rows), references[half - 1], inputs.mask, resolved, workers))
+    return looks, references
 
 
-def scale_and_noise(particles: Particles, volume: np.ndarray, mask: np.ndarray, resolved: Dict[str, Any],
-                    workers: int) -> Tuple[float, np.ndarray]:
-    """α = Σ Re(X* C Y / σ²) / Σ C² |Y|² / σ² at the input poses, and σ² (groups, M + 1), the images' mean power."""
-    max_shell = highest_shell(particles.box_size)
-    plan = search_plan(resolved, particles, resolved["initial_lowpass_angstrom"])
-    reference = make_reference(volume, mask, plan.centre, plan.align_shell, workers)
-    pixels = pixel_list(particles.box_size, plan.align_shell, max_shell)
-    sums = np.zeros(2)
-    with ImageReader(particles) as reader:
-        noise_power = mean_power(particles, reader, max_shell, workers)
-        images = HalfSetImages(particles, reader.read, noise_power, max_shell, workers)
-        for start in range(0, len(particles), 100):
-            rows = np.arange(start, min(start + 100, len(particles)))
-            rotation = particles.rotation[rows]
-            packed = pack(images.batch(rows), pixels, particles.shift_px[rows] + project(rotation, plan.centre))
-            slices = extract_slices(reference.ft, slice_rows(rotation, reference.scale), pixels.kx, pixels.ky)
-            sums[0] += (packed.matched.conj() * slices).real.sum(dtype=np.float64)
-            sums[1] += (packed.weight * np.abs(slices) ** 2).sum(dtype=np.float64)
-    scale = float(sums[0] / max(sums[1], 1e-30))
-    if scale <= 0:
-        raise InputError("have the opposite contrast of the particles (or the poses do not belong to them)",
-                         "half-maps", "invert the contrast of particles or maps, so that both are white on black")
-    return scale, noise_power
-
-
-def mean_power(particles: Particles, reader: ImageReader, max_shell: int, workers: int) -> np.ndarray:
-    """Mean power of the images by group and shell: the noise, as long as no model explains any of it."""
-    blank = np.ones((len(particles.optics), max_shell + 1))
-    sums = NoiseSums(particles, blank)
-    images = HalfSetImages(particles, reader.read, blank, max_shell, workers)
-    for start in range(0, len(particles), 100):
-        rows = np.arange(start, min(start + 100, len(particles)))
-        sums.add(rows, images.batch(rows).power, np.zeros((len(rows), 0)), np.zeros(0, int))
-    return sums.power()
-
-
-def grey_scale_warnings(scales: List[float]) -> List[str]:
-    """What the fitted grey scale says about the input."""
-    low, high = GREY_SCALE_USUAL
-    if all(low <= s <= high for s in scales):
-        return []
-    return [f"the grey scale of the half-maps is {scales[0]:.3g} and {scales[1]:.3g} times too small for the "
-            "particles; it was fitted and corrected, but check that the particles are normalised and are those the "
-            "maps came from"]
+def expectations(looks: List[FirstLook], inputs: CheckedInputs) -> Dict[str, float]:
+    """What input.json tells about the mask and how well it can be aligned at first."""
+    return {"mask_mass_kda": mass_kda(inputs.mask, inputs.pixel_size),
+            "expected_rotation_sd_deg": max(look.rotation_sd_deg for look in looks),
+            "expected_shift_sd_angstrom": max(look.shift_sd_angstrom for look in looks)}
 
 
 def first_decision(curves: FscCurves, resolved: Dict[str, Any], warnings: List[str]) -> Dict[str, Any]:

@@ -5,6 +5,7 @@ import numpy as np
 
 from .align import align_half
 from .files import ImageReader, read_map, write_map
+from .kernels.device import choose_device
 from .merge import merge_halves
 from .plan import search_plan
 from .prepare import prepare as prepare
@@ -59,6 +60,8 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
     if folder.half_done(iteration, half).exists():
         say(f"iteration {iteration} half {half}: done before")
         return
+    chosen = choose_device(device)
+    say(f"iteration {iteration} half {half}: on {chosen.description}")
     with measured() as cost:
         resolved = read_json(folder.input)["resolved"]
         everything = load_particles(folder)
@@ -73,7 +76,7 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
         with ImageReader(particles) as reader:
             result = align_half(particles, row, reader.read, reference_map, mask,
                                 load_noise(folder, iteration - 1, half), plan,
-                                load_poses(folder, iteration - 1, half), worker_count(threads), bar.update)
+                                load_poses(folder, iteration - 1, half), worker_count(threads), bar.update, chosen)
         folder.iteration(iteration).mkdir(exist_ok=True)
         write_map(folder.half_map(iteration, half), result.half_map, particles.pixel_size)
         save_arrays(folder.poses(iteration, half), **result.poses.columns())
@@ -82,7 +85,7 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
             save_arrays(folder.motion(iteration, half), covariance=result.motion_covariance)
     write_json(folder.half_done(iteration, half), dict(
         iteration=iteration, half=half, particles=len(particles), phase_seconds=result.phase_seconds,
-        device="cpu", **cost))
+        device=chosen.description, **cost))
 
 
 def merge(run: str, iteration: int, threads: int = 0) -> None:

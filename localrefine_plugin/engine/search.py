@@ -66,6 +66,11 @@ class Motion:
     def take(self, rows: Array) -> "Motion":
         return replace(self, rotation0=self.rotation0[rows], precision=self.precision[rows], mean=self.mean[rows])
 
+    def put(self, put: Callable[[np.ndarray], Array]) -> "Motion":
+        """The motion where ``put`` puts arrays."""
+        names = ("rotation0", "precision", "mean", "prior_offset", "fulcrum_offset")
+        return replace(self, **{name: put(getattr(self, name)) for name in names})
+
 
 @dataclass(frozen=True)
 class Grid:

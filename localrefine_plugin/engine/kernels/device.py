@@ -190,13 +190,15 @@ def ask_driver(index: int) -> Dict[str, Any]:
     driver.cuDeviceGetName(name, len(name), handle)
     driver.cuDeviceGetAttribute(ctypes.byref(major), 75, handle)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
     driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, handle)
-    return dict(version=version.value, name=name.value.decode("ascii", "replace"), capability=f"{major.value}.{minor.value}")
+    return dict(version=version.value, name=name.value.decode("ascii", "replace"),
+                capability=f"{major.value}.{minor.value}")
 
 
 def library_calls(cupy: Any) -> Dict[str, Callable[[], Any]]:
     """One small call into each CUDA library that the engine needs."""
     def compiled() -> Any:
-        cupy.RawModule(code='extern "C" __global__ void nothing(int n) {}').get_function("nothing")((1,), (1,), (np.int32(0),))
+        module = cupy.RawModule(code='extern "C" __global__ void nothing(int n) {}')
+        module.get_function("nothing")((1,), (1,), (np.int32(0),))
         return cupy.arange(4).sum().get()
     return {
         "NVRTC": compiled,

@@ -1,0 +1,39 @@
+"""A loop over many items in batches that a device's memory can hold."""
+from __future__ import annotations
+
+from typing import Callable
+
+import numpy as np
+
+from ..records import InputError
+from .device import Device
+
+SMALLEST_BATCH = 16  # fewer items at a time would leave a card idle
+
+
+def in_batches(do: Callable[[np.ndarray], None], count: int, size: int, device: Device) -> None:
+    """``do(rows)`` for all rows 0 … count − 1 in order, ``size`` at a time.
+
+    When the device's memory is full the batch is halved and tried again, down to SMALLEST_BATCH; ``do`` must not
+    have kept anything of a batch that it did not finish.
+
+    Raises
+    ------
+    InputError : the smallest batch does not fit.
+    """
+    start = 0
+    while start < count:
+        rows = np.arange(start, min(start + size, count))
+        try:
+            do(rows)
+        except device.out_of_memory as full:
+            if not device.on_card:
+                raise
+            if len(rows) <= SMALLEST_BATCH:
+                raise InputError(f"its memory is full with {len(rows)} images at a time ({full})",
+                                 f"device {device.word}", "use a card with more free memory, or --device cpu") from None
+            size = max(SMALLEST_BATCH, len(rows) // 2)
+        else:
+            start = int(rows[-1]) + 1
+            continue
+        device.release()  # out here the exception, and the arrays its frames held, are gone
