@@ -14,6 +14,7 @@ from .files import write_map
 from .first_look import FirstLook, first_warnings, look_at
 from .fourier import lowpass
 from .fsc import FscCurves, five_curves, write_fsc
+from .kernels.device import choose_device
 from .mask import mass_kda
 from .plan import resolve
 from .progress import say

@@ -1,0 +1,120 @@
+"""What some images of a half-set say at their input poses, before anything is refined.
+
+The grey scale of the half-map, the noise, whether the phases were flipped, and how well a particle can be
+aligned by what the mask holds.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Sequence
+
+import numpy as np
+
+from .align import HalfSetImages, pack
+from .checks import PHASE_FLIPPED
+from .ctf import ctf
+from .files import ImageReader
+from .kernels.gather import gauss_newton_sums
+from .mask import mass_kda
+from .noise import NoiseSums
+from .pixels import highest_shell, pixel_list
+from .plan import search_plan
+from .pose import project
+from .records import InputError, Particles
+from .reference import make_reference, slice_rows
+
+BATCH = 100
+GREY_SCALE_USUAL = 0.3, 3.0
+CERTAIN = 6.0  # standard deviations by which phase-flipped images must be likelier
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """scale α of the images to the half-map; noise_power (groups, M + 1), the images' mean power; and the s.d. per
+    axis to which one image determines its pose, in the median, by the curvature of the likelihood."""
+
+    scale: float
+    noise_power: np.ndarray
+    rotation_sd_deg: float
+    shift_sd_angstrom: float
+
+
+def look_at(particles: Particles, volume: np.ndarray, mask: np.ndarray, resolved: Dict[str, Any],
+            workers: int) -> FirstLook:
+    """α = Σ Re(X* C Y / σ²) / Σ C² |Y|² / σ², the noise and the curvature at the input poses.
+
+    Raises InputError where the contrast is inverted, or |C| explains the images better than C: phase-flipped.
+    """
+    max_shell = highest_shell(particles.box_size)
+    plan = search_plan(resolved, particles, resolved["initial_lowpass_angstrom"])
+    reference = make_reference(volume, mask, plan.centre, plan.align_shell, workers)
+    pixels = pixel_list(particles.box_size, plan.align_shell, max_shell)
+    cross, flipped, energy, curvatures = 0.0, 0.0, 0.0, []
+    with ImageReader(particles) as reader:
+        noise_power = mean_power(particles, reader, max_shell, workers)
+        images = HalfSetImages(particles, reader.read, noise_power, max_shell, workers)
+        for start in range(0, len(particles), BATCH):
+            rows = np.arange(start, min(start + BATCH, len(particles)))
+            rotation = particles.rotation[rows]
+            packed = pack(images.batch(rows), pixels, particles.shift_px[rows] + project(rotation, plan.centre))
+            sign = np.sign(ctf(images.coefficients[rows], images.basis)[:, pixels.index])
+            pose = slice_rows(rotation, reference.scale), np.zeros((len(rows), 2)), np.arange(len(rows))
+            own = pixels.kx, pixels.ky, len(pixels)
+            zero = np.zeros_like(packed.weight)
+            # log L = cross − ½ energy, so without W it is the cross term alone
+            cross += gauss_newton_sums(reference.ft, *pose, *own, packed.matched, zero, pixels.box_size, False)[0].sum()
+            flipped += gauss_newton_sums(reference.ft, *pose, *own, packed.matched * sign, zero, pixels.box_size,
+                                         False)[0].sum()
+            value, _, curvature = gauss_newton_sums(reference.ft, *pose, *own, np.zeros_like(packed.matched),
+                                                    packed.weight, pixels.box_size)
+            energy -= 2 * value.sum()
+            curvatures.append(curvature)
+    if flipped - max(cross, 0) > CERTAIN * np.sqrt(2 * energy):
+        raise InputError(f"{PHASE_FLIPPED[0]}, by what they have in common with the half-maps", "particles",
+                         PHASE_FLIPPED[1])
+    scale = float(cross / max(energy, 1e-30))
+    if scale <= 0:
+        raise InputError("have the opposite contrast of the particles (or the poses do not belong to them)",
+                         "half-maps", "invert the contrast of particles or maps, so that both are white on black")
+    rotation_sd, shift_sd = pose_deviation(scale ** 2 * np.concatenate(curvatures))
+    return FirstLook(scale, noise_power, float(np.rad2deg(rotation_sd)), shift_sd * particles.pixel_size)
+
+
+def pose_deviation(curvature: np.ndarray) -> Sequence[float]:
+    """Median over images of the s.d. per axis of rotation (rad) and shift (px) from curvatures (n, 5, 5)."""
+    covariance = np.linalg.inv(curvature + 1e-6 * np.eye(5))
+    variance = np.diagonal(covariance, axis1=1, axis2=2)
+    return [float(np.median(np.sqrt(variance[:, part].mean(axis=1)))) for part in (slice(0, 3), slice(3, 5))]
+
+
+def mean_power(particles: Particles, reader: ImageReader, max_shell: int, workers: int) -> np.ndarray:
+    """Mean power of the images by group and shell: the noise, as long as no model explains any of it."""
+    blank = np.ones((len(particles.optics), max_shell + 1))
+    sums = NoiseSums(particles, blank)
+    images = HalfSetImages(particles, reader.read, blank, max_shell, workers)
+    for start in range(0, len(particles), BATCH):
+        rows = np.arange(start, min(start + BATCH, len(particles)))
+        sums.add(rows, images.batch(rows).power, np.zeros((len(rows), 0)), np.zeros(0, int))
+    return sums.power()
+
+
+def first_warnings(looks: Sequence[FirstLook], mask: np.ndarray, resolved: Dict[str, Any],
+                   pixel_size: float) -> List[str]:
+    """What the fitted grey scales and the expected accuracy of the alignment say about the input."""
+    warnings = []
+    scales = [look.scale for look in looks]
+    low, high = GREY_SCALE_USUAL
+    if not all(low <= s <= high for s in scales):
+        warnings.append(
+            f"the grey scale of the half-maps is {scales[0]:.3g} and {scales[1]:.3g} times too small for the "
+            "particles; it was fitted and corrected, but check that the particles are normalised and are those the "
+            "maps came from")
+    rotation = max(look.rotation_sd_deg for look in looks)
+    bound = resolved["prior_rotation_deg"] if resolved["prior"] != "off" else resolved["rotation_extent_deg"] / 3
+    if rotation > bound:
+        remedy = "take a larger mask" if resolved["prior"] != "off" else "use a prior, or a larger mask"
+        warnings.append(
+            f"alignment is doubtful: at {resolved['initial_lowpass_angstrom']:.1f} Å one particle determines the "
+            f"rotation of what is in the mask (at most {mass_kda(mask, pixel_size):.0f} kDa of protein) only to "
+            f"{rotation:.1f}° per axis; {remedy}")
+    return warnings
