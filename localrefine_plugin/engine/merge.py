@@ -6,14 +6,16 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from .advice import Motions, advise
 from .files import read_map, write_map
 from .fsc import FscCurves, five_curves, write_fsc
+from .hinge import Hinge, estimate_hinge
 from .mask import dynamic_mask
 from .pose import log_map
 from .records import PoseTable
 from .references import next_references
 from .run_folder import RunFolder, read_json
-from .state import load_poses
+from .state import load_particles, load_poses
 from .symmetry import operators
 
 STILL_SHELLS = 0.5  # no gain: less than half a shell …
@@ -34,13 +36,33 @@ def merge_halves(run: RunFolder, iteration: int, workers: int) -> Dict[str, Any]
     if references.cutoff_angstrom is not None:
         write_map(run.filter_resolution(iteration), references.cutoff_angstrom, pixel_size)
     earlier = [read_json(run.iteration_done(k)) for k in range(iteration)]
-    now = {"iteration": iteration, "resolution_angstrom": curves.resolutions(),
+    now: Dict[str, Any] = {"iteration": iteration, "resolution_angstrom": curves.resolutions(),
            "resolution_0.5_angstrom": curves.resolutions(0.5),
            "align_resolution_angstrom": curves.resolutions()["corrected"]}
     now.update(pose_statistics(run, iteration))
     now.update(decide(earlier + [now], resolved, described["box_size"] * pixel_size))
-    now["warnings"] = []
+    now["advice"] = advise(motions_of(run, iteration, now), hinge_of(run, iteration), curves, earlier + [now], resolved)
+    now["warnings"] = [text for topic, text in now["advice"].items()
+                       if not any(topic in before.get("advice", {}) for before in earlier)]
     return now
+
+
+def motions_of(run: RunFolder, iteration: int, now: Dict[str, Any]) -> Motions:
+    """Changes of all particles from the input."""
+    tables = [load_poses(run, iteration, half) for half in (1, 2)]
+    rotation, shift = (np.concatenate([getattr(t, name) for t in tables])
+                       for name in ("rotation_change_deg", "shift_change_angstrom"))
+    return Motions(rotation, shift, now["at_rotation_limit"], now["at_shift_limit"])
+
+
+def hinge_of(run: RunFolder, iteration: int) -> Hinge:
+    """The point the sub-volume turns about, by the poses of both halves."""
+    described, particles = read_json(run.input), load_particles(run)
+    fulcrum = np.array(described["resolved"]["fulcrum_px"]) - described["box_size"] // 2
+    tables = [t for t in (load_poses(run, iteration, half) for half in (1, 2)) if t is not None]
+    row, rotation, shift = (np.concatenate([getattr(t, name) for t in tables])
+                            for name in ("row", "rotation", "shift_px"))
+    return estimate_hinge(particles.rotation[row], particles.shift_px[row], rotation, shift, fulcrum)
 
 
 def curves_in_mask(run: RunFolder, iteration: int, maps: Sequence[np.ndarray], resolved: Dict[str, Any],
@@ -88,7 +110,8 @@ def pose_statistics(run: RunFolder, iteration: int) -> Dict[str, Any]:
             "insertions_mean": float(np.mean(np.concatenate([t.insertions for t in tables])))}
 
 
-def change_since(now: PoseTable, before: Optional[PoseTable], pixel_size: float) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+def change_since(now: PoseTable, before: Optional[PoseTable],
+                 pixel_size: float) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rotation in degrees, in-plane shift in px, and rotation in posterior s.d., since the last iteration."""
     if before is None:
         w, shift = np.deg2rad(now.rotation_change_deg), now.shift_change_angstrom / pixel_size

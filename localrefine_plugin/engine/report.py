@@ -16,7 +16,8 @@ def build_report(run: RunFolder) -> Dict[str, Any]:
     Keys: ``iterations`` (every iteration.json), ``halves`` (every half_H.json), ``input``, ``settings``,
     ``wall_seconds`` and ``cpu_seconds`` (summed over the steps, which may have run side by side),
     ``peak_memory_mb`` (of the largest step), ``warnings``, ``final_resolution_angstrom`` (of the best
-    iteration; empty before the first). A file that a killed step left unreadable is left out, with a warning.
+    iteration; empty before the first), ``advice`` (sentences on the best iteration), ``sharpening`` (of the final
+    map). A file that a killed step left unreadable is left out, with a warning.
 
     Raises InputError when the folder holds no run.
     """
@@ -38,7 +39,10 @@ def build_report(run: RunFolder) -> Dict[str, Any]:
         report[name] = sum(step.get(name, 0.0) for step in steps)
     report["peak_memory_mb"] = max((step.get("peak_memory_mb", 0.0) for step in steps), default=0.0)
     report["warnings"] = warnings
-    report["final_resolution_angstrom"] = _final_resolution(iterations)
+    best = _best(iterations)
+    report["advice"] = list(best.get("advice", {}).values())
+    report["final_resolution_angstrom"] = best.get("resolution_angstrom", {})
+    report["sharpening"] = _read(run.final("sharpening.json"), warnings)
     return report
 
 
@@ -61,10 +65,9 @@ def _read(path: Path, warnings: List[str]) -> Dict[str, Any]:
     return content
 
 
-def _final_resolution(iterations: List[Dict[str, Any]]) -> Dict[str, Any]:
+def _best(iterations: List[Dict[str, Any]]) -> Dict[str, Any]:
+    """The iteration whose maps are the result: the best one by the last decision; {} before the first."""
     if not iterations:
         return {}
     best = iterations[-1].get("best_iteration", iterations[-1].get("iteration"))
-    chosen = next((i for i in iterations if i.get("iteration") == best), iterations[-1])
-    resolution: Dict[str, Any] = chosen.get("resolution_angstrom", {})
-    return resolution
+    return next((i for i in iterations if i.get("iteration") == best), iterations[-1])

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any, Dict
+from typing import Any, Dict, List
+
+import numpy as np
 
 from .files import read_map, read_particles, write_map, write_particles
 from .fsc import read_fsc
@@ -45,16 +47,25 @@ def write_maps(run: RunFolder, iteration: int, workers: int) -> None:
 
 
 def write_final_particles(run: RunFolder, iteration: int) -> None:
-    """particles.star with every input column and row, new angles and origins."""
+    """particles.star with every input column and row, new angles and origins.
+
+    Half-sets that were split anew replace rlnRandomSubset; fitted scales are added as lrScale.
+    """
     described: Dict[str, Any] = read_json(run.input)
     particles = load_particles(run)
-    rotation, shift = particles.rotation.copy(), particles.shift_px.copy()
+    rotation, shift, scale = particles.rotation.copy(), particles.shift_px.copy(), np.ones(len(particles))
     for half in (1, 2):
         poses = load_poses(run, iteration, half)
         if poses is not None:
             rotation[poses.row], shift[poses.row] = poses.rotation, poses.shift_px
+            scale[poses.row] = 1 if poses.scale is None else poses.scale
+    extra: Dict[str, List[Any]] = {}
+    if described["resolved"]["resplit_half_sets"]:
+        extra["rlnRandomSubset"] = particles.half_set.tolist()
+    if described["resolved"]["per_particle_scale"]:
+        extra["lrScale"] = scale.tolist()
     _, table = read_particles(described["particles"])
-    write_particles(run.final("particles.star"), table, rotation, shift)
+    write_particles(run.final("particles.star"), table, rotation, shift, extra)
 
 
 def copy(source: Any, target: Any) -> None:
