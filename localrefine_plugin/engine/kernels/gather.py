@@ -17,8 +17,13 @@ from typing import Any, Tuple
 import numpy as np
 from numba import njit, prange
 
+from . import cuda
+from .device import array_module
+
 Array = Any
 N_SUMS = 22
+SUM_OF_CURVATURE = np.array([[7, 8, 9, 13, 14], [8, 10, 11, 15, 16], [9, 11, 12, 17, 18], [13, 15, 17, 19, 20],
+                             [14, 16, 18, 20, 21]])  # where each entry of the curvature is among the sums
 CHUNK = 128  # pixels whose slice values stay in L1 between the gather and the sums
 
 
@@ -248,6 +253,8 @@ def _gauss_newton_cpu(v, shape, rows, phases_x, phases_y, owner, kx, ky, n_pixel
 
 def extract_slices(ft: Array, rows: Array, kx: Array, ky: Array) -> Array:
     """Slices (m, K) complex64 of ``ft`` for ``rows`` (m, 2, 3) at pixels kx, ky (K,) float32."""
+    if array_module(ft) is not np:
+        return cuda.extract_slices(ft, rows, kx, ky)
     out = np.empty((len(rows), 2 * len(kx)), np.float32)
     _extract_cpu(ft.view(np.float32).reshape(-1), ft.shape, rows, kx, ky, out)
     return out.view(np.complex64)
@@ -259,6 +266,8 @@ def score_grid(ft: Array, rows: Array, kx: Array, ky: Array, matched: Array, wei
     rows (n, G, 2, 3) float32; matched B (n, S, K) complex64 = Z times each shift's phase;
     weight W (n, K) float32.
     """
+    if array_module(ft) is not np:
+        return cuda.score_grid(ft, rows, kx, ky, matched, weight)
     n, n_rot = rows.shape[:2]
     out = np.empty((n, n_rot, matched.shape[1]), np.float32)
     _score_grid_cpu(ft.view(np.float32).reshape(-1), ft.shape, rows, kx, ky, matched.view(np.float32), weight, out)
@@ -278,26 +287,25 @@ def gauss_newton_sums(ft: Array, rows: Array, shift_px: Array, owner: Array, kx:
     matched Z (n, K) complex64, weight W (n, K) float32, shift_px u (m, 2), box_size N. Without
     ``curvature`` the last array is zero and a third of the work is saved.
     """
+    omega = 2 * np.pi / box_size
+    if array_module(ft) is not np:
+        sums = cuda.gauss_newton_sums(ft, rows, shift_px, owner, kx, ky, n_pixels, matched, weight, box_size, curvature)
+        return unpack_sums(sums, omega)
     max_k = int(np.abs(ky).max()) if len(ky) else 0
-    frequency = np.arange(-max_k, max_k + 1) * (2 * np.pi / box_size)
+    frequency = np.arange(-max_k, max_k + 1) * omega
     phases = np.exp(1j * frequency * shift_px[:, :, None].astype(np.float64)).astype(np.complex64)
     sums = np.empty((len(rows), N_SUMS))
     _gauss_newton_cpu(ft.view(np.float32).reshape(-1), ft.shape, rows,
                       np.ascontiguousarray(phases[:, 0, max_k:]).view(np.float32),
                       np.ascontiguousarray(phases[:, 1]).view(np.float32),
                       owner, kx, ky, n_pixels, matched.view(np.float32), weight, curvature, sums)
-    return unpack_sums(sums, 2 * np.pi / box_size)
+    return unpack_sums(sums, omega)
 
 
 def unpack_sums(sums: Array, omega: float) -> Tuple[Array, Array, Array]:
     """The 22 sums of the kernels as log L, gradient and curvature; ``omega`` = 2π / N."""
-    gradient = np.empty((len(sums), 5))
-    gradient[:, :3] = sums[:, 2:5]
-    gradient[:, 3:] = omega * sums[:, 5:7]
-    curvature = np.empty((len(sums), 5, 5))
-    upper = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (0, 3), (0, 4), (1, 3), (1, 4), (2, 3), (2, 4),
-             (3, 3), (3, 4), (4, 4)]
-    for c, (i, j) in enumerate(upper):
-        factor = omega ** ((i > 2) + (j > 2))
-        curvature[:, i, j] = curvature[:, j, i] = factor * sums[:, 7 + c]
+    xp = array_module(sums)
+    unit = np.array([1, 1, 1, omega, omega])
+    gradient = sums[:, 2:7] * xp.asarray(unit)
+    curvature = sums[:, xp.asarray(SUM_OF_CURVATURE)] * xp.asarray(unit[:, None] * unit)
     return sums[:, 0] - 0.5 * sums[:, 1], gradient, curvature

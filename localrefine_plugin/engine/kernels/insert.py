@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
+from . import cuda
+from .device import array_module
+
 Array = Any
 SLAB_BYTES = 1 << 21  # measured: 2 MB is as good as any between 0.5 and 8
 
@@ -110,6 +113,9 @@ def insert_slices(accumulator: Array, rows: Array, owner: Array, gamma: Array, s
     image Z (n, 2M + 1, M + 1) complex64 and weight W (same shape) float32 hold rows ky = −M … M and
     columns kx = 0 … M; ``last_column`` (2M + 1,) int32 ends each row at the disc |k| ≤ M.
     """
+    if array_module(accumulator) is not np:
+        return cuda.insert_slices(accumulator, rows, owner, gamma, shift_px, shift_variance, last_column, image, weight,
+                                  box_size)
     max_k = len(last_column) // 2
     k = np.arange(-max_k, max_k + 1) * (2 * np.pi / box_size)
     phases = np.exp(1j * k * shift_px[:, :, None] - 0.5 * shift_variance[:, None, None] * k * k).astype(np.complex64)

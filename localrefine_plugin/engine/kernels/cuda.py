@@ -1,0 +1,130 @@
+"""Launchers of gather.cu and insert.cu: every array and scalar that a kernel gets is checked here.
+
+The functions are the CUDA twins of those of the same names in gather.py and insert.py, which call them when
+their arrays are CuPy's.
+"""
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, List, Tuple
+
+import numpy as np
+
+from .device import array_module, working_bytes
+
+Array = Any
+BLOCK = 128  # threads; also the lanes that share the pixels of a sum
+GRADIENT_SUMS = 7
+SUMS = 22
+
+
+@lru_cache(maxsize=None)
+def kernel(xp: Any, source: str, name: str) -> Any:
+    """The kernel of a .cu file of this folder; compiled by NVRTC at its first launch, cached on disk by CuPy."""
+    return xp.RawModule(code=(Path(__file__).parent / source).read_text(encoding="ascii")).get_function(name)
+
+
+def checked(xp: Any, name: str, array: Array, dtype: Any, shape: Tuple[int, ...]) -> Array:
+    """The array, if it is what a kernel will take it for."""
+    if not isinstance(array, xp.ndarray):
+        raise TypeError(f"{name} is not on the device but a {type(array).__module__}.{type(array).__name__}")
+    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+        gaps = "" if array.flags.c_contiguous else " not contiguous"
+        raise TypeError(f"{name} is {array.dtype} {array.shape}{gaps}, not {np.dtype(dtype)} {shape}")
+    return array
+
+
+def small(xp: Any, name: str, array: Array, dtype: Any, shape: Tuple[int, ...]) -> Array:
+    """A small array, cast to what the kernel takes."""
+    return checked(xp, name, xp.ascontiguousarray(array.astype(dtype, copy=False)), dtype, shape)
+
+
+def blocks(count: int) -> int:
+    return -(-count // BLOCK)
+
+
+def volume(xp: Any, ft: Array) -> List[Any]:
+    return [checked(xp, "ft", ft, np.complex64, ft.shape), *(np.int32(n) for n in ft.shape)]
+
+
+def frequencies(xp: Any, kx: Array, ky: Array) -> List[Array]:
+    return [checked(xp, "kx", kx, np.float32, (len(kx),)), checked(xp, "ky", ky, np.float32, (len(kx),))]
+
+
+def extract_slices(ft: Array, rows: Array, kx: Array, ky: Array) -> Array:
+    """(m, K) complex64; see gather.extract_slices."""
+    xp = array_module(ft)
+    m, n_k = len(rows), len(kx)
+    out = xp.empty((m, n_k), np.complex64)
+    if m and n_k:
+        arguments = [*volume(xp, ft), small(xp, "rows", rows, np.float32, (m, 2, 3)), *frequencies(xp, kx, ky),
+                     np.int32(n_k), out]
+        kernel(xp, "gather.cu", "extract_slices")((m, blocks(n_k)), (BLOCK,), tuple(arguments))
+    return out
+
+
+def score_grid(ft: Array, rows: Array, kx: Array, ky: Array, matched: Array, weight: Array) -> Array:
+    """(n, G, S) float32: slices, then one real matrix product per particle; see gather.score_grid."""
+    xp = array_module(ft)
+    n, n_rot, n_shift, n_k = len(rows), rows.shape[1], matched.shape[1], len(kx)
+    rows = small(xp, "rows", rows, np.float32, (n, n_rot, 2, 3))
+    checked(xp, "matched", matched, np.complex64, (n, n_shift, n_k))
+    checked(xp, "weight", weight, np.float32, (n, n_k))
+    out = xp.empty((n, n_rot, n_shift), np.float32)
+    chunk = max(1, working_bytes(ft) // (8 * n_rot * (n_k + BLOCK)))
+    for start in range(0, n, chunk):
+        part = slice(start, min(start + chunk, n))
+        slices = xp.empty((part.stop - start, n_rot, n_k), np.complex64)
+        power = xp.empty((part.stop - start, n_rot, BLOCK), np.float32)
+        arguments = [*volume(xp, ft), rows[part], *frequencies(xp, kx, ky), np.int32(n_k), weight[part],
+                     np.int32(n_rot), slices, power]
+        kernel(xp, "gather.cu", "slices_and_power")((len(slices) * n_rot, 1), (BLOCK,), tuple(arguments))
+        products = xp.matmul(slices.view(np.float32), xp.swapaxes(matched[part].view(np.float32), 1, 2))
+        out[part] = products - np.float32(0.5) * power.sum(axis=2)[:, :, None]
+    return out
+
+
+def gauss_newton_sums(ft: Array, rows: Array, shift_px: Array, owner: Array, kx: Array, ky: Array, n_pixels: int,
+                      matched: Array, weight: Array, box_size: int, curvature: bool) -> Array:
+    """The sums (m, 22) float64 of gather.gauss_newton_sums; those of the curvature are zero unless asked for.
+
+    A lane's sums are float32 of at most n_pixels / BLOCK terms; lanes are added in float64, in a fixed order.
+    """
+    xp = array_module(ft)
+    m, n, n_k = len(rows), len(matched), matched.shape[1]
+    if not 0 <= n_pixels <= min(n_k, len(kx)):
+        raise ValueError(f"{n_pixels} pixels of {min(n_k, len(kx))}")
+    sums = xp.zeros((m, SUMS), np.float64)
+    name, count = ("curvature_sums", SUMS) if curvature else ("gradient_sums", GRADIENT_SUMS)
+    if m:
+        lanes = xp.empty((count, m, BLOCK), np.float32)
+        arguments = [
+            *volume(xp, ft), small(xp, "rows", rows, np.float32, (m, 2, 3)),
+            small(xp, "shift", shift_px, np.float32, (m, 2)), small(xp, "owner", owner, np.int32, (m,)),
+            *frequencies(xp, kx, ky), np.int32(n_pixels), np.int32(n_k),
+            checked(xp, "matched", matched, np.complex64, (n, n_k)), checked(xp, "weight", weight, np.float32, (n, n_k)),
+            np.float32(2 / box_size), lanes]
+        kernel(xp, "gather.cu", name)((m, 1), (BLOCK,), tuple(arguments))
+        sums[:, :count] = lanes.sum(axis=2, dtype=np.float64).T
+    return sums
+
+
+def insert_slices(accumulator: Array, rows: Array, owner: Array, gamma: Array, shift_px: Array, shift_variance: Array,
+                  last_column: Array, image: Array, weight: Array, box_size: int) -> None:
+    """Add to ``accumulator`` in place; see insert.insert_slices. Additions are atomic: the last bits are free."""
+    xp = array_module(accumulator)
+    m, n, height = len(rows), len(image), len(last_column)
+    half_plane = (n, height, height // 2 + 1)
+    nx, nz, ny, _ = accumulator.shape
+    if m == 0:
+        return
+    arguments = [
+        small(xp, "rows", rows, np.float32, (m, 2, 3)), small(xp, "owner", owner, np.int32, (m,)),
+        small(xp, "gamma", gamma, np.float32, (m,)), small(xp, "shift", shift_px, np.float32, (m, 2)),
+        small(xp, "shift_variance", shift_variance, np.float32, (m,)),
+        checked(xp, "last_column", last_column, np.int32, (height,)),
+        checked(xp, "image", image, np.complex64, half_plane), checked(xp, "weight", weight, np.float32, half_plane),
+        np.int32(height // 2), np.float32(2 / box_size), np.int32(nx), np.int32(nz), np.int32(ny),
+        checked(xp, "accumulator", accumulator, np.float32, (nx, nz, ny, 3))]
+    kernel(xp, "insert.cu", "insert_slices")((m, blocks(height * (height // 2 + 1))), (BLOCK,), tuple(arguments))
