@@ -53,7 +53,8 @@ setup(
         "cuda11": [cupy(11)],
         "cuda12": [cupy(12)],
         "cuda13": [cupy(13)],
-        "test": ["pytest>=8", "hypothesis", "ruff", "mypy", "import-linter>=2"],
+        # scipion-em-relion: the converter that ours is compared with
+        "test": ["pytest>=8", "hypothesis", "ruff", "mypy", "import-linter>=2", "scipion-em-relion"],
     },
     entry_points={"pyworkflow.plugin": "localrefine_plugin = localrefine_plugin"},
 )
