@@ -64,12 +64,12 @@ def fake_half(folder: RunFolder, k: int, half: int, n: int, rng: np.random.Gener
     write_map(folder.reference(k, half), density, PIXEL)
     w = rng.normal(0, spread_deg, (n, 3)) * [1.5, 1.0, 0.4]
     start = Rotation.random(n, random_state=half).as_matrix()
-    np.savez(folder.poses(k, half), **{name: value for name, value in vars(PoseTable(
+    np.savez(folder.poses(k, half), **PoseTable(
         row=np.arange(half - 1, 2 * n, 2), rotation=start @ Rotation.from_rotvec(w, degrees=True).as_matrix(),
         shift_px=rng.normal(0, 0.5, (n, 2)), rotation_change_deg=w,
         shift_change_angstrom=rng.normal(0, 2.0, (n, 2)), covariance=np.tile(np.eye(5), (n, 1, 1)),
         log_likelihood=rng.normal(50, 5, n), modes=np.ones(n, int), insertions=rng.integers(1, 4, n),
-        at_rotation_limit=rng.random(n) < 0.02, at_shift_limit=rng.random(n) < 0.04)).items()})
+        at_rotation_limit=rng.random(n) < 0.02, at_shift_limit=rng.random(n) < 0.04).columns())
     shells = BOX // 2 + 1
     power = np.abs(rng.normal(1, 0.02, (1, shells))) * np.exp(-np.arange(shells) / 9.0)
     np.savez(folder.noise(k, half), power=power)

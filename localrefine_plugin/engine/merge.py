@@ -36,9 +36,10 @@ def merge_halves(run: RunFolder, iteration: int, workers: int) -> Dict[str, Any]
     if references.cutoff_angstrom is not None:
         write_map(run.filter_resolution(iteration), references.cutoff_angstrom, pixel_size)
     earlier = [read_json(run.iteration_done(k)) for k in range(iteration)]
-    now: Dict[str, Any] = {"iteration": iteration, "resolution_angstrom": curves.resolutions(),
-           "resolution_0.5_angstrom": curves.resolutions(0.5),
-           "align_resolution_angstrom": curves.resolutions()["corrected"]}
+    now: Dict[str, Any] = {
+        "iteration": iteration, "resolution_angstrom": curves.resolutions(),
+        "resolution_0.5_angstrom": curves.resolutions(0.5),
+        "align_resolution_angstrom": curves.resolutions()["corrected"]}
     now.update(pose_statistics(run, iteration))
     now.update(decide(earlier + [now], resolved, described["box_size"] * pixel_size))
     now["advice"] = advise(motions_of(run, iteration, now), hinge_of(run, iteration), curves, earlier + [now], resolved)
