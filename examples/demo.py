@@ -146,7 +146,7 @@ def repeat_log(path: str, position: int) -> int:
 def engine_lines(text: str) -> Iterator[str]:
     for line in text.split("\n"):
         words = line.split("\r")[-1].strip()
-        if words.startswith(("iteration ", "warning", "results ")):
+        if words.startswith(("iteration ", "warning", "results ")) and ": on " not in words:
             yield words
 
 
