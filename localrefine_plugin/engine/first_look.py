@@ -31,19 +31,21 @@ CERTAIN = 6.0  # standard deviations by which phase-flipped images must be likel
 @dataclass(frozen=True)
 class FirstLook:
     """scale α of the images to the half-map; noise_power (groups, M + 1), the images' mean power; and the s.d. per
-    axis to which one image determines its pose, in the median, by the curvature of the likelihood."""
+    axis to which one image determines its pose, in the median, by the curvature of the likelihood; and
+    whether |C| explains the images better than C."""
 
     scale: float
     noise_power: np.ndarray
     rotation_sd_deg: float
     shift_sd_angstrom: float
+    phase_flipped: bool
 
 
 def look_at(particles: Particles, volume: np.ndarray, mask: np.ndarray, resolved: Dict[str, Any],
             workers: int) -> FirstLook:
     """α = Σ Re(X* C Y / σ²) / Σ C² |Y|² / σ², the noise and the curvature at the input poses.
 
-    Raises InputError where the contrast is inverted, or |C| explains the images better than C: phase-flipped.
+    Raises InputError where the contrast is inverted.
     """
     max_shell = highest_shell(particles.box_size)
     plan = search_plan(resolved, particles, resolved["initial_lowpass_angstrom"])
@@ -69,15 +71,13 @@ def look_at(particles: Particles, volume: np.ndarray, mask: np.ndarray, resolved
                                                     packed.weight, pixels.box_size)
             energy -= 2 * value.sum()
             curvatures.append(curvature)
-    if flipped - max(cross, 0) > CERTAIN * np.sqrt(2 * energy):
-        raise InputError(f"{PHASE_FLIPPED[0]}, by what they have in common with the half-maps", "particles",
-                         PHASE_FLIPPED[1])
     scale = float(cross / max(energy, 1e-30))
     if scale <= 0:
         raise InputError("have the opposite contrast of the particles (or the poses do not belong to them)",
                          "half-maps", "invert the contrast of particles or maps, so that both are white on black")
     rotation_sd, shift_sd = pose_deviation(scale ** 2 * np.concatenate(curvatures))
-    return FirstLook(scale, noise_power, float(np.rad2deg(rotation_sd)), shift_sd * particles.pixel_size)
+    likelier = bool(flipped - cross > CERTAIN * np.sqrt(2 * energy))
+    return FirstLook(scale, noise_power, float(np.rad2deg(rotation_sd)), shift_sd * particles.pixel_size, likelier)
 
 
 def pose_deviation(curvature: np.ndarray) -> Sequence[float]:
@@ -109,6 +109,9 @@ def first_warnings(looks: Sequence[FirstLook], mask: np.ndarray, resolved: Dict[
             f"the grey scale of the half-maps is {scales[0]:.3g} and {scales[1]:.3g} times too small for the "
             "particles; it was fitted and corrected, but check that the particles are normalised and are those the "
             "maps came from")
+    if any(look.phase_flipped for look in looks):
+        warnings.append(f"{PHASE_FLIPPED[0]}, or their CTF was corrected, by what they have in common with the "
+                        f"half-maps; {PHASE_FLIPPED[1]}")
     rotation = max(look.rotation_sd_deg for look in looks)
     bound = resolved["prior_rotation_deg"] if resolved["prior"] != "off" else resolved["rotation_extent_deg"] / 3
     if rotation > bound:
