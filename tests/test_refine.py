@@ -18,7 +18,7 @@ from relion_files import read_columns, read_poses
 from localrefine_plugin.engine import refine as engine
 from localrefine_plugin.engine.records import Settings
 from localrefine_plugin.engine.report import build_report
-from localrefine_plugin.engine.run_folder import FINAL_FILES, RunFolder, read_json
+from localrefine_plugin.engine.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, read_json
 
 BOX = 32
 SETTINGS = dict(max_iterations=2)
@@ -79,7 +79,7 @@ def test_poses_and_map_approach_the_truth(box):
 
 def test_the_output_is_complete_and_keeps_what_it_does_not_refine():
     run = straight_run(BOX)
-    assert sorted(p.name for p in (run.path / "final").iterdir()) == sorted(FINAL_FILES)
+    assert sorted(p.name for p in (run.path / "final").iterdir()) == sorted(FINAL_FILES + OPTIONAL_FINAL_FILES)
     labels = ("rlnRandomSubset", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnOpticsGroup", "rlnClassNumber")
     np.testing.assert_array_equal(read_columns(run.path / "final" / "particles.star", labels), read_columns(inputs(BOX)[0], labels))
     best = read_json(run.iteration_done(run.iterations_done()))["best_iteration"]

@@ -113,7 +113,7 @@ class Settings:
         0, "Iterations after convergence.", kind="int", label="Extra final passes", group=REFINEMENT,
         low=0, high=20, expert=True)
     non_uniform: bool = setting(
-        False, "Non-uniform regularisation: the references are low-passed at every voxel at the cut-off with which "
+        True, "Non-uniform regularisation: the references are low-passed at every voxel at the cut-off with which "
         "each half-map best predicts the other (the same cut-off for both), instead of everywhere alike by the "
         "FSC. For sub-volumes with parts of very different order; the FSC is always that of the unfiltered half-maps.",
         kind="bool", label="Non-uniform regularisation", group=REFINEMENT)
