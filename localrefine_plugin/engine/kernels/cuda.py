@@ -19,10 +19,15 @@ GRADIENT_SUMS = 7
 SUMS = 22
 
 
+def source_text(source: str) -> str:
+    """The text of a .cu file of this folder."""
+    return (Path(__file__).parent / source).read_text(encoding="ascii")
+
+
 @lru_cache(maxsize=None)
 def kernel(xp: Any, source: str, name: str) -> Any:
-    """The kernel of a .cu file of this folder; compiled by NVRTC at its first launch, cached on disk by CuPy."""
-    return xp.RawModule(code=(Path(__file__).parent / source).read_text(encoding="ascii")).get_function(name)
+    """The kernel of a .cu file; compiled by NVRTC at its first launch, cached on disk by CuPy."""
+    return xp.RawModule(code=source_text(source)).get_function(name)
 
 
 def checked(xp: Any, name: str, array: Array, dtype: Any, shape: Tuple[int, ...]) -> Array:
@@ -103,7 +108,8 @@ def gauss_newton_sums(ft: Array, rows: Array, shift_px: Array, owner: Array, kx:
             *volume(xp, ft), small(xp, "rows", rows, np.float32, (m, 2, 3)),
             small(xp, "shift", shift_px, np.float32, (m, 2)), small(xp, "owner", owner, np.int32, (m,)),
             *frequencies(xp, kx, ky), np.int32(n_pixels), np.int32(n_k),
-            checked(xp, "matched", matched, np.complex64, (n, n_k)), checked(xp, "weight", weight, np.float32, (n, n_k)),
+            checked(xp, "matched", matched, np.complex64, (n, n_k)),
+            checked(xp, "weight", weight, np.float32, (n, n_k)),
             np.float32(2 / box_size), lanes]
         kernel(xp, "gather.cu", name)((m, 1), (BLOCK,), tuple(arguments))
         sums[:, :count] = lanes.sum(axis=2, dtype=np.float64).T

@@ -81,7 +81,7 @@ class Device:
     def release(self) -> None:
         """Give back what nobody uses: pooled blocks and the work space of FFT plans."""
         if self.on_card:
-            self.xp.fft.config.get_plan_cache().clear()
+            self.xp.fft.config.clear_plan_cache()
             self.xp.get_default_memory_pool().free_all_blocks()
 
     @property

@@ -1,0 +1,320 @@
+"""A stand-in for CuPy made of numpy arrays that refuse what CuPy refuses.
+
+It offers only names and arguments that cupy_names.json recorded from a real CuPy; its arrays mix with numpy's in no
+operation; memory not written holds NaN; kernels run through cuda_on_cpu. It counts what costs time on a GPU: waits of
+the host for the device, and bytes moved.
+"""
+from __future__ import annotations
+
+import json
+import operator
+import types
+from pathlib import Path
+from typing import Any, Dict
+
+import numpy as np
+import scipy.fft
+
+from gpu.cuda_on_cpu import Source
+
+RECORD = json.loads((Path(__file__).parent / "cupy_names.json").read_text())
+FUNCTIONS: Dict[str, Dict[str, str]] = RECORD["functions"]
+METHODS: Dict[str, str] = RECORD["classes"]["ndarray"]
+WAITING_FUNCTIONS = {"nonzero", "flatnonzero", "argwhere", "unique", "asnumpy", "bincount", "array_equal", "allclose"}
+WAITING_METHODS = {"get", "item", "tolist", "nonzero", "tobytes"}
+SCALARS = (bool, int, float, complex, np.generic)
+BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+FROM_SCIPY = {"fft", "ifft", "fft2", "ifft2", "fftn", "ifftn", "rfft", "irfft", "rfft2", "irfft2", "rfftn", "irfftn"}
+
+
+class Counts:
+    """What has cost time so far."""
+
+    def __init__(self) -> None:
+        self.waits = self.bytes_to_device = self.bytes_to_host = self.launches = 0
+
+
+class Ledger:
+    """State that all arrays of one stand-in share."""
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+        self.largest = 1 << 40  # an array of more bytes does not fit into the device's memory
+
+
+class ndarray:
+    """cupy.ndarray, as strict as it is where it must be."""
+
+    __array_ufunc__ = None  # numpy's functions refuse it
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, array: Any, ledger: Ledger):
+        array = np.asarray(array)
+        if array.base is None and array.nbytes > ledger.largest:
+            raise OutOfMemoryError(f"Out of memory allocating {array.nbytes} bytes")
+        self._a, self._ledger = array, ledger
+
+    def __array__(self, *_: Any) -> None:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
+
+    def __getattr__(self, name: str) -> Any:
+        kind = METHODS.get(name)
+        if kind is None or name.startswith("__"):
+            raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
+        value = getattr(self._a, name) if name != "get" else (lambda *_: None)
+        if kind == "attribute":
+            return wrap(value, self._ledger) if isinstance(value, np.ndarray) else value
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            check_call(name, kind, args, kwargs)
+            if name in WAITING_METHODS:
+                self._ledger.counts.waits += 1
+            if name == "get":
+                self._ledger.counts.bytes_to_host += self._a.nbytes
+                return self._a.copy()
+            result = value(*unwrap(args), **unwrap(kwargs))
+            return result if name in ("item", "tolist", "tobytes") else wrap(result, self._ledger)
+        return method
+
+    def __len__(self) -> int:
+        return len(self._a)
+
+    def __iter__(self) -> Any:
+        return (wrap(row, self._ledger) for row in self._a)
+
+    def __getitem__(self, key: Any) -> "ndarray":
+        return wrap(self._a[self._key(key)], self._ledger)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        key = self._key(key)
+        masks = [k for k in (key if isinstance(key, tuple) else (key,)) if getattr(k, "dtype", None) == bool]
+        if masks and isinstance(value, ndarray) and value.ndim:
+            raise NotImplementedError("assignment of an array to a mask")
+        self._a[key] = unwrap(value)
+
+    def _key(self, key: Any) -> Any:
+        key = unwrap(key)
+        for part in key if isinstance(key, tuple) else (key,):
+            if isinstance(part, np.ndarray) and part.dtype == bool:
+                self._ledger.counts.waits += 1
+            elif isinstance(part, np.ndarray) and part.dtype.kind not in "iu":
+                raise IndexError("arrays used as indices must be of integer or boolean type")
+        return key
+
+    def _scalar(self, convert: Any) -> Any:
+        self._ledger.counts.waits += 1
+        return convert(self._a)
+
+    def __bool__(self) -> bool:
+        return self._scalar(bool)
+
+    def __int__(self) -> int:
+        return self._scalar(int)
+
+    def __index__(self) -> int:
+        return self._scalar(operator.index)
+
+    def __float__(self) -> float:
+        return self._scalar(float)
+
+    def __repr__(self) -> str:
+        return f"cupy.{self._a!r}"
+
+
+ndarray.__module__ = "cupy"
+
+
+def _binary(name: str) -> None:
+    """The operator, its reflection and its in-place form, as far as CuPy has them."""
+    plain = getattr(operator, f"__{name}__")
+
+    def forward(self: ndarray, other: Any) -> Any:
+        return wrap(plain(self._a, unwrap(other)), self._ledger)
+
+    def reflected(self: ndarray, other: Any) -> Any:
+        return wrap(plain(unwrap(other), self._a), self._ledger)
+
+    def in_place(self: ndarray, other: Any) -> Any:
+        getattr(operator, f"__i{name}__")(self._a, unwrap(other))
+        return self
+
+    for method, function in ((f"__{name}__", forward), (f"__r{name}__", reflected), (f"__i{name}__", in_place)):
+        if method in METHODS:
+            setattr(ndarray, method, function)
+
+
+for _name in BINARY + COMPARISONS:
+    _binary(_name)
+for _name in ("neg", "abs", "invert", "pos"):
+    setattr(ndarray, f"__{_name}__",
+            lambda self, plain=getattr(operator, f"__{_name}__"): wrap(plain(self._a), self._ledger))
+
+
+class OutOfMemoryError(MemoryError):
+    pass
+
+
+OutOfMemoryError.__module__ = "cupy.cuda.memory"
+
+
+def wrap(value: Any, ledger: Ledger) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return ndarray(value, ledger)
+    if isinstance(value, (tuple, list)):
+        return tuple(wrap(v, ledger) for v in value)
+    return value
+
+
+def unwrap(value: Any) -> Any:
+    """The numpy arrays inside; TypeError for an array that is not on the device."""
+    if isinstance(value, ndarray):
+        return value._a
+    if isinstance(value, np.ndarray):
+        raise TypeError(f"Unsupported type {type(value)}")
+    if isinstance(value, (tuple, list)):
+        return type(value)(unwrap(v) for v in value)
+    if isinstance(value, dict):
+        return {name: unwrap(v) for name, v in value.items()}
+    return value
+
+
+def check_call(name: str, declared: str, args: tuple, kwargs: dict) -> None:
+    """TypeError unless CuPy's function takes these arguments."""
+    if declared.startswith("ufunc"):
+        declared = ", ".join([f"x{i}" for i in range(int(declared.split()[1]))] + ["out=", "*", "casting=", "dtype="])
+    words = [word.strip() for word in declared.split(",") if word.strip()]
+    names = [word.rstrip("=") for word in words]
+    before = words.index("*") if "*" in words else len(words)
+    if not any(word.startswith("*") and len(word) > 1 for word in words):
+        required = sum(not word.endswith("=") for word in words[:before])
+        given = len(args) + sum(key in names[:before] for key in kwargs)
+        if len(args) > before or given < required or not set(kwargs) <= set(names):
+            raise TypeError(f"cupy.{name}({declared}) does not take {len(args)} arguments and {sorted(kwargs)}")
+
+
+def check_values(name: str, args: tuple, kwargs: dict) -> None:
+    """What CuPy's implementation of a function asks of its arguments beyond numpy's."""
+    if name == "lexsort" and not (isinstance(args[0], ndarray) and args[0].ndim == 2):
+        raise TypeError("lexsort takes an array (k, n)")
+    if name == "searchsorted" and not all(isinstance(a, ndarray) for a in args[:2]):
+        raise NotImplementedError("Only int or ndarray are supported for a and v")
+    if name == "bincount" and args[0].size == 0:
+        raise ValueError("zero-size array to reduction operation cupy_max which has no identity")
+    if name in ("argsort", "sort") and kwargs.get("kind") not in (None, "stable"):
+        raise ValueError("kind can only be None or 'stable'")
+    if name == "solve" and args[1].ndim not in (args[0].ndim, args[0].ndim - 1):
+        raise ValueError("a must have (..., M, M) shape and b must have (..., M) or (..., M, K)")
+
+
+class Namespace(types.ModuleType):
+    """cupy, cupy.linalg or cupy.fft: numpy's function of the same name, behind CuPy's arguments."""
+
+    def __init__(self, path: str, ledger: Ledger):
+        super().__init__(".".join(filter(None, ("cupy", path))))
+        self.__dict__.update(_path=path, _ledger=ledger, _numpy=getattr(np, path) if path else np)
+
+    def __getattr__(self, name: str) -> Any:
+        kind = FUNCTIONS[self._path].get(name)
+        if kind is None:
+            raise AttributeError(f"module '{self.__name__}' has no attribute {name!r}")
+        if kind == "class":
+            return getattr(np, name)
+        return Function(name, kind, self._function(name), self._ledger)
+
+    def _function(self, name: str) -> Any:
+        return getattr(scipy.fft if self._path == "fft" and name in FROM_SCIPY else self._numpy, name)
+
+
+class Function:
+    """A function or a ufunc of CuPy."""
+
+    def __init__(self, name: str, declared: str, function: Any, ledger: Ledger):
+        self.name, self.declared, self.function, self.ledger = name, declared, function, ledger
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        check_call(self.name, self.declared, args, kwargs)
+        check_values(self.name, args, kwargs)
+        if self.name in WAITING_FUNCTIONS:
+            self.ledger.counts.waits += 1
+        result = wrap(self.function(*unwrap(args), **unwrap(kwargs)), self.ledger)
+        if isinstance(kwargs.get("out"), ndarray):
+            return kwargs["out"]
+        if self.name.startswith("empty"):
+            result._a.fill(np.nan if result.dtype.kind in "fc" else 77)
+        return result
+
+    def at(self, target: Any, index: Any, value: Any) -> None:
+        if self.name not in ("add", "subtract", "maximum", "minimum") or target.dtype.kind == "c":
+            raise TypeError(f"cupy.{self.name}.at is not supported for {target.dtype}")
+        self.function.at(target._a, unwrap(index), unwrap(value))
+
+
+def make_cupy(folder: Path, sanitizer: str = "", workers: int = 1) -> Namespace:
+    """A module to put into sys.modules as "cupy"; ``folder`` keeps compiled kernels."""
+    ledger = Ledger()
+    cupy = Namespace("", ledger)
+
+    class RawModule:
+        def __init__(self, code: Any = None, *, options: tuple = ()):
+            self.source = Source(code, folder, sanitizer, workers)
+
+        def get_function(self, name: str) -> Any:
+            def kernel(grid: tuple, block: tuple, args: tuple) -> None:
+                ledger.counts.launches += 1
+                self.source.launch(name, grid, block, [launchable(value) for value in args])
+            return kernel
+
+    def asarray(a: Any, dtype: Any = None) -> ndarray:
+        if isinstance(a, np.ndarray):
+            ledger.counts.bytes_to_device += a.nbytes
+            return ndarray(np.array(a, dtype), ledger)
+        return ndarray(np.asarray(unwrap(a), dtype), ledger)
+
+    cupy.__dict__.update(
+        __version__=RECORD["version"], ndarray=ndarray, RawModule=RawModule, asarray=asarray, ledger=ledger,
+        linalg=Namespace("linalg", ledger), fft=Namespace("fft", ledger), cuda=_cuda(ledger),
+        get_default_memory_pool=lambda pool=Pool(): pool)
+    cupy.fft.__dict__["config"] = types.SimpleNamespace(clear_plan_cache=lambda: None)
+    return cupy
+
+
+def launchable(value: Any) -> Any:
+    """A kernel's argument: an array of the device, or a typed scalar (a Python int would be 8 bytes)."""
+    if isinstance(value, ndarray):
+        return value._a
+    if isinstance(value, np.generic):
+        return value
+    raise TypeError(f"a kernel cannot take a {type(value).__name__}")
+
+
+class Pool:
+    """cupy.cuda.MemoryPool of an empty card."""
+
+    limit = 0
+
+    def free_bytes(self) -> int:
+        return 0
+
+    def used_bytes(self) -> int:
+        return 0
+
+    def get_limit(self) -> int:
+        return self.limit
+
+    def set_limit(self, size: Any = None, fraction: Any = None) -> None:
+        self.limit = size
+
+    def free_all_blocks(self) -> None:
+        pass
+
+
+def _cuda(ledger: Ledger) -> Any:
+    def wait() -> None:
+        ledger.counts.waits += 1
+
+    runtime = types.SimpleNamespace(memGetInfo=lambda: (4 << 30, 8 << 30), runtimeGetVersion=lambda: 12090)
+    return types.SimpleNamespace(
+        runtime=runtime, memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+        Device=lambda index: types.SimpleNamespace(use=lambda: None),
+        get_current_stream=lambda: types.SimpleNamespace(synchronize=wait))
