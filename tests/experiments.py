@@ -3,14 +3,23 @@
 `Experiment` holds one in memory, for the align step alone; `write_inputs` puts it into RELION files for a whole run.
 Everything is made from the oracles; the engine's own projector is not used.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import mrcfile
 import numpy as np
-from oracles import (Phantom, at_frequencies, centred_transform, ctf_formula, full_frequencies, imaged, random_phantom,
-                     soft_ball)
+from oracles import (
+    Phantom,
+    at_frequencies,
+    centred_transform,
+    ctf_formula,
+    full_frequencies,
+    imaged,
+    random_phantom,
+    soft_ball,
+)
 from relion_files import write_map, write_star
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
@@ -49,7 +58,11 @@ class Experiment:
         return np.full((1, (self.box - 1) // 2 + 1), (max(self.noise, 1e-2) * self.box) ** 2)
 
     def settings(self, **changes) -> Settings:
-        return Settings(**dict(dict(prior="off", rotation_extent_deg=15.0, shift_extent_angstrom=15.0, marginalize=False), **changes))
+        return Settings(
+            **dict(
+                dict(prior="off", rotation_extent_deg=15.0, shift_extent_angstrom=15.0, marginalize=False), **changes
+            )
+        )
 
     def plan(self, resolution, **changes):
         resolved = resolve(self.settings(**changes), self.mask, resolution, self.particles.pixel_size)
@@ -58,11 +71,21 @@ class Experiment:
     def align(self, resolution, plan=None, previous=None, **changes):
         """The engine's align step with the noise-free phantom as reference."""
         plan = plan or self.plan(resolution, **changes)
-        return align_half(self.particles, np.arange(len(self.particles)), lambda rows: self.images[rows].astype(np.float32),
-                          self.phantom.density(self.box), self.mask, self.noise_power, plan, previous, 1, lambda *_: None)
+        return align_half(
+            self.particles,
+            np.arange(len(self.particles)),
+            lambda rows: self.images[rows].astype(np.float32),
+            self.phantom.density(self.box),
+            self.mask,
+            self.noise_power,
+            plan,
+            previous,
+            1,
+            lambda *_: None,
+        )
 
     def errors(self, poses):
-        """Rotation vectors (n, 3) in degrees and displacements (n, 2) in px of the sub-volume's centre from the truth."""
+        """Rotation vectors (n, 3) in degrees and displacements (n, 2) in px of the centre from the truth."""
         w = Rotation.from_matrix(np.swapaxes(self.rotation, 1, 2) @ poses.rotation).as_rotvec(degrees=True)
         moved = (poses.rotation - self.rotation)[:, :2] @ self.centre + poses.shift_px - self.shift
         return w, moved
@@ -81,12 +104,14 @@ class Experiment:
         data, c = at_frequencies(centred_transform(self.images), kx, ky), at_frequencies(self.contrast(), kx, ky)
         results = []
         for i in range(len(self.images)):
+
             def residual(x, i=i):
                 rotation = self.rotation[i] @ Rotation.from_rotvec(x[:3]).as_matrix()
                 shift = self.shift[i] + x[3:] - (rotation - self.rotation[i])[:2] @ self.centre
                 model = self.phantom.slices(rotation[None], shift[None], kx, ky, self.box)[0]
                 r = data[i] - c[i] * model
                 return np.concatenate([r.real, r.imag])
+
             results.append(least_squares(residual, np.zeros(5), method="lm", x_scale=(0.05, 0.05, 0.05, 0.3, 0.3)).x)
         results = np.array(results)
         return np.rad2deg(results[:, :3]), results[:, 3:]
@@ -94,9 +119,24 @@ class Experiment:
 
 def contrast_of(particles):
     kx, ky = full_frequencies(particles.box_size)
-    return np.array([ctf_formula(kx, ky, particles.box_size, particles.pixel_size, phase_shift=p, defocus_u=u, defocus_v=v,
-                                 defocus_angle=a, **OPTICS)
-                     for u, v, a, p in zip(particles.defocus_u, particles.defocus_v, particles.defocus_angle, particles.phase_shift)])
+    return np.array(
+        [
+            ctf_formula(
+                kx,
+                ky,
+                particles.box_size,
+                particles.pixel_size,
+                phase_shift=p,
+                defocus_u=u,
+                defocus_v=v,
+                defocus_angle=a,
+                **OPTICS,
+            )
+            for u, v, a, p in zip(
+                particles.defocus_u, particles.defocus_v, particles.defocus_angle, particles.phase_shift
+            )
+        ]
+    )
 
 
 def make_particles(n, box, pixel_size, rotation, shift, rng):
@@ -104,14 +144,33 @@ def make_particles(n, box, pixel_size, rotation, shift, rng):
     u = rng.uniform(8000, 20000, n)
     half_set = (1 + np.arange(n) % 2).astype(np.int8)
     return Particles(
-        rotation=rotation, shift_px=shift, half_set=half_set, defocus_u=u, defocus_v=u - rng.uniform(0, 1000, n),
-        defocus_angle=rng.uniform(0, 180, n), phase_shift=np.zeros(n), optics_group=np.zeros(n, np.int32),
-        stack=(half_set - 1).astype(np.int32), slice=np.arange(n) // 2,
-        optics=(OpticsGroup("one", pixel_size=pixel_size, box_size=box, **OPTICS),), stacks=("half_1.mrcs", "half_2.mrcs"))
+        rotation=rotation,
+        shift_px=shift,
+        half_set=half_set,
+        defocus_u=u,
+        defocus_v=u - rng.uniform(0, 1000, n),
+        defocus_angle=rng.uniform(0, 180, n),
+        phase_shift=np.zeros(n),
+        optics_group=np.zeros(n, np.int32),
+        stack=(half_set - 1).astype(np.int32),
+        slice=np.arange(n) // 2,
+        optics=(OpticsGroup("one", pixel_size=pixel_size, box_size=box, **OPTICS),),
+        stacks=("half_1.mrcs", "half_2.mrcs"),
+    )
 
 
-def experiment(n, box=32, pixel_size=4.0, noise=0.0, seed=1, centre=(3.0, -2.0, 2.0), rotation_deg=3.0, displacement_px=0.8,
-               sigma=1.2, count=30):
+def experiment(
+    n,
+    box=32,
+    pixel_size=4.0,
+    noise=0.0,
+    seed=1,
+    centre=(3.0, -2.0, 2.0),
+    rotation_deg=3.0,
+    displacement_px=0.8,
+    sigma=1.2,
+    count=30,
+):
     """n images of a sub-volume of radius 5.5 px about ``centre``; input poses off by these s.d. per axis."""
     rng = np.random.default_rng(seed)
     centre = np.array(centre)

@@ -4,6 +4,7 @@ A phantom is a sum of Gaussians: its density, its projections and its transform 
 Conventions are those of docs/conventions.md; points are x, y, z in px from voxel N // 2, frequencies in
 cycles per box.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ class Phantom:
     def density(self, box: int) -> np.ndarray:
         """(N, N, N) float32 samples, [z, y, x]."""
         axis = np.arange(box) - box // 2
-        x, y, z = (np.exp(-np.square(axis - self.points[:, i:i + 1]) / (2 * self.sigma ** 2)) for i in range(3))
+        x, y, z = (np.exp(-np.square(axis - self.points[:, i : i + 1]) / (2 * self.sigma**2)) for i in range(3))
         return np.einsum("g,gz,gy,gx->zyx", self.amplitudes, z, y, x, optimize=True).astype(np.float32)
 
     def transform(self, frequency: np.ndarray, box: int) -> np.ndarray:
@@ -30,7 +31,7 @@ class Phantom:
         q = np.asarray(frequency, dtype=np.float64) / box
         envelope = np.exp(-2 * (np.pi * self.sigma) ** 2 * np.sum(q * q, axis=-1))
         phases = np.exp(-2j * np.pi * q @ self.points.T) @ self.amplitudes
-        return (2 * np.pi * self.sigma ** 2) ** 1.5 * envelope * phases
+        return (2 * np.pi * self.sigma**2) ** 1.5 * envelope * phases
 
     def slices(self, rotation: np.ndarray, shift: np.ndarray, kx: np.ndarray, ky: np.ndarray, box: int) -> np.ndarray:
         """e^{−2πi k·t/N} F(Rᵀ(kx, ky, 0)) (n, K)."""
@@ -44,7 +45,7 @@ class Phantom:
         out = []
         for r, t in zip(rotation, shift):
             at = self.points @ r[:2].T + t
-            x, y = (np.exp(-np.square(axis - at[:, i:i + 1]) / (2 * self.sigma ** 2)) for i in range(2))
+            x, y = (np.exp(-np.square(axis - at[:, i : i + 1]) / (2 * self.sigma**2)) for i in range(2))
             out.append(np.sqrt(2 * np.pi) * self.sigma * (y * self.amplitudes[:, None]).T @ x)
         return np.array(out)
 
@@ -66,8 +67,20 @@ def soft_ball(box: int, inner: float, outer: float, centre=(0.0, 0.0, 0.0)) -> n
     return (0.5 + 0.5 * np.cos(np.pi * np.clip((radius - inner) / (outer - inner), 0, 1))).astype(np.float32)
 
 
-def ctf_formula(kx, ky, box, pixel_size, *, defocus_u, defocus_v, defocus_angle, voltage_kv, spherical_aberration_mm,
-                amplitude_contrast, phase_shift=0.0) -> np.ndarray:
+def ctf_formula(
+    kx,
+    ky,
+    box,
+    pixel_size,
+    *,
+    defocus_u,
+    defocus_v,
+    defocus_angle,
+    voltage_kv,
+    spherical_aberration_mm,
+    amplitude_contrast,
+    phase_shift=0.0,
+) -> np.ndarray:
     """sin(π λ Δf s² − (π/2) Cs λ³ s⁴ + phase shift + asin ac), one pixel after the other's formula, in float64.
 
     λ from the constants of nature: h / √(2 m e V (1 + eV / 2mc²)).
@@ -78,8 +91,8 @@ def ctf_formula(kx, ky, box, pixel_size, *, defocus_u, defocus_v, defocus_angle,
     s = np.hypot(kx, ky) / (box * pixel_size)
     theta = np.arctan2(ky, kx) - np.deg2rad(defocus_angle)
     defocus = defocus_u * np.cos(theta) ** 2 + defocus_v * np.sin(theta) ** 2
-    chi = np.pi * wavelength * defocus * s ** 2
-    chi -= np.pi / 2 * spherical_aberration_mm * 1e7 * wavelength ** 3 * s ** 4
+    chi = np.pi * wavelength * defocus * s**2
+    chi -= np.pi / 2 * spherical_aberration_mm * 1e7 * wavelength**3 * s**4
     return np.sin(chi + np.deg2rad(phase_shift) + np.arcsin(amplitude_contrast))
 
 
@@ -133,8 +146,9 @@ def trilinear_slice(full: np.ndarray, rotation: np.ndarray, scale: float, kx: np
     return np.sum(full[tuple(index)] * weight, axis=0)
 
 
-def trilinear_insert(shape, rotation: np.ndarray, scale: float, kx: np.ndarray, ky: np.ndarray,
-                     values: np.ndarray) -> np.ndarray:
+def trilinear_insert(
+    shape, rotation: np.ndarray, scale: float, kx: np.ndarray, ky: np.ndarray, values: np.ndarray
+) -> np.ndarray:
     """The adjoint: values (K,) added into a full centred volume of zeros."""
     out = np.zeros(shape, np.complex128)
     index, weight = corner_sums(shape, rotation, scale, kx, ky)
@@ -153,14 +167,23 @@ def shell_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     n = a.shape[0]
     fa, fb = np.fft.fftn(a.astype(np.float64)), np.fft.fftn(b.astype(np.float64))
     k = np.fft.fftfreq(n, 1 / n)
-    shell = np.rint(np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k ** 2)).astype(int).ravel()
+    shell = np.rint(np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2)).astype(int).ravel()
     sums = [np.bincount(shell, v.ravel()) for v in ((fa * fb.conj()).real, np.abs(fa) ** 2, np.abs(fb) ** 2)]
-    return (sums[0] / np.sqrt(sums[1] * sums[2]))[:n // 2 + 1]
+    return (sums[0] / np.sqrt(sums[1] * sums[2]))[: n // 2 + 1]
 
 
 def angle_between_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Angle (n,) of aᵀb of rotations (n, 3, 3)."""
     relative = np.swapaxes(a, 1, 2) @ b
-    twice_sine = np.linalg.norm(np.stack([relative[:, 2, 1] - relative[:, 1, 2], relative[:, 0, 2] - relative[:, 2, 0],
-                                          relative[:, 1, 0] - relative[:, 0, 1]], axis=-1), axis=1)
+    twice_sine = np.linalg.norm(
+        np.stack(
+            [
+                relative[:, 2, 1] - relative[:, 1, 2],
+                relative[:, 0, 2] - relative[:, 2, 0],
+                relative[:, 1, 0] - relative[:, 0, 1],
+            ],
+            axis=-1,
+        ),
+        axis=1,
+    )
     return np.rad2deg(np.arctan2(twice_sine, np.trace(relative, axis1=1, axis2=2) - 1))

@@ -1,4 +1,5 @@
 """RELION files of Particles, written without the engine's own writers."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,11 +8,33 @@ import mrcfile
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-OPTICS_LABELS = ("rlnOpticsGroup", "rlnOpticsGroupName", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
-                 "rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality")
-LABELS = ("rlnImageName", "rlnMicrographName", "rlnOpticsGroup", "rlnRandomSubset", "rlnClassNumber", "rlnDefocusU", "rlnDefocusV",
-          "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfMaxResolution", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi",
-          "rlnOriginXAngst", "rlnOriginYAngst")
+OPTICS_LABELS = (
+    "rlnOpticsGroup",
+    "rlnOpticsGroupName",
+    "rlnVoltage",
+    "rlnSphericalAberration",
+    "rlnAmplitudeContrast",
+    "rlnImagePixelSize",
+    "rlnImageSize",
+    "rlnImageDimensionality",
+)
+LABELS = (
+    "rlnImageName",
+    "rlnMicrographName",
+    "rlnOpticsGroup",
+    "rlnRandomSubset",
+    "rlnClassNumber",
+    "rlnDefocusU",
+    "rlnDefocusV",
+    "rlnDefocusAngle",
+    "rlnPhaseShift",
+    "rlnCtfMaxResolution",
+    "rlnAngleRot",
+    "rlnAngleTilt",
+    "rlnAnglePsi",
+    "rlnOriginXAngst",
+    "rlnOriginYAngst",
+)
 
 
 def euler_angles(rotation):
@@ -30,17 +53,36 @@ def write_star(path, particles, stack_of, rotation=None, shift_px=None):
     p = particles
     angles = euler_angles(p.rotation if rotation is None else rotation)
     origins = -(p.shift_px if shift_px is None else shift_px) * p.pixel_size
-    optics = [(i, g.name, g.voltage_kv, g.spherical_aberration_mm, g.amplitude_contrast, g.pixel_size, g.box_size, 2)
-              for i, g in enumerate(p.optics, 1)]
+    optics = [
+        (i, g.name, g.voltage_kv, g.spherical_aberration_mm, g.amplitude_contrast, g.pixel_size, g.box_size, 2)
+        for i, g in enumerate(p.optics, 1)
+    ]
     seen, rows = {}, []
     for i in range(len(p)):
         stack = stack_of if isinstance(stack_of, str) else stack_of[int(p.half_set[i])]
         seen[stack] = seen.get(stack, 0) + 1
-        rows.append((f"{seen[stack]:06d}@{stack}", "mic.mrc", p.optics_group[i] + 1, p.half_set[i], 1,
-                     f"{p.defocus_u[i]:.4f}", f"{p.defocus_v[i]:.4f}", f"{p.defocus_angle[i]:.6f}", f"{p.phase_shift[i]:.6f}", 2,
-                     *(f"{v:.8f}" for v in angles[i]), *(f"{v:.8f}" for v in origins[i])))
-    Path(path).write_text("\n# version 30001\n" + table("optics", OPTICS_LABELS, optics)
-                          + "# version 30001\n" + table("particles", LABELS, rows))
+        rows.append(
+            (
+                f"{seen[stack]:06d}@{stack}",
+                "mic.mrc",
+                p.optics_group[i] + 1,
+                p.half_set[i],
+                1,
+                f"{p.defocus_u[i]:.4f}",
+                f"{p.defocus_v[i]:.4f}",
+                f"{p.defocus_angle[i]:.6f}",
+                f"{p.phase_shift[i]:.6f}",
+                2,
+                *(f"{v:.8f}" for v in angles[i]),
+                *(f"{v:.8f}" for v in origins[i]),
+            )
+        )
+    Path(path).write_text(
+        "\n# version 30001\n"
+        + table("optics", OPTICS_LABELS, optics)
+        + "# version 30001\n"
+        + table("particles", LABELS, rows)
+    )
 
 
 def read_columns(path, labels):

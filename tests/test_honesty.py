@@ -1,4 +1,5 @@
 """What a refinement must not do: find signal in noise, or let one half-set know of the other."""
+
 from __future__ import annotations
 
 import shutil
@@ -25,8 +26,10 @@ def corrected_shells(run):
     """Shell of the corrected resolution after each iteration, from 1; and the shell of the initial low-pass."""
     box_angstrom = read_json(run.input)["box_size"] * read_json(run.input)["pixel_size"]
     lowpass = box_angstrom / read_json(run.input)["resolved"]["initial_lowpass_angstrom"]
-    return [box_angstrom / read_json(run.iteration_done(k))["resolution_angstrom"]["corrected"]
-            for k in range(1, run.iterations_done() + 1)], lowpass
+    return [
+        box_angstrom / read_json(run.iteration_done(k))["resolution_angstrom"]["corrected"]
+        for k in range(1, run.iterations_done() + 1)
+    ], lowpass
 
 
 @pytest.mark.parametrize("marginalize", [True, False])
@@ -34,8 +37,8 @@ def corrected_shells(run):
 def test_pure_noise_gains_no_resolution(tmp_path, seed, marginalize):
     """The half-maps and the grey scale are real, the images are replaced by noise before the first alignment.
 
-    Aligned noise looks like the reference (Henderson 2013, doi:10.1073/pnas.1314449110): both halves started from the same
-    structure, so they agree up to the initial low-pass, and must not agree beyond, in this iteration or any other.
+    Aligned noise looks like the reference (Henderson 2013, doi:10.1073/pnas.1314449110): both halves started from the
+    same structure, so they agree up to the initial low-pass, and must not agree beyond, in this iteration or any other.
     """
     e = experiment(400, box=40, noise=4.0, seed=seed)
     arguments = write_inputs(tmp_path, e, half_map_noise=1.0, seed=seed)
@@ -82,9 +85,9 @@ def prepared(folder, e):
 
 
 def test_half_1_does_not_know_the_images_of_half_2(tmp_path):
-    """Half 2's images replaced by others (noise on a tenth of the signal, so that the grey scale stays positive), from the
-    very start: bit-identical to the first shared decision. Input half-maps are shared below the join resolution by design
-    and stay the same here."""
+    """Half 2's images replaced by others (noise on a tenth of the signal, so that the grey scale stays positive), from
+    the very start: bit-identical to the first shared decision. Input half-maps are shared below the join resolution by
+    design and stay the same here."""
     e = two_halves()
     images = e.images.copy()
     second = e.particles.half_set == 2
@@ -98,7 +101,13 @@ def test_half_1_is_aligned_without_any_file_of_half_2(tmp_path):
     expected = prepared(folder, two_halves())
     run = RunFolder(folder / "run")
     shutil.rmtree(run.iteration(1))
-    for path in (folder / "half_2.mrcs", folder / "input_2.mrc", folder / "input_1.mrc", run.reference(0, 2), run.noise(0, 2)):
+    for path in (
+        folder / "half_2.mrcs",
+        folder / "input_2.mrc",
+        folder / "input_1.mrc",
+        run.reference(0, 2),
+        run.noise(0, 2),
+    ):
         path.unlink()
     align(str(run.path), 1, 1, threads=1)
     assert outputs_of(run, 1) == expected
@@ -141,7 +150,12 @@ def test_poses_of_one_half_do_not_reach_the_other_in_later_iterations(tmp_path):
 def test_inputs_of_the_noise_test_would_gain_with_signal(tmp_path):
     """The same experiment with its images left in place does go beyond the low-pass: the tests above could fail."""
     e = experiment(400, box=40, noise=1.0, seed=1)
-    run = refine(*write_inputs(tmp_path, e, half_map_noise=1.0, seed=1), str(tmp_path / "run"), Settings(max_iterations=3), threads=1)
+    run = refine(
+        *write_inputs(tmp_path, e, half_map_noise=1.0, seed=1),
+        str(tmp_path / "run"),
+        Settings(max_iterations=3),
+        threads=1,
+    )
     shells, lowpass = corrected_shells(run)
     assert max(shells) > lowpass + LOWPASS_EDGE
 

@@ -1,4 +1,5 @@
 """The compute kernels against float64 direct sums: slice, its sums and gradients, grid of scores, adjoint."""
+
 from __future__ import annotations
 
 import numba
@@ -26,7 +27,9 @@ def random_half_volume(reach, seed):
     """Hermitian noise: nothing smooth hides a wrong corner. (2 reach + 1, 2 reach + 1, reach + 1)."""
     rng = np.random.default_rng(seed)
     size = 2 * reach + 1
-    half = (rng.standard_normal((size, size, reach + 1)) + 1j * rng.standard_normal((size, size, reach + 1))).astype(np.complex64)
+    half = (rng.standard_normal((size, size, reach + 1)) + 1j * rng.standard_normal((size, size, reach + 1))).astype(
+        np.complex64
+    )
     half[..., 0] = 0.5 * (half[..., 0] + half[::-1, ::-1, 0].conj())
     return half
 
@@ -124,7 +127,9 @@ def test_gauss_newton_value_is_the_direct_sum(box):
     turns, owner = rotations(12, 7), np.arange(12) % 5
     shift = np.random.default_rng(8).uniform(-3, 3, (12, 2))
     n_pixels = p.prefix(8)
-    value, _, _ = gauss_newton_sums(reference.ft, slice_rows(turns, reference.scale), shift, owner, p.kx, p.ky, n_pixels, z, w, box)
+    value, _, _ = gauss_newton_sums(
+        reference.ft, slice_rows(turns, reference.scale), shift, owner, p.kx, p.ky, n_pixels, z, w, box
+    )
     full = hermitian_volume(reference.ft)
     slices = [trilinear_slice(full, r, reference.scale, p.kx, p.ky) for r in turns]
     expected = [direct_log_likelihood(slices[i], z[o], w[o], p, shift[i], n_pixels) for i, o in enumerate(owner)]
@@ -152,18 +157,30 @@ class AtPose:
 
     def value(self, x):
         part = self.slice_at(x)
-        return np.sum((self.matched[0].astype(complex).conj() * part).real) - 0.5 * np.sum(self.weight[0] * np.abs(part) ** 2)
+        return np.sum((self.matched[0].astype(complex).conj() * part).real) - 0.5 * np.sum(
+            self.weight[0] * np.abs(part) ** 2
+        )
 
     def engine(self):
         p = self.pixels
-        return gauss_newton_sums(self.reference.ft, slice_rows(self.rotation, self.reference.scale), self.shift, np.zeros(1, int),
-                                 p.kx, p.ky, len(p), self.matched, self.weight, p.box_size)
+        return gauss_newton_sums(
+            self.reference.ft,
+            slice_rows(self.rotation, self.reference.scale),
+            self.shift,
+            np.zeros(1, int),
+            p.kx,
+            p.ky,
+            len(p),
+            self.matched,
+            self.weight,
+            p.box_size,
+        )
 
 
 @pytest.mark.parametrize("box", BOXES)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_gradient_is_that_of_the_likelihood(box, seed):
-    """Central differences. The trilinear interpolant has kinks between cells, which a step of 1e-5 rad almost never meets."""
+    """Central differences; a step of 1e-5 rad almost never meets a kink of the interpolant between two cells."""
     at = AtPose(box, seed)
     _, gradient, curvature = at.engine()
     step = 1e-5
@@ -193,10 +210,20 @@ def test_grid_of_scores_is_the_direct_sum(n_shift):
     turns = rotations(n * n_rot, 10).reshape(n, n_rot, 3, 3)
     shifts = np.random.default_rng(11).uniform(-3, 3, (n_shift, 2))
     phase = np.exp(2j * np.pi / box * (shifts[:, :1] * p.kx + shifts[:, 1:] * p.ky))
-    scores = score_grid(reference.ft, slice_rows(turns, reference.scale), p.kx, p.ky, (z[:, None] * phase).astype(np.complex64), w)
+    scores = score_grid(
+        reference.ft, slice_rows(turns, reference.scale), p.kx, p.ky, (z[:, None] * phase).astype(np.complex64), w
+    )
     full = hermitian_volume(reference.ft)
-    expected = [[[direct_log_likelihood(trilinear_slice(full, r, reference.scale, p.kx, p.ky), z[i], w[i], p, s, len(p))
-                  for s in shifts] for r in turns[i]] for i in range(n)]
+    expected = [
+        [
+            [
+                direct_log_likelihood(trilinear_slice(full, r, reference.scale, p.kx, p.ky), z[i], w[i], p, s, len(p))
+                for s in shifts
+            ]
+            for r in turns[i]
+        ]
+        for i in range(n)
+    ]
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
@@ -212,7 +239,18 @@ def half_plane_images(n, max_shell, seed):
 def insert(images, weights, turns, owner, gamma, shift, variance, box):
     max_shell = images.shape[2] - 1
     accumulator = new_accumulator(max_shell)
-    insert_slices(accumulator, slice_rows(turns, PADDING), owner, gamma, shift, variance, px.last_column(max_shell), images, weights, box)
+    insert_slices(
+        accumulator,
+        slice_rows(turns, PADDING),
+        owner,
+        gamma,
+        shift,
+        variance,
+        px.last_column(max_shell),
+        images,
+        weights,
+        box,
+    )
     return accumulator
 
 
@@ -240,7 +278,10 @@ def test_insertion_is_the_adjoint_of_the_slice(box):
     assert np.sum(half.astype(complex).conj() * n).real == pytest.approx(left, abs=1e-5 * size)
     enforce_hermitian(accumulator)
     n, _ = as_volumes(accumulator)
-    both_halves = 2 * np.sum(half[..., 1:].astype(complex).conj() * n[..., 1:]).real + np.sum(half[..., 0].astype(complex).conj() * n[..., 0]).real
+    both_halves = (
+        2 * np.sum(half[..., 1:].astype(complex).conj() * n[..., 1:]).real
+        + np.sum(half[..., 0].astype(complex).conj() * n[..., 0]).real
+    )
     assert both_halves == pytest.approx(2 * left, abs=2e-5 * size)
 
 
@@ -276,8 +317,10 @@ def test_insertion_is_the_direct_sum(box, thin_slabs):
     shape = (d.shape[0], d.shape[1], 2 * d.shape[2] - 1)
     total_n, total_d = np.zeros(shape, complex), np.zeros(shape, complex)
     for i, o in enumerate(owner):
-        phase = np.exp(2j * np.pi / box * (shift[i, 0] * kx + shift[i, 1] * ky)
-                       - 0.5 * (2 * np.pi / box) ** 2 * variance[i] * (kx ** 2 + ky ** 2))
+        phase = np.exp(
+            2j * np.pi / box * (shift[i, 0] * kx + shift[i, 1] * ky)
+            - 0.5 * (2 * np.pi / box) ** 2 * variance[i] * (kx**2 + ky**2)
+        )
         for sign in (1, -1):  # a pixel and its Friedel mate
             values = images[o][used] * phase * gamma[i]
             values = values if sign == 1 else values.conj()
@@ -295,8 +338,16 @@ def test_damping_is_the_mean_of_phases_over_gaussian_shifts():
     variance, t = 0.8, np.array([[0.7, -1.1]])
     max_shell = px.highest_shell(box)
     ones = np.ones((1, 2 * max_shell + 1, max_shell + 1))
-    accumulator = insert(ones.astype(np.complex64), ones.astype(np.float32), np.eye(3)[None], np.zeros(1, int), np.ones(1), t,
-                         np.array([variance]), box)
+    accumulator = insert(
+        ones.astype(np.complex64),
+        ones.astype(np.float32),
+        np.eye(3)[None],
+        np.zeros(1, int),
+        np.ones(1),
+        t,
+        np.array([variance]),
+        box,
+    )
     numerator, denominator = as_volumes(accumulator)
     kx, ky = px.half_plane_frequencies(max_shell)
     used = (np.hypot(kx, ky) <= max_shell) & (kx > 0)
@@ -329,10 +380,14 @@ def test_bits_do_not_depend_on_the_number_of_threads(set_threads, thin_slabs):
     results = []
     for threads in (1, 2):
         set_threads(threads)
-        results.append([extract_slices(reference.ft, rows, p.kx, p.ky),
-                        score_grid(reference.ft, rows.reshape(6, 3, 2, 3), p.kx, p.ky, grid, w),
-                        *gauss_newton_sums(reference.ft, rows, shift, owner, p.kx, p.ky, len(p), z, w, box),
-                        insert(images, weights, turns, owner, np.ones(18), shift, np.full(18, 0.1), box)])
+        results.append(
+            [
+                extract_slices(reference.ft, rows, p.kx, p.ky),
+                score_grid(reference.ft, rows.reshape(6, 3, 2, 3), p.kx, p.ky, grid, w),
+                *gauss_newton_sums(reference.ft, rows, shift, owner, p.kx, p.ky, len(p), z, w, box),
+                insert(images, weights, turns, owner, np.ones(18), shift, np.full(18, 0.1), box),
+            ]
+        )
     for one, two in zip(*results):
         np.testing.assert_array_equal(one, two)
 

@@ -1,4 +1,5 @@
 """Rotations and the motion of a sub-volume, against scipy and against the formulas of conventions.md."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -147,8 +148,9 @@ def test_a_grid_of_no_extent_is_the_centre():
 def test_random_rotations_are_rotations_and_uniform(rng):
     """Uniform on SO(3): each row uniform on the sphere, and the angle ω distributed as (ω − sin ω)/π."""
     rotation = pose.random_rotations(4000, rng)
-    np.testing.assert_allclose(rotation @ np.swapaxes(rotation, 1, 2), np.broadcast_to(np.eye(3), rotation.shape),
-                               atol=1e-12)
+    np.testing.assert_allclose(
+        rotation @ np.swapaxes(rotation, 1, 2), np.broadcast_to(np.eye(3), rotation.shape), atol=1e-12
+    )
     np.testing.assert_allclose(np.linalg.det(rotation), 1, atol=1e-12)
     for i in range(3):
         assert kstest(rotation[:, 2, i], "uniform", args=(-1, 2)).pvalue > 1e-3

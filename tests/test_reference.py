@@ -1,4 +1,5 @@
 """The reference's slices against a phantom's closed-form transform; points that must stay put."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -25,7 +26,7 @@ def replica_bound(phantom, centre, padded):
     Σₘ sinc²(u + m) = 1 on each axis, all replicas of a point together have the weight Π 1/sinc²(uᵢ) − 1."""
     u = (phantom.points - centre) / padded
     weights = np.prod(np.sinc(u) ** -2.0, axis=1) - 1
-    return np.sum(phantom.amplitudes * (2 * np.pi * phantom.sigma ** 2) ** 1.5 * weights)
+    return np.sum(phantom.amplitudes * (2 * np.pi * phantom.sigma**2) ** 1.5 * weights)
 
 
 CASES = [(32, (0, 0, 0)), (33, (0, 0, 0)), (32, (4, -3, 2)), (33, (-3, 2, 5))]
@@ -34,7 +35,7 @@ CASES = [(32, (0, 0, 0)), (33, (0, 0, 0)), (32, (4, -3, 2)), (33, (-3, 2, 5))]
 @pytest.mark.parametrize("padding, share", [(2.0, 0.08), (4.0, 0.015)])
 @pytest.mark.parametrize("box, centre", CASES)
 def test_slices_are_the_closed_form_transform(box, centre, padding, share):
-    """Within the derived bound everywhere, and closer on average (replicas add incoherently; ``share`` of the rms slice)."""
+    """Within the derived bound everywhere; on average, where replicas add incoherently, ``share`` of the rms slice."""
     centre = np.array(centre, float)
     phantom = random_phantom(40, 4.0, 1.3, seed=3, centre=centre)
     mask = soft_ball(box, 9.5, 10.5, centre)  # 4σ beyond the outermost Gaussian: cuts 1e-4 of it
@@ -45,7 +46,7 @@ def test_slices_are_the_closed_form_transform(box, centre, padding, share):
     expected = phantom.slices(turns, about_centre, p.kx, p.ky, box)
     error = np.abs(slices_of(reference, turns, p) - expected)
     assert error.max() <= replica_bound(phantom, centre, reference.scale * box) + 1e-3 * np.abs(expected).max()
-    assert np.sqrt(np.mean(error ** 2)) < share * np.sqrt(np.mean(np.abs(expected) ** 2))
+    assert np.sqrt(np.mean(error**2)) < share * np.sqrt(np.mean(np.abs(expected) ** 2))
 
 
 @pytest.mark.parametrize("box, centre", CASES)

@@ -1,4 +1,5 @@
 """A whole refinement of a phantom: it converges on the truth, repeats bit for bit, and survives being stopped."""
+
 from __future__ import annotations
 
 import os
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def temporary_folder():
     import atexit
     import shutil
+
     folder = Path(mkdtemp(prefix="localrefine_refine_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -52,7 +54,9 @@ def straight_run(box):
 def results(run):
     """Bytes of everything that is a result and not a timing."""
     patterns = "iter_*/*.mrc", "iter_*/*.npz", "iter_*/*.star", "final/*"
-    return {str(p.relative_to(run.path)): p.read_bytes() for pattern in patterns for p in sorted(run.path.glob(pattern))}
+    return {
+        str(p.relative_to(run.path)): p.read_bytes() for pattern in patterns for p in sorted(run.path.glob(pattern))
+    }
 
 
 def assert_same_bits(one, other):
@@ -63,8 +67,8 @@ def assert_same_bits(one, other):
 
 @pytest.mark.parametrize("box", [32, 33])
 def test_poses_and_map_approach_the_truth(box):
-    """Even and odd boxes. The input is off by 4.6° and 4 Å in the median; least squares with the true phantom reaches 2.1°
-    and 0.3 Å (test_search). The map is compared inside the mask, whose soft edge both share."""
+    """Even and odd boxes. The input is off by 4.6° and 4 Å in the median; least squares with the true phantom reaches
+    2.1° and 0.3 Å (test_search). The map is compared inside the mask, whose soft edge both share."""
     e, run = data(box), straight_run(box)
     rotation, shift = read_poses(run.path / "final" / "particles.star", e.particles.pixel_size)
     before = np.median(angle_between_deg(e.rotation, e.particles.rotation))
@@ -81,7 +85,9 @@ def test_the_output_is_complete_and_keeps_what_it_does_not_refine():
     run = straight_run(BOX)
     assert sorted(p.name for p in (run.path / "final").iterdir()) == sorted(FINAL_FILES + OPTIONAL_FINAL_FILES)
     labels = ("rlnRandomSubset", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnOpticsGroup", "rlnClassNumber")
-    np.testing.assert_array_equal(read_columns(run.path / "final" / "particles.star", labels), read_columns(inputs(BOX)[0], labels))
+    np.testing.assert_array_equal(
+        read_columns(run.path / "final" / "particles.star", labels), read_columns(inputs(BOX)[0], labels)
+    )
     best = read_json(run.iteration_done(run.iterations_done()))["best_iteration"]
     for half in (1, 2):
         assert run.half_map(best, half).read_bytes() == run.final(f"half_map_{half}.mrc").read_bytes()
@@ -101,10 +107,14 @@ def test_the_pose_change_reported_is_that_of_the_poses():
     best = read_json(run.iteration_done(last))["best_iteration"]
     rotation, shift = read_poses(run.final("particles.star"), e.particles.pixel_size)
     change = build_report(run)["iterations"][best]["pose_change"]
-    assert np.median(angle_between_deg(e.particles.rotation, rotation)) == pytest.approx(change["rotation_median_deg"], abs=1e-3)
+    assert np.median(angle_between_deg(e.particles.rotation, rotation)) == pytest.approx(
+        change["rotation_median_deg"], abs=1e-3
+    )
     fulcrum = np.array(read_json(run.input)["resolved"]["fulcrum_px"]) - e.box // 2
     moved = (rotation - e.particles.rotation)[:, :2] @ fulcrum + shift - e.particles.shift_px
-    assert np.median(np.linalg.norm(moved, axis=1)) * e.particles.pixel_size == pytest.approx(change["shift_median_angstrom"], abs=1e-3)
+    assert np.median(np.linalg.norm(moved, axis=1)) * e.particles.pixel_size == pytest.approx(
+        change["shift_median_angstrom"], abs=1e-3
+    )
     assert reported["rotation_median_deg"] > 0
 
 
@@ -121,15 +131,22 @@ def stop_at(monkeypatch, name, call):
         if len(calls) == call:
             raise Stop
         return original(*arguments, **named)
+
     monkeypatch.setattr(engine, name, stopping)
 
 
-@pytest.mark.parametrize("name, call", [
-    ("align", 1),        # right after prepare
-    ("align", 2),        # between the halves
-    ("merge", 1), ("align", 3), ("merge", 2), ("finish", 1),
-    ("save_arrays", 3),  # inside a step: half 2's map is written, its poses are not
-])
+@pytest.mark.parametrize(
+    "name, call",
+    [
+        ("align", 1),  # right after prepare
+        ("align", 2),  # between the halves
+        ("merge", 1),
+        ("align", 3),
+        ("merge", 2),
+        ("finish", 1),
+        ("save_arrays", 3),  # inside a step: half 2's map is written, its poses are not
+    ],
+)
 def test_a_stopped_run_continues_to_the_same_bits(tmp_path, monkeypatch, name, call):
     with monkeypatch.context() as patched, pytest.raises(Stop):
         stop_at(patched, name, call)
@@ -151,8 +168,32 @@ def test_another_process_gives_the_same_bits_with_any_number_of_threads(tmp_path
     (tmp_path / "settings.json").write_text('{"max_iterations": 2}')
     star, half_1, half_2, mask = inputs_of(Path(inputs(BOX)[0]).parent)
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
-    subprocess.run([sys.executable, "-m", "localrefine_plugin.engine", "refine", "--particles", star, "--half-map-1", half_1,
-                    "--half-map-2", half_2, "--mask", mask, "--output", str(tmp_path / "run"), "--settings",
-                    str(tmp_path / "settings.json"), "--threads", str(threads), "--device", "cpu"],
-                   check=True, capture_output=True, cwd=ROOT, env=environment)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "localrefine_plugin.engine",
+            "refine",
+            "--particles",
+            star,
+            "--half-map-1",
+            half_1,
+            "--half-map-2",
+            half_2,
+            "--mask",
+            mask,
+            "--output",
+            str(tmp_path / "run"),
+            "--settings",
+            str(tmp_path / "settings.json"),
+            "--threads",
+            str(threads),
+            "--device",
+            "cpu",
+        ],
+        check=True,
+        capture_output=True,
+        cwd=ROOT,
+        env=environment,
+    )
     assert_same_bits(straight_run(BOX), RunFolder(tmp_path / "run"))

@@ -1,4 +1,5 @@
 """Planted poses found again, the prior and its derivatives, limits that no pose passes, the fulcrum's indifference."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -37,7 +38,9 @@ def test_planted_poses_are_recovered(box):
     """No noise: what remains is the trilinear interpolation of the reference (0.04° here) and where the steps stop."""
     e = clean(box)
     first = e.align(RESOLUTION).poses
-    start = np.linalg.norm(Rotation.from_matrix(np.swapaxes(e.rotation, 1, 2) @ e.particles.rotation).as_rotvec(degrees=True), axis=1)
+    start = np.linalg.norm(
+        Rotation.from_matrix(np.swapaxes(e.rotation, 1, 2) @ e.particles.rotation).as_rotvec(degrees=True), axis=1
+    )
     assert np.median(start) > 3
     turned, moved = e.errors(e.align(RESOLUTION, previous=first).poses)
     assert np.median(np.linalg.norm(turned, axis=1)) < 0.1
@@ -68,6 +71,7 @@ def test_log_likelihood_of_the_table_is_the_direct_sum():
     """Σ (|X|² − |X − C Y|²)/σ² at the poses found, with the phantom's exact transform; the reference's interpolation
     and mask leave a percent."""
     from oracles import at_frequencies, centred_transform, full_frequencies, log_likelihood
+
     e = noisy()
     poses = e.align(RESOLUTION).poses
     kx, ky = full_frequencies(e.box)
@@ -96,8 +100,10 @@ def test_the_fulcrum_does_not_matter_without_prior_and_with_wide_extents():
     """Only the list of grid shifts differs; every particle ends in the same optimum to where the steps stop
     (0.01 of log L, a tenth of the posterior s.d. of 1.4°)."""
     e = noisy()
-    one, other = (e.align(RESOLUTION, fulcrum=f, rotation_extent_deg=25.0, shift_extent_angstrom=60.0).poses
-                  for f in ("mask", [10.0, 25.0, 12.0]))
+    one, other = (
+        e.align(RESOLUTION, fulcrum=f, rotation_extent_deg=25.0, shift_extent_angstrom=60.0).poses
+        for f in ("mask", [10.0, 25.0, 12.0])
+    )
     angle = Rotation.from_matrix(np.swapaxes(one.rotation, 1, 2) @ other.rotation).magnitude()
     sigma = np.sqrt(np.linalg.eigvalsh(one.covariance[:, :3, :3]).max(axis=1))
     assert np.max(angle / sigma) < 0.2
@@ -105,17 +111,26 @@ def test_the_fulcrum_does_not_matter_without_prior_and_with_wide_extents():
 
 
 def test_the_fulcrum_does_matter_with_a_prior():
-    """The same two fulcrums, with a narrow prior: otherwise the test above would pass for a fulcrum that is never used."""
+    """The same two fulcrums, with a narrow prior: else the test above would pass for a fulcrum that is never used."""
     e = noisy()
-    one, other = (e.align(RESOLUTION, prior="gaussian", prior_rotation_deg=3.0, prior_shift_angstrom=1.0,
-                          rotation_extent_deg=25.0, shift_extent_angstrom=60.0, fulcrum=f).poses
-                  for f in ("mask", [10.0, 25.0, 12.0]))
+    one, other = (
+        e.align(
+            RESOLUTION,
+            prior="gaussian",
+            prior_rotation_deg=3.0,
+            prior_shift_angstrom=1.0,
+            rotation_extent_deg=25.0,
+            shift_extent_angstrom=60.0,
+            fulcrum=f,
+        ).poses
+        for f in ("mask", [10.0, 25.0, 12.0])
+    )
     assert np.median(np.abs(one.shift_px - other.shift_px)) > 0.02
 
 
 def test_a_narrow_prior_holds_the_poses():
-    """With σ ≪ the likelihood's width the poses stay at the input: of 0.05 Å against 0.26 Å, a likelihood that is off by
-    9 Å pulls 0.3 Å."""
+    """With σ ≪ the likelihood's width the poses stay at the input: of 0.05 Å against 0.26 Å, a likelihood that is off
+    by 9 Å pulls 0.3 Å."""
     e = noisy()
     poses = e.align(RESOLUTION, prior="gaussian", prior_rotation_deg=0.05, prior_shift_angstrom=0.05).poses
     assert np.linalg.norm(poses.rotation_change_deg, axis=1).max() < 0.1
@@ -145,13 +160,29 @@ def handful():
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
-@given(prior=st.sampled_from(["off", "gaussian"]), rotation_extent=st.floats(0.3, 40), shift_extent=st.floats(0.3, 30),
-       prior_rotation=st.floats(0.5, 30), prior_shift=st.floats(0.5, 30), marginalize=st.booleans(),
-       fulcrum=st.tuples(*[st.floats(-20, 60)] * 3))
-def test_no_pose_beyond_the_extents(prior, rotation_extent, shift_extent, prior_rotation, prior_shift, marginalize, fulcrum):
+@given(
+    prior=st.sampled_from(["off", "gaussian"]),
+    rotation_extent=st.floats(0.3, 40),
+    shift_extent=st.floats(0.3, 30),
+    prior_rotation=st.floats(0.5, 30),
+    prior_shift=st.floats(0.5, 30),
+    marginalize=st.booleans(),
+    fulcrum=st.tuples(*[st.floats(-20, 60)] * 3),
+)
+def test_no_pose_beyond_the_extents(
+    prior, rotation_extent, shift_extent, prior_rotation, prior_shift, marginalize, fulcrum
+):
     e = handful()
-    plan = e.plan(14.0, prior=prior, rotation_extent_deg=rotation_extent, shift_extent_angstrom=shift_extent, fulcrum=list(fulcrum),
-                  prior_rotation_deg=prior_rotation, prior_shift_angstrom=prior_shift, marginalize=marginalize)
+    plan = e.plan(
+        14.0,
+        prior=prior,
+        rotation_extent_deg=rotation_extent,
+        shift_extent_angstrom=shift_extent,
+        fulcrum=list(fulcrum),
+        prior_rotation_deg=prior_rotation,
+        prior_shift_angstrom=prior_shift,
+        marginalize=marginalize,
+    )
     poses = e.align(14.0, plan=plan).poses
     p = e.particles
     w = Rotation.from_matrix(np.swapaxes(p.rotation, 1, 2) @ poses.rotation).magnitude()
@@ -192,7 +223,9 @@ def test_log_prior_and_its_gradient():
         return prior_formula(motion, i, turned.as_rotvec(), u[i] + x[3:])
 
     step = 1e-6
-    differences = np.array([[(moved(i, step * e) - moved(i, -step * e)) / (2 * step) for e in np.eye(5)] for i in range(n)])
+    differences = np.array(
+        [[(moved(i, step * e) - moved(i, -step * e)) / (2 * step) for e in np.eye(5)] for i in range(n)]
+    )
     scale = np.sqrt(np.abs(value)[:, None] * np.diagonal(curvature, axis1=1, axis2=2))
     np.testing.assert_allclose(gradient / scale, differences / scale, atol=1e-5)
 
@@ -231,7 +264,9 @@ def test_clipping_moves_only_what_is_outside():
     assert np.linalg.norm(clipped, axis=1).max() <= motion.rotation_extent
     assert np.linalg.norm(at_fulcrum(clipped, shift), axis=1).max() <= motion.shift_extent
     np.testing.assert_allclose(rotation, motion.rotation0 @ exp_map(clipped), atol=1e-14)
-    inside = (np.linalg.norm(w, axis=1) < motion.rotation_extent) & (np.linalg.norm(at_fulcrum(w, u), axis=1) < motion.shift_extent)
+    inside = (np.linalg.norm(w, axis=1) < motion.rotation_extent) & (
+        np.linalg.norm(at_fulcrum(w, u), axis=1) < motion.shift_extent
+    )
     assert 0 < inside.sum() < n
     np.testing.assert_allclose(clipped[inside], w[inside], atol=1e-12)
     np.testing.assert_allclose(shift[inside], u[inside], atol=1e-12)
