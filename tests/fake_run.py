@@ -13,6 +13,7 @@ from localrefine_plugin.engine.run_folder import RunFolder, write_json
 from localrefine_plugin.engine.star import StarTable, write_star
 
 BOX, PIXEL = 32, 3.0
+SHIFT_ADVICE = "14 % of the particles are at the limit of the shift search: widen it, or use a prior"
 CURVES = ("unmasked", "spherical", "loose", "tight", "corrected")
 
 
@@ -55,7 +56,8 @@ def fake_iteration(folder: RunFolder, k: int, particles: int, seed: int, spread_
         "stop_reason": "neither resolution nor poses changed" if last and k > 0 else "", "best_iteration": k,
         "pose_change": {"rotation_median_deg": change, "shift_median_angstrom": 0.4 * change,
                         "rotation_since_last_median_deg": change / (k + 1), "shift_since_last_median_angstrom": 0.3},
-        "at_rotation_limit": 0.02 * (k > 0), "at_shift_limit": 0.04 * (k > 0), "insertions_mean": 1.4, "warnings": []})
+        "at_rotation_limit": 0.02 * (k > 0), "at_shift_limit": 0.04 * (k > 0), "insertions_mean": 1.4, "warnings": [],
+        "advice": {"drift": "the poses drift", "shift limit": SHIFT_ADVICE} if k else {}})
 
 
 def fake_half(folder: RunFolder, k: int, half: int, n: int, rng: np.random.Generator, spread_deg: float) -> None:
@@ -64,10 +66,11 @@ def fake_half(folder: RunFolder, k: int, half: int, n: int, rng: np.random.Gener
     write_map(folder.reference(k, half), density, PIXEL)
     w = rng.normal(0, spread_deg, (n, 3)) * [1.5, 1.0, 0.4]
     start = Rotation.random(n, random_state=half).as_matrix()
+    spread = np.diag([np.deg2rad(1.0)] * 3 + [0.2] * 2) ** 2  # rad and px
     np.savez(folder.poses(k, half), **PoseTable(
         row=np.arange(half - 1, 2 * n, 2), rotation=start @ Rotation.from_rotvec(w, degrees=True).as_matrix(),
         shift_px=rng.normal(0, 0.5, (n, 2)), rotation_change_deg=w,
-        shift_change_angstrom=rng.normal(0, 2.0, (n, 2)), covariance=np.tile(np.eye(5), (n, 1, 1)),
+        shift_change_angstrom=rng.normal(0, 2.0, (n, 2)), covariance=spread * rng.gamma(20, 1 / 20, (n, 1, 1)),
         log_likelihood=rng.normal(50, 5, n), modes=np.ones(n, int), insertions=rng.integers(1, 4, n),
         at_rotation_limit=rng.random(n) < 0.02, at_shift_limit=rng.random(n) < 0.04).columns())
     shells = BOX // 2 + 1

@@ -8,14 +8,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_run import BOX, PIXEL, fake_run
-from scipion_data import new_project
+from fake_run import BOX, PIXEL, SHIFT_ADVICE, fake_run
+from scipion_data import new_project, write_map
 
 from localrefine_plugin.engine.run_folder import write_json
 from localrefine_plugin.protocols.run_state import RunState, resolution, summary_lines
-from localrefine_plugin.viewers import map_plots, plots
+from localrefine_plugin.viewers import map_plots, plots, pose_plots
 from localrefine_plugin.viewers.html_report import png, report_html, write_report
-from localrefine_plugin.viewers.run_figures import PICTURES, chosen_iteration, draw
+from localrefine_plugin.viewers.run_figures import PICTURES, chosen_iteration, draw, picture_of
+
+
+NOT_IN_THE_FAKE_RUN = ("scale", "filter_resolution")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def test_every_picture_draws_at_600_pixels(state, picture):
     image = pixels(figure)
     assert 600 <= image.shape[1] <= 700
     assert image.std() > 5
-    if picture.name != "scale":  # the fake run did not refine it
+    if picture.name not in NOT_IN_THE_FAKE_RUN:
         assert figure.axes and "cannot be read" not in texts(figure) and "not there" not in texts(figure)
 
 
@@ -52,7 +55,7 @@ def test_every_picture_draws_at_600_pixels(state, picture):
 def test_text_stays_inside_the_figure(state, picture):
     figure = draw(picture, state)
     pixels(figure)
-    written = list(figure.texts)
+    written = list(figure.texts) + [text for legend in figure.legends for text in legend.get_texts()]
     for axes in figure.axes:
         legend = axes.get_legend()
         written += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
@@ -80,7 +83,7 @@ def test_resolution_ticks_stand_where_they_say(state):
         assert 1 / position == pytest.approx(float(label.get_text()))
 
 
-@pytest.mark.parametrize("law, dimension", [(plots.maxwell, 3), (plots.rayleigh, 2)])
+@pytest.mark.parametrize("law, dimension", [(pose_plots.maxwell, 3), (pose_plots.rayleigh, 2)])
 def test_prior_curves_are_the_densities_of_the_norm(law, dimension):
     norm = np.linalg.norm(np.random.default_rng(0).normal(0, 2.5, (200_000, dimension)), axis=1)
     counts, edges = np.histogram(norm, bins=30, range=(0, 10), density=True)
@@ -98,32 +101,72 @@ def test_histograms_hold_all_particles_and_mark_the_limit():
     halves = {1: poses(rng, 300, 0.0), 2: poses(rng, 500, 0.0)}
     settings = dict(prior="gaussian", prior_rotation_deg=7.0, prior_shift_angstrom=4.0, rotation_extent_deg=8.0,
                     shift_extent_angstrom=12.0)
-    figure = plots.pose_change_figure(halves, settings)
+    figure = pose_plots.pose_change_figure(halves, settings)
     rotation = figure.axes[0]
     limit = [line for line in rotation.get_lines() if np.allclose(line.get_xdata(), 8.0)]
     assert limit, "the extent is drawn"
-    heights = np.histogram(plots.norms(halves[1]["rotation_change_deg"]), bins=np.linspace(0, 8.0 * 1.0001, 41))[0]
+    heights = np.histogram(pose_plots.norms(halves[1]["rotation_change_deg"]), bins=np.linspace(0, 8.0 * 1.0001, 41))[0]
     assert rotation.patches[0].get_path().vertices[:, 1].max() == pytest.approx(100 * heights.max() / 300)
 
 
-@pytest.mark.parametrize("prior, remedy", [(True, "wider extents"), (False, "use a prior")])
-def test_advice_when_many_particles_sit_at_the_limit(prior, remedy):
+def test_the_advice_of_the_engine_stands_under_the_histograms(state, tmp_path):
+    assert SHIFT_ADVICE in texts(draw(picture_of("pose_change"), state)).replace("\n", " ")
+    assert "drift" not in texts(draw(picture_of("pose_change"), state))
     rng = np.random.default_rng(1)
-    text = plots.pose_advice({1: poses(rng, 100, 0.3), 2: poses(rng, 100, 0.3)}, prior)
-    assert "30 % in rotation" in text and remedy in text
-    assert "wide enough" in plots.pose_advice({1: poses(rng, 100, 0.02)}, prior)
+    assert "nothing to object" in texts(pose_plots.pose_change_figure({1: poses(rng, 100, 0.0)}, {"prior": "off"}))
+
+
+def test_a_learned_prior_is_drawn_as_the_distribution_of_its_norm():
+    rng = np.random.default_rng(1)
+    covariance = np.diag(np.deg2rad([3.0, 3.0, 3.0]) ** 2)
+    figure = pose_plots.pose_change_figure({1: poses(rng, 300, 0.0)}, {"prior": "learned"}, learned=covariance)
+    curve = next(line for line in figure.axes[0].get_lines() if line.get_label() == "Learned prior")
+    x, y = curve.get_data()
+    assert np.abs(y - 100 * pose_plots.maxwell(x, 3.0) * (x[1] - x[0])).max() < 0.5
+    assert "Learned prior" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_posterior_spread_is_in_degrees_and_angstrom():
+    rng = np.random.default_rng(0)
+    sample = rng.normal(size=(200_000, 5)) * [0.01, 0.02, 0.02, 0.3, 0.4]
+    rotation, shift = pose_plots.posterior_spread(np.cov(sample.T)[None], 1.5)
+    assert rotation[0] == pytest.approx(np.rad2deg(0.03), rel=0.01)
+    assert shift[0] == pytest.approx(1.5 * 0.5, rel=0.01)
+    broken = pose_plots.posterior_spread(-np.eye(5)[None], 1.5)
+    assert np.isnan(broken).all()
+
+
+@pytest.mark.parametrize("spread, words", [(0.5, "tell the motion"), (5.0, "hardly tell")])
+def test_the_change_is_weighed_against_its_uncertainty(spread, words):
+    table = dict(poses(np.random.default_rng(0), 200, 0.0, spread=2.0),
+                 covariance=np.tile(np.diag([np.deg2rad(spread) ** 2] * 3 + [1.0, 1.0]), (200, 1, 1)))
+    assert words in texts(pose_plots.uncertainty_figure({1: table}, 1.0))
+
+
+def test_the_filter_resolution_is_shown_inside_the_mask(run, state):
+    cutoff = np.full((BOX,) * 3, 20.0)
+    cutoff[BOX // 2, BOX // 2, BOX // 2] = 6.0
+    folder = RunState(run.path).folder
+    assert "not filtered" in texts(draw(picture_of("filter_resolution"), state))
+    write_map(folder.filter_resolution(3), cutoff, PIXEL)
+    figure = draw(picture_of("filter_resolution"), RunState(run.path))
+    folder.filter_resolution(3).unlink()
+    shown = figure.axes[0].images[0].get_array()
+    assert np.isnan(np.ma.filled(shown, np.nan)).any() and np.nanmin(np.ma.filled(shown, np.nan)) >= 6.0
+    assert "Resolution (Å)" in texts(figure)
 
 
 def test_two_runs_can_be_laid_over_each_other(state, tmp_path):
     other = RunState(fake_run(tmp_path / "wide", spread_deg=9.0).path)
-    figure = draw(next(p for p in PICTURES if p.name == "pose_change"), state, other=("the other run", other))
-    assert "the other run" in texts(figure)
+    for name in ("pose_change", "fsc"):
+        figure = draw(picture_of(name), state, other=("the other run", other))
+        assert "the other run" in texts(figure)
 
 
 def test_principal_axis_of_a_hinge():
     rng = np.random.default_rng(0)
     w = rng.normal(size=(5000, 1)) * [0.0, 6.0, 8.0] + rng.normal(size=(5000, 3))
-    text = plots.principal_axis_text(w)
+    text = pose_plots.principal_axis_text(w)
     numbers = [float(v) for v in re.findall(r"[+-]\d\.\d+", text)]
     assert np.abs(np.abs(numbers) - [0, 0.6, 0.8]).max() < 0.03
     assert "s.d. 10." in text
@@ -237,7 +280,7 @@ def test_the_report_is_self_contained(run, tmp_path):
     path = tmp_path / "report.html"
     write_report(run.path, str(path), "A <run>")
     text = path.read_text(encoding="utf-8")
-    assert text.count("data:image/png;base64,") == len(PICTURES) - 1  # all but the scale, which was not refined
+    assert text.count("data:image/png;base64,") == len(PICTURES) - len(NOT_IN_THE_FAKE_RUN)
     assert not re.search(r"(src|href)=['\"](?!data:)", text) and "<script" not in text
     assert "A &lt;run&gt;" in text
     for words in ("7.40 Å", "10.5 (automatic)", "version of numpy", "--half-map-1", "less than five times"):
@@ -290,8 +333,8 @@ def test_the_viewer_is_found_for_the_protocol_and_offers_every_picture(project):
     figure = viewer.figure("fsc")
     assert "not there" in texts(figure)
     fake_run(Path(protocol._getExtraPath("run")))
-    viewer.iteration.set(2)
-    assert "iteration 2" in texts(viewer.figure("fsc"))
+    assert "iteration 2" in texts(viewer.figure("fsc", 2))
+    assert viewer._iterations() == (3, 3)
     script = Path(viewer.write_chimera_script()).read_text()
     assert script.count("open ") == 5 and "map_sharpened.mrc" in script
     assert BOX * PIXEL == 96

@@ -91,6 +91,16 @@ class RunState:
             return read_map(self.input.get(f"half_map_{half}") or "")
         return read_map(self.folder.half_map(k, half))
 
+    def mask_in_use(self, k: int) -> Optional[np.ndarray]:
+        """The mask of the FSC of an iteration, which is not the one given when it is dynamic."""
+        return read_map(self.folder.mask_in_use(k))
+
+    def learned_rotation(self, k: int) -> Optional[np.ndarray]:
+        """(3, 3) covariance in rad² of the rotation that a learned prior found, mean of the half-sets; or None."""
+        found = [(read_npz(self.folder.motion(k, half)) or {}).get("covariance") for half in (1, 2)]
+        kept = [value[:3, :3] for value in found if value is not None and value.shape == (6, 6)]
+        return np.mean(kept, axis=0) if kept and np.isfinite(kept).all() else None
+
     def half(self, k: int, half: int) -> Dict[str, Any]:
         return read_json(self.folder.half_done(k, half))
 

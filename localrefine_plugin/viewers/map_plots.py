@@ -83,6 +83,29 @@ def map_slices_figure(before: np.ndarray, after: np.ndarray, mask: Optional[np.n
     return figure
 
 
+def filter_resolution_figure(cutoff: np.ndarray, mask: Optional[np.ndarray] = None,
+                             fulcrum_px: Optional[Sequence[float]] = None) -> Figure:
+    """Three slices of the resolution (Å, [z, y, x]) that the non-uniform filter keeps, inside the mask."""
+    centre = _slice_centre(cutoff.shape, fulcrum_px)
+    inside = np.isfinite(cutoff) & (cutoff > 0)
+    if mask is not None and mask.shape == cutoff.shape:
+        inside &= mask > 0.5
+    low, high = np.percentile(cutoff[inside], [1, 99]) if inside.any() else (0.0, 1.0)
+    shown = np.where(inside, cutoff, np.nan)
+    figure = new_figure("Resolution of the non-uniform filter", height=3.4)
+    panels = figure.subplots(1, 3)
+    for axes, (axis, label) in zip(panels, ((0, "xy"), (1, "xz"), (2, "yz"))):
+        image = axes.imshow(slice_of(shown, axis, centre), cmap="viridis_r", origin="lower", vmin=low,
+                            vmax=max(high, low + 1e-3))
+        if mask is not None and mask.shape == cutoff.shape:
+            outline(axes, slice_of(mask, axis, centre))
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(label, fontsize=9)
+    figure.colorbar(image, ax=panels, shrink=0.8, label="Resolution (Å)")
+    return figure
+
+
 def _slices_caption(mask: Optional[np.ndarray], fulcrum_px: Optional[Sequence[float]]) -> str:
     parts = ([] if mask is None else ["blue: mask at 0.5"]) + ([] if fulcrum_px is None else ["cross: fulcrum"])
     return ", ".join(parts + ["bar on the lower left: scale"])

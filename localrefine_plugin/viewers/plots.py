@@ -11,8 +11,6 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 from matplotlib.figure import Figure
 
-Poses = Dict[str, np.ndarray]
-
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7"
 SKY, GREY, BLACK = "#56b4e9", "#8c8c8c", "#000000"
 HALF_COLOURS = {1: BLUE, 2: ORANGE}
@@ -27,7 +25,6 @@ CURVES = (
 )
 CORRECTED, ERROR = "rlnFourierShellCorrelationCorrected", "lrFourierShellCorrelationCorrectedError"
 FSC_THRESHOLD = 0.143  # Rosenthal & Henderson 2003, doi:10.1016/j.jmb.2003.07.013
-MANY_AT_LIMIT = 0.1  # share of particles at a search limit from which the advice is to act
 NICE_RESOLUTIONS = (100, 50, 30, 20, 15, 12, 10, 8, 7, 6, 5, 4.5, 4, 3.5, 3, 2.7, 2.4, 2.2, 2, 1.8, 1.6, 1.4, 1.2, 1)
 WIDTH, HEIGHT, DPI = 6.4, 4.4, 100
 
@@ -55,14 +52,24 @@ def finish_axes(axes: Any, x: str, y: str) -> None:
     axes.grid(alpha=0.25)
 
 
-def _number(value: Any) -> Optional[float]:
+def number(value: Any) -> Optional[float]:
     return float(value) if isinstance(value, (int, float)) and np.isfinite(value) else None
+
+
+def shortened(name: str, length: int = 28) -> str:
+    """A run name that fits into a legend."""
+    return name if len(name) <= length else name[:length - 1] + "…"
+
+
+def percent_weights(values: np.ndarray) -> np.ndarray:
+    return np.full(len(values), 100.0 / max(1, len(values)))
 
 
 # ---------------------------------------------------------------- FSC
 
 def fsc_figure(columns: Dict[str, np.ndarray], resolution: Dict[str, Any],
-               before: Optional[Dict[str, np.ndarray]] = None, title: str = "Fourier shell correlation") -> Figure:
+               before: Optional[Dict[str, np.ndarray]] = None, title: str = "Fourier shell correlation",
+               other: Optional[Tuple[str, Dict[str, np.ndarray], Any]] = None) -> Figure:
     """The five curves of one iteration, the standard error of the corrected one, and the input's for comparison.
 
     Parameters
@@ -70,12 +77,16 @@ def fsc_figure(columns: Dict[str, np.ndarray], resolution: Dict[str, Any],
     columns : the columns of fsc.star, by label.
     resolution : resolution in Å at 0.143 by curve ("unmasked", …), for the legend.
     before : the columns of the input's fsc.star; its corrected curve is drawn.
+    other : (name, columns, resolution in Å) of another run; its corrected curve is drawn.
     """
     figure = new_figure(title)
     axes = figure.add_subplot()
     frequency = columns["rlnResolution"]
     if before is not None and CORRECTED in before:
         axes.plot(before["rlnResolution"], before[CORRECTED], color=BLACK, lw=1.2, ls=":", label="Input, corrected")
+    if other is not None and CORRECTED in other[1]:
+        axes.plot(other[1]["rlnResolution"], other[1][CORRECTED], color=PURPLE, lw=1.8, ls=(0, (5, 1)),
+                  label=_with_resolution(shortened(other[0], 20), other[2]))
     for key, label, name, colour, style in CURVES:
         if label in columns:
             axes.plot(frequency, columns[label], color=colour, ls=style, lw=2.2 if key == "corrected" else 1.4,
@@ -94,7 +105,7 @@ def _fsc_legend(axes: Any, columns: int = 1) -> None:
 
 
 def _with_resolution(name: str, value: Any) -> str:
-    return name if _number(value) is None else f"{name}  {value:.2f} Å"
+    return name if number(value) is None else f"{name}  {value:.2f} Å"
 
 
 def _fsc_axes(axes: Any, frequency: np.ndarray) -> None:
@@ -132,151 +143,6 @@ def fsc_history_figure(curves: Sequence[Tuple[int, Dict[str, np.ndarray], Any]])
     return figure
 
 
-# ---------------------------------------------------------------- change of pose
-
-def pose_change_figure(halves: Dict[int, Poses], settings: Dict[str, Any], title: str = "Change from the input poses",
-                       other: Optional[Tuple[str, Dict[int, Poses]]] = None) -> Figure:
-    """Histograms of rotation change and of shift change, per half-set, with prior and extents.
-
-    Parameters
-    ----------
-    halves : pose table of each half-set (records.PoseTable as a dict).
-    settings : prior, prior_rotation_deg, prior_shift_angstrom, rotation_extent_deg, shift_extent_angstrom.
-    other : (name, tables) of another run to lay over.
-    """
-    figure = new_figure(title, height=4.8)
-    rotation_axes, shift_axes = figure.subplots(1, 2)
-    has_prior = settings.get("prior") != "off"
-    panels = (
-        (rotation_axes, "rotation_change_deg", "at_rotation_limit", "Rotation (°)", "prior_rotation_deg",
-         "rotation_extent_deg", maxwell),
-        (shift_axes, "shift_change_angstrom", "at_shift_limit", "Shift at the fulcrum (Å)", "prior_shift_angstrom",
-         "shift_extent_angstrom", rayleigh))
-    for axes, name, limit_name, label, prior_key, extent_key, law in panels:
-        extent = _number(settings.get(extent_key))
-        edges = _edges([norms(p[name]) for p in _tables(halves, other)], extent)
-        _half_histograms(axes, halves, name, edges)
-        if other is not None:
-            values = np.concatenate([norms(p[name]) for p in other[1].values()])
-            axes.hist(values, bins=edges, weights=percent_weights(values), color=GREY, alpha=0.35, label=other[0])
-        width = _number(settings.get(prior_key)) if has_prior else None
-        if width:
-            axes.plot(_middle(edges), 100 * law(_middle(edges), width) * np.diff(edges), color=BLACK, lw=1.2,
-                      label="Prior")
-        _mark_extent(axes, extent, share_at_limit(halves, limit_name))
-        finish_axes(axes, label, "Particles (%)" if axes is rotation_axes else "")
-    rotation_axes.legend(fontsize=8, frameon=False, loc="upper right")
-    figure.supxlabel(pose_advice(halves, has_prior), fontsize=9, wrap=True)
-    return figure
-
-
-def _tables(halves: Dict[int, Poses], other: Optional[Tuple[str, Dict[int, Poses]]]) -> List[Poses]:
-    return list(halves.values()) + (list(other[1].values()) if other is not None else [])
-
-
-def norms(vectors: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.sum(np.asarray(vectors, dtype=float) ** 2, axis=1))
-
-
-def _edges(values: Sequence[np.ndarray], extent: Optional[float], bins: int = 40) -> np.ndarray:
-    joined = np.concatenate(list(values)) if values else np.zeros(1)
-    top = max(float(np.percentile(joined, 99.9)) if len(joined) else 0.0, 1e-3)
-    if extent is not None:
-        top = min(extent, 1.2 * top) if top < 0.5 * extent else extent
-    return np.linspace(0, top * 1.0001, bins + 1)
-
-
-def _middle(edges: np.ndarray) -> np.ndarray:
-    return 0.5 * (edges[1:] + edges[:-1])
-
-
-def percent_weights(values: np.ndarray) -> np.ndarray:
-    return np.full(len(values), 100.0 / max(1, len(values)))
-
-
-def _half_histograms(axes: Any, halves: Dict[int, Poses], name: str, edges: np.ndarray) -> None:
-    for half, table in sorted(halves.items()):
-        values = norms(table[name])
-        axes.hist(values, bins=edges, weights=percent_weights(values), histtype="step", lw=1.8,
-                  color=HALF_COLOURS[half], ls="-" if half == 1 else "--",
-                  label=f"Half-set {half}, median {np.median(values):.2f}")
-
-
-def maxwell(angle: np.ndarray, sigma: float) -> np.ndarray:
-    """Density of |w| when w is normal with s.d. sigma on each of three axes."""
-    return np.sqrt(2 / np.pi) * angle ** 2 / sigma ** 3 * np.exp(-angle ** 2 / (2 * sigma ** 2))
-
-
-def rayleigh(length: np.ndarray, sigma: float) -> np.ndarray:
-    """Density of |s| when s is normal with s.d. sigma on each of two axes."""
-    return length / sigma ** 2 * np.exp(-length ** 2 / (2 * sigma ** 2))
-
-
-def _mark_extent(axes: Any, extent: Optional[float], share: float) -> None:
-    """A line at the search limit, or a note where it lies if it is far outside of the picture."""
-    if extent is None:
-        return
-    text = f"search limit {extent:.3g}\n{100 * share:.1f} % at it"
-    right = axes.get_xlim()[1]
-    if extent <= 1.05 * right:
-        axes.axvline(extent, color=VERMILION, lw=1.4)
-    axes.text(0.93, 0.62, text, transform=axes.transAxes, color=VERMILION, fontsize=8, ha="right", va="top",
-              bbox=dict(facecolor="white", alpha=0.7, lw=0, pad=1))
-
-
-def share_at_limit(halves: Dict[int, Poses], name: str) -> float:
-    flags = [table[name] for table in halves.values() if name in table]
-    return float(np.mean(np.concatenate(flags))) if flags and sum(map(len, flags)) else 0.0
-
-
-def pose_advice(halves: Dict[int, Poses], has_prior: bool) -> str:
-    """One line on what the histograms say, in the words of the field."""
-    rotation, shift = (share_at_limit(halves, name) for name in ("at_rotation_limit", "at_shift_limit"))
-    which = [f"{100 * share:.0f} % in {name}" for share, name in ((rotation, "rotation"), (shift, "shift"))
-             if share > MANY_AT_LIMIT]
-    if not which:
-        return "Few particles at the search limit: the extents are wide enough."
-    remedy = "try wider extents or a larger mask" if has_prior else "use a prior, or try a larger mask"
-    return (f"At the search limit: {' and '.join(which)}. Either the motion is larger or the images cannot tell: "
-            f"{remedy}.")
-
-
-def axis_change_figure(halves: Dict[int, Poses]) -> Figure:
-    """Rotation change about each axis of the map (diagonal) and of each pair of axes (below)."""
-    w = np.concatenate([np.asarray(table["rotation_change_deg"], dtype=float) for table in halves.values()])
-    figure = new_figure("Rotation about each axis of the map", height=5.6)
-    grid = figure.subplots(3, 3)
-    top = max(float(np.percentile(np.abs(w), 99.5)) if len(w) else 1.0, 1e-3)
-    edges = np.linspace(-top, top, 41)
-    for row in range(3):
-        for column in range(3):
-            axes = grid[row][column]
-            if column > row:
-                axes.axis("off")
-            elif column == row:
-                axes.hist(w[:, row], bins=edges, weights=percent_weights(w), color=BLUE)
-                axes.set_title(f"about {'xyz'[row]}: s.d. {w[:, row].std():.2f}°", fontsize=9)
-            else:
-                axes.hist2d(w[:, column], w[:, row], bins=[edges, edges], cmap="cividis")
-            axes.tick_params(labelsize=7)
-            if row == 2:
-                axes.set_xlabel(f"about {'xyz'[column]} (°)", fontsize=8)
-            if column == 0:
-                axes.set_ylabel("Particles (%)" if row == 0 else f"about {'xyz'[row]} (°)", fontsize=8)
-    grid[0][2].text(0.5, 0.5, principal_axis_text(w), ha="center", va="center", fontsize=8,
-                    transform=grid[0][2].transAxes)
-    return figure
-
-
-def principal_axis_text(w: np.ndarray) -> str:
-    """The axis about which the sub-volume turns most, and by how much."""
-    if len(w) < 3:
-        return ""
-    values, vectors = np.linalg.eigh(np.cov(w.T))
-    x, y, z = vectors[:, -1]
-    return f"most motion about\n({x:+.2f}, {y:+.2f}, {z:+.2f})\ns.d. {np.sqrt(max(values[-1], 0)):.2f}°"
-
-
 # ---------------------------------------------------------------- over the iterations
 
 def progress_figure(iterations: Sequence[Dict[str, Any]]) -> Figure:
@@ -302,5 +168,5 @@ def progress_figure(iterations: Sequence[Dict[str, Any]]) -> Figure:
 
 
 def _nan(value: Any) -> float:
-    number = _number(value)
-    return float("nan") if number is None else number
+    known = number(value)
+    return float("nan") if known is None else known

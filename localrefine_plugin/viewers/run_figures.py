@@ -6,17 +6,20 @@ figure that says so: a running or damaged run never raises.
 from __future__ import annotations
 
 import logging
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from ..protocols.run_state import RunState, resolution
-from . import map_plots, plots
+from . import map_plots, plots, pose_plots
 
 logger = logging.getLogger(__name__)
 
 POSE_SETTINGS = ("prior", "prior_rotation_deg", "prior_shift_angstrom", "rotation_extent_deg", "shift_extent_angstrom")
+
+
+POSE_TOPICS = ("rotation limit", "shift limit", "rotation peaks", "shift peaks", "fulcrum")  # of engine.advice
 
 
 class NotThere(Exception):
@@ -30,6 +33,7 @@ class Picture(NamedTuple):
     label: str
     help: str
     draw: Callable[..., Figure]
+    of_one_iteration: bool = True
 
 
 def draw(picture: Picture, state: RunState, iteration: Optional[int] = None,
@@ -64,10 +68,15 @@ def chosen_iteration(state: RunState) -> int:
 Other = Optional[Tuple[str, RunState]]
 
 
-def fsc(state: RunState, k: int, _other: Other) -> Figure:
+def fsc(state: RunState, k: int, other: Other) -> Figure:
     title = "Fourier shell correlation, " + ("input" if k == 0 else f"iteration {k}")
     before = state.fsc(0) if k > 0 else None
-    return plots.fsc_figure(_fsc(state, k), _iteration(state, k).get("resolution_angstrom") or {}, before, title)
+    overlay = None
+    if other is not None:
+        name, run = other
+        overlay = (name, _fsc(run, chosen_iteration(run)), resolution(run.best))
+    return plots.fsc_figure(_fsc(state, k), _iteration(state, k).get("resolution_angstrom") or {}, before, title,
+                            overlay)
 
 
 def fsc_history(state: RunState, _k: int, _other: Other) -> Figure:
@@ -83,11 +92,17 @@ def pose_change(state: RunState, k: int, other: Other) -> Figure:
     overlay = None
     if other is not None:
         overlay = (other[0], _poses(other[1], chosen_iteration(other[1])))
-    return plots.pose_change_figure(_poses(state, k), settings, f"Change from the input poses, iteration {k}", overlay)
+    return pose_plots.pose_change_figure(_poses(state, k), settings, f"Change from the input poses, iteration {k}",
+                                         overlay, _advice(state, k, POSE_TOPICS), state.learned_rotation(k))
+
+
+def pose_uncertainty(state: RunState, k: int, _other: Other) -> Figure:
+    return pose_plots.uncertainty_figure(_poses(state, k), float(state.input.get("pixel_size") or 1.0),
+                                         f"How well the poses of iteration {k} are known")
 
 
 def axis_change(state: RunState, k: int, _other: Other) -> Figure:
-    return plots.axis_change_figure(_poses(state, k))
+    return pose_plots.axis_change_figure(_poses(state, k))
 
 
 def progress(state: RunState, _k: int, _other: Other) -> Figure:
@@ -105,8 +120,15 @@ def orientations(state: RunState, k: int, _other: Other) -> Figure:
 
 def map_slices(state: RunState, k: int, _other: Other) -> Figure:
     before, after = _mean_map(state, 0), _mean_map(state, k)
-    return map_plots.map_slices_figure(before, after, state.map(state.folder.mask), state.resolved.get("fulcrum_px"),
+    return map_plots.map_slices_figure(before, after, state.mask_in_use(k), state.resolved.get("fulcrum_px"),
                                        float(state.input.get("pixel_size") or 1.0))
+
+
+def filter_resolution(state: RunState, k: int, _other: Other) -> Figure:
+    cutoff = state.map(state.folder.filter_resolution(k))
+    if cutoff is None:
+        raise NotThere("The references of this iteration were not filtered non-uniformly.")
+    return map_plots.filter_resolution_figure(cutoff, state.mask_in_use(k), state.resolved.get("fulcrum_px"))
 
 
 def noise(state: RunState, k: int, _other: Other) -> Figure:
@@ -131,20 +153,29 @@ PICTURES: List[Picture] = [
     Picture("fsc", "FSC, five curves", "Trust the corrected curve. It should fall to zero and stay there; a tail "
             "that does not comes from the mask or from particles that are in both half-sets.", fsc),
     Picture("fsc_history", "FSC over the iterations", "The curve should move to the right and then stand still.",
-            fsc_history),
+            fsc_history, of_one_iteration=False),
     Picture("pose_change", "Change of pose", "Most particles should move by less than the prior widths and few should "
             "sit at the search limit. Both half-sets must look alike.", pose_change),
+    Picture("pose_uncertainty", "Uncertainty of the poses", "The standard deviation of each pose given its image. "
+            "The motion is believable where it is larger than this.", pose_uncertainty),
     Picture("axis_change", "Rotation about each axis", "A hinge shows as one axis that turns more than the others.",
             axis_change),
     Picture("progress", "Resolution and poses over the iterations", "Both should settle. Poses that keep changing "
-            "while the resolution does not improve are being fitted to noise.", progress),
+            "while the resolution does not improve are being fitted to noise.", progress, of_one_iteration=False),
     Picture("orientations", "Viewing directions", "Local refinement should leave the distribution as it was.",
             orientations),
     Picture("map_slices", "Slices of the map", "Detail should appear inside the mask. Streaks or ripples that end at "
             "the mask are a sign of overfitting.", map_slices),
+    Picture("filter_resolution", "Resolution of the filter", "Only with non-uniform regularisation: where the "
+            "reference keeps detail and where it is low-passed. It should be finest in the ordered core.",
+            filter_resolution),
     Picture("noise", "Noise spectra", "Smooth, and the same for both half-sets.", noise),
     Picture("scale", "Scale of the particles", "One narrow peak at 1 (only when the scale is refined).", scale),
 ]
+
+
+def picture_of(name: str) -> Picture:
+    return next(picture for picture in PICTURES if picture.name == name)
 
 
 # ---------------------------------------------------------------- reading, with reasons
@@ -158,6 +189,12 @@ def _fsc(state: RunState, k: int) -> Dict[str, np.ndarray]:
 
 def _iteration(state: RunState, k: int) -> Dict[str, Any]:
     return next((content for content in state.iterations if content["iteration"] == k), {})
+
+
+def _advice(state: RunState, k: int, topics: Sequence[str]) -> List[str]:
+    """The engine's sentences on these topics."""
+    said = _iteration(state, k).get("advice")
+    return [str(said[topic]) for topic in topics if topic in said] if isinstance(said, dict) else []
 
 
 def _poses(state: RunState, k: int) -> Dict[int, Dict[str, np.ndarray]]:

@@ -11,12 +11,14 @@ from ..protocols import ProtLocalRefine
 from ..protocols.run_state import RunState, summary_lines
 from .figure_window import FigureView
 from .html_report import write_report
-from .run_figures import PICTURES, draw
+from .run_figures import PICTURES, chosen_iteration, draw, picture_of
 
 NO_RUN = "no other run"
 SECTIONS = (("Resolution", ("fsc", "fsc_history", "progress")),
-            ("Poses", ("pose_change", "axis_change", "orientations")),
-            ("Maps and images", ("map_slices", "noise", "scale")))
+            ("Poses", ("pose_change", "pose_uncertainty", "axis_change", "orientations")),
+            ("Maps and images", ("map_slices", "filter_resolution", "noise", "scale")))
+MAPS = (("map_sharpened.mrc", "sharpened map"), ("map.mrc", "map"), ("half_map_1.mrc", "half-map 1"),
+        ("half_map_2.mrc", "half-map 2"), ("mask.mrc", "mask"))
 
 
 class LocalRefineViewer(ProtocolViewer):
@@ -33,14 +35,16 @@ class LocalRefineViewer(ProtocolViewer):
                       help="Leave empty for the best one so far (the result). 0 is the input.")
         form.addParam("compareWith", params.EnumParam, choices=[NO_RUN] + [name for name, _ in self._other_runs()],
                       default=0, label="Compare with",
-                      help="Another local refinement of this project, laid over the histograms of pose change.")
+                      help="Another local refinement of this project: its result is laid over the FSC and the "
+                           "histograms of pose change.")
         for section, names in SECTIONS:
             group = form.addGroup(section)
             for name in names:
                 group.addParam(name, params.LabelParam, label=pictures[name].label, help=pictures[name].help)
         group = form.addGroup("Files")
-        group.addParam("showVolume", params.LabelParam, label="Volume in Scipion's viewer",
-                       help="The refined volume, as a double click on the output shows it.")
+        group.addParam("showVolume", params.LabelParam, label="Maps in Scipion's viewer",
+                       help="The map, the sharpened map, both half-maps and the mask, in the viewer that Scipion has "
+                            "for volumes.")
         group.addParam("showChimera", params.LabelParam, label="Maps in ChimeraX",
                        help="The map, the sharpened map, both half-maps and the mask.")
         group.addParam("showReport", params.LabelParam, label="Report (HTML)",
@@ -56,14 +60,22 @@ class LocalRefineViewer(ProtocolViewer):
     def state(self) -> RunState:
         return self.protocol.run_state()
 
-    def figure(self, name: str) -> Any:
-        """The Figure of an entry with the choices of the form; never raises on what the run folder holds."""
-        picture = next(picture for picture in PICTURES if picture.name == name)
-        return draw(picture, self.state(), self.getAttributeValue("iteration"), self._compared_run())
+    def figure(self, name: str, iteration: Optional[int] = None) -> Any:
+        """The Figure of an entry (iteration None: the result); never raises on what the run folder holds."""
+        return draw(picture_of(name), self.state(), iteration, self._compared_run())
 
     def _show_picture(self, param_name: Optional[str] = None) -> List[View]:
-        label = next(picture.label for picture in PICTURES if picture.name == param_name)
-        return [FigureView(self.figure(str(param_name)), f"{label}: {self.protocol.getRunName()}", self.getTkRoot())]
+        picture = picture_of(str(param_name))
+        return [FigureView(lambda k: self.figure(picture.name, k), f"{picture.label}: {self.protocol.getRunName()}",
+                           self.getTkRoot(), self._iterations if picture.of_one_iteration else None,
+                           self.getAttributeValue("iteration"), self._stamp)]
+
+    def _iterations(self) -> Tuple[int, int]:
+        state = self.state()
+        return int(state.last.get("iteration", 0)), chosen_iteration(state)
+
+    def _stamp(self) -> Any:
+        return len(self.state().iterations), self.state().finished
 
     def _other_runs(self) -> List[Tuple[str, Any]]:
         """(label, protocol) of the other local refinements of the project that have begun."""
@@ -83,15 +95,47 @@ class LocalRefineViewer(ProtocolViewer):
     # ---------------------------------------------------------------- files
 
     def _show_volume(self, _param_name: Optional[str] = None) -> List[View]:
-        volume = getattr(self.protocol, "outputVolume", None)
-        if volume is None:
-            return [self.infoMessage("The volume is there when the protocol has finished.", "No volume yet")]
         from pyworkflow import Config
-        viewers = Config.getDomain().findViewers(volume, DESKTOP_TKINTER)
-        if not viewers:
-            return [self.errorMessage("No viewer for volumes is installed.", "No viewer")]
-        viewers[0](project=self.getProject(), protocol=self.protocol, parent=self.formWindow).visualize(volume)
-        return []
+        from pyworkflow.viewer import DESKTOP_TKINTER as HERE
+        maps = self.write_map_set()
+        if maps is None:
+            return [self.infoMessage("The maps are there when the protocol has finished.", "No maps yet")]
+        reasons = []
+        for viewer in Config.getDomain().findViewers(maps, HERE):
+            if viewer.__name__ == "ChimeraViewer":  # has an entry of its own
+                continue
+            try:
+                viewer(project=self.getProject(), protocol=self.protocol, parent=self.formWindow).visualize(maps)
+                return []
+            except Exception as error:  # a viewer whose program or plugin is missing raises anything
+                reasons.append(f"{viewer._name or viewer.__name__}: {error}")
+        return [self.errorMessage("No viewer of volumes could be opened:\n" + "\n".join(reasons) +
+                                  "\n'Slices of the map' works without one.", "No viewer")]
+
+    def write_map_set(self) -> Any:
+        """The maps of the finished run as a SetOfVolumes; None before there are any."""
+        from pwem.objects import SetOfVolumes, Volume
+        from pyworkflow.utils import cleanPath
+        names = self._maps()
+        if not names:
+            return None
+        path = self.protocol._getExtraPath("maps.sqlite")
+        cleanPath(path)
+        maps = SetOfVolumes(filename=path)
+        pixel_size = float(self.state().input.get("pixel_size") or 1.0)
+        maps.setSamplingRate(pixel_size)
+        for name, label in names:
+            volume = Volume()
+            volume.setFileName(str(self.state().folder.final(name)))
+            volume.setSamplingRate(pixel_size)
+            volume.setObjLabel(label)
+            maps.append(volume)
+        maps.write()
+        return maps
+
+    def _maps(self) -> List[Tuple[str, str]]:
+        """(file, name) of the maps of the finished run."""
+        return [(name, label) for name, label in MAPS if self.state().folder.final(name).exists()]
 
     def _show_chimera(self, _param_name: Optional[str] = None) -> List[View]:
         from pwem.viewers import Chimera, ChimeraView
@@ -106,8 +150,7 @@ class LocalRefineViewer(ProtocolViewer):
     def write_chimera_script(self) -> Optional[str]:
         """A ChimeraX command file that opens the maps of the finished run; None before there are any."""
         folder = self.state().folder
-        names = [name for name in ("map_sharpened.mrc", "map.mrc", "half_map_1.mrc", "half_map_2.mrc", "mask.mrc")
-                 if folder.final(name).exists()]
+        names = [name for name, _ in self._maps()]
         if not names:
             return None
         lines = [f'open "{os.path.abspath(folder.final(name))}"' for name in names]
