@@ -52,7 +52,8 @@ class Problem:
         self.grid_z = self.complex(rng, (n, 4, len(p)))
         self.w = rng.uniform(0.1, 1, (n, len(p))).astype(np.float32)
         half_plane = (n, 2 * self.shell + 1, self.shell + 1)
-        self.image, self.image_weight = self.complex(rng, half_plane), rng.uniform(0.1, 1, half_plane).astype(np.float32)
+        self.image = self.complex(rng, half_plane)
+        self.image_weight = rng.uniform(0.1, 1, half_plane).astype(np.float32)
         self.gamma, self.variance = rng.uniform(0.2, 1, m), rng.uniform(0, 0.5, m)
         self.last = px.last_column(self.shell)
         self.accumulator = new_accumulator(self.shell)
@@ -86,6 +87,11 @@ class Problem:
         return result
 
 
+def log_likelihood(slices, z, w):
+    """Re Σ conj(Z) P − ½ Σ W|P|², in float64."""
+    return np.sum((z.astype(complex).conj() * slices).real, axis=-1) - 0.5 * np.sum(w * np.abs(slices) ** 2)
+
+
 def test_slices_are_those_of_the_direct_sum(cupy):
     """float32: coordinates of 19 have an ulp of 2e-6, the steepest slope between corners is about 8."""
     problem = Problem()
@@ -107,7 +113,7 @@ def test_scores_are_those_of_the_direct_sum(cupy):
     for i in range(3):
         for g in range(5):
             slices = trilinear_slice(full, np.vstack([p.grid_rows[i, g], [[0, 0, 0]]]).astype(float), 1.0, p.kx, p.ky)
-            expected[i, g] = (p.grid_z[i].astype(complex).conj() @ slices).real - 0.5 * np.sum(p.w[i] * np.abs(slices) ** 2)
+            expected[i, g] = log_likelihood(slices, p.grid_z[i], p.w[i])
     on_card = problem.on(cupy).scores()
     np.testing.assert_allclose(on_card, expected, atol=1e-5 * np.abs(expected).max())
 
@@ -127,7 +133,7 @@ def test_value_of_the_sums_is_the_direct_sum(cupy):
     for r, u, o in zip(p.turns, p.shift, p.owner):
         phase = np.exp(-2j * np.pi / BOX * (u[0] * p.kx.astype(float) + u[1] * p.ky.astype(float)))
         slices = trilinear_slice(full, r, SCALE, p.kx, p.ky) * phase
-        expected.append(np.sum((p.z[o].astype(complex).conj() * slices).real) - 0.5 * np.sum(p.w[o] * np.abs(slices) ** 2))
+        expected.append(log_likelihood(slices, p.z[o], p.w[o]))
     np.testing.assert_allclose(problem.on(cupy).sums()[0], expected, atol=1e-5 * np.abs(expected).max())
 
 
@@ -164,9 +170,8 @@ def test_extract_and_insert_are_adjoint(cupy):
     kx, ky = px.half_plane_frequencies(p.shell)
     used = (kx <= p.last[:, None]) & ~((kx == 0) & (ky < 0))
     ft = half_volume(reach=PADDING * p.shell + 2, seed=5)
-    expected_rows = p.rows
     p.gamma[:], p.variance[:], p.shift[:] = 1, 0, 0
-    slices = to_host(extract_slices(cupy.asarray(ft), cupy.asarray(expected_rows), cupy.asarray(kx[used]), cupy.asarray(ky[used])))
+    slices = to_host(extract_slices(*(cupy.asarray(a) for a in (ft, p.rows, kx[used], ky[used]))))
     left = np.vdot(p.image[p.owner][:, used].astype(complex), slices).real
     q = p.on(cupy)
     insert_slices(q.accumulator, q.rows, q.owner, q.gamma, q.shift, q.variance, q.last, q.image, q.image_weight, BOX)
@@ -266,15 +271,15 @@ def test_launchers_refuse_what_a_kernel_would_misread(cupy):
 
 
 def test_a_launch_with_a_wrong_argument_is_refused(cupy):
-    """What `checked` does not see, the kernel's own declaration does: a Python int is 8 bytes, a double is not a float."""
+    """What `checked` does not see, the kernel's own declaration does: a Python int is 8 bytes, a double no float."""
     problem = Problem().on(cupy)
     kernel = cuda.kernel(cupy, "gather.cu", "extract_slices")
     out = cupy.empty((7, len(problem.kx)), np.complex64)
     right = [problem.ft, *(np.int32(n) for n in problem.ft.shape), problem.rows, problem.kx, problem.ky,
              np.int32(len(problem.kx)), out]
     kernel((7, 1), (128,), tuple(right))
-    wrong = [(1, len(problem.ft)), (1, np.int64(len(problem.ft))), (4, problem.rows.astype(np.float64)), (5, problem.kx.get()),
-             (8, np.float32(3)), (9, out[:, ::2])]
+    wrong = [(1, len(problem.ft)), (1, np.int64(len(problem.ft))), (4, problem.rows.astype(np.float64)),
+             (5, problem.kx.get()), (8, np.float32(3)), (9, out[:, ::2])]
     for position, value in wrong:
         with pytest.raises(TypeError):
             kernel((7, 1), (128,), tuple(right[:position] + [value] + right[position + 1:]))

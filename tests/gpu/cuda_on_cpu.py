@@ -105,8 +105,8 @@ class Source:
         if not path.exists():
             source = path.with_suffix(".cpp")
             source.write_text(code)
-            done = subprocess.run(["g++", "-std=c++14", "-O1", "-g", "-pthread", *options, "-o", str(path), str(source)],
-                                  capture_output=True, text=True)
+            command = ["g++", "-std=c++14", "-O1", "-g", "-pthread", *options, "-o", str(path), str(source)]
+            done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(done.stderr)
         return path

@@ -40,7 +40,8 @@ def sanitizer_problem(name: str) -> str:
     source = folder() / f"probe_{name}.cpp"
     source.write_text("int main() { return 0; }\n")
     program = source.with_suffix("")
-    done = subprocess.run(["g++", f"-fsanitize={name}", "-o", str(program), str(source)], capture_output=True, text=True)
+    command = ["g++", f"-fsanitize={name}", "-o", str(program), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return done.stderr
     fixed = [require_program("setarch"), "-R"] if name == "thread" else []

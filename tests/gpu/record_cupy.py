@@ -56,6 +56,8 @@ def found_in(module) -> dict:
             names[name] = "class"
         elif callable(value):
             names[name] = described(value)
+        elif isinstance(value, float) or value is None:
+            names[name] = "constant"
     return names
 
 

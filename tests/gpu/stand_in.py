@@ -40,7 +40,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self.counts = Counts()
-        self.largest = 1 << 40  # an array of more bytes does not fit into the device's memory
+        self.largest = 0  # bytes of the largest array so far
+        self.limit = 1 << 40  # an array of more bytes does not fit into the device's memory
 
 
 class ndarray:
@@ -51,8 +52,10 @@ class ndarray:
 
     def __init__(self, array: Any, ledger: Ledger):
         array = np.asarray(array)
-        if array.base is None and array.nbytes > ledger.largest:
-            raise OutOfMemoryError(f"Out of memory allocating {array.nbytes} bytes")
+        if array.base is None:
+            ledger.largest = max(ledger.largest, array.nbytes)
+            if array.nbytes > ledger.limit:
+                raise OutOfMemoryError(f"Out of memory allocating {array.nbytes} bytes")
         self._a, self._ledger = array, ledger
 
     def __array__(self, *_: Any) -> None:
@@ -88,7 +91,8 @@ class ndarray:
 
     def __setitem__(self, key: Any, value: Any) -> None:
         key = self._key(key)
-        masks = [k for k in (key if isinstance(key, tuple) else (key,)) if getattr(k, "dtype", None) == bool]
+        parts = key if isinstance(key, tuple) else (key,)
+        masks = [part for part in parts if isinstance(part, np.ndarray) and part.dtype.kind == "b"]
         if masks and isinstance(value, ndarray) and value.ndim:
             raise NotImplementedError("assignment of an array to a mask")
         self._a[key] = unwrap(value)
@@ -125,6 +129,11 @@ class ndarray:
 ndarray.__module__ = "cupy"
 
 
+def _unary(name: str) -> None:
+    plain = getattr(operator, f"__{name}__")
+    setattr(ndarray, f"__{name}__", lambda self: wrap(plain(self._a), self._ledger))
+
+
 def _binary(name: str) -> None:
     """The operator, its reflection and its in-place form, as far as CuPy has them."""
     plain = getattr(operator, f"__{name}__")
@@ -147,8 +156,7 @@ def _binary(name: str) -> None:
 for _name in BINARY + COMPARISONS:
     _binary(_name)
 for _name in ("neg", "abs", "invert", "pos"):
-    setattr(ndarray, f"__{_name}__",
-            lambda self, plain=getattr(operator, f"__{_name}__"): wrap(plain(self._a), self._ledger))
+    _unary(_name)
 
 
 class OutOfMemoryError(MemoryError):
@@ -218,7 +226,7 @@ class Namespace(types.ModuleType):
         kind = FUNCTIONS[self._path].get(name)
         if kind is None:
             raise AttributeError(f"module '{self.__name__}' has no attribute {name!r}")
-        if kind == "class":
+        if kind in ("class", "constant"):
             return getattr(np, name)
         return Function(name, kind, self._function(name), self._ledger)
 
@@ -253,7 +261,7 @@ class Function:
 def make_cupy(folder: Path, sanitizer: str = "", workers: int = 1) -> Namespace:
     """A module to put into sys.modules as "cupy"; ``folder`` keeps compiled kernels."""
     ledger = Ledger()
-    cupy = Namespace("", ledger)
+    cupy, pool = Namespace("", ledger), Pool()
 
     class RawModule:
         def __init__(self, code: Any = None, *, options: tuple = ()):
@@ -274,7 +282,7 @@ def make_cupy(folder: Path, sanitizer: str = "", workers: int = 1) -> Namespace:
     cupy.__dict__.update(
         __version__=RECORD["version"], ndarray=ndarray, RawModule=RawModule, asarray=asarray, ledger=ledger,
         linalg=Namespace("linalg", ledger), fft=Namespace("fft", ledger), cuda=_cuda(ledger),
-        get_default_memory_pool=lambda pool=Pool(): pool)
+        get_default_memory_pool=lambda: pool)
     cupy.fft.__dict__["config"] = types.SimpleNamespace(clear_plan_cache=lambda: None)
     return cupy
 
@@ -307,6 +315,9 @@ class Pool:
 
     def free_all_blocks(self) -> None:
         pass
+
+
+CLASSES_USED = {"cuda.MemoryPool": Pool}
 
 
 def _cuda(ledger: Ledger) -> Any:

@@ -1,0 +1,226 @@
+"""The whole engine on a stand-in for CuPy: nothing CuPy lacks is called, no array is on the wrong side, results agree.
+
+What the stand-in refuses is what CuPy 13.6 refuses (tests/gpu/stand_in.py); kernels run through the CUDA sources.
+"""
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from experiments import experiment, write_inputs
+from gpu.fixtures import STAND_IN, install
+from gpu.record_cupy import RECORD, record
+from gpu.stand_in import CLASSES_USED, FUNCTIONS
+
+from localrefine_plugin.engine import align as align_module
+from localrefine_plugin.engine import prepare as prepare_module
+from localrefine_plugin.engine import refine as refine_module
+from localrefine_plugin.engine.align import align_half
+from localrefine_plugin.engine.files import read_map
+from localrefine_plugin.engine.kernels import batches
+from localrefine_plugin.engine.kernels.device import CPU
+from localrefine_plugin.engine.records import InputError, Settings
+from localrefine_plugin.engine.run_folder import RunFolder, read_json
+
+RESOLUTION = 12.0
+BOX = 24
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    return install(monkeypatch)
+
+
+def small_experiment(n=10, **changes):
+    return experiment(n, box=BOX, pixel_size=4.0, noise=0.5, seed=3, centre=(2.0, -1.0, 1.0), **changes)
+
+
+def aligned(e, device, previous=None, **settings):
+    return align_half(e.particles, np.arange(len(e.particles)), lambda rows: e.images[rows].astype(np.float32),
+                      e.phantom.density(BOX), e.mask, e.noise_power, e.plan(RESOLUTION, **settings), previous, 1,
+                      lambda *_: None, device)
+
+
+def assert_same(on_card, on_cpu):
+    """Equal but for the order of sums: 0.02° and 0.01 px are a hundredth of the poses' uncertainty here."""
+    np.testing.assert_allclose(on_card.poses.rotation, on_cpu.poses.rotation, atol=np.deg2rad(0.02))
+    np.testing.assert_allclose(on_card.poses.shift_px, on_cpu.poses.shift_px, atol=0.01)
+    np.testing.assert_array_equal(on_card.poses.modes, on_cpu.poses.modes)
+    np.testing.assert_array_equal(on_card.poses.insertions, on_cpu.poses.insertions)
+    np.testing.assert_allclose(on_card.noise_power, on_cpu.noise_power, rtol=1e-3)
+    assert np.linalg.norm(on_card.half_map - on_cpu.half_map) < 2e-3 * np.linalg.norm(on_cpu.half_map)
+    for name, value in on_card.poses.columns().items():
+        assert type(value) is np.ndarray, name
+
+
+@pytest.mark.parametrize("settings", [
+    dict(),
+    dict(prior="gaussian", marginalize=True),
+    dict(prior="gaussian", marginalize=True, per_particle_scale=True),
+    dict(symmetry="C2"),
+], ids=str)
+def test_one_iteration_is_that_of_the_cpu(cupy, settings):
+    e = small_experiment()
+    assert_same(aligned(e, STAND_IN, **settings), aligned(e, CPU, **settings))
+    assert cupy.ledger.counts.launches > 5
+
+
+def test_a_second_iteration_is_that_of_the_cpu(cupy):
+    """From known poses, some of which go through the grid again and some do not."""
+    e, settings = small_experiment(), dict(prior="gaussian", marginalize=True, per_particle_scale=True,
+                                           recenter_rotations=True, recenter_shifts=True)
+    first = aligned(e, CPU, **settings).poses
+    first = replace(first, modes=1 + np.arange(len(first)) % 2)
+    assert_same(aligned(e, STAND_IN, first, **settings), aligned(e, CPU, first, **settings))
+
+
+def test_two_optics_groups_have_their_own_noise(cupy):
+    e = small_experiment()
+    groups = (np.arange(len(e.particles)) % 2).astype(np.int32)
+    e = replace(e, particles=replace(e.particles, optics_group=groups, optics=e.particles.optics * 2))
+    noise = np.concatenate([e.noise_power, 2 * e.noise_power])
+    results = [align_half(e.particles, np.arange(len(e.particles)), lambda rows: e.images[rows].astype(np.float32),
+                          e.phantom.density(BOX), e.mask, noise, e.plan(RESOLUTION), None, 1, lambda *_: None, device)
+               for device in (STAND_IN, CPU)]
+    assert_same(*results)
+
+
+def on_stand_in(monkeypatch):
+    for module in (prepare_module, refine_module):
+        monkeypatch.setattr(module, "choose_device", lambda word: STAND_IN if word == "cuda" else CPU)
+
+
+def test_a_whole_refinement_is_that_of_the_cpu(cupy, monkeypatch, tmp_path):
+    inputs = write_inputs(tmp_path / "in", small_experiment(24))
+    on_stand_in(monkeypatch)
+    settings = Settings(max_iterations=2, rotation_extent_deg=12.0, shift_extent_angstrom=8.0)
+    runs = [refine_module.refine(*inputs, str(tmp_path / word), settings, device=word, threads=1)
+            for word in ("cuda", "cpu")]
+    on_card, on_cpu = (read_map(RunFolder(run.path).path / "final" / "map.mrc")[0] for run in runs)
+    assert np.linalg.norm(on_card - on_cpu) < 0.01 * np.linalg.norm(on_cpu)
+    assert read_json(runs[0].half_done(1, 2))["device"] == "stand-in"
+
+
+@pytest.mark.parametrize("record_class", [align_module.Motion, align_module.PixelList, align_module.Grid])
+def test_an_array_left_on_the_host_is_refused(cupy, monkeypatch, record_class):
+    """A planted bug of the kind the stand-in is for."""
+    monkeypatch.setattr(record_class, "put", lambda self, put: self)
+    with pytest.raises(TypeError):
+        aligned(small_experiment(4), STAND_IN)
+
+
+# what costs time on a GPU
+
+def cost(cupy, e, monkeypatch, batch):
+    monkeypatch.setattr(align_module, "LARGEST_BATCH", batch)
+    before = dict(vars(cupy.ledger.counts))
+    aligned(e, STAND_IN, prior="gaussian", marginalize=True)
+    return {name: value - before[name] for name, value in vars(cupy.ledger.counts).items()}
+
+
+def test_bytes_moved_per_particle_are_its_image_and_little_more(cupy, monkeypatch):
+    """Up: the image (4 N² bytes), pose, CTF and prior; down: the row of the pose table."""
+    few, many = (cost(cupy, small_experiment(n), monkeypatch, 100) for n in (8, 24))
+    up = (many["bytes_to_device"] - few["bytes_to_device"]) / 16
+    down = (many["bytes_to_host"] - few["bytes_to_host"]) / 16
+    assert 4 * BOX ** 2 <= up < 4 * BOX ** 2 + 700
+    assert down < 1500
+
+
+def test_waits_are_per_batch_and_not_per_particle(cupy, monkeypatch):
+    """Newton steps wait (which poses go on is decided on the host), at most 9 a step and 4 steps a level."""
+    one = cost(cupy, small_experiment(24), monkeypatch, 100)["waits"]
+    two = cost(cupy, small_experiment(24), monkeypatch, 12)["waits"]
+    print(one, two)
+    assert one < 200 and two < 2 * one
+
+
+def with_limit(cupy, e, share):
+    """Aligned with so little memory that no array may be larger than this share of the largest of a whole batch."""
+    ledger, sizes, largest, limit = cupy.ledger, [], [], 1 << 40
+
+    def read(rows):
+        sizes.append(len(rows))
+        ledger.largest, ledger.limit = 0, limit
+        return e.images[rows].astype(np.float32)
+
+    def progress(*_):
+        largest.append(ledger.largest)
+        ledger.limit = 1 << 40
+
+    def run():
+        sizes.clear()
+        return align_half(e.particles, np.arange(len(e.particles)), read, e.phantom.density(BOX), e.mask,
+                          e.noise_power, e.plan(RESOLUTION), None, 1, progress, STAND_IN)
+
+    run()
+    limit = int(share * max(largest))
+    return run(), sizes
+
+
+def test_full_memory_halves_the_batch_and_goes_on(cupy, monkeypatch):
+    e = small_experiment(24)
+    monkeypatch.setattr(batches, "SMALLEST_BATCH", 4)
+    halved, sizes = with_limit(cupy, e, 0.6)
+    assert sizes == [24, 12, 12]
+    assert_same(halved, aligned(e, CPU))
+
+
+def test_memory_too_small_for_the_smallest_batch_is_an_error(cupy, monkeypatch):
+    monkeypatch.setattr(batches, "SMALLEST_BATCH", 8)
+    with pytest.raises(InputError, match="memory is full with 8 images at a time"):
+        with_limit(cupy, small_experiment(24), 0.1)
+
+
+def test_the_host_reconstructs_what_the_card_cannot_hold(cupy, monkeypatch):
+    e = small_experiment()
+    monkeypatch.setattr(align_module, "working_bytes", lambda box: 1 << 50)
+    assert_same(aligned(e, STAND_IN), aligned(e, CPU))
+
+
+# the stand-in itself
+
+def test_the_stand_in_refuses_what_cupy_refuses(cupy):
+    a = cupy.asarray(np.arange(6.0))
+    b = np.arange(6.0)
+    for mistake in (lambda: a + b, lambda: b + a, lambda: a @ b, lambda: cupy.where(a > 1, a, b), lambda: np.sin(a),
+                    lambda: np.asarray(a), lambda: a[b.astype(int)], lambda: a.take(b.astype(int)),
+                    lambda: cupy.stack([a, b]), lambda: cupy.sum(a, where=a > 1), lambda: cupy.exp(a, where=a > 1),
+                    lambda: cupy.lexsort((a, a)), lambda: cupy.maximum.at(a, b.astype(int), a),
+                    lambda: cupy.fft.rfft2(a, workers=2), lambda: a.sum(initial=0)):
+        with pytest.raises(TypeError):
+            mistake()
+    for name in ("float128", "nditer", "einsum_paths"):
+        with pytest.raises(AttributeError):
+            getattr(cupy, name)
+    with pytest.raises(NotImplementedError):
+        cupy.searchsorted(a, 3.0)
+
+
+def test_memory_never_written_is_not_a_number(cupy):
+    assert np.isnan(cupy.empty((3,), np.float32).get()).all()
+
+
+def test_the_stand_in_offers_nothing_that_was_not_recorded(cupy):
+    assert set(vars(cupy)) - {"ledger", "linalg", "fft", "cuda"} <= set(FUNCTIONS[""]) | _private(cupy)
+    assert set(vars(cupy.cuda)) <= set(FUNCTIONS["cuda"]) | {"runtime", "memory"}
+    assert set(vars(cupy.cuda.runtime)) <= set(FUNCTIONS["cuda.runtime"])
+    assert set(vars(cupy.cuda.memory)) <= set(FUNCTIONS["cuda.memory"])
+    assert set(vars(cupy.fft.config)) <= set(FUNCTIONS["fft.config"])
+    for recorded, ours in CLASSES_USED.items():
+        names = {name for name, _ in inspect.getmembers(ours, callable) if not name.startswith("_")}
+        assert names <= set(json.loads(RECORD.read_text())["classes"][recorded])
+
+
+def _private(module):
+    return {name for name in vars(module) if name.startswith("_")}
+
+
+def test_the_record_is_of_the_cupy_installed():
+    real = pytest.importorskip("cupy", reason="CuPy is not installed")
+    if real.__version__ != json.loads(RECORD.read_text())["version"]:
+        pytest.skip(f"the record is of another CuPy than {real.__version__}")
+    assert record() == json.loads(RECORD.read_text())
