@@ -57,7 +57,7 @@ class Settings:
     """
 
     prior: str = setting(
-        "gaussian", "How poses far from the input pose are penalised: not at all within the search "
+        "learned", "How poses far from the input pose are penalised: not at all within the search "
         "extents (off), softly by a Gaussian of the two widths below (gaussian), or by the motion found in the "
         "particles themselves, which begins with those widths and becomes a covariance of rotation and "
         "displacement in all directions (learned) or just their two widths (learned-isotropic). With "
