@@ -131,11 +131,11 @@ def test_bytes_moved_per_particle_are_its_image_and_little_more(cupy, monkeypatc
 
 
 def test_waits_are_per_batch_and_not_per_particle(cupy, monkeypatch):
-    """Newton steps wait (which poses go on is decided on the host), at most 9 a step and 4 steps a level."""
+    """How many poses go on from a Newton step is the host's to know: two waits a step, a few for each level."""
     one = cost(cupy, small_experiment(24), monkeypatch, 100)["waits"]
     two = cost(cupy, small_experiment(24), monkeypatch, 12)["waits"]
     print(one, two)
-    assert one < 200 and two < 2 * one
+    assert one <= 60 and two <= 2 * one
 
 
 def with_limit(cupy, e, share):

@@ -114,6 +114,8 @@ class Modes:
     precision: Array
 
     def take(self, rows: Array) -> "Modes":
+        """The modes of these rows, or where ``rows`` is true; a mask is counted once: that waits."""
+        rows = array_module(rows).nonzero(rows)[0] if rows.dtype == bool else rows
         return Modes(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
     def join(self, other: "Modes") -> "Modes":
@@ -216,7 +218,7 @@ def gauss_newton(reference: Reference, images: PackedImages, motion: Motion, mod
     active = xp.arange(len(modes.owner))
     for _ in range(max_steps):
         step = damped_step(hessian[active], gradient[active], damping[active])
-        going = xp.sum(step * gradient[active], axis=-1) > 2 * CONVERGED_GAIN
+        going = xp.nonzero(xp.sum(step * gradient[active], axis=-1) > 2 * CONVERGED_GAIN)[0]
         active, step = active[going], step[going]
         if len(active) == 0:
             break
@@ -225,9 +227,10 @@ def gauss_newton(reference: Reference, images: PackedImages, motion: Motion, mod
         trial, trial_gradient = evaluate(reference, images, motion, target, n_pixels, curvature=False)
         hessian[active] = secant_update(hessian[active], step, gradient[active] - trial_gradient)
         better = trial.score > current.score
+        damping[active] = xp.where(better, damping[active] * 0.1, damping[active] * 10)
+        better = xp.nonzero(better)[0]
         modes.put(active[better], trial.take(better))
         gradient[active[better]] = trial_gradient[better]
-        damping[active] = xp.where(better, damping[active] * 0.1, damping[active] * 10)
     return modes
 
 
