@@ -134,7 +134,6 @@ def test_waits_are_per_batch_and_not_per_particle(cupy, monkeypatch):
     """How many poses go on from a Newton step is the host's to know: two waits a step, a few for each level."""
     one = cost(cupy, small_experiment(24), monkeypatch, 100)["waits"]
     two = cost(cupy, small_experiment(24), monkeypatch, 12)["waits"]
-    print(one, two)
     assert one <= 60 and two <= 2 * one
 
 

@@ -32,9 +32,10 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
     run = RunFolder(output)
     paths = {name: str(Path(path).resolve()) for name, path in dict(
         particles=particles, half_map_1=half_map_1, half_map_2=half_map_2, mask=mask).items()}
+    chosen = choose_device(device)  # a card that cannot be had stops us before the folder is touched
     if open_run(run, paths, settings, mode):
         return run
-    say(f"alignment will run on {choose_device(device).description}")
+    say(f"alignment will run on {chosen.description}")
     workers = worker_count(threads)
     with measured() as cost:
         say("checking particles, maps and mask")

@@ -6,6 +6,7 @@ the host for the device, and bytes moved.
 """
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import operator
 import types
@@ -220,6 +221,7 @@ class Namespace(types.ModuleType):
 
     def __init__(self, path: str, ledger: Ledger):
         super().__init__(".".join(filter(None, ("cupy", path))))
+        self.__spec__ = importlib.machinery.ModuleSpec(self.__name__, None)
         self.__dict__.update(_path=path, _ledger=ledger, _numpy=getattr(np, path) if path else np)
 
     def __getattr__(self, name: str) -> Any:

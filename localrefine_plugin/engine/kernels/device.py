@@ -19,6 +19,12 @@ from ..records import InputError
 
 Array = Any
 OLDEST_DRIVER = 11020  # as cuDriverGetVersion counts: CUDA 11.2, the oldest that CuPy 13's wheels accept
+# The pip packages of each library; CuPy wants the headers (cuda-runtime) of the same release as NVRTC.
+PACKAGES: Dict[str, Dict[str, List[str]]] = {
+    cuda: {"NVRTC": [f"nvidia-cuda-nvrtc{suffix}=={release}.*", f"nvidia-cuda-runtime{suffix}=={release}.*"],
+           "cuFFT": [f"nvidia-cufft{suffix}"], "cuBLAS": [f"nvidia-cublas{suffix}"],
+           "cuSOLVER": [f"nvidia-cusolver{suffix}"]}
+    for cuda, suffix, release in (("11", "-cu11", "11.8"), ("12", "-cu12", "12.9"), ("13", "", "13.0"))}
 LIBRARIES = ("cudart", "nvrtc", "nvJitLink", "cublasLt", "cublas", "cufft", "cusparse", "cusolver")  # load order
 MEMORY_SHARE = 0.9  # of what is free when we start: the rest is for the driver and cuFFT's own needs
 HOST_WORKING_BYTES = 1 << 26  # a few core caches
@@ -129,30 +135,29 @@ def available_threads() -> int:
 def open_card(index: int) -> Device:
     """Card ``index`` made current, its libraries tried, its memory capped; Unusable if anything is missing."""
     driver = ask_driver(index)
-    cuda = "11" if driver["version"] < 12000 else "12" if driver["version"] < 13000 else "13"
-    install = f"pip install 'scipion-em-localrefine[cuda{cuda}]'"
+    install = f"pip install 'scipion-em-localrefine[cuda{min(13, driver['version'] // 1000)}]'"
     if importlib.util.find_spec("cupy") is None:
         raise Unusable("CuPy is not installed", install)
     preload_libraries()
     try:
         import cupy
         cupy.cuda.Device(index).use()
+        cuda = str(cupy.cuda.runtime.runtimeGetVersion() // 1000)  # what this CuPy was built for
     except Exception as error:
         raise Unusable(f"CuPy does not work here ({one_line(error)})", install) from None
-    for library, call in library_calls(cupy).items():
-        try:
-            call()
-        except Exception as error:
-            package = package_of(library, cuda)
-            raise Unusable(f"{library} does not work ({one_line(error)})", f"pip install {package}") from None
-    limit = cupy.get_default_memory_pool()
+    failed = failing_libraries(cupy)
+    if failed:
+        problem = "; ".join(f"{library} does not work ({why})" for library, why in failed.items())
+        packages = " ".join(f"'{package}'" for library in failed for package in PACKAGES[cuda][library])
+        raise Unusable(problem, f"install a CUDA {cuda} toolkit, or its parts: pip install {packages}")
+    pool = cupy.get_default_memory_pool()
     free, total = cupy.cuda.runtime.memGetInfo()
-    if not limit.get_limit():  # CUPY_GPU_MEMORY_LIMIT was not set
-        limit.set_limit(size=int(MEMORY_SHARE * free))
+    if not pool.get_limit():  # CUPY_GPU_MEMORY_LIMIT was not set
+        pool.set_limit(size=int(MEMORY_SHARE * free))
     return Device(f"cuda:{index}", (
         f"GPU {index}: {driver['name']}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, compute capability "
         f"{driver['capability']}, driver for CUDA {driver['version'] // 1000}.{driver['version'] % 1000 // 10}, "
-        f"CUDA {cupy.cuda.runtime.runtimeGetVersion() // 1000}, CuPy {cupy.__version__}"))
+        f"CUDA {cuda}, CuPy {cupy.__version__}"))
 
 
 def one_line(error: BaseException) -> str:
@@ -208,13 +213,15 @@ def library_calls(cupy: Any) -> Dict[str, Callable[[], Any]]:
     }
 
 
-def package_of(library: str, cuda: str) -> str:
-    """The pip package that brings a CUDA library."""
-    stem = {"NVRTC": "nvidia-cuda-nvrtc", "cuFFT": "nvidia-cufft", "cuBLAS": "nvidia-cublas",
-            "cuSOLVER": "nvidia-cusolver"}[library]
-    headers = " nvidia-cuda-runtime" if library == "NVRTC" else ""
-    names = (stem + headers).split()
-    return " ".join(name if cuda == "13" else f"{name}-cu{cuda}" for name in names)
+def failing_libraries(cupy: Any) -> Dict[str, str]:
+    """{library: why it does not work}."""
+    failed = {}
+    for library, call in library_calls(cupy).items():
+        try:
+            call()
+        except Exception as error:
+            failed[library] = one_line(error)
+    return failed
 
 
 def preload_libraries() -> List[str]:
