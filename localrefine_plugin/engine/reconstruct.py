@@ -83,7 +83,10 @@ def crop_to_box(spectrum: Array, box_size: int, workers: int) -> Array:
     nx, nz, ny = spectrum.shape[:3]
     nx = min(nx, padded // 2 + 1)
     full = xp.zeros((padded, padded, padded // 2 + 1), np.complex64)
-    rows, columns = (xp.arange(nz) - nz // 2) % padded, (xp.arange(ny) - ny // 2) % padded
+    # what reaches beyond the padded box is empty; it must not fall on the rows of the opposite sign
+    reach_z, reach_y = min(nz // 2, padded // 2 - 1), min(ny // 2, padded // 2 - 1)
+    spectrum = spectrum[:, nz // 2 - reach_z:nz // 2 + reach_z + 1, ny // 2 - reach_y:ny // 2 + reach_y + 1]
+    rows, columns = xp.arange(-reach_z, reach_z + 1) % padded, xp.arange(-reach_y, reach_y + 1) % padded
     target = xp.ix_(rows, columns, xp.arange(nx))
     if spectrum.ndim == 4:
         full[target] = xp.ascontiguousarray(spectrum[:nx]).view(np.complex64)[..., 0].transpose(1, 2, 0)
