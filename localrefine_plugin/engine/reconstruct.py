@@ -1,15 +1,17 @@
 """From inserted images to a map.
 
-The padded accumulators N and D are brought to real space, cropped to the box, corrected for the
-trilinear kernel, and divided on the box's own Fourier grid:
+The accumulators N and D are divided on the padded grid, cropped in real space, and corrected for the trilinear
+kernel:
 
-    V = F⁻¹[ F(crop N) / max(F(Λ·crop D), floor) ]
+    V = crop F⁻¹[ N / D̄ ] / sinc²,      D̄ = r · smooth(D / r),
 
-Λ is a triangular window (its transform is positive, hence D > 0). Division on the padded grid itself
-gives voxels that a single image touched with a tiny weight the full noise of that image; dividing
-by the local average does not. Measured on 1,000 images of the benchmark's `mid` at the true poses
-of body A, mean FSC to the truth in its mask: padded grid 0.839, relion_reconstruct 3.1.3 0.847,
-this 0.855.
+with r the radial profile of D and smooth a triangular window in real space (its transform is positive). Division
+by D itself gives voxels that a single image touched with a tiny weight the full noise of that image; dividing by
+the local average does not. Taking out the profile first leaves the average without the bias that the curvature of
+D ∝ 1/|k| and the CTF's rings would give it. The few voxels about the origin, which every image touched, keep
+their own D. Measured on half 1 (1,000 images) of the benchmark's `mid` at the true poses of body A, mean FSC to the
+truth in its mask: relion_reconstruct 3.1.3 0.847, D smoothed without taking out r 0.853, this 0.855; at a quarter
+of the signal (`mid02`) 0.714, 0.721, 0.722. Without noise the grey scale comes out 1 to 3 % low (RELION 1.5 %).
 """
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from .kernels.fft import irfftn, rfftn
 
 Array = Any
 PADDING = 2
-FLOOR = 0.01  # of the shell's mean D, for directions hardly any image covers
+FLOOR = 0.01  # of the radial profile, for directions hardly any image covers
+OWN_RADIUS = 4.0  # padded voxels; closer to the origin D is not smoothed
 
 
 def new_accumulator(max_shell: int, xp: Any = np) -> Array:
@@ -51,50 +54,84 @@ def reconstruct(accumulator: Array, box_size: int, max_shell: int, workers: int 
     """
     xp = array_module(accumulator)
     enforce_hermitian(accumulator)
-    half = box_size // 2
-    window = xp.clip(1 - xp.abs(xp.arange(box_size) - half) / (box_size / 2), 0, 1).astype(np.float32)
-    density = crop_to_box(accumulator[..., 2], box_size, workers)
-    density *= window[:, None, None] * window[:, None] * window
-    weight = rfftn(xp.fft.ifftshift(density), workers).real
-    del density
-    numerator = crop_to_box(accumulator[..., :2], box_size, workers)
-    spectrum = rfftn(xp.fft.ifftshift(numerator), workers)
-    spectrum *= inverse_weight(weight, box_size, max_shell)
-    return xp.fft.fftshift(irfftn(spectrum, (box_size,) * 3, workers)).astype(np.float32)
-
-
-def inverse_weight(weight: Array, box_size: int, max_shell: int) -> Array:
-    """1 / max(D, floor of the shell's mean), zero beyond ``max_shell`` and where no image came."""
-    xp = array_module(weight)
-    k = xp.fft.fftfreq(box_size, 1 / box_size)
-    radius = xp.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + xp.arange(box_size // 2 + 1) ** 2)
-    shell = xp.rint(radius).astype(np.int32)
-    mean = xp.bincount(shell.ravel(), weight.ravel()) / xp.maximum(xp.bincount(shell.ravel()), 1)
-    floor = xp.maximum(FLOOR * mean, 0)[shell]
-    safe = xp.maximum(weight, floor)
-    inverse = xp.where((safe > 0) & (shell <= max_shell), 1 / xp.where(safe > 0, safe, 1), 0)
-    return inverse.astype(np.float32)
-
-
-def crop_to_box(spectrum: Array, box_size: int, workers: int) -> Array:
-    """Real-space crop (N, N, N) of a padded half spectrum [x, z, y] or [x, z, y, (re, im)], divided by sinc²."""
-    xp = array_module(spectrum)
+    accumulator = within_padded_box(accumulator, PADDING * box_size)
+    radius = grid_radius(accumulator)
+    last = PADDING * (max_shell + 0.5)
+    inside = (radius <= last) & (accumulator[..., 2] > 0)
+    density = local_mean(accumulator[..., 2], radius, inside, box_size, workers)
+    accumulator[..., :2] *= xp.where(inside, 1 / density, 0)[..., None]
+    volume = to_real_space(accumulator[..., :2], box_size, workers)
     padded = PADDING * box_size
-    nx, nz, ny = spectrum.shape[:3]
-    nx = min(nx, padded // 2 + 1)
-    full = xp.zeros((padded, padded, padded // 2 + 1), np.complex64)
-    # what reaches beyond the padded box is empty; it must not fall on the rows of the opposite sign
-    reach_z, reach_y = min(nz // 2, padded // 2 - 1), min(ny // 2, padded // 2 - 1)
-    spectrum = spectrum[:, nz // 2 - reach_z:nz // 2 + reach_z + 1, ny // 2 - reach_y:ny // 2 + reach_y + 1]
-    rows, columns = xp.arange(-reach_z, reach_z + 1) % padded, xp.arange(-reach_y, reach_y + 1) % padded
-    target = xp.ix_(rows, columns, xp.arange(nx))
-    if spectrum.ndim == 4:
-        full[target] = xp.ascontiguousarray(spectrum[:nx]).view(np.complex64)[..., 0].transpose(1, 2, 0)
-    else:
-        full[target] = spectrum[:nx].transpose(1, 2, 0)
-    volume = irfftn(full, (padded,) * 3, workers)
     offset = xp.arange(box_size) - box_size // 2
     volume = volume[xp.ix_(offset % padded, offset % padded, offset % padded)]
     correction = (1.0 / xp.sinc(offset / padded) ** 2).astype(np.float32)
-    volume *= PADDING ** 3 * correction[:, None, None] * correction[None, :, None] * correction
-    return volume
+    volume *= correction[:, None, None] * correction[None, :, None] * correction
+    return cut_beyond(volume, max_shell, workers)
+
+
+def within_padded_box(accumulator: Array, padded: int) -> Array:
+    """The cells below the padded grid's Nyquist frequency; beyond it they would fall on the opposite sign's rows."""
+    nz, ny = accumulator.shape[1:3]
+    z, y = min(nz // 2, padded // 2 - 1), min(ny // 2, padded // 2 - 1)
+    return accumulator[:padded // 2 + 1, nz // 2 - z:nz // 2 + z + 1, ny // 2 - y:ny // 2 + y + 1]
+
+
+def cut_beyond(volume: Array, max_shell: int, workers: int) -> Array:
+    """The map without frequencies whose rounded radius exceeds ``max_shell``."""
+    xp = array_module(volume)
+    n = len(volume)
+    k = xp.fft.fftfreq(n, 1 / n)
+    spectrum = rfftn(volume, workers)
+    spectrum *= k[:, None, None] ** 2 + k[:, None] ** 2 + xp.arange(n // 2 + 1) ** 2 < (max_shell + 0.5) ** 2
+    return irfftn(spectrum, (n,) * 3, workers).astype(np.float32)
+
+
+def grid_radius(accumulator: Array) -> Array:
+    """Distance (nx, nz, ny) float32 of each cell from the zero frequency."""
+    xp = array_module(accumulator)
+    nx, nz, ny = accumulator.shape[:3]
+    x, z, y = xp.arange(nx), xp.arange(nz) - nz // 2, xp.arange(ny) - ny // 2
+    return xp.sqrt((x ** 2)[:, None, None] + (z ** 2)[:, None] + y ** 2).astype(np.float32)
+
+
+def local_mean(density: Array, radius: Array, inside: Array, box_size: int, workers: int) -> Array:
+    """D̄ (nx, nz, ny) > 0, float32."""
+    xp = array_module(density)
+    profile = radial_profile(density, radius)
+    ratio = xp.where(inside, density / profile, 1).astype(np.float32)
+    volume = to_real_space(ratio, box_size, workers, outside=1)
+    padded = volume.shape[0]
+    window = xp.clip(1 - xp.abs(xp.fft.fftfreq(padded, 1 / padded)) / box_size, 0, 1).astype(np.float32)
+    volume *= window[:, None, None]
+    volume *= window[:, None]
+    volume *= window
+    spectrum = rfftn(volume, workers).real
+    nx, nz, ny = density.shape
+    cells = xp.ix_((xp.arange(nz) - nz // 2) % padded, (xp.arange(ny) - ny // 2) % padded, xp.arange(nx))
+    smooth = profile * xp.maximum(spectrum[cells].transpose(2, 0, 1), FLOOR)
+    return xp.where(radius < OWN_RADIUS, xp.maximum(density, FLOOR * profile), smooth)
+
+
+def radial_profile(density: Array, radius: Array) -> Array:
+    """Mean of D over shells of one cell, linear between the shells' mean radii; positive."""
+    xp = array_module(density)
+    shell = xp.rint(radius).astype(np.int32).ravel()
+    count = xp.maximum(xp.bincount(shell), 1)
+    mean = xp.bincount(shell, density.ravel().astype(np.float64)) / count
+    at = xp.bincount(shell, radius.ravel().astype(np.float64)) / count
+    tiny = 1e-12 * max(float(mean.max()), 1e-30)
+    return xp.maximum(xp.interp(radius.ravel(), at, mean).reshape(radius.shape), tiny).astype(np.float32)
+
+
+def to_real_space(spectrum: Array, box_size: int, workers: int, outside: float = 0) -> Array:
+    """Padded map (2N, 2N, 2N), origin at voxel 0, of a half spectrum [x, z, y] or [x, z, y, (re, im)]."""
+    xp = array_module(spectrum)
+    padded = PADDING * box_size
+    nx, nz, ny = spectrum.shape[:3]
+    full = xp.full((padded, padded, padded // 2 + 1), outside, np.complex64)
+    target = xp.ix_((xp.arange(nz) - nz // 2) % padded, (xp.arange(ny) - ny // 2) % padded, xp.arange(nx))
+    if spectrum.ndim == 4:
+        full[target] = xp.ascontiguousarray(spectrum).view(np.complex64)[..., 0].transpose(1, 2, 0)
+    else:
+        full[target] = spectrum.transpose(1, 2, 0)
+    return irfftn(full, (padded,) * 3, workers)

@@ -93,8 +93,7 @@ def _score_grid_cpu(v, shape, rows, kx, ky, matched, weight, out):  # type: igno
             p[2 * k + 1] = sign * im
             power += weight[i, k] * (re * re + im * im)
         half_power = np.float32(0.5) * power
-        s = 0
-        while s + 4 <= n_shift:  # four rows at once: one load of p feeds four products
+        for s in range(0, n_shift - 3, 4):  # four rows at once: one load of p feeds four products
             b0, b1, b2, b3 = matched[i, s], matched[i, s + 1], matched[i, s + 2], matched[i, s + 3]
             c0, c1, c2, c3 = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
             for k in range(2 * n_k):
@@ -107,17 +106,15 @@ def _score_grid_cpu(v, shape, rows, kx, ky, matched, weight, out):  # type: igno
             out[i, g, s + 1] = c1 - half_power
             out[i, g, s + 2] = c2 - half_power
             out[i, g, s + 3] = c3 - half_power
-            s += 4
-        while s < n_shift:
+        for s in range(n_shift - n_shift % 4, n_shift):
             b0 = matched[i, s]
             c0 = np.float32(0.0)
             for k in range(2 * n_k):
                 c0 += p[k] * b0[k]
             out[i, g, s] = c0 - half_power
-            s += 1
 
 
-@njit(inline="always", fastmath=True)
+@njit(fastmath=True)
 def _gather_chunk(v, nx, ny, nz, a, kx, ky, zre_in, phase_x, phase_y, max_k, start, stop, buf):  # type: ignore[no-untyped-def]
     """Fill ``buf`` rows: P, D_x, D_y, D_z (re, im each), shifted Z (re, im) for pixels start … stop."""
     sy, sz = 2 * nx, 2 * nx * ny
@@ -157,7 +154,7 @@ def _gather_chunk(v, nx, ny, nz, a, kx, ky, zre_in, phase_x, phase_y, max_k, sta
         buf[9, j] = zr * sin + zi * cos
 
 
-@njit(inline="always", fastmath=True)
+@njit(fastmath=True)
 def _gradient_chunk(buf, kx, ky, weight, start, stop, acc):  # type: ignore[no-untyped-def]
     pr, pi, zr, zi = buf[0], buf[1], buf[8], buf[9]
     ax, ay, az, axi, ayi, azi = buf[2], buf[4], buf[6], buf[3], buf[5], buf[7]
@@ -183,7 +180,7 @@ def _gradient_chunk(buf, kx, ky, weight, start, stop, acc):  # type: ignore[no-u
     acc[6] += t6
 
 
-@njit(inline="always", fastmath=True)
+@njit(fastmath=True)
 def _curvature_chunk(buf, kx, ky, weight, start, stop, acc):  # type: ignore[no-untyped-def]
     m = stop - start
     pr, pi = buf[0], buf[1]
