@@ -1,0 +1,222 @@
+"""What is checked, said and settled before a run, each with the data that provoke it."""
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import mrcfile
+import numpy as np
+import pytest
+from experiments import contrast_of, experiment, write_inputs
+from oracles import imaged, soft_ball
+from particle_files import PIXEL_SIZE, Inputs, radius, soft_mask, write_mrc
+
+from localrefine_plugin.engine.checks import check_inputs
+from localrefine_plugin.engine.files import read_map
+from localrefine_plugin.engine.fsc import five_curves
+from localrefine_plugin.engine.half_sets import resplit
+from localrefine_plugin.engine.plan import resolve
+from localrefine_plugin.engine.prepare import prepare
+from localrefine_plugin.engine.records import InputError, Settings
+from localrefine_plugin.engine.resample import on_grid
+from localrefine_plugin.engine.run_folder import read_json
+from localrefine_plugin.engine.state import load_particles
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    return Inputs(tmp_path)
+
+
+def check(inputs, **values):
+    return check_inputs(inputs.star, inputs.half_1, inputs.half_2, inputs.mask, Settings(**values))
+
+
+def prepared(tmp_path, e, **values):
+    run = prepare(*write_inputs(tmp_path / "data", e), str(tmp_path / "run"), Settings(**values), threads=1)
+    return run, read_json(run.input)
+
+
+def said(described, words):
+    return [text for text in described["warnings"] if words in text]
+
+
+# ------------------------------------------------------------- settings against each other
+
+@pytest.mark.parametrize("extents, words", (
+    (dict(rotation_extent_deg=13.9), "rotation_extent_deg: 13.9 is less than two"),
+    (dict(shift_extent_angstrom=7.9), "shift_extent_angstrom: 7.9 is less than two")))
+def test_extents_narrower_than_two_prior_widths(inputs, extents, words):
+    assert any(words in text for text in check(inputs, **extents).warnings)
+    assert not any("less than two" in text for text in check(inputs, prior="off", **extents).warnings)
+    enough = {name: value + 0.2 for name, value in extents.items()}
+    assert not any("less than two" in text for text in check(inputs, **enough).warnings)
+
+
+@pytest.mark.parametrize("switch", ("recenter_rotations", "recenter_shifts"))
+def test_recentring_without_a_prior_recommends_one(inputs, switch):
+    assert any("switch the prior on" in text for text in check(inputs, prior="off", **{switch: True}).warnings)
+    assert not any("switch the prior on" in text for text in check(inputs, **{switch: True}).warnings)
+
+
+def test_phase_flipped_by_the_star_file(inputs):
+    label = "_rlnImageDimensionality #8\n"
+    inputs.optics = inputs.optics.replace(label, label + "_rlnCtfDataArePhaseFlipped #9\n").replace("16 2\n", "16 2 1\n")
+    inputs.write_star()
+    with pytest.raises(InputError, match="phase-flipped"):
+        check(inputs)
+    inputs.optics = inputs.optics.replace("16 2 1\n", "16 2 0\n")
+    inputs.write_star()
+    check(inputs)
+
+
+# ------------------------------------------------------------- symmetry
+
+def test_a_mask_that_breaks_the_symmetry_is_refused_unless_allowed(inputs):
+    z, y, x = np.indices((16,) * 3) - 8
+    for half in (inputs.half_1, inputs.half_2):
+        data = np.array(mrcfile.read(str(half)))
+        write_mrc(half, (data + np.exp(-((x - 3) ** 2 + y ** 2 + z ** 2) / 8)).astype(np.float32))
+    aside = np.clip((6 - np.sqrt((x - 4) ** 2 + y ** 2 + z ** 2)) / 4, 0, 1).astype(np.float32)
+    write_mrc(inputs.mask, aside)
+    check(inputs, symmetry="C1")
+    with pytest.raises(InputError, match="breaks the symmetry C2 .*symmetry-expanded particles"):
+        check(inputs, symmetry="C2")
+    assert any("breaks the symmetry C2" in t for t in check(inputs, symmetry="C2", allow_asymmetric_mask=True).warnings)
+    write_mrc(inputs.mask, soft_mask())
+    assert not any("symmetry" in t for t in check(inputs, symmetry="D2").warnings)
+
+
+@pytest.mark.parametrize("group", ("C0", "D100", "Q", "", "C2v", 4))
+def test_only_point_groups_are_settings(group):
+    with pytest.raises(InputError, match="setting symmetry: .* not a point group"):
+        Settings(symmetry=group)
+    Settings(symmetry="i3")
+
+
+# ------------------------------------------------------------- half-sets
+
+def test_new_half_sets_keep_copies_together_and_follow_the_seed():
+    e = experiment(60)
+    copies = e.particles.take(np.repeat(np.arange(60), 3))
+    new = resplit(copies, seed=1)
+    halves = new.half_set.reshape(60, 3)
+    assert np.all(halves == halves[:, :1]) and np.sum(halves[:, 0] == 1) == 30
+    assert 0.3 < np.mean(halves[:, 0] == e.particles.half_set) < 0.7
+    np.testing.assert_array_equal(resplit(copies, seed=1).half_set, new.half_set)
+    assert np.any(resplit(copies, seed=2).half_set != new.half_set)
+
+
+def test_resplitting_is_warned_of_and_mends_copies_in_both_halves(inputs):
+    inputs.rows[1].update({k: v for k, v in inputs.rows[0].items() if k not in ("rlnRandomSubset", "rlnAngleRot")})
+    inputs.write_star()
+    with pytest.raises(InputError, match="the same image in both half-sets"):
+        check(inputs)
+    checked = check(inputs, resplit_half_sets=True)
+    assert any("not independent" in text for text in checked.warnings)
+    assert checked.particles.half_set[0] == checked.particles.half_set[1]
+
+
+# ------------------------------------------------------------- other grids
+
+@pytest.mark.parametrize("box, pixel_size", ((24, PIXEL_SIZE * 16 / 24), (20, 1.7), (12, 2.6)))
+def test_maps_of_another_grid_are_resampled_on_request_and_it_is_said(inputs, box, pixel_size):
+    def blob(n, a, width):
+        return np.exp(-((radius(n) * a) ** 2) / (2 * width ** 2)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    for path in (inputs.half_1, inputs.half_2):
+        noise = 1e-3 * rng.standard_normal((box,) * 3).astype(np.float32)
+        write_mrc(path, blob(box, pixel_size, 5.0) + noise, pixel_size)
+    write_mrc(inputs.mask, blob(box, pixel_size, 5.5), pixel_size)
+    with pytest.raises(InputError, match="set resample_maps"):
+        check(inputs)
+    checked = check(inputs, resample_maps=True)
+    assert sum(f"was resampled from {box} voxels" in text for text in checked.warnings) == 3
+    inside = radius(16) < 5
+    np.testing.assert_allclose(checked.maps[0][inside], blob(16, PIXEL_SIZE, 5.0)[inside], atol=0.03)
+    np.testing.assert_allclose(checked.mask[inside], blob(16, PIXEL_SIZE, 5.5)[inside], atol=0.03)
+
+
+def test_same_grid_is_left_alone():
+    volume = np.random.default_rng(0).standard_normal((18,) * 3).astype(np.float32)
+    np.testing.assert_array_equal(on_grid(volume, 1.5, 18, 1.5), volume)
+
+
+# ------------------------------------------------------------- a first look at the images
+
+@lru_cache(maxsize=None)
+def good():
+    return experiment(80, noise=1.0, seed=9)
+
+
+def test_good_images_are_not_complained_of(tmp_path):
+    _, described = prepared(tmp_path, good())
+    for words in ("phase-flipped", "doubtful", "grey scale"):
+        assert not said(described, words)
+
+
+@pytest.mark.parametrize("what", ("flipped", "corrected"))
+def test_images_without_the_signs_of_the_ctf(tmp_path, what):
+    e = good()
+    contrast = np.abs(contrast_of(e.particles)) if what == "flipped" else np.ones_like(contrast_of(e.particles))
+    clean = imaged(e.phantom.projections(e.rotation, e.shift, e.box), contrast)
+    images = clean + np.random.default_rng(3).standard_normal(clean.shape)
+    _, described = prepared(tmp_path, replace(e, images=images))
+    assert len(said(described, "phase-flipped")) == 1
+
+
+def test_too_little_signal_in_the_mask_is_said_with_its_mass(tmp_path):
+    e = experiment(80, noise=12.0, seed=9)
+    for name, prior, words in (("on", "gaussian", "take a larger mask"), ("off", "off", "use a prior")):
+        _, described = prepared(tmp_path / name, e, prior=prior)
+        warning, = said(described, "alignment is doubtful")
+        assert words in warning and f"{described['resolved']['mask_mass_kda']:.0f} kDa" in warning
+
+
+def test_expected_accuracy_is_what_the_alignment_reaches(tmp_path):
+    """At low signal, where it matters: the prediction takes the images' whole power for noise. Both per axis; the
+    alignment has the noise-free reference."""
+    e = experiment(300, noise=5.0, seed=4)
+    _, described = prepared(tmp_path, e, initial_lowpass_angstrom=12.0)
+    turned, moved = e.errors(e.align(12.0, rotation_extent_deg=30.0).poses)
+    expected = described["resolved"]
+    assert np.sqrt(np.mean(turned ** 2)) == pytest.approx(expected["expected_rotation_sd_deg"], rel=0.2)
+    assert np.sqrt(np.mean(moved ** 2)) * 4.0 == pytest.approx(expected["expected_shift_sd_angstrom"], rel=0.3)
+
+
+# ------------------------------------------------------------- what auto stands for
+
+def test_automatic_values_are_settled_and_written(tmp_path):
+    e = good()
+    run, described = prepared(tmp_path, e)
+    resolved = described["resolved"]
+    maps = [read_map(described[f"half_map_{h}"])[0] for h in (1, 2)]
+    curves = five_curves(*maps, e.mask, e.particles.pixel_size, 1)
+    expected = max(curves.resolutions()["corrected"] + 1.5, 2 * e.particles.pixel_size)
+    assert resolved["initial_lowpass_angstrom"] == pytest.approx(expected, rel=1e-6)
+    assert resolved["rotation_extent_deg"] == 21.0 and resolved["shift_extent_angstrom"] == 12.0
+    np.testing.assert_allclose(np.array(resolved["fulcrum_px"]) - e.box // 2, e.centre, atol=0.05)
+    np.testing.assert_array_equal(load_particles(run).half_set, e.particles.half_set)
+
+
+@pytest.mark.parametrize("given, expected", (
+    (dict(), (21.0, 12.0)), (dict(prior="off"), (20.0, 10.0)), (dict(prior_rotation_deg=2.0), (6.0, 12.0)),
+    (dict(prior_shift_angstrom=1.5, rotation_extent_deg=5.0), (5.0, 4.5)),
+    (dict(prior_rotation_deg=50.0), (90.0, 12.0))))
+def test_automatic_extents(given, expected):
+    resolved = resolve(Settings(**given), soft_ball(32, 8, 11), 8.0, 2.0)
+    assert (resolved["rotation_extent_deg"], resolved["shift_extent_angstrom"]) == expected
+
+
+@pytest.mark.parametrize("resolution, expected", ((8.0, 9.5), (4.0, 5.5), (2.0, 4.0)))
+def test_automatic_low_pass_is_the_resolution_plus_a_margin_but_not_beyond_nyquist(resolution, expected):
+    mask = soft_ball(32, 8, 11)
+    assert resolve(Settings(), mask, resolution, 2.0)["initial_lowpass_angstrom"] == expected
+    assert resolve(Settings(initial_lowpass_angstrom=12.0), mask, resolution, 2.0)["initial_lowpass_angstrom"] == 12.0
+
+
+@pytest.mark.parametrize("fulcrum, expected", (
+    ("mask", (19, 13, 18)), ("box", (16, 16, 16)), ([1, 2.5, 30], (1, 2.5, 30))))
+def test_fulcrum_is_settled_in_px_from_the_corner(fulcrum, expected):
+    mask = soft_ball(32, 6, 9, (3, -3, 2))
+    np.testing.assert_allclose(resolve(Settings(fulcrum=fulcrum), mask, 8.0, 2.0)["fulcrum_px"], expected, atol=0.02)
