@@ -56,7 +56,15 @@ def test_extents_narrower_than_two_prior_widths(inputs, extents, words):
 @pytest.mark.parametrize("switch", ("recenter_rotations", "recenter_shifts"))
 def test_recentring_without_a_prior_recommends_one(inputs, switch):
     assert any("switch the prior on" in text for text in check(inputs, prior="off", **{switch: True}).warnings)
-    assert not any("switch the prior on" in text for text in check(inputs, **{switch: True}).warnings)
+    assert not any("switch the prior on" in text for text in check(inputs, prior="gaussian", **{switch: True}).warnings)
+
+
+@pytest.mark.parametrize("prior", ("learned", "learned-isotropic"))
+@pytest.mark.parametrize("switch", ("recenter_rotations", "recenter_shifts"))
+def test_a_learned_prior_is_not_recentred(inputs, switch, prior):
+    with pytest.raises(InputError, match="shrink in every iteration .* switch re-centring off"):
+        check(inputs, prior=prior, **{switch: True})
+    check(inputs, prior=prior)
 
 
 def test_phase_flipped_by_the_star_file(inputs):

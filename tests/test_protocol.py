@@ -108,6 +108,9 @@ def test_warnings_before_the_run():
     protocol.usePrior.set(True)
     protocol.rotationExtent.set(10)
     assert any("two standard deviations" in text for text in protocol._warnings())
+    assert protocol._validate() == []
+    protocol.usePrior.set(2)
+    assert any("learned prior" in text for text in protocol._validate())
 
 
 # ---------------------------------------------------------------- chain of steps

@@ -357,6 +357,12 @@ def _check_settings(settings: Settings, particles: Particles) -> List[str]:
 def _check_extents(settings: Settings) -> List[str]:
     """What extents, prior and re-centring are together."""
     warnings = []
+    recentred = settings.recenter_rotations or settings.recenter_shifts
+    if recentred and settings.prior.startswith("learned"):
+        raise InputError(f"a {settings.prior} prior is of the motion from the input poses; from the last poses it "
+                         "would shrink in every iteration until nothing may move",
+                         "setting recenter_rotations, recenter_shifts",
+                         "switch re-centring off, or take the gaussian prior")
     if settings.prior != "off":
         for extent, prior in (("rotation_extent_deg", "prior_rotation_deg"),
                               ("shift_extent_angstrom", "prior_shift_angstrom")):
@@ -364,6 +370,6 @@ def _check_extents(settings: Settings) -> List[str]:
             if given is not None and given < EXTENT_IN_PRIORS * width:
                 warnings.append(f"setting {extent}: {given:g} is less than two standard deviations of the prior "
                                 f"({width:g}); particles will pile up at the limit of the search")
-    elif settings.recenter_rotations or settings.recenter_shifts:
+    elif recentred:
         warnings.append("re-centring without a prior lets poses drift from iteration to iteration; switch the prior on")
     return warnings

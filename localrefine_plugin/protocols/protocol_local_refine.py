@@ -245,7 +245,7 @@ class ProtLocalRefine(ProtRefine3D):
 
     def _validate(self) -> List[str]:
         particles, volume, mask = self.inputParticles.get(), self.inputVolume.get(), self.inputMask.get()
-        errors = form_local_refine.settings_errors(self)
+        errors = form_local_refine.settings_errors(self) + prior_errors(form_local_refine.settings_values(self))
         if particles is not None:
             errors += particle_errors(particles, self._resplits())
         if volume is not None:
@@ -347,6 +347,14 @@ def geometry_errors(particles: Any, volume: Any, name: str) -> List[str]:
         errors.append(f"*Box*: the {name} has {dim[0]} × {dim[1]} × {dim[2]} voxels, the particles have {box} × {box} "
                       f"pixels; crop or pad the {name}.")
     return errors
+
+
+def prior_errors(values: Dict[str, Any]) -> List[str]:
+    """Re-centring under a prior that is learned."""
+    if str(values["prior"]).startswith("learned") and (values["recenter_rotations"] or values["recenter_shifts"]):
+        return ["*Re-centre*: a learned prior learns how far the particles are from their input poses, so it cannot be "
+                "re-centred on the last ones. Switch re-centring off, or take the Gaussian prior."]
+    return []
 
 
 def prior_warnings(values: Dict[str, Any]) -> List[str]:
