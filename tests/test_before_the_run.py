@@ -69,7 +69,8 @@ def test_a_learned_prior_is_not_recentred(inputs, switch, prior):
 
 def test_phase_flipped_by_the_star_file(inputs):
     label = "_rlnImageDimensionality #8\n"
-    inputs.optics = inputs.optics.replace(label, label + "_rlnCtfDataArePhaseFlipped #9\n").replace("16 2\n", "16 2 1\n")
+    inputs.optics = inputs.optics.replace(label, label + "_rlnCtfDataArePhaseFlipped #9\n")
+    inputs.optics = inputs.optics.replace("16 2\n", "16 2 1\n")
     inputs.write_star()
     with pytest.raises(InputError, match="phase-flipped"):
         check(inputs)

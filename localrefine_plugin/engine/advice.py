@@ -18,8 +18,9 @@ DRIFT_ITERATIONS = 3
 DRIFT_GROWTH = 1.05
 FSC_FLOOR = 0.1  # mean FSC of the last shells of noise is 0 ± 0.02 in any box worth refining
 LAST_SHELLS = 0.1  # of all shells
-PEAK_BINS = 40
-VALLEY = 0.6  # of the lower peak: deeper than the noise of a histogram of hundreds of particles
+GRID_POINTS = 256
+PILE = 0.97  # of the greatest change: beyond is the limit of the search
+VALLEY = 0.6  # of the lower peak: deeper than the noise of hundreds of particles
 LEAST_IN_PEAK = 0.1  # of the particles
 LEAST_FOR_PEAKS = 200  # particles
 HINGE_EXPLAINS = 0.25  # of the displacement
@@ -80,28 +81,35 @@ def two_peaks(values: np.ndarray, what: str, unit: str) -> str:
 
 
 def peaks_of(values: np.ndarray) -> List[float]:
-    """Places of the peaks of a histogram that are parted by a true valley and hold enough particles each."""
+    """Places of the peaks of the density of values (n,) ≥ 0 that are parted by a true valley and hold enough particles.
+
+    A Gaussian kernel of Silverman's width, reflected at 0. What sits at the very end, which is the limit of the
+    search for those who reached it, is left out: that has its own sentence.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    values = np.sort(values[values < PILE * values.max(initial=0.0)])
     if len(values) < LEAST_FOR_PEAKS:
         return []
-    counts, edges = np.histogram(values, PEAK_BINS, (0, max(float(np.percentile(values, 99.5)), 1e-9)))
-    smooth = np.convolve(np.pad(counts, 4, mode="reflect"), np.hanning(9) / np.hanning(9).sum(), "same")[4:-4]
-    places = [i for i in range(PEAK_BINS)
-              if smooth[i] > 0 and smooth[i] == smooth[max(i - 3, 0):i + 4].max()]
+    low, high = np.percentile(values, (25, 75))
+    width = max(0.9 * min(values.std(), (high - low) / 1.34) * len(values) ** -0.2, 1e-9)
+    grid = np.linspace(0, values[-1], GRID_POINTS)
+    counts = np.bincount(np.rint(values / grid[1]).astype(int), minlength=GRID_POINTS)
+    offset = np.arange(GRID_POINTS) * grid[1]
+    kernel = np.exp(-0.5 * ((offset[:, None] - offset) / width) ** 2) + np.exp(
+        -0.5 * ((offset[:, None] + offset) / width) ** 2)
+    density = kernel @ counts
     kept: List[int] = []
     start = 0
-    for place in places:
-        if not kept:
-            kept.append(place)
-            continue
-        valley = kept[-1] + int(np.argmin(smooth[kept[-1]:place + 1]))
-        deep = smooth[valley] < VALLEY * min(smooth[kept[-1]], smooth[place])
-        if deep and min(counts[start:valley].sum(), counts[valley:].sum()) > LEAST_IN_PEAK * len(values):
-            kept.append(place)
+    for place in (i for i in range(GRID_POINTS) if density[i] == density[max(i - 1, 0):i + 2].max()):
+        valley = kept[-1] + int(np.argmin(density[kept[-1]:place + 1])) if kept else 0
+        parted = kept and density[valley] < VALLEY * min(density[kept[-1]], density[place])
+        smaller = min(counts[start:valley].sum(), counts[valley:].sum())
+        if not kept or (parted and smaller > LEAST_IN_PEAK * len(values)):
             start = valley
-        elif smooth[place] > smooth[kept[-1]]:
+            kept.append(place)
+        elif density[place] > density[kept[-1]]:
             kept[-1] = place
-    centres = 0.5 * (edges[1:] + edges[:-1])
-    return [float(centres[i]) for i in kept]
+    return [float(grid[i]) for i in kept]
 
 
 def far_fulcrum(motions: Motions, hinge: Hinge, resolved: Dict[str, Any], box_size: int) -> str:
