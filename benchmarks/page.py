@@ -1,0 +1,27 @@
+"""A page of documentation of which each script writes its own section, between two comments."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Sequence
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+
+
+def replace_section(text: str, name: str, content: str) -> str:
+    """``text`` with the section of this name replaced, or added at the end."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    section = f"{begin}\n{content.strip()}\n{end}"
+    if begin not in text:
+        return text.rstrip() + "\n\n" + section + "\n"
+    before, rest = text.split(begin, 1)
+    return before + section + rest.split(end, 1)[1]
+
+
+def write_section(name: str, content: str, page: Path = PAGE) -> None:
+    page.write_text(replace_section(page.read_text(encoding="utf-8"), name, content), encoding="utf-8")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
