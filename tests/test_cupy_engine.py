@@ -94,6 +94,7 @@ def on_stand_in(monkeypatch):
 
 
 def test_a_whole_refinement_is_that_of_the_cpu(cupy, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # the self-test at the first use remembers
     inputs = write_inputs(tmp_path / "in", small_experiment(24))
     on_stand_in(monkeypatch)
     settings = Settings(max_iterations=2, rotation_extent_deg=12.0, shift_extent_angstrom=8.0)

@@ -173,8 +173,9 @@ def test_memory_is_capped_so_that_others_have_room(driver, cupy):
 
 
 def test_libraries_of_pip_are_loaded_in_the_order_of_their_needs(monkeypatch, tmp_path):
-    for package, library in (("cublas", "libcublas.so.12"), ("cublas", "libcublasLt.so.12"), ("cufft", "libcufft.so.11"),
-                             ("cu13", "libcudart.so.13"), ("cuda_nvrtc", "libnvrtc.so.12")):
+    for package, library in (("cublas", "libcublas.so.12"), ("cublas", "libcublasLt.so.12"),
+                             ("cufft", "libcufft.so.11"), ("cu13", "libcudart.so.13"),
+                             ("cuda_nvrtc", "libnvrtc.so.12")):
         path = tmp_path / package / "lib" / library
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

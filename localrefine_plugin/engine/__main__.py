@@ -64,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
     merge = add("merge", run_merge, "FSC, convergence and new references of one iteration")
     finish = add("finish", run_finish, "write the final maps, particles and report")
     report = add("report", run_report, "print the report as JSON")
+    selftest = add("selftest", run_selftest, "compare a GPU with the CPU: kernels, transforms, one tiny iteration")
+    _add_device(selftest)
+    _add_threads(selftest)
     for verb in (align, merge, finish, report):
         verb.add_argument("run", metavar="RUN", help="the run folder")
     for verb in (align, merge):
@@ -184,6 +187,13 @@ def run_report(options: argparse.Namespace) -> None:
     from .report import build_report
     from .run_folder import RunFolder
     _print_json(build_report(RunFolder(options.run)))
+
+
+def run_selftest(options: argparse.Namespace) -> None:
+    from .kernels.device import choose_device
+    from .selftest import report_lines
+    for line in report_lines(choose_device(options.device)):
+        print(line)
 
 
 def _check_run(options: argparse.Namespace) -> None:

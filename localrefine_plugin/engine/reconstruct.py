@@ -43,8 +43,9 @@ def enforce_hermitian(accumulator: Array) -> None:
 
 
 def working_bytes(box_size: int) -> int:
-    """Memory `reconstruct` takes besides the accumulator: padded spectrum, its copy, work space, padded map."""
-    return 16 * (PADDING * box_size) ** 3
+    """Memory `reconstruct` takes besides the accumulator: padded spectrum, its copy, cuFFT's work space, padded map
+    (4 times 4 bytes per padded voxel), and as much again for radii and profile in float64."""
+    return 32 * (PADDING * box_size) ** 3
 
 
 def reconstruct(accumulator: Array, box_size: int, max_shell: int, workers: int = 1) -> Array:

@@ -13,6 +13,7 @@ from .progress import ProgressBar, say
 from .records import Settings
 from .results import write_results
 from .run_folder import RunFolder, read_json, write_json
+from .selftest import ensure_tested
 from .state import load_motion, load_noise, load_particles, load_poses, measured, save_arrays, worker_count
 
 
@@ -62,6 +63,7 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
         return
     chosen = choose_device(device)
     say(f"iteration {iteration} half {half}: on {chosen.description}")
+    ensure_tested(chosen)
     with measured() as cost:
         resolved = read_json(folder.input)["resolved"]
         everything = load_particles(folder)

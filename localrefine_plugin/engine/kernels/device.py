@@ -51,10 +51,11 @@ def working_bytes(array: Any) -> int:
 
 @dataclass(frozen=True)
 class Device:
-    """Where arrays live. word: "cpu" or "cuda:N"; description: one line for a log."""
+    """Where arrays live. word: "cpu" or "cuda:N"; description: one line for a log; identity: card and software."""
 
     word: str
     description: str
+    identity: str = ""
 
     @property
     def on_card(self) -> bool:
@@ -154,10 +155,11 @@ def open_card(index: int) -> Device:
     free, total = cupy.cuda.runtime.memGetInfo()
     if not pool.get_limit():  # CUPY_GPU_MEMORY_LIMIT was not set
         pool.set_limit(size=int(MEMORY_SHARE * free))
-    return Device(f"cuda:{index}", (
-        f"GPU {index}: {driver['name']}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, compute capability "
-        f"{driver['capability']}, driver for CUDA {driver['version'] // 1000}.{driver['version'] % 1000 // 10}, "
-        f"CUDA {cuda}, CuPy {cupy.__version__}"))
+    software = (f"compute capability {driver['capability']}, driver for CUDA {driver['version'] // 1000}."
+                f"{driver['version'] % 1000 // 10}, CUDA {cuda}, CuPy {cupy.__version__}")
+    memory = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    name = driver["name"]
+    return Device(f"cuda:{index}", f"GPU {index}: {name}, {memory}, {software}", f"{name}, {software}")
 
 
 def one_line(error: BaseException) -> str:
