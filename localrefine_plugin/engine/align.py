@@ -23,6 +23,7 @@ from .motion_prior import Evidence, evidence_at, learn, precision_of
 from .noise import NoiseSums
 from .pixels import PixelList, half_plane_frequencies, last_column, pixel_list
 from .pose import exp_map, log_map, project
+from .progress import say
 from .reconstruct import PADDING, new_accumulator, reconstruct, working_bytes
 from .records import Particles, PoseTable
 from .reference import Reference, make_reference, slice_rows
@@ -188,7 +189,10 @@ def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray
         work.add(rows)
         progress(int(rows[-1]) + 1, len(particles))
 
-    in_batches(batch, len(particles), work.batch_size(), device)
+    size = work.batch_size()
+    if device.on_card:
+        say(f"{min(size, len(particles))} images at a time, about {size * work.bytes_per_image() / 2**30:.1f} GiB")
+    in_batches(batch, len(particles), size, device)
     result = work.result(row)
     device.release()
     return result
@@ -220,11 +224,14 @@ class HalfAlignment:
 
     def batch_size(self) -> int:
         """Images per batch: few megabytes on the host, half of the memory on a card."""
-        half_plane = self.images.shape[0] * self.images.shape[1]
         if not self.device.on_card:
-            return max(1, BATCH_BYTES // (36 * half_plane))
-        per_image = 80 * half_plane + 60 * len(self.pixels) + 40 * len(self.grid.rotations) * len(self.grid.shifts)
-        return int(max(1, min(LARGEST_BATCH, self.device.memory_bytes() // (2 * per_image))))
+            return max(1, BATCH_BYTES // (36 * self.images.shape[0] * self.images.shape[1]))
+        return int(max(1, min(LARGEST_BATCH, self.device.memory_bytes() // (2 * self.bytes_per_image()))))
+
+    def bytes_per_image(self) -> int:
+        """Most that an image takes on a card: transform, CTF and weights; what the search sees; scores and prior."""
+        half_plane = self.images.shape[0] * self.images.shape[1]
+        return 80 * half_plane + 60 * len(self.pixels) + 40 * len(self.grid.rotations) * len(self.grid.shifts)
 
     def add(self, rows: np.ndarray) -> None:
         """Align and insert these particles. Nothing is kept of them before all of it has fitted into memory."""

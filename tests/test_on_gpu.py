@@ -1,0 +1,45 @@
+"""On a machine with an NVIDIA GPU: the card against the CPU. `make test-gpu` runs these and fails without a GPU."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from experiments import experiment, write_inputs
+
+from localrefine_plugin.engine import refine as refine_module
+from localrefine_plugin.engine.files import read_map
+from localrefine_plugin.engine.kernels.device import choose_device
+from localrefine_plugin.engine.records import Settings
+from localrefine_plugin.engine.run_folder import read_json
+from localrefine_plugin.engine.selftest import selftest
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def card():
+    chosen = choose_device("cuda")
+    print(chosen.description)
+    return chosen
+
+
+def test_the_self_test_passes(card):
+    checks = selftest(card)
+    assert all(check.passed for check in checks), checks
+
+
+def test_a_whole_refinement_is_that_of_the_cpu(card, tmp_path):
+    inputs = write_inputs(tmp_path / "in", experiment(60, noise=0.5))
+    settings = Settings(max_iterations=2, rotation_extent_deg=12.0, shift_extent_angstrom=8.0)
+    runs = [refine_module.refine(*inputs, str(tmp_path / word), settings, device=word) for word in ("cuda", "cpu")]
+    on_card, on_cpu = (read_map(run.path / "final" / "map.mrc")[0] for run in runs)
+    assert np.linalg.norm(on_card - on_cpu) < 0.02 * np.linalg.norm(on_cpu)
+    assert read_json(runs[0].half_done(1, 1))["device"].startswith("GPU")
+
+
+def test_poses_do_not_change_from_run_to_run_but_for_rounding(card, tmp_path):
+    """Only the insertion's additions have no fixed order; the first iteration's poses see none of them."""
+    inputs = write_inputs(tmp_path / "in", experiment(40, noise=0.5))
+    settings = Settings(max_iterations=1, rotation_extent_deg=12.0, shift_extent_angstrom=8.0)
+    runs = [refine_module.refine(*inputs, str(tmp_path / str(i)), settings, device="cuda") for i in range(2)]
+    first, second = (np.load(run.poses(1, 1))["rotation"] for run in runs)
+    np.testing.assert_allclose(first, second, atol=1e-9)
