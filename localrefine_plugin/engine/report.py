@@ -16,8 +16,9 @@ def build_report(run: RunFolder) -> Dict[str, Any]:
     Keys: ``iterations`` (every iteration.json), ``halves`` (every half_H.json), ``input``, ``settings``,
     ``wall_seconds`` and ``cpu_seconds`` (summed over the steps, which may have run side by side),
     ``peak_memory_mb`` (of the largest step), ``warnings``, ``final_resolution_angstrom`` (of the best
-    iteration; empty before the first), ``advice`` (sentences on the best iteration), ``sharpening`` (of the final
-    map). A file that a killed step left unreadable is left out, with a warning.
+    iteration; empty before the first), ``expected_truth_resolution_angstrom`` (pose_blur.py; None before the
+    end), ``advice`` (sentences on the best iteration), ``sharpening`` (of the final map). A file that a killed
+    step left unreadable is left out, with a warning.
 
     Raises InputError when the folder holds no run.
     """
@@ -42,6 +43,9 @@ def build_report(run: RunFolder) -> Dict[str, Any]:
     best = _best(iterations)
     report["advice"] = list(best.get("advice", {}).values())
     report["final_resolution_angstrom"] = best.get("resolution_angstrom", {})
+    blur = _read(run.final("pose_blur.json"), warnings)
+    report["expected_truth_resolution_angstrom"] = blur.get("expected_resolution_angstrom")
+    report["advice"] += [blur["advice"]] if blur.get("advice") else []
     report["sharpening"] = _read(run.final("sharpening.json"), warnings)
     return report
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from .files import read_map, read_particles, write_map, write_particles
 from .fsc import read_fsc
+from .pose_blur import advice, blur_correlation, expected_map_to_truth, expected_resolution
 from .progress import say
 from .report import build_report
 from .run_folder import RunFolder, read_json, write_atomic, write_json
@@ -28,6 +29,7 @@ def write_results(run: RunFolder, workers: int) -> None:
     copy(run.fsc(k), run.final("fsc.star"))
     write_maps(run, k, workers)
     write_final_particles(run, k)
+    write_json(run.final("pose_blur.json"), pose_blur(run, k))
     write_json(run.report, build_report(run))
     say(f"results of iteration {k} are in {run.path / 'final'}")
 
@@ -44,6 +46,22 @@ def write_maps(run: RunFolder, iteration: int, workers: int) -> None:
     write_json(run.final("sharpening.json"), {
         "b_factor_applied": applied_b_factor(fit, b_factor), "b_factor_guinier": fit.b_factor,
         "guinier_correlation": fit.correlation, "guinier_shells": fit.shells})
+
+
+def pose_blur(run: RunFolder, iteration: int) -> Dict[str, Any]:
+    """κ and the FSC to the truth to be expected of the final map (pose_blur.py)."""
+    resolved = read_json(run.input)["resolved"]
+    volume, pixel_size = read_map(run.final("map.mrc"))
+    mask, _ = read_map(run.final("mask.mrc"))
+    curves = read_fsc(run.fsc(iteration))
+    reported = curves.resolutions()["corrected"]
+    tables = [t for t in (load_poses(run, iteration, half) for half in (1, 2)) if t is not None]
+    kappa = blur_correlation(volume, mask, curves.corrected, np.concatenate([t.covariance for t in tables]),
+                             np.concatenate([t.rotation for t in tables]), reported / pixel_size, resolved["seed"])
+    curve = expected_map_to_truth(curves.corrected, kappa, resolved["marginalize"])
+    expected = expected_resolution(curve, len(volume), pixel_size)
+    return {"expected_resolution_angstrom": expected, "expected_map_to_truth": curve.tolist(),
+            "kappa": kappa.tolist(), "advice": advice(expected, reported)}
 
 
 def write_final_particles(run: RunFolder, iteration: int) -> None:
