@@ -63,12 +63,12 @@ def search_plan(resolved: Dict[str, Any], particles: Particles, align_resolution
     learns = LEARNING.get(resolved["prior"], "")
     start, point = starting_prior(resolved, fulcrum, centre, pixel)
     covariance = start if learned is None else learned
-    rotation_extent, shift_extent = np.deg2rad(resolved["rotation_extent_deg"]), resolved["shift_extent_angstrom"] / pixel
+    extents = float(np.deg2rad(resolved["rotation_extent_deg"])), resolved["shift_extent_angstrom"] / pixel
     if learned is not None:
-        rotation_extent, shift_extent = learned_extents(resolved, learned, fulcrum - centre, rotation_extent, shift_extent)
+        extents = learned_extents(resolved, learned, fulcrum - centre, *extents)
     return SearchPlan(
         centre=centre, fulcrum=fulcrum, prior_point=point, mask_radius=resolved["mask_radius_angstrom"] / pixel,
-        rotation_extent=float(rotation_extent), shift_extent=float(shift_extent),
+        rotation_extent=float(extents[0]), shift_extent=float(extents[1]),
         motion_covariance=covariance, motion_floor=start, learn=learns,
         align_shell=align_shell_of(align_resolution, resolved, particles), marginalize=resolved["marginalize"],
         recenter_rotations=resolved["recenter_rotations"], recenter_shifts=resolved["recenter_shifts"],

@@ -47,8 +47,9 @@ def advice(expected: float, reported: float) -> str:
     """A sentence when the poses' uncertainty costs more than a twentieth of the reported resolution, else ""."""
     if expected <= WORTH_SAYING * reported:
         return ""
-    return (f"the half-maps agree to {reported:.2f} Å, but the uncertainty of the poses blurs both alike: against the "
-            f"true structure expect {expected:.2f} Å; a learned or narrower prior, a larger mask or more particles help")
+    return (f"the half-maps agree to {reported:.2f} Å, but the uncertainty of the poses blurs both alike: against "
+            f"the true structure expect {expected:.2f} Å; a learned or narrower prior, a larger mask or more "
+            "particles help")
 
 
 def blur_correlation(volume: np.ndarray, mask: np.ndarray, corrected: np.ndarray, covariance: np.ndarray,
