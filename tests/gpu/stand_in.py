@@ -212,7 +212,10 @@ def check_values(name: str, args: tuple, kwargs: dict) -> None:
         raise ValueError("zero-size array to reduction operation cupy_max which has no identity")
     if name in ("argsort", "sort") and kwargs.get("kind") not in (None, "stable"):
         raise ValueError("kind can only be None or 'stable'")
-    if name == "solve" and args[1].ndim not in (args[0].ndim, args[0].ndim - 1):
+    if name == "interp" and not args[0].flags.c_contiguous:
+        raise NotImplementedError("Non-C-contiguous x is currently not supported")
+    if name == "solve" and not (args[1].ndim in (args[0].ndim, args[0].ndim - 1)
+                                and args[0].shape[:-1] == args[1].shape[:args[0].ndim - 1]):
         raise ValueError("a must have (..., M, M) shape and b must have (..., M) or (..., M, K)")
 
 
