@@ -19,7 +19,7 @@ from .kernels.fft import rfft2
 from .kernels.gather import extract_slices
 from .kernels.insert import insert_slices
 from .marginalize import Insertions, best_only, posterior_insertions
-from .motion_prior import Evidence, evidence_at, learn, precision_of
+from .motion_prior import Evidence, LearnedMotion, evidence_at, examine, learn, precision_of
 from .noise import NoiseSums
 from .pixels import PixelList, half_plane_frequencies, last_column, pixel_list
 from .pose import exp_map, log_map, project
@@ -72,7 +72,7 @@ class HalfResult:
     half_map: np.ndarray
     poses: PoseTable
     noise_power: np.ndarray
-    motion_covariance: Optional[np.ndarray]
+    motion: Optional[LearnedMotion]
     phase_seconds: Dict[str, float]
 
 
@@ -278,11 +278,11 @@ class HalfAlignment:
                 self.accumulator = to_host(self.accumulator)
             half_map = to_host(reconstruct(self.accumulator, box, self.max_shell, self.workers))
         with self.clock("learn motion"):
-            motion_covariance = learned_motion(plan, self.evidence)
+            motion = learned_motion(plan, self.evidence)
         columns = {name: np.concatenate([t[name] for t in self.tables]) for name in self.tables[0]}
         if plan.per_particle_scale:
             columns["scale"] = refitted_scales(self.matches, self.previous)
-        return HalfResult(half_map, PoseTable(row=row, **columns), self.noise.power(), motion_covariance,
+        return HalfResult(half_map, PoseTable(row=row, **columns), self.noise.power(), motion,
                           self.clock.seconds)
 
 
@@ -295,13 +295,13 @@ def motion_of(plan: SearchPlan, rotation0: np.ndarray) -> Motion:
                   plan.fulcrum - plan.centre, plan.rotation_extent, plan.shift_extent)
 
 
-def learned_motion(plan: SearchPlan, evidence: List[Evidence]) -> Optional[np.ndarray]:
-    """The motion's covariance from all batches of this half, as the plan asks."""
+def learned_motion(plan: SearchPlan, evidence: List[Evidence]) -> Optional[LearnedMotion]:
+    """What all batches of this half tell of the motion, if the plan asks."""
     if plan.motion_covariance is None or plan.motion_floor is None or not plan.learn:
-        return plan.motion_covariance
+        return None
     joined = Evidence(*(np.concatenate([getattr(e, name) for e in evidence])
                         for name in ("rotation0", "curvature", "pull")))
-    return learn(joined, plan.motion_covariance, plan.motion_floor, plan.learn == "isotropic")
+    return examine(joined, learn(joined, plan.motion_covariance, plan.motion_floor, plan.learn == "isotropic"))
 
 
 def search_centre(particles: Particles, previous: Optional[PoseTable], plan: SearchPlan,

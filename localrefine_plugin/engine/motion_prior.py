@@ -11,12 +11,12 @@ curvature H (Gauss–Newton) and maximum y. Expectation–maximisation over Σ:
 with n₀ pseudo-particles of the starting Σ₀ (an inverse-Wishart floor). The robust weights r keep junk
 from widening Σ (Lange, Little & Taylor 1989, doi:10.1080/01621459.1989.10478852). Σ contains the
 widths of the motion, its hinge and the hinge's axis: with Σ = [A Cᵀ; C D], d ≈ C A⁻¹ w is a rotation
-about the point h with [−h]× = C A⁻¹ as nearly as it can be.
+about the point h with [−h]× = C A⁻¹ as nearly as it can be. docs/motion-prior.md has the picture.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Dict, Tuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from .search import inverse_right_jacobian
 STUDENT_NU = 8.0
 SWEEPS = 15
 PSEUDO_PARTICLES = 5.0  # 50 of them, at twice the width, moved the hinge of 1,000 particles by 12 Å on `mid`
-GAUSSIAN_CONSISTENCY = 1.15  # Gaussian motion has this many times the Σ at which ⟨r x xᵀ⟩ = Σ, for ν = 8 in six dimensions
+GAUSSIAN_CONSISTENCY = 1.15  # Gaussian motion has 1.15 times the Σ at which ⟨r x xᵀ⟩ = Σ, for ν = 8 in six dimensions
 MOST_PARTICLES = 4000  # more add nothing to 21 numbers; keeps the cost constant
 SMALLEST_SIGMA_RAD, SMALLEST_SIGMA_PX = np.deg2rad(0.05), 0.02
 
@@ -48,6 +48,36 @@ class Evidence:
         rows = np.unique(np.linspace(0, len(self.pull) - 1, most).astype(int))
         return Evidence(self.rotation0[rows], self.curvature[rows], self.pull[rows])
 
+    def in_body_frame(self) -> Tuple[np.ndarray, np.ndarray]:
+        """BᵀHB (n, 6, 6) and BᵀHy (n, 6)."""
+        b = seen_in_projection(self.rotation0)
+        bt = np.swapaxes(b, 1, 2)
+        return bt @ self.curvature @ b, (bt @ self.pull[..., None])[..., 0]
+
+
+@dataclass(frozen=True)
+class LearnedMotion:
+    """What one half-set tells of the motion, all about the mask centre, in (w in rad, d in px).
+
+    Attributes
+    ----------
+    covariance : Σ (6, 6).
+    error : (21, 21) covariance of the symmetric A (upper triangle, row by row) in Σ' = L exp(A) Lᵀ, Σ = L Lᵀ:
+        how uncertain Σ is.
+    mean, mean_error : (6,) the mean motion and its covariance (6, 6).
+    along_axes : (n, 2) of each particle, its motion along the first principal axis of rotation and along that of
+        displacement, divided by what their standard deviation would be if the motion were Gaussian.
+    """
+
+    covariance: np.ndarray
+    error: np.ndarray
+    mean: np.ndarray
+    mean_error: np.ndarray
+    along_axes: np.ndarray
+
+    def columns(self) -> Dict[str, np.ndarray]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
 
 def isotropic_covariance(rotation_deg: float, shift_px: float) -> np.ndarray:
     """Σ (6, 6) of independent rotation and displacement, the same in every direction."""
@@ -65,8 +95,24 @@ def seen_in_projection(rotation0: np.ndarray) -> np.ndarray:
 def precision_of(covariance: np.ndarray, rotation0: np.ndarray) -> np.ndarray:
     """Q = (B Σ Bᵀ)⁻¹ (n, 5, 5), the prior of each image in (w, in-plane displacement)."""
     b = seen_in_projection(rotation0)
-    precision: np.ndarray = np.linalg.inv(b @ covariance @ np.swapaxes(b, 1, 2))
-    return precision
+    return inverses(b @ covariance @ np.swapaxes(b, 1, 2))
+
+
+def inverses(matrices: np.ndarray) -> np.ndarray:
+    """Inverses (n, k, k) of matrices whose symmetric part is positive: Gauss–Jordan, all of them at once.
+
+    numpy.linalg.inv hands LAPACK one after the other, and a threaded OpenBLAS starts its threads for each: 7 times
+    slower on two cores for 6 × 6, and other last bits with another number of threads.
+    """
+    out = np.array(matrices, dtype=np.float64)
+    for k in range(out.shape[-1]):
+        pivot, column = out[:, k, k].copy(), out[:, :, k].copy()
+        row = out[:, k] / pivot[:, None]
+        out -= column[:, :, None] * row[:, None]
+        out[:, k] = row
+        out[:, :, k] = -column / pivot[:, None]
+        out[:, k, k] = 1 / pivot
+    return out
 
 
 def evidence_at(rotation0: np.ndarray, w: np.ndarray, shift: np.ndarray, curvature: np.ndarray,
@@ -77,11 +123,16 @@ def evidence_at(rotation0: np.ndarray, w: np.ndarray, shift: np.ndarray, curvatu
     that of right increments of R; it is carried to w by the right Jacobian.
     """
     to_w = np.zeros((len(w), 5, 5))
-    to_w[:, :3, :3] = np.linalg.inv(inverse_right_jacobian(w))
+    to_w[:, :3, :3] = inverses(inverse_right_jacobian(w))
     to_w[:, 3, 3] = to_w[:, 4, 4] = 1
     h = np.swapaxes(to_w, 1, 2) @ curvature @ to_w
     x = np.concatenate([w, shift], axis=1)
     return Evidence(rotation0, h, ((h + precision) @ x[..., None])[..., 0])
+
+
+def inverse(matrix: np.ndarray) -> np.ndarray:
+    """`inverses` of one matrix (k, k)."""
+    return inverses(matrix[None])[0]
 
 
 def learn(evidence: Evidence, start: np.ndarray, floor: np.ndarray, isotropic: bool = False) -> np.ndarray:
@@ -89,10 +140,7 @@ def learn(evidence: Evidence, start: np.ndarray, floor: np.ndarray, isotropic: b
 
     ``isotropic`` keeps two widths only, one of rotation and one of displacement.
     """
-    evidence = evidence.some(MOST_PARTICLES)
-    b = seen_in_projection(evidence.rotation0)
-    bt = np.swapaxes(b, 1, 2)
-    information, pull = bt @ evidence.curvature @ b, (bt @ evidence.pull[..., None])[..., 0]
+    information, pull = evidence.some(MOST_PARTICLES).in_body_frame()
     covariance = start / GAUSSIAN_CONSISTENCY
     for _ in range(SWEEPS):
         covariance = em_sweep(information, pull, covariance, floor)
@@ -102,17 +150,72 @@ def learn(evidence: Evidence, start: np.ndarray, floor: np.ndarray, isotropic: b
     return floored(GAUSSIAN_CONSISTENCY * covariance)
 
 
+def expected(information: np.ndarray, pull: np.ndarray,
+             covariance: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """E step: m (n, 6), Λ⁻¹ (n, 6, 6) and the Student-t weights r (n,)."""
+    precision = inverse(covariance)
+    spread = inverses(information + precision)
+    mean = (spread @ pull[..., None])[..., 0]
+    distance = np.einsum("ij,nij->n", precision, spread) + np.einsum("ni,ij,nj->n", mean, precision, mean)
+    return mean, spread, (STUDENT_NU + 6) / (STUDENT_NU + distance)
+
+
 def em_sweep(information: np.ndarray, pull: np.ndarray, covariance: np.ndarray, floor: np.ndarray) -> np.ndarray:
     """One E and M step; ``information`` BᵀHB (n, 6, 6), ``pull`` BᵀHy (n, 6)."""
-    inverse = np.linalg.inv(covariance)
-    spread = np.linalg.inv(information + inverse)
-    mean = (spread @ pull[..., None])[..., 0]
-    moment = mean[:, :, None] * mean[:, None, :] + spread
-    distance = np.einsum("ij,nij->n", inverse, moment)
-    weight = (STUDENT_NU + 6) / (STUDENT_NU + distance)
-    total = PSEUDO_PARTICLES * floor + np.einsum("n,nij->ij", weight, moment)
+    mean, spread, weight = expected(information, pull, covariance)
+    # einsum: the sums of a threaded BLAS depend on the number of threads
+    total = PSEUDO_PARTICLES * floor + np.einsum("n,nij->ij", weight, spread)
+    total += np.einsum("ni,nj->ij", weight[:, None] * mean, mean)
     result: np.ndarray = total / (PSEUDO_PARTICLES + len(mean))
     return result
+
+
+def examine(evidence: Evidence, covariance: np.ndarray) -> LearnedMotion:
+    """Errors, mean and shape of the motion whose ``covariance`` has been learned from this evidence."""
+    information, pull = evidence.some(MOST_PARTICLES).in_body_frame()
+    of_students = covariance / GAUSSIAN_CONSISTENCY
+    mean, spread, weight = expected(information, pull, of_students)
+    motion, motion_error = mean_motion(mean, spread, weight, of_students)
+    gaussian = expected(information, pull, covariance)
+    return LearnedMotion(covariance, learning_error(mean, spread, weight, of_students), motion, motion_error,
+                         along_first_axes(gaussian[0], gaussian[1], covariance))
+
+
+def learning_error(mean: np.ndarray, spread: np.ndarray, weight: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """(21, 21) error of Σ as in LearnedMotion, from the empirical Fisher information.
+
+    In A the score of particle i is ½ (r L⁻¹ (m mᵀ + Λ⁻¹) L⁻ᵀ − I), and the information the sum of its squares
+    (Meilijson 1989, J. R. Stat. Soc. B 51, 127); what is missing from an image is missing from its score. The
+    pseudo-particles count as complete ones.
+    """
+    whiten = inverse(np.linalg.cholesky(covariance))
+    moment = whiten @ (mean[:, :, None] * mean[:, None] + spread) @ whiten.T
+    score = 0.5 * (weight[:, None, None] * moment - np.eye(6))
+    row, column = np.triu_indices(6)
+    scores = score[:, row, column] * np.where(row == column, 1, 2)
+    information = np.einsum("ni,nj->ij", scores, scores) + PSEUDO_PARTICLES * np.diag(np.where(row == column, 0.5, 1.0))
+    return inverse(information)
+
+
+def mean_motion(mean: np.ndarray, spread: np.ndarray, weight: np.ndarray,
+                covariance: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Generalised least squares of the mean motion (6,) and its covariance: y_i ~ N(B μ, B Σ Bᵀ + H⁻¹).
+
+    Bᵀ (BΣBᵀ + H⁻¹)⁻¹ B = Σ⁻¹ − Σ⁻¹ Λ⁻¹ Σ⁻¹, and with y instead of the last B it is Σ⁻¹ m.
+    """
+    precision = inverse(covariance)
+    information = weight.sum() * precision - precision @ np.einsum("n,nij->ij", weight, spread) @ precision
+    error = inverse(information + PSEUDO_PARTICLES * precision)
+    return error @ precision @ np.einsum("n,ni->i", weight, mean), error
+
+
+def along_first_axes(mean: np.ndarray, spread: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """(n, 2) aᵀm / sqrt(aᵀ(Σ − Λ⁻¹)a) for the first principal axis a of rotation and that of displacement."""
+    axes = np.zeros((6, 2))
+    axes[:3, 0] = np.linalg.eigh(covariance[:3, :3])[1][:, -1]
+    axes[3:, 1] = np.linalg.eigh(covariance[3:, 3:])[1][:, -1]
+    told = np.einsum("ik,nij,jk->nk", axes, covariance - spread, axes)
+    return (mean @ axes) / np.sqrt(np.maximum(told, 1e-9 * np.einsum("ik,ij,jk->k", axes, covariance, axes)))
 
 
 def floored(covariance: np.ndarray) -> np.ndarray:

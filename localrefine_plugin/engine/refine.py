@@ -72,8 +72,9 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
         before = read_json(folder.iteration_done(iteration - 1))
         mask, _ = read_map(folder.mask_in_use(iteration - 1))
         reference_map, _ = read_map(folder.reference(iteration - 1, half))
+        motion = load_motion(folder, iteration - 1, half)
         plan = search_plan(resolved, particles, before["align_resolution_angstrom"],
-                           load_motion(folder, iteration - 1, half))
+                           None if motion is None else motion.covariance)
         bar = ProgressBar(f"iteration {iteration} half {half}: align and insert", len(particles))
         with ImageReader(particles) as reader:
             result = align_half(particles, row, reader.read, reference_map, mask,
@@ -83,8 +84,8 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
         write_map(folder.half_map(iteration, half), result.half_map, particles.pixel_size)
         save_arrays(folder.poses(iteration, half), **result.poses.columns())
         save_arrays(folder.noise(iteration, half), power=result.noise_power)
-        if plan.learn and result.motion_covariance is not None:
-            save_arrays(folder.motion(iteration, half), covariance=result.motion_covariance)
+        if result.motion is not None:
+            save_arrays(folder.motion(iteration, half), **result.motion.columns())
     write_json(folder.half_done(iteration, half), dict(
         iteration=iteration, half=half, particles=len(particles), phase_seconds=result.phase_seconds,
         device=chosen.description, **cost))

@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterator, Optional
 
 import numpy as np
 
+from .motion_prior import LearnedMotion
 from .records import OpticsGroup, Particles, PoseTable
 from .run_folder import RunFolder, read_json, write_atomic
 
@@ -52,13 +53,12 @@ def load_poses(run: RunFolder, iteration: int, half: int) -> Optional[PoseTable]
         return PoseTable(**{name: stored[name] for name in PoseTable.column_names() if name in stored})
 
 
-def load_motion(run: RunFolder, iteration: int, half: int) -> Optional[np.ndarray]:
-    """The motion's covariance (6, 6) learned in an iteration, or None."""
+def load_motion(run: RunFolder, iteration: int, half: int) -> Optional[LearnedMotion]:
+    """The motion learned in an iteration, or None."""
     if not run.motion(iteration, half).exists():
         return None
     with np.load(run.motion(iteration, half), allow_pickle=False) as stored:
-        covariance: np.ndarray = stored["covariance"]
-    return covariance
+        return LearnedMotion(**stored)
 
 
 def load_noise(run: RunFolder, iteration: int, half: int) -> np.ndarray:
