@@ -1,0 +1,92 @@
+"""The benchmarks' own arithmetic: costs of processes, sections of a page, frames of cropped images, the C++ judge."""
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import require_program
+
+from benchmarks import measure, operators, page, relion, scaling, truth
+from examples.simulate import Poses
+from localrefine_plugin.engine.pose import random_rotations
+
+
+def test_cost_counts_children_and_grandchildren(tmp_path):
+    """A shell whose child burns a second of CPU, with 100 MB held in the grandchild."""
+    burn = ("import time; held = bytearray(b'x') * 100_000_000\n"
+            "while time.process_time() < 1.0: pass")
+    cost = measure.run_measured(["sh", "-c", f'{sys.executable} -c "{burn}"; true'], tmp_path / "log", "0")
+    assert 0.95 < cost.cpu_seconds < 2.0
+    assert cost.peak_memory_mb > 100
+    assert cost.finished
+    assert cost.cpu_at(cost.samples[0][0] - 1) <= cost.cpu_at(cost.samples[-1][0] + 1)
+
+
+def test_a_command_that_fails_is_an_error(tmp_path):
+    with pytest.raises(RuntimeError, match="failed"):
+        measure.run_measured(["false"], tmp_path / "log", "0")
+
+
+def test_a_command_is_ended_at_its_limit(tmp_path):
+    cost = measure.run_measured(["sleep", "60"], tmp_path / "log", "0", limit_seconds=0.3)
+    assert not cost.finished
+    assert cost.wall_seconds < 30
+
+
+def test_process_line_with_a_difficult_name():
+    text = Path(f"/proc/{os.getpid()}/stat").read_text()
+    hard = text.replace(text[text.index("("):text.rindex(")") + 1], "(a b) c) S 1)")
+    assert measure.parse_stat(hard) == measure.parse_stat(text)
+    assert measure.parse_stat(text).session == os.getsid(0)
+
+
+def test_section_is_replaced_and_the_rest_kept():
+    text = page.replace_section("# Title\n", "one", "first")
+    text = page.replace_section(text, "two", "second")
+    text = page.replace_section(text, "one", "third")
+    assert "first" not in text and text.index("third") < text.index("second") and text.startswith("# Title\n")
+    assert page.replace_section(text, "one", "third") == text
+
+
+def test_pose_of_a_crop_is_that_of_the_whole_image():
+    """Crops at whole pixels about a projected point: the planted poses come back in the frame of the images."""
+    rng, pixel, centre = np.random.default_rng(3), 2.5, np.array([31.0, -18.0, 9.0])
+    start = Poses(random_rotations(20, rng), rng.uniform(-9, 9, (20, 2)))
+    refined = Poses(random_rotations(20, rng), rng.uniform(-9, 9, (20, 2)))
+
+    def seen(poses: Poses) -> np.ndarray:
+        return poses.position + (poses.rotation @ centre)[:, :2]
+    crop = pixel * np.rint(seen(start) / pixel)
+    found, given = (Poses(poses.rotation, seen(poses) - crop) for poses in (refined, start))
+    back = relion.in_whole_images(found, given, start, centre, pixel)
+    np.testing.assert_allclose(back.position, refined.position, atol=1e-9)
+    with pytest.raises(RuntimeError, match="whole pixels"):
+        relion.in_whole_images(found, given, start, centre + 1.0, pixel)
+
+
+def test_cropped_cube_holds_the_point_at_its_centre():
+    volume = np.zeros((20, 20, 20), np.float32)
+    volume[13, 8, 11] = 1
+    cube = truth.cropped(volume, np.array([1.0, -2.0, 3.0]), 8)
+    assert np.unravel_index(cube.argmax(), cube.shape) == (4, 4, 4)
+    assert cube.max() == pytest.approx(1, abs=1e-5)
+
+
+def test_growth_of_a_line():
+    runs = [scaling.Run(n, 64, 3.0 + 2 * 0.002 * n, 0, 0, {}, 0, 0) for n in (1000, 3000, 10000)]
+    assert scaling.growth(runs) == pytest.approx((3.0, 2.0))
+
+
+def test_operators_equal_plain_cpp():
+    require_program("g++")
+    problem = operators.Problem(operators.Shape(box=32, align_shell=13, grid_shell=7, images=8, rotations=10, shifts=6))
+    with tempfile.TemporaryDirectory() as folder:
+        judge = problem.judge(operators.compiled(("-O1",), Path(folder)))
+        for name, ours in problem.ours().items():
+            found = ours().copy()
+            assert operators.difference(found, judge[name]()) < operators.TOLERANCE, name
+            assert np.abs(found).max() > 0
