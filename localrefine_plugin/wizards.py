@@ -12,6 +12,7 @@ from matplotlib.backends.backend_tkagg import FigureCanvasTkAgg
 from matplotlib.figure import Figure
 from pyworkflow.gui.dialog import RESULT_YES, Dialog, showError, showInfo
 from pyworkflow.wizard import Wizard
+from scipy import ndimage
 
 from . import wizard_values
 from .protocols import ProtLocalRefine
@@ -19,6 +20,7 @@ from .protocols.form_local_refine import FULCRUM_AXES, FULCRUM_CHOICES
 from .viewers.map_plots import outline, slice_of
 from .viewers.plots import VERMILION
 
+SMOOTH_PX = 1.2  # of the picture only: an unfiltered map is too noisy to find a hinge in
 PLANES = ((0, "xy", (0, 1)), (1, "xz", (0, 2)), (2, "yz", (1, 2)))  # array axis cut, name, coordinates shown
 
 
@@ -34,7 +36,7 @@ class FulcrumDialog(Dialog):
 
     def __init__(self, parent: Any, density: np.ndarray, mask: Optional[np.ndarray], start_px: Sequence[float],
                  places: Dict[str, Sequence[float]]):
-        self._density, self._mask, self._places = density, mask, places
+        self._density, self._mask, self._places = ndimage.gaussian_filter(density, SMOOTH_PX), mask, places
         self.point_px = [float(v) for v in start_px]
         super().__init__(parent, "Fulcrum: the point the sub-volume turns about", default="")
 

@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import sys
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
 from pwem.objects import SetOfFSCs, SetOfParticles, Volume, VolumeMask
 from pwem.protocols import ProtRefine3D
@@ -278,7 +278,7 @@ class ProtLocalRefine(ProtRefine3D):
         if not lines:
             return [self.summaryVar.get() or "Not started yet."]
         if self.isActive():
-            lines += last_log_line(self.getStdoutLog())
+            lines += run_state.live_line(self.getStdoutLog())
         if os.path.exists(self.html_report_path()):
             lines.append(f"Report with pictures: {self.getFileTag(self.html_report_path())}")
         return lines
@@ -377,18 +377,3 @@ def prior_sentence(state: run_state.RunState) -> str:
         return "No prior was used within the search extents."
     return (f"A Gaussian prior of {state.settings.get('prior_rotation_deg')}° and "
             f"{state.settings.get('prior_shift_angstrom')} Å (standard deviations) about the input poses was used.")
-
-
-def last_log_line(path: Optional[str], tail: int = 4096) -> List[str]:
-    """The last line a running engine printed (progress bars rewrite theirs with a carriage return)."""
-    try:
-        with open(path or "", "rb") as handle:
-            handle.seek(0, os.SEEK_END)
-            handle.seek(max(0, handle.tell() - tail))
-            text = handle.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    lines = [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
-    return [f"Now: {lines[-1]}"] if lines else []
-
-

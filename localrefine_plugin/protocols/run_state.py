@@ -5,6 +5,8 @@ Whatever is missing, half-written or corrupt reads as "not there"; nothing here 
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -12,6 +14,7 @@ import numpy as np
 
 from ..engine.run_folder import RunFolder
 
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Scipion's log is written for a terminal
 CURVES = ("unmasked", "spherical", "loose", "tight", "corrected")
 
 
@@ -95,11 +98,15 @@ class RunState:
         """The mask of the FSC of an iteration, which is not the one given when it is dynamic."""
         return read_map(self.folder.mask_in_use(k))
 
+    def motion(self, k: int, half: int) -> Optional[np.ndarray]:
+        """(6, 6) covariance (rad, px) of the motion that a learned prior found in an iteration; or None."""
+        found = (read_npz(self.folder.motion(k, half)) or {}).get("covariance") if k > 0 else None
+        return found if found is not None and found.shape == (6, 6) and np.isfinite(found).all() else None
+
     def learned_rotation(self, k: int) -> Optional[np.ndarray]:
         """(3, 3) covariance in rad² of the rotation that a learned prior found, mean of the half-sets; or None."""
-        found = [(read_npz(self.folder.motion(k, half)) or {}).get("covariance") for half in (1, 2)]
-        kept = [value[:3, :3] for value in found if value is not None and value.shape == (6, 6)]
-        return np.mean(kept, axis=0) if kept and np.isfinite(kept).all() else None
+        found = [motion[:3, :3] for motion in (self.motion(k, half) for half in (1, 2)) if motion is not None]
+        return np.mean(found, axis=0) if found else None
 
     def half(self, k: int, half: int) -> Dict[str, Any]:
         return read_json(self.folder.half_done(k, half))
@@ -227,3 +234,31 @@ def auto_lines(state: RunState) -> List[str]:
 
 def angstrom(value: Optional[float]) -> str:
     return "not known" if value is None else f"{value:.2f} Å"
+
+
+STEPS = {"convertInputStep": "writing the input", "prepareStep": "checking the input", "alignStep": "aligning",
+         "mergeStep": "FSC and next references", "finishStep": "writing the results", "createOutputStep": "outputs"}
+ENGINE_WORDS = ("iteration ", "checking ", "alignment will ", "results ")
+
+
+def live_line(path: Optional[str], tail: int = 8192) -> List[str]:
+    """What a running engine is doing, from the end of its log: its last line, or the step that has begun since.
+
+    Scipion's own lines (commands, colours) are left out; a progress bar on a terminal rewrites its line with a
+    carriage return.
+    """
+    try:
+        with open(path or "", "rb") as handle:
+            handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, handle.tell() - tail))
+            text = handle.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    for line in reversed(text.replace("\r", "\n").split("\n")):
+        words = COLOUR.sub("", line).strip()
+        if words.startswith(ENGINE_WORDS):
+            return [f"Now: {words}"]
+        step = words[len("STARTED: "):].split(",")[0] if words.startswith("STARTED: ") else ""
+        if step in STEPS:
+            return [f"Now: {STEPS[step]}"]
+    return []

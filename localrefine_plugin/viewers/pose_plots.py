@@ -104,13 +104,11 @@ def posterior_spread(covariance: np.ndarray, pixel_size: float) -> Tuple[np.ndar
 
 
 def uncertainty_advice(halves: Dict[int, Poses], spreads: Dict[int, Tuple[np.ndarray, np.ndarray]]) -> str:
-    """Whether the rotations found are larger than what is not known of them."""
+    """The rotations found beside what is not known of them."""
     change = np.median(np.concatenate([norms(table["rotation_change_deg"]) for table in halves.values()]))
     known = np.nanmedian(np.concatenate([both[0] for both in spreads.values()]))
-    text = f"The median rotation is {change:.1f}°, known to {known:.1f}°: "
-    if change > 1.5 * known:
-        return text + "the images tell the motion."
-    return text + "the images hardly tell the motion. A smaller prior, a larger mask or more signal would help."
+    return (f"The median rotation is {change:.1f}°, and a rotation is known to {known:.1f}°. Changes smaller than the "
+            "uncertainty are noise; one that grows over the iterations is a warning.")
 
 
 def _legend_above(figure: Figure, axes: Any) -> None:

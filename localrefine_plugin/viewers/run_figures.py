@@ -88,12 +88,27 @@ def fsc_history(state: RunState, _k: int, _other: Other) -> Figure:
 
 
 def pose_change(state: RunState, k: int, other: Other) -> Figure:
-    settings = {key: state.setting(key) for key in POSE_SETTINGS}
+    settings = dict({key: state.setting(key) for key in POSE_SETTINGS}, **searched_extents(state, k))
     overlay = None
     if other is not None:
         overlay = (other[0], _poses(other[1], chosen_iteration(other[1])))
     return pose_plots.pose_change_figure(_poses(state, k), settings, f"Change from the input poses, iteration {k}",
                                          overlay, _advice(state, k, POSE_TOPICS), state.learned_rotation(k))
+
+
+def searched_extents(state: RunState, k: int) -> Dict[str, float]:
+    """The extents of the search of iteration k where a learned prior has narrowed them ({} where not)."""
+    from ..engine.plan import learned_extents
+    motions = [motion for motion in (state.motion(k - 1, half) for half in (1, 2)) if motion is not None]
+    pixel_size, resolved = state.input.get("pixel_size"), state.resolved
+    if not motions or not pixel_size:
+        return {}
+    # as engine.plan.search_plan does: the motion learned is that of the mask centre, rounded to a voxel
+    to_fulcrum = np.array(resolved["fulcrum_px"]) - np.rint(resolved["mask_centre_px"])
+    widest = np.deg2rad(resolved["rotation_extent_deg"]), resolved["shift_extent_angstrom"] / pixel_size
+    found = [learned_extents(resolved, motion, to_fulcrum, *widest) for motion in motions]
+    rotation, shift = np.max(found, axis=0)
+    return {"rotation_extent_deg": float(np.rad2deg(rotation)), "shift_extent_angstrom": float(shift * pixel_size)}
 
 
 def pose_uncertainty(state: RunState, k: int, _other: Other) -> Figure:

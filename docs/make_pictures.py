@@ -1,0 +1,213 @@
+"""Every picture of docs/tutorial.md and docs/choosing-parameters.md, made by doing what they say.
+
+    .venv/bin/python docs/make_pictures.py [FOLDER]     (FOLDER keeps data and project; tutorial_output)
+
+Runs on a virtual screen (Xvfb, openbox, ImageMagick) and takes a few minutes. Writes docs/images/*.png.
+"""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from examples import screen, simulate, tutorial  # noqa: E402
+from examples.headless import set_environment  # noqa: E402
+
+IMAGES = HERE / "images"
+COLOURS = 64  # of a palette: small files, and text stays sharp
+NOISY = simulate.Options(snr=0.03, seed=2)
+FREE = {"prior": "off", "rotation_extent_deg": 20.0, "shift_extent_angstrom": 10.0, "max_iterations": 5}
+
+
+def main(folder: str = "tutorial_output") -> int:
+    output = Path(folder).resolve()
+    IMAGES.mkdir(exist_ok=True)
+    if not (output / "data" / "truth.json").exists():
+        simulate.simulate(output / "data", tutorial.OPTIONS)
+    set_environment(output)
+    with screen.virtual_screen() as display:
+        os.environ["DISPLAY"] = display
+        of_the_tutorial(tutorial.project_of(output))
+    of_the_parameters(output)
+    for path in sorted(IMAGES.glob("*.png")):
+        print(f"{path.stat().st_size / 1024:6.0f} kB  {path.name}")
+    return 0
+
+
+def shot(window: Any, name: str, geometry: str = "", seconds: float = 0.8) -> None:
+    path = IMAGES / f"{name}.png"
+    screen.photograph(window, path, geometry, seconds)
+    shrink(path)
+
+
+def shrink(path: Path) -> None:
+    from PIL import Image
+    Image.open(path).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+# ---------------------------------------------------------------- tutorial
+
+def of_the_tutorial(project: Any) -> None:
+    from pyworkflow import Config
+    from pyworkflow.gui.project import ProjectWindow
+    Config.getDomain().getViewers()
+    protocol = next(run for run in project.getRuns() if run.getClassName() == "ProtLocalRefine")
+    window = ProjectWindow(project.path)
+    shot(window.root, "project", "1150x700+0+0", 3)
+    window.root.withdraw()
+    if not protocol.isFinished():  # else the project is one of an earlier time: only its results are pictured
+        of_the_form(protocol)
+        project.launchProtocol(protocol, wait=False)
+        wait_until(lambda: len(protocol.run_state().iterations) > 1)
+        shot_of_the_run(window, protocol, "running")
+        wait_until(lambda: not updated(project, protocol).isActive())
+    shot_of_the_run(window, protocol, "finished")
+    of_the_viewer(project, protocol)
+    window.root.destroy()
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 600) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > end:
+            raise TimeoutError("the run of the tutorial does not get on")
+        time.sleep(1)
+
+
+def updated(project: Any, protocol: Any) -> Any:
+    project._updateProtocol(protocol)
+    return protocol
+
+
+def shot_of_the_run(window: Any, protocol: Any, name: str) -> None:
+    """The project window with the run selected: its box and its summary."""
+    view = window.getViewWidget()
+    view.updateRunsGraph(refresh=True)
+    view._selectItemProtocol(next(run for run in window.project.getRuns() if run.getObjId() == protocol.getObjId()))
+    view._updateSelection()
+    shot(window.root, name, "1150x800+0+0", 2)
+    window.root.withdraw()
+
+
+def of_the_form(protocol: Any) -> None:
+    """The form's tabs, each wizard, and what the wizards filled in."""
+    import pyworkflow.gui.project  # noqa: F401  (first: pyworkflow.gui.form alone cannot be imported)
+    from pyworkflow.gui.form import FormWindow
+    form = FormWindow("local refinement", protocol, lambda *args: None, None)
+    form.adjustSize()
+    tabs = screen.notebooks(form.root)[0]
+
+    def show(number: int, name: str) -> None:
+        tabs.select(tabs.tabs()[number])
+        shot(form.root, name, "820x720+0+0")
+    show(0, "form_input")
+    of_the_wizards(form)
+    for number, name in ((1, "form_alignment"), (2, "form_refinement"), (3, "form_mask")):
+        show(number, name)
+    form.root.destroy()
+
+
+def of_the_wizards(form: Any) -> None:
+    from localrefine_plugin import wizards
+
+    class Driven(wizards.FulcrumDialog):
+        def wait_window(self, *_args: Any) -> None:
+            shot(self, "wizard_fulcrum")
+            self._handleResult(wizards.RESULT_YES)
+    original, wizards.FulcrumDialog = wizards.FulcrumDialog, Driven
+    before = form.protocol.fulcrum.get()
+    wizards.FulcrumWizard().show(form)
+    form.setVar("fulcrum", before)  # the tutorial keeps the centre of the mask
+    wizards.FulcrumDialog = original
+    wizards.InitialLowpassWizard().show(form)
+    photograph_dialog(wizards.MaskWizard(), form, "wizard_mask")
+
+
+def photograph_dialog(wizard: Any, form: Any, name: str) -> None:
+    """A message of a wizard, closed after its photograph."""
+    from pyworkflow.gui import dialog
+    original = dialog.Dialog.wait_window
+
+    def wait_window(self: Any, *_args: Any) -> None:
+        shot(self, name)
+        self.destroy()
+    dialog.Dialog.wait_window = wait_window
+    wizard.show(form)
+    dialog.Dialog.wait_window = original
+
+
+def of_the_viewer(project: Any, protocol: Any) -> None:
+    from localrefine_plugin.viewers import LocalRefineViewer
+    viewer = LocalRefineViewer(project=project, protocol=protocol)
+    with screen.forms_without_loop() as opened:
+        viewer.visualize(protocol)
+    window = opened[0]
+    window.adjustSize()
+    shot(window.root, "viewer", "640x760+0+0")
+    for name in ("fsc", "fsc_history", "progress", "pose_change", "pose_uncertainty", "axis_change", "orientations",
+                 "map_slices", "filter_resolution", "noise"):
+        picture = viewer._getVisualizeDict()[name](name)[0].show()
+        shot(picture, f"viewer_{name}")
+        picture.destroy()
+    window.root.destroy()
+
+
+# ---------------------------------------------------------------- choosing parameters
+
+def of_the_parameters(output: Path) -> None:
+    """The same noisy particles refined with the defaults, and without a prior within wide extents."""
+    data = output / "noisy"
+    if not (data / "truth.json").exists():
+        simulate.simulate(data, NOISY)
+    runs = {name: refine(data, output / name, settings)
+            for name, settings in (("good", {"max_iterations": 5}), ("overfitted", FREE))}
+    from localrefine_plugin.viewers.run_figures import draw, picture_of
+    other = ("no prior, 20°, 10 Å", runs["overfitted"])
+    for name in ("pose_change", "fsc"):
+        save(draw(picture_of(name), runs["good"], None, other), f"compared_{name}")
+    for run, state in runs.items():
+        for name in ("pose_change", "map_slices", "pose_uncertainty"):
+            save(draw(picture_of(name), state), f"{run}_{name}")
+    print(json.dumps({name: truth_of(data, output / name) for name in runs}, indent=1))
+
+
+def refine(data: Path, run: Path, settings: Dict[str, Any]) -> Any:
+    from localrefine_plugin.protocols.run_state import RunState
+    if not (run / "report.json").exists():
+        (run.parent / f"{run.name}.json").write_text(json.dumps(settings))
+        words: List[Any] = [sys.executable, "-m", "localrefine_plugin.engine", "refine", "--particles",
+                            data / "particles.star", "--half-map-1", data / "half1.mrc", "--half-map-2",
+                            data / "half2.mrc", "--mask", data / "mask_B.mrc", "--output", run, "--settings",
+                            run.parent / f"{run.name}.json", "--overwrite", "--threads", 2]
+        subprocess.run([str(word) for word in words], check=True, cwd=HERE.parent, stdout=subprocess.DEVNULL)
+    return RunState(run)
+
+
+def truth_of(data: Path, run: Path) -> Dict[str, float]:
+    """How far the poses and the map are from the truth."""
+    from examples import evaluate
+    evaluation = evaluate.Evaluation(data)
+    poses = evaluate.read_poses(run / "final" / "particles.star")
+    halves = [evaluate.read_map(run / "final" / f"half_map_{half}.mrc") for half in (1, 2)]
+    found = dict(evaluation.of_poses(poses),
+                 **evaluation.of_map(evaluate.read_map(run / "final" / "map.mrc"), poses))
+    found["half_maps_angstrom"] = evaluation.of_halves(*halves)
+    return {name: round(float(value), 3) for name, value in found.items()}
+
+
+def save(figure: Any, name: str) -> None:
+    from localrefine_plugin.viewers.html_report import png
+    path = IMAGES / f"{name}.png"
+    path.write_bytes(png(figure))
+    shrink(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
