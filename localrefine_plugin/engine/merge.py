@@ -11,11 +11,12 @@ from .files import read_map, write_map
 from .fsc import FscCurves, five_curves, write_fsc
 from .hinge import Hinge, estimate_hinge
 from .mask import dynamic_mask
+from .motion_report import learned_hinge, motion_advice, motion_summary
 from .pose import log_map
 from .records import PoseTable
 from .references import next_references
 from .run_folder import RunFolder, read_json
-from .state import load_particles, load_poses
+from .state import load_motion, load_particles, load_poses
 from .symmetry import operators
 
 STILL_SHELLS = 0.5  # no gain: less than half a shell …
@@ -42,7 +43,16 @@ def merge_halves(run: RunFolder, iteration: int, workers: int) -> Dict[str, Any]
         "align_resolution_angstrom": curves.resolutions()["corrected"]}
     now.update(pose_statistics(run, iteration))
     now.update(decide(earlier + [now], resolved, described["box_size"] * pixel_size))
-    now["advice"] = advise(motions_of(run, iteration, now), hinge_of(run, iteration), curves, earlier + [now], resolved)
+    motions = {half: load_motion(run, iteration, half) for half in (1, 2)}
+    learned = {half: motion for half, motion in motions.items() if motion is not None}
+    hinge = None
+    if learned:
+        now["motion"] = motion_summary(learned, resolved, pixel_size)
+        hinge = learned_hinge(now["motion"], described["box_size"])
+    now["advice"] = advise(motions_of(run, iteration, now), hinge or hinge_of(run, iteration), curves, earlier + [now],
+                           resolved)
+    if learned:
+        now["advice"].update(motion_advice(now["motion"], resolved))
     now["warnings"] = [text for topic, text in now["advice"].items()
                        if not any(topic in before.get("advice", {}) for before in earlier)]
     return now

@@ -25,7 +25,7 @@ from .search import inverse_right_jacobian
 
 STUDENT_NU = 8.0
 SWEEPS = 15
-PSEUDO_PARTICLES = 5.0  # 50 of them, at twice the width, moved the hinge of 1,000 particles by 12 Å on `mid`
+PSEUDO_PARTICLES = 1.0  # more pull the hinge to the mask centre: 5 at 7° by 1–2 px of 10 where poses are known to 3°
 GAUSSIAN_CONSISTENCY = 1.15  # Gaussian motion has 1.15 times the Σ at which ⟨r x xᵀ⟩ = Σ, for ν = 8 in six dimensions
 MOST_PARTICLES = 4000  # more add nothing to 21 numbers; keeps the cost constant
 SMALLEST_SIGMA_RAD, SMALLEST_SIGMA_PX = np.deg2rad(0.05), 0.02
