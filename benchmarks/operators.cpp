@@ -134,9 +134,9 @@ extern "C" void gauss_newton_sums(const float* v, int nz, int ny, int nx, const 
 }
 
 // accumulator (nx, nz, ny, 3); image rows ky = -M … M, columns kx = 0 … M
-extern "C" void insert_slices(float* acc, int nx, int nz, int ny, const float* rows, int m, const float* phase_x,
-                              const float* phase_y, int max_k, const int* last_column, const float* image,
-                              const float* weight) {
+extern "C" void insert_slices(float* acc, int nx, int nz, int ny, const float* rows, const int* owner, int m,
+                              const float* phase_x, const float* phase_y, int max_k, const int* last_column,
+                              const float* image, const float* weight) {
     const int height = 2 * max_k + 1, width = max_k + 1;
     for (int i = 0; i < m; i++)
         for (int iy = 0; iy < height; iy++)
@@ -149,7 +149,7 @@ extern "C" void insert_slices(float* acc, int nx, int nz, int ny, const float* r
                 if (x0 + 1 >= nx || y < 0 || z < 0 || y0 >= ny - 1 || z0 >= nz - 1) continue;
                 const float *ex = phase_x + ((long)i * width + k) * 2, *ey = phase_y + ((long)i * height + iy) * 2;
                 const float cos = ex[0] * ey[0] - ex[1] * ey[1], sin = ex[0] * ey[1] + ex[1] * ey[0];
-                const long at = ((long)i * height + iy) * width + k;
+                const long at = ((long)owner[i] * height + iy) * width + k;
                 const float zr = image[2 * at], zi = image[2 * at + 1];
                 const float value[3] = {zr * cos - zi * sin, sign * (zr * sin + zi * cos), weight[at]};
                 const float fx = x - x0, fy = y - y0, fz = z - z0;

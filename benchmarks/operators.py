@@ -35,6 +35,7 @@ from .page import PAGE, table, write_section
 
 SOURCE = Path(__file__).with_name("operators.cpp")
 FLAGS = {"C++ -O3": ("-O3", "-march=native"), "C++ -O3 -ffast-math": ("-O3", "-march=native", "-ffast-math")}
+INSERTIONS_PER_IMAGE = 16  # together as many as in a batch of the engine: a slab of the accumulator stays in cache
 TOLERANCE = 1e-3  # of the r.m.s.: float32 sums over some thousand pixels in another order
 
 
@@ -73,7 +74,11 @@ class Problem:
         plane = (n, 2 * self.max_shell + 1, self.max_shell + 1)
         self.image, self.image_weight = complex_noise(rng, plane), rng.uniform(0.1, 1, plane).astype(np.float32)
         self.columns = last_column(self.max_shell)
-        self.insert_rows = slice_rows(self.rotation, PADDING)
+        many = n * INSERTIONS_PER_IMAGE
+        self.insert_owner = np.repeat(np.arange(n), INSERTIONS_PER_IMAGE)
+        self.insert_rows = slice_rows(random_rotations(many, rng), PADDING)
+        self.insert_shift = rng.uniform(-2, 2, (many, 2))
+        self.accumulator = new_accumulator(self.max_shell)
 
     def grid_pixels(self) -> Tuple[np.ndarray, np.ndarray]:
         return self.pixels.kx[:self.n_grid].copy(), self.pixels.ky[:self.n_grid].copy()
@@ -83,7 +88,7 @@ class Problem:
         full = self.shape.images * len(self.pixels)
         return {"slice": full, "grid score": self.grid_rows.shape[0] * self.grid_rows.shape[1] * self.n_grid,
                 "Gauss–Newton sums": full, "Gauss–Newton gradient only": full,
-                "insertion": self.shape.images * int((self.columns + 1).sum())}
+                "insertion": len(self.insert_rows) * int((self.columns + 1).sum())}
 
     def ours(self) -> Dict[str, Callable[[], np.ndarray]]:
         p, s = self.pixels, self.shape
@@ -94,27 +99,24 @@ class Problem:
             return np.concatenate([np.reshape(part, (s.images, -1)) for part in found], axis=1)
 
         def insert() -> np.ndarray:
-            accumulator = self.accumulator()
-            insert_slices(accumulator, self.insert_rows, self.owner, np.ones(s.images), self.shift,
-                          np.zeros(s.images), self.columns, self.image, self.image_weight, s.box)
-            return accumulator
+            m = len(self.insert_rows)
+            insert_slices(self.accumulator, self.insert_rows, self.insert_owner, np.ones(m), self.insert_shift,
+                          np.zeros(m), self.columns, self.image, self.image_weight, s.box)
+            return self.accumulator
         return {"slice": lambda: extract_slices(self.ft, self.rows, p.kx, p.ky),
                 "grid score": lambda: score_grid(self.ft, self.grid_rows, *self.grid_pixels(), self.grid_matched,
                                                  self.grid_weight),
                 "Gauss–Newton sums": lambda: sums(True), "Gauss–Newton gradient only": lambda: sums(False),
                 "insertion": insert}
 
-    def accumulator(self) -> np.ndarray:
-        """The same zeros every time: fresh memory would be part of the measurement."""
-        if not hasattr(self, "_accumulator"):
-            self._accumulator = new_accumulator(self.max_shell)
-        self._accumulator[...] = 0
-        return self._accumulator
+    def value(self, call: Callable[[], np.ndarray]) -> np.ndarray:
+        """What one call gives; insertions add up otherwise."""
+        self.accumulator[...] = 0
+        return call().copy()
 
     def judge(self, library: ctypes.CDLL) -> Dict[str, Callable[[], np.ndarray]]:
         """The same calls into the C++ loops."""
         p, s, volume = self.pixels, self.shape, (pointer(self.ft), *map(ctypes.c_int, self.ft.shape))
-        phases = self.phases()
 
         def slices() -> np.ndarray:
             out = np.empty(self.matched.shape, np.complex64)
@@ -132,8 +134,8 @@ class Problem:
             return out
 
         def sums(curvature: bool) -> np.ndarray:
-            out, tables = np.empty((s.images, N_SUMS)), phases()
             max_k = int(np.abs(p.ky).max())
+            out, tables = np.empty((s.images, N_SUMS)), self.phases(self.shift, max_k)
             library.gauss_newton_sums(*volume, pointer(self.rows), s.images, *map(pointer, tables), max_k,
                                       pointer(p.kx), pointer(p.ky), len(p), pointer(self.matched),
                                       pointer(self.weight), int(curvature), pointer(out))
@@ -141,22 +143,20 @@ class Problem:
             return np.concatenate([np.reshape(part, (s.images, -1)) for part in found], axis=1)
 
         def insert() -> np.ndarray:
-            out, tables = self.accumulator(), phases(self.max_shell)
-            library.insert_slices(pointer(out), *map(ctypes.c_int, out.shape[:3]), pointer(self.insert_rows), s.images,
-                                  *map(pointer, tables), self.max_shell, pointer(self.columns), pointer(self.image),
-                                  pointer(self.image_weight))
-            return out
+            tables, owner = self.phases(self.insert_shift, self.max_shell), self.insert_owner.astype(np.int32)
+            library.insert_slices(pointer(self.accumulator), *map(ctypes.c_int, self.accumulator.shape[:3]),
+                                  pointer(self.insert_rows), pointer(owner),
+                                  len(self.insert_rows), *map(pointer, tables), self.max_shell, pointer(self.columns),
+                                  pointer(self.image), pointer(self.image_weight))
+            return self.accumulator
         return {"slice": slices, "grid score": scores, "Gauss–Newton sums": lambda: sums(True),
                 "Gauss–Newton gradient only": lambda: sums(False), "insertion": insert}
 
-    def phases(self) -> Callable[..., List[np.ndarray]]:
-        """Makes e^{2πi k x/N} and e^{2πi k y/N} (n, …) complex64, as the wrappers of the kernels do at each call."""
-        def tables(max_k: Optional[int] = None) -> List[np.ndarray]:
-            top = int(np.abs(self.pixels.ky).max()) if max_k is None else max_k
-            k = np.arange(-top, top + 1) * (2 * np.pi / self.shape.box)
-            both = np.exp(1j * k * self.shift[:, :, None]).astype(np.complex64)
-            return [np.ascontiguousarray(both[:, 0, top:]), np.ascontiguousarray(both[:, 1])]
-        return tables
+    def phases(self, shift: np.ndarray, max_k: int) -> List[np.ndarray]:
+        """e^{2πi k x/N} and e^{2πi k y/N} (n, …) complex64, made at each call as the kernels' wrappers do."""
+        k = np.arange(-max_k, max_k + 1) * (2 * np.pi / self.shape.box)
+        both = np.exp(1j * k * shift[:, :, None]).astype(np.complex64)
+        return [np.ascontiguousarray(both[:, 0, max_k:]), np.ascontiguousarray(both[:, 1])]
 
 
 def complex_noise(rng: np.random.Generator, shape: Tuple[int, ...]) -> np.ndarray:
@@ -164,6 +164,7 @@ def complex_noise(rng: np.random.Generator, shape: Tuple[int, ...]) -> np.ndarra
 
 
 def pointer(array: np.ndarray) -> ctypes.c_void_p:
+    """Where the data are; the caller keeps the array alive."""
     assert array.flags.c_contiguous
     return ctypes.c_void_p(array.ctypes.data)
 
@@ -203,8 +204,8 @@ def operator_rows(problem: Problem, libraries: Dict[str, ctypes.CDLL], turns: in
         calls = dict({"ours": ours}, **{flags: judge[name] for flags, judge in judges.items()})
         seconds = best_seconds(calls, turns, time.process_time)
         per_pixel = {side: 1e9 * value / problem.pixel_counts()[name] for side, value in seconds.items()}
-        values = ours().copy()
-        differences = [difference(values, judge[name]()) for judge in judges.values()]
+        values = problem.value(ours)
+        differences = [difference(values, problem.value(judge[name])) for judge in judges.values()]
         worst = max([worst] + differences)
         threads = thread_gain(ours, turns)
         rows.append([name, f"{per_pixel['ours']:.2f}"]

@@ -87,6 +87,6 @@ def test_operators_equal_plain_cpp():
     with tempfile.TemporaryDirectory() as folder:
         judge = problem.judge(operators.compiled(("-O1",), Path(folder)))
         for name, ours in problem.ours().items():
-            found = ours().copy()
-            assert operators.difference(found, judge[name]()) < operators.TOLERANCE, name
+            found = problem.value(ours)
+            assert operators.difference(found, problem.value(judge[name])) < operators.TOLERANCE, name
             assert np.abs(found).max() > 0
