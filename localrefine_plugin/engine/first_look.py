@@ -10,10 +10,10 @@ from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
-from .align import HalfSetImages, pack
 from .checks import PHASE_FLIPPED
 from .ctf import ctf
 from .files import ImageReader
+from .images import HalfSetImages, pack
 from .kernels.gather import gauss_newton_sums
 from .mask import mass_kda
 from .noise import NoiseSums
