@@ -27,11 +27,13 @@ HEADINGS = {
     "initial_lowpass_angstrom": "Reference", "max_align_resolution_angstrom": "Reference",
 }
 
-# A setting is shown only while another one has this value.
+PRIORS = ("gaussian", "learned", "learned-isotropic")
+# A setting is shown only while another one has one of these values.
 SHOWN_WHEN = {
-    "prior_rotation_deg": ("prior", "gaussian"), "prior_shift_angstrom": ("prior", "gaussian"),
-    "mask_threshold": ("mask_mode", "dynamic"), "mask_near_angstrom": ("mask_mode", "dynamic"),
-    "mask_far_angstrom": ("mask_mode", "dynamic"), "mask_start_resolution_angstrom": ("mask_mode", "dynamic"),
+    "prior_rotation_deg": ("prior", PRIORS), "prior_shift_angstrom": ("prior", PRIORS),
+    "mask_threshold": ("mask_mode", ("dynamic",)), "mask_threshold_type": ("mask_mode", ("dynamic",)),
+    "mask_near_angstrom": ("mask_mode", ("dynamic",)), "mask_far_angstrom": ("mask_mode", ("dynamic",)),
+    "mask_start_resolution_angstrom": ("mask_mode", ("dynamic",)),
 }
 
 FULCRUM_CHOICES = {"mask": "centre of mass of the mask", "box": "centre of the box"}
@@ -168,13 +170,14 @@ def condition_of(key: str) -> Optional[str]:
     """The condition of Scipion's form for SHOWN_WHEN; None when the other setting does not exist."""
     if key not in SHOWN_WHEN:
         return None
-    other, value = SHOWN_WHEN[key]
+    other, values = SHOWN_WHEN[key]
     entry = describe().get(other)
     if entry is None:
         return None
     if entry["kind"] == "bool" or is_switch(entry):
         return param_name(other)
-    return f"{param_name(other)} == {list(entry['choices']).index(value)}"
+    choices = list(entry["choices"])
+    return " or ".join(f"{param_name(other)} == {choices.index(value)}" for value in values if value in choices)
 
 
 def gpu_present() -> bool:
