@@ -7,6 +7,8 @@ Simulates the data of the demo, makes the Scipion project 'tutorial' from the pl
 """
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -48,26 +50,32 @@ def project_of(output: Path) -> Any:
     return project
 
 
-def import_data(project: Any, data: Path) -> Dict[str, Any]:
+def import_data(project: Any, data: Path, pixel_size: float = OPTIONS.pixel_size) -> Dict[str, Any]:
     """Protocols of the filled-in template by their number there; the imports have run."""
-    made = project.loadProtocols(template_file(values_for(data)))
+    made = project.loadProtocols(template_file(values_for(data, pixel_size)))
     for number, protocol in made.items():
         protocol.setObjLabel(LABELS[number])
         if int(number) == RESULT:
             protocol.numberOfThreads.set(2)
             protocol.useGpu.set(False)
             project.saveProtocol(protocol)
-            continue
-        project.launchProtocol(protocol, wait=True)
-        project._updateProtocol(protocol)
-        if not protocol.isFinished():
-            raise RuntimeError(f"{LABELS[number]}: {protocol.getErrorMessage()}")
+        else:
+            run(project, protocol)
     return made
 
 
-def values_for(data: Path) -> Dict[str, str]:
+def run(project: Any, protocol: Any) -> Any:
+    """The protocol, finished; RuntimeError with its message when it failed."""
+    project.launchProtocol(protocol, wait=True)
+    project._updateProtocol(protocol)
+    if not protocol.isFinished():
+        raise RuntimeError(f"{protocol.getObjLabel()}: {protocol.getErrorMessage()}")
+    return protocol
+
+
+def values_for(data: Path, pixel_size: float) -> Dict[str, str]:
     """What the template asks for, by alias."""
-    pixel = str(OPTIONS.pixel_size)
+    pixel = str(pixel_size)
     return {"star": str(data / "particles.star"), "pixel": pixel, "voltage": "300", "cs": "2.7", "contrast": "0.1",
             "map": str(data / "consensus.mrc"), "half1": str(data / "half1.mrc"), "half2": str(data / "half2.mrc"),
             "mappixel": pixel, "mask": str(data / "mask_B.mrc"), "maskpixel": pixel}
@@ -85,9 +93,10 @@ def template_file(values: Dict[str, str], name: str = "import_and_refine") -> st
     template = LocalTemplate("localrefine_plugin", str(folder / f"{name}.json.template"))
     template.replaceEnvVariables()
     template.parseContent()
-    for alias, value in values.items():
-        template.setParamValue(alias, value)
-    return str(template.createTemplateFile())
+    with contextlib.redirect_stdout(io.StringIO()):  # pyworkflow prints every value
+        for alias, value in values.items():
+            template.setParamValue(alias, value)
+        return str(template.createTemplateFile())
 
 
 def open_window(project: Any) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Dict
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
+from examples import screen  # noqa: E402
 from examples.headless import set_environment  # noqa: E402
 
 OUTPUT = Path(sys.argv[1]).resolve()
@@ -24,19 +25,8 @@ set_environment(OUTPUT)
 FACTS: Dict[str, Any] = {}
 
 
-def settle(widget: Any, seconds: float = 0.6) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        widget.update()
-        time.sleep(0.02)
-
-
 def photograph(window: Any, name: str) -> None:
-    """The window alone, as the screen shows it."""
-    window.deiconify()
-    window.lift()
-    settle(window)
-    subprocess.run(["import", "-window", str(int(window.winfo_id())), str(OUTPUT / f"{name}.png")], check=True)
+    screen.photograph(window, OUTPUT / f"{name}.png")
     FACTS[name] = {"title": window.title(), "width": window.winfo_width(), "height": window.winfo_height()}
 
 
@@ -60,13 +50,8 @@ def open_form(protocol: Any) -> Any:
 
 
 def photograph_form(protocol: Any) -> Any:
-    import tkinter.ttk as ttk
     form = open_form(protocol)
-
-    def notebooks(widget: Any) -> list:
-        own = [widget] if isinstance(widget, ttk.Notebook) else []
-        return own + [n for child in widget.winfo_children() for n in notebooks(child)]
-    tabs = notebooks(form.root)[0]
+    tabs = screen.notebooks(form.root)[0]
     for number, tab in enumerate(tabs.tabs()):
         tabs.select(tab)
         photograph(form.root, f"form_{number}_{tabs.tab(tab, 'text').lower()}")
@@ -84,7 +69,7 @@ def photograph_wizards(form: Any) -> None:
             axes = self._axes[0]
             x, y = axes.transData.transform((20.0, 9.0))
             self._canvas.callbacks.process("button_press_event", click(self._canvas, x, y))
-            settle(self)
+            screen.settle(self)
             photograph(self, "wizard_fulcrum_clicked")
             self._handleResult(wizards.RESULT_YES)
 
@@ -108,18 +93,12 @@ def click(canvas: Any, x: float, y: float) -> Any:
     return MouseEvent("button_press_event", canvas, x, y, button=1)
 
 
-def photograph_viewer(project: Any, protocol: Any, prefix: str, pictures: Any) -> None:
+def photograph_viewer(project: Any, protocol: Any, prefix: str, pictures: Any, then: Any = None) -> None:
     from localrefine_plugin.viewers import LocalRefineViewer
     viewer = LocalRefineViewer(project=project, protocol=protocol)
-    opened = {}
-
-    def instead_of_loop(window: Any, *_args: Any, **_kwargs: Any) -> None:
-        opened["window"] = window
-    from pyworkflow.gui.form import FormWindow
-    original, FormWindow.show = FormWindow.show, instead_of_loop
-    viewer.visualize(protocol)
-    FormWindow.show = original
-    window = opened["window"]
+    with screen.forms_without_loop() as opened:
+        viewer.visualize(protocol)
+    window = opened[0]
     window.adjustSize()
     photograph(window.root, f"{prefix}_viewer")
     for name in pictures:
@@ -127,7 +106,62 @@ def photograph_viewer(project: Any, protocol: Any, prefix: str, pictures: Any) -
         picture = views[0].show()
         photograph(picture, f"{prefix}_{name}")
         picture.destroy()
+    if then is not None:
+        then(viewer)
     window.root.destroy()
+
+
+def slide(viewer: Any, folder: Any) -> None:
+    """Move the slider of a picture, and let the run get on under an open window."""
+    from localrefine_plugin.viewers import figure_window
+    figure_window.LOOK_AGAIN_MS = 200
+    view = viewer._getVisualizeDict()["fsc"]("fsc")[0]
+    window = view.show()
+    shown = [view._shown]
+    view._slider.set(1)
+    screen.settle(window)
+    shown.append(view._shown)
+    title = view.figure.get_suptitle()
+    view.choose(None)
+    shown.append(view._shown)
+    before = view.figure
+    (folder.path / "report.json").rename(folder.path / "hidden.json")  # a run that is not finished any more
+    screen.settle(window, 1.0)
+    FACTS["slider"] = {"shown": shown, "title_of_1": title, "followed": view.figure is not before}
+    (folder.path / "hidden.json").rename(folder.path / "report.json")
+    window.destroy()
+
+
+def open_maps(viewer: Any, project: Any) -> None:
+    """Maps in Scipion's viewer: its program on a screen of its own, and what is said when there is none."""
+    import pwem.viewers.mdviewer.viewer as mdviewer
+    started = []
+    popen = subprocess.Popen
+
+    def start(command: Any, *args: Any, **kwargs: Any) -> Any:
+        started.append(popen(command, env=dict(os.environ, QT_QPA_PLATFORM="offscreen"), stderr=subprocess.PIPE,
+                             stdout=subprocess.DEVNULL, text=True))
+        return started[-1]
+    project.port = 1  # the project window's, when there is one
+    mdviewer.subprocess.Popen = start
+    maps = viewer.write_map_set()
+    labels = [item.getObjLabel() for item in maps]
+    viewer._show_volume()
+    time.sleep(4)
+    alive = bool(started) and started[0].poll() is None
+    for process in started:
+        process.terminate()
+    FACTS["data_viewer"] = {"command": [str(word) for word in started[0].args] if started else [], "maps": labels,
+                            "still_running": alive, "errors": "" if alive else started[0].stderr.read()[-500:]}
+
+    def refuse(*_args: Any, **_kwargs: Any) -> Any:
+        raise FileNotFoundError("no program")
+    mdviewer.subprocess.Popen = refuse
+    said = []
+    viewer.errorMessage = lambda message, title: said.append(message)
+    viewer._show_volume()
+    mdviewer.subprocess.Popen = popen
+    FACTS["no_data_viewer"] = said[0]
 
 
 def main() -> None:
@@ -156,8 +190,12 @@ def main() -> None:
     photograph_wizards(form)
     form.root.destroy()
     finished = make("finished")
-    fake_run(Path(finished._getExtraPath("run")))
-    photograph_viewer(project, finished, "finished", [picture.name for picture in PICTURES])
+    folder = fake_run(Path(finished._getExtraPath("run")).resolve())
+
+    def of_the_finished(viewer: Any) -> None:
+        slide(viewer, folder)
+        open_maps(viewer, project)
+    photograph_viewer(project, finished, "finished", [picture.name for picture in PICTURES], of_the_finished)
     running = make("running")
     folder = fake_run(Path(running._getExtraPath("run")), iterations=1, finished=False)
     folder.iteration(2).mkdir()
@@ -165,7 +203,11 @@ def main() -> None:
     photograph_viewer(project, running, "running", ["fsc", "pose_change"])
     failed = make("failed")
     write_json(Path(failed._getExtraPath()) / "nothing.json", {})
-    photograph_viewer(project, failed, "failed", ["fsc"])
+
+    def of_the_failed(viewer: Any) -> None:
+        viewer.infoMessage = lambda message, title: FACTS.update(no_maps_yet=message)
+        viewer._show_volume()
+    photograph_viewer(project, failed, "failed", ["fsc"], of_the_failed)
     (OUTPUT / "facts.json").write_text(json.dumps(FACTS, indent=1))
 
 

@@ -5,40 +5,31 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import require_program
 
+from examples import screen
+
 HERE = Path(__file__).resolve().parent
 
 
 @pytest.fixture(scope="module")
-def screen():
-    """DISPLAY of a virtual screen with a window manager (windows without one have no size of their own)."""
-    programs = [require_program(name) for name in ("Xvfb", "openbox", "import")]
-    reader, writer = os.pipe()
-    arguments = ["-displayfd", str(writer), "-screen", "0", "1400x1000x24", "-nolisten", "tcp"]
-    server = subprocess.Popen([programs[0], *arguments], pass_fds=[writer], stderr=subprocess.DEVNULL)
-    os.close(writer)
-    with os.fdopen(reader) as handle:
-        display = ":" + handle.readline().strip()
-    manager = subprocess.Popen([programs[1]], env=dict(os.environ, DISPLAY=display), stderr=subprocess.DEVNULL)
-    time.sleep(0.3)
-    yield display
-    for process in (manager, server):
-        process.terminate()
-        process.wait(timeout=10)
+def display():
+    for name in screen.PROGRAMS:
+        require_program(name)
+    with screen.virtual_screen() as name:
+        yield name
 
 
 @pytest.fixture(scope="module")
-def windows(screen, tmp_path_factory):
+def windows(display, tmp_path_factory):
     """(folder of the photographs, facts.json)."""
     folder = tmp_path_factory.mktemp("gui")
     done = subprocess.run([sys.executable, str(HERE / "gui_windows.py"), str(folder)], text=True, capture_output=True,
-                          env=dict(os.environ, DISPLAY=screen), timeout=300)
+                          env=dict(os.environ, DISPLAY=display), timeout=300)
     assert (folder / "facts.json").exists(), done.stdout[-2000:] + done.stderr[-4000:]
     return folder, json.loads((folder / "facts.json").read_text())
 
@@ -90,5 +81,23 @@ def test_figures_open_for_every_state_of_a_run(windows):
     folder, facts = windows
     for name in ("finished_fsc", "finished_pose_change", "running_fsc", "failed_fsc", "failed_viewer"):
         assert name in facts
+    window = facts["slider"]
+    assert window["shown"] == [3, 1, 3] and "iteration 1" in window["title_of_1"]
+    assert window["followed"] is True, "a window of the result draws again when the run has got further"
     full, message = picture(folder, "finished_fsc"), picture(folder, "failed_fsc")
     assert (full < 200).sum() > 2 * (message < 200).sum()
+
+
+def test_maps_open_in_the_viewer_of_scipion(windows):
+    """The data viewer is started on all five maps, and still runs seconds later."""
+    _, facts = windows
+    viewer = facts["data_viewer"]
+    assert viewer["command"][1:3] == ["-m", "metadataviewer"] and viewer["command"][-1] != ""
+    assert viewer["maps"] == ["sharpened map", "map", "half-map 1", "half-map 2", "mask"]
+    assert viewer["still_running"], viewer["errors"]
+
+
+def test_a_missing_viewer_is_a_message(windows):
+    _, facts = windows
+    assert "no program" in facts["no_data_viewer"] and "Slices of the map" in facts["no_data_viewer"]
+    assert "finished" in facts["no_maps_yet"]
