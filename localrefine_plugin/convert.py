@@ -125,9 +125,6 @@ def _matrix(item: Any) -> np.ndarray:
 
 def _column_readers(item: Any) -> List[Tuple[str, Callable[[Any], Any]]]:
     """(label, function of an item) of every column besides image, pose and optics group."""
-    if not item.hasAttribute(SUBSET_ATTRIBUTE):
-        raise InputError("the particles carry no half-set (_rlnRandomSubset)", "input particles",
-                         "use the particles of a refinement with independent half-sets")
     readers = _ctf_readers(item) + _coordinate_readers(item)
     taken = {label for label, _ in readers} | set(POSE_LABELS) | {
         "rlnImageName", "rlnImageId", "rlnOpticsGroup", "rlnOriginZAngst"}
@@ -251,9 +248,10 @@ class RefinedParticles:
     def __init__(self, star_file: str, input_star: str, pixel_size: float):
         table = particles_table(star_file)
         known = set(particles_table(input_star).labels)
-        self._new = [label for label in table.labels if label not in known and label not in POSE_LABELS]
-        texts = table.texts(list(POSE_LABELS) + ["rlnImageId", "rlnRandomSubset"] + self._new)
-        for label in POSE_LABELS + ("rlnImageId", "rlnRandomSubset"):
+        needed = POSE_LABELS + ("rlnImageId", "rlnRandomSubset")
+        self._new = [label for label in table.labels if label not in known and label not in needed]
+        texts = table.texts(list(needed) + self._new)
+        for label in needed:
             if label not in texts:
                 raise InputError(f"has no column {label}", star_file, "run the refinement again")
         self._row = {int(value): row for row, value in enumerate(texts["rlnImageId"])}
@@ -275,7 +273,7 @@ class RefinedParticles:
             raise InputError(f"there is no row for item {item.getObjId()}", "refined particles",
                              "the input set changed during the run: restart the protocol")
         item.setTransform(Transform(matrix=self._transforms[row].copy()))
-        item.setAttributeValue(SUBSET_ATTRIBUTE, int(self._subset[row]))
+        setattr(item, SUBSET_ATTRIBUTE, Integer(int(self._subset[row])))  # new on items that were split anew
         for label, (values, make) in self._columns.items():
             setattr(item, "_" + label, make(values[row]))
 

@@ -126,6 +126,16 @@ def test_resplitting_is_warned_of_and_mends_copies_in_both_halves(inputs):
     assert checked.particles.half_set[0] == checked.particles.half_set[1]
 
 
+def test_particles_without_half_sets_can_be_split_anew(inputs):
+    for row in inputs.rows:
+        del row["rlnRandomSubset"]
+    inputs.write_star()
+    with pytest.raises(InputError, match="no column rlnRandomSubset"):
+        check(inputs)
+    halves = check(inputs, resplit_half_sets=True).particles.half_set
+    assert set(halves) == {1, 2} and abs(int((halves == 1).sum()) - int((halves == 2).sum())) <= 1
+
+
 # ------------------------------------------------------------- other grids
 
 @pytest.mark.parametrize("box, pixel_size", ((24, PIXEL_SIZE * 16 / 24), (20, 1.7), (12, 2.6)))

@@ -10,6 +10,7 @@ from conftest import REQUIRE_OPTIONAL, _missing
 from scipion_data import PIXEL_SIZE, fill_particles, make_acquisition, random_transforms, soft_ball, volume, write_map
 
 from localrefine_plugin import convert
+from localrefine_plugin.engine.files import read_particles
 from localrefine_plugin.engine.records import InputError
 from localrefine_plugin.engine.star import StarTable, read_star, write_star
 
@@ -156,10 +157,13 @@ def test_without_optics_groups_there_is_one_per_acquisition(tmp_path, stack):
     assert [float(voltage[int(g) - 1]) for g in groups] == [300 if i % 3 else 200 for i in range(12)]
 
 
-def test_particles_without_half_sets_are_refused(tmp_path, stack):
+def test_particles_without_half_sets_are_refused_unless_they_are_split_anew(tmp_path, stack):
     particles = fill_particles(new_set(tmp_path), stack, random_transforms(12, seed=5), subset=False)
-    with pytest.raises(InputError, match="half-set"):
-        convert.write_particles(particles, str(tmp_path / "particles.star"), str(tmp_path / "stacks"))
+    star = str(tmp_path / "particles.star")
+    convert.write_particles(particles, star, str(tmp_path / "stacks"))
+    with pytest.raises(InputError, match="rlnRandomSubset"):
+        read_particles(star)
+    assert len(read_particles(star, need_half_sets=False)[0]) == 12
 
 
 def test_other_image_formats_are_converted(tmp_path):

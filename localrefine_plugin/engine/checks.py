@@ -54,7 +54,7 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
         settings, images.
     """
     star = str(particles_star)
-    particles, table = read_particles(particles_star)
+    particles, table = read_particles(particles_star, need_half_sets=not settings.resplit_half_sets)
     _check_optics(particles, star)
     warnings = _check_table(table, star)
     if settings.resplit_half_sets:

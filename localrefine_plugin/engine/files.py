@@ -48,12 +48,13 @@ class ParticleTable:
         return _optics_table(self.tables)
 
 
-def read_particles(path: PathLike) -> Tuple[Particles, ParticleTable]:
+def read_particles(path: PathLike, need_half_sets: bool = True) -> Tuple[Particles, ParticleTable]:
     """Particles of a RELION STAR file, 3.1 and later (optics groups) or 3.0 (one table).
 
     rotation = Euler_angles2matrix(rot, tilt, psi); shift_px = −origin / pixel size, an absent origin or
     phase shift is 0. Image paths are sought as given, from the folder of the STAR file and from every
-    folder above it (the RELION project is one of them).
+    folder above it (the RELION project is one of them). Without ``need_half_sets`` the column
+    rlnRandomSubset may be missing or anything; all particles are then of half-set 1, to be split anew.
 
     Raises InputError when a column is missing or holds no numbers, a half-set is neither 1 nor 2, an
     optics group is unknown, or an image file does not exist.
@@ -74,7 +75,7 @@ def read_particles(path: PathLike) -> Tuple[Particles, ParticleTable]:
     pixel_size = np.array([g.pixel_size for g in groups])[group]
     particles = Particles(
         rotation=rotation_from_euler_deg(np.stack([columns.numbers(a) for a in ANGLES], axis=1)),
-        shift_px=_shifts(columns, pixel_size), half_set=_half_sets(columns),
+        shift_px=_shifts(columns, pixel_size), half_set=_half_sets(columns) if need_half_sets else np.ones(len(stack), np.int8),
         defocus_u=columns.numbers("rlnDefocusU"), defocus_v=columns.numbers("rlnDefocusV"),
         defocus_angle=columns.numbers("rlnDefocusAngle"), phase_shift=columns.numbers("rlnPhaseShift", 0.0),
         optics_group=group, stack=stack, slice=number, optics=groups, stacks=stacks)

@@ -15,6 +15,8 @@ from .run_folder import RunFolder, read_json, write_atomic, write_json
 from .sharpen import applied_b_factor, sharpen
 from .state import load_particles, load_poses
 
+UNCERTAINTY_LABELS = ("lrRotationUncertainty", "lrShiftUncertainty")
+
 
 def write_results(run: RunFolder, workers: int) -> None:
     """Unfiltered half-maps, their mean, the sharpened map, poses, mask and FSC of the best iteration."""
@@ -67,23 +69,37 @@ def pose_blur(run: RunFolder, iteration: int) -> Dict[str, Any]:
 def write_final_particles(run: RunFolder, iteration: int) -> None:
     """particles.star with every input column and row, new angles and origins.
 
-    Half-sets that were split anew replace rlnRandomSubset; fitted scales are added as lrScale.
+    Half-sets that were split anew replace rlnRandomSubset; fitted scales are added as lrScale, and how well each
+    pose is known as lrRotationUncertainty and lrShiftUncertainty (see `pose_uncertainty`).
     """
     described: Dict[str, Any] = read_json(run.input)
     particles = load_particles(run)
     rotation, shift, scale = particles.rotation.copy(), particles.shift_px.copy(), np.ones(len(particles))
+    uncertainty = np.zeros((len(particles), 2))
     for half in (1, 2):
         poses = load_poses(run, iteration, half)
         if poses is not None:
             rotation[poses.row], shift[poses.row] = poses.rotation, poses.shift_px
             scale[poses.row] = 1 if poses.scale is None else poses.scale
-    extra: Dict[str, List[Any]] = {}
+            uncertainty[poses.row] = pose_uncertainty(poses.covariance, particles.pixel_size)
+    extra: Dict[str, List[Any]] = dict(zip(UNCERTAINTY_LABELS, uncertainty.T.tolist()))
     if described["resolved"]["resplit_half_sets"]:
         extra["rlnRandomSubset"] = particles.half_set.tolist()
     if described["resolved"]["per_particle_scale"]:
         extra["lrScale"] = scale.tolist()
-    _, table = read_particles(described["particles"])
+    _, table = read_particles(described["particles"], need_half_sets=False)  # checked at the start
     write_particles(run.final("particles.star"), table, rotation, shift, extra)
+
+
+def pose_uncertainty(covariance: np.ndarray, pixel_size: float) -> np.ndarray:
+    """(n, 2) standard deviation per axis, root mean square over the axes, of posterior covariances (n, 5, 5).
+
+    Of the rotation sqrt(tr C_w / 3) in degrees (three axes), and of the in-plane position of the centre of the
+    mask sqrt(tr C_u / 2) in Å (two axes). With the prior in it: C = (H + Q)⁻¹.
+    """
+    variance = np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 0)
+    rotation, shift = variance[:, :3].mean(axis=1), variance[:, 3:].mean(axis=1)
+    return np.stack([np.rad2deg(np.sqrt(rotation)), pixel_size * np.sqrt(shift)], axis=1)
 
 
 def copy(source: Any, target: Any) -> None:
