@@ -21,7 +21,7 @@ from examples import screen, simulate, tutorial  # noqa: E402
 from examples.headless import set_environment  # noqa: E402
 
 IMAGES = HERE / "images"
-COLOURS = 64  # of a palette: small files, and text stays sharp
+COLOURS = 128  # of a palette: small files, and text stays sharp
 NOISY = simulate.Options(snr=0.03, seed=2)
 FREE = {"prior": "off", "rotation_extent_deg": 20.0, "shift_extent_angstrom": 10.0, "max_iterations": 5}
 

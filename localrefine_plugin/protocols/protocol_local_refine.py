@@ -280,7 +280,7 @@ class ProtLocalRefine(ProtRefine3D):
         if self.isActive():
             lines += run_state.live_line(self.getStdoutLog())
         if os.path.exists(self.html_report_path()):
-            lines.append(f"Report with pictures: {self.getFileTag(self.html_report_path())}")
+            lines.append(f"[[{self.html_report_path()}][Report with pictures]]")
         return lines
 
     def _methods(self) -> List[str]:

@@ -48,7 +48,7 @@ def pose_change_figure(halves: Dict[int, Poses], settings: Dict[str, Any], title
          "shift_extent_angstrom", rayleigh))
     for axes, name, limit_name, label, unit, prior_key, extent_key, law in panels:
         extent = number(settings.get(extent_key))
-        edges = _edges([norms(p[name]) for p in _tables(halves, other)], extent)
+        edges = _edges([norms(p[name]) for p in _tables(halves, other)], extent if other is None else None)
         _half_histograms(axes, {half: norms(table[name]) for half, table in halves.items()}, edges, unit)
         if other is not None:
             values = np.concatenate([norms(p[name]) for p in other[1].values()])
@@ -164,7 +164,7 @@ def _mark_extent(axes: Any, extent: Optional[float], unit: str, share: float) ->
         return
     if extent <= 1.05 * axes.get_xlim()[1]:
         axes.axvline(extent, color=VERMILION, lw=1.4)
-    axes.text(0.93, 0.97, f"search limit {extent:.3g}{unit}\n{100 * share:.1f} % at it", transform=axes.transAxes,
+    axes.text(0.92, 0.97, f"search limit {extent:.3g}{unit}\n{100 * share:.1f} % at it", transform=axes.transAxes,
               color=VERMILION, fontsize=8, ha="right", va="top", bbox=dict(facecolor="white", alpha=0.7, lw=0, pad=1))
 
 
