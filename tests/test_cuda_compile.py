@@ -20,7 +20,8 @@ from localrefine_plugin.engine.kernels import cuda
 
 SOURCES = ("gather.cu", "insert.cu")
 ARCHITECTURES = (60, 61, 70, 75, 80, 86, 89, 90, 100, 120)  # Pascal … Blackwell
-KERNELS = {"extract_slices", "slices_and_power", "gradient_sums", "curvature_sums", "insert_slices"}
+KERNELS = {"extract_slices", "slices_and_power", "gradient_sums", "curvature_sums", "insert_slices",
+           "insert_slices_fixed"}
 # 128 threads of 96 registers: five blocks on a multiprocessor of 65,536 registers, 31 % of its threads at the least
 MOST_REGISTERS = 96
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .kernels.device import array_module
+from .kernels.fixed_point import summable
 from .pose import exp_map
 from .search import Modes
 
@@ -49,7 +50,7 @@ def posterior_insertions(modes: Modes, weights: Array, voxels_per_radian: float,
     """
     xp = array_module(modes.w)
     keep = weights > SMALLEST_WEIGHT
-    modes, weights = modes.take(keep), weights[keep]
+    modes, weights = modes.take(keep), summable(weights[keep])
     weights = weights / xp.bincount(modes.owner, weights, n)[modes.owner]
     covariance = xp.linalg.inv(modes.precision + 1e-9 * xp.eye(5))
     variance, axes = xp.linalg.eigh(covariance[:, :3, :3])

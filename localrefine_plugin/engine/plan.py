@@ -72,7 +72,8 @@ def search_plan(resolved: Dict[str, Any], particles: Particles, align_resolution
         motion_covariance=covariance, motion_floor=start, learn=learns,
         align_shell=align_shell_of(align_resolution, resolved, particles), marginalize=resolved["marginalize"],
         recenter_rotations=resolved["recenter_rotations"], recenter_shifts=resolved["recenter_shifts"],
-        symmetry=operators(resolved["symmetry"]), per_particle_scale=resolved["per_particle_scale"])
+        symmetry=operators(resolved["symmetry"]), per_particle_scale=resolved["per_particle_scale"],
+        deterministic=resolved["deterministic"])
 
 
 def starting_prior(resolved: Dict[str, Any], fulcrum: np.ndarray, centre: np.ndarray,

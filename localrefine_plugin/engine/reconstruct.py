@@ -15,7 +15,7 @@ of the signal (`mid02`) 0.714, 0.721, 0.722. Without noise the grey scale comes 
 """
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Tuple
 
 import numpy as np
 
@@ -28,10 +28,15 @@ FLOOR = 0.01  # of the radial profile, for directions hardly any image covers
 OWN_RADIUS = 4.0  # padded voxels; closer to the origin D is not smoothed
 
 
-def new_accumulator(max_shell: int, xp: Any = np) -> Array:
-    """(nx, nz, ny, 3) float32 zeros for images used up to ``max_shell`` (cycles per box), numpy's or CuPy's."""
+def accumulator_shape(max_shell: int) -> Tuple[int, int, int, int]:
+    """(nx, nz, ny, 3) for images used up to ``max_shell`` (cycles per box)."""
     reach = PADDING * max_shell + 2
-    return xp.zeros((reach + 1, 2 * reach + 1, 2 * reach + 1, 3), np.float32)
+    return reach + 1, 2 * reach + 1, 2 * reach + 1, 3
+
+
+def new_accumulator(max_shell: int, xp: Any = np) -> Array:
+    """Float32 zeros of `accumulator_shape`, numpy's or CuPy's."""
+    return xp.zeros(accumulator_shape(max_shell), np.float32)
 
 
 def enforce_hermitian(accumulator: Array) -> None:

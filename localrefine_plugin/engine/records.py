@@ -173,6 +173,11 @@ class Settings:
     seed: int = setting(
         1, "Seed of everything random (phase randomisation of the FSC, re-splitting of half-sets).", kind="int",
         label="Random seed", group=COMPUTE, low=0, high=2**31 - 1, expert=True)
+    deterministic: bool = setting(
+        False, "On a GPU: images are added to the map in 64-bit integers, so that the same run on the same card with "
+        "as many images at a time (the log says how many) gives the same map to the last bit; needs twice the memory "
+        "for the sums, and the map is made of them on the processor. On the processor the sums always have the same order "
+        "and this changes nothing.", kind="bool", label="Same bits in every run", group=COMPUTE, expert=True)
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):

@@ -15,6 +15,7 @@ from typing import Any, Callable, List, Optional, Tuple
 import numpy as np
 
 from .kernels.device import array_module, to_host, working_bytes
+from .kernels.fixed_point import summable
 from .kernels.gather import gauss_newton_sums, score_grid
 from .pixels import PixelList
 from .pose import cross_matrix, exp_map, log_map, project, rotation_vector_ball, shift_disc
@@ -379,7 +380,7 @@ def mode_weights(modes: Modes, n: int) -> Array:
     start = xp.searchsorted(modes.owner, xp.arange(n))
     top = xp.full(n, -xp.inf)
     maximum_at(top, modes.owner, log_mass)
-    mass = xp.exp(log_mass - top[modes.owner])
+    mass = summable(xp.exp(log_mass - top[modes.owner]))
     total = xp.add.reduceat(mass, start) if xp is np else xp.bincount(modes.owner, mass, n)
     return mass / total[modes.owner]
 

@@ -19,12 +19,13 @@ from .ctf import ctf, phase_basis, phase_coefficients
 from .kernels import cuda
 from .kernels.device import CPU, Device, to_host
 from .kernels.fft import irfftn, rfft2, rfftn
+from .kernels.fixed_point import FixedPointSums
 from .kernels.gather import extract_slices, gauss_newton_sums, score_grid
 from .kernels.insert import insert_slices
 from .pixels import half_plane_frequencies, highest_shell, last_column, pixel_list
 from .plan import resolve, search_plan
 from .pose import exp_map, random_rotations
-from .reconstruct import enforce_hermitian, new_accumulator
+from .reconstruct import accumulator_shape, enforce_hermitian, new_accumulator
 from .records import InputError, OpticsGroup, Particles, Settings
 from .reference import Reference, make_reference, slice_rows
 from .run_folder import write_json
@@ -150,10 +151,12 @@ def operators() -> Dict[str, Callable[[Device], Any]]:
         return gauss_newton_sums(d.put(ft), d.put(rows), d.put(shift), d.put(owner), d.put(pixels.kx), d.put(pixels.ky),
                                  len(pixels), d.put(z), d.put(w), BOX)[part]
 
-    def insert(d: Device) -> Any:
-        accumulator = new_accumulator(shell, d.xp)
+    def insert(d: Device, fixed: bool = False) -> Any:
+        fixed = fixed and d.on_card
+        accumulator = FixedPointSums(accumulator_shape(shell), 40, d.xp) if fixed else new_accumulator(shell, d.xp)
         insert_slices(accumulator, d.put(rows), d.put(owner), d.put(np.ones(40)), d.put(shift), d.put(variance),
                       d.put(last_column(shell)), d.put(image), d.put(power), BOX)
+        accumulator = accumulator.to_float() if fixed else accumulator
         enforce_hermitian(accumulator)
         return accumulator
 
@@ -166,7 +169,7 @@ def operators() -> Dict[str, Callable[[Device], Any]]:
         "score_grid": lambda d: score_grid(d.put(ft), d.put(rows.reshape(4, 10, 2, 3)), d.put(pixels.kx),
                                            d.put(pixels.ky), d.put(grid_z), d.put(w[:4])),
         "log likelihood": lambda d: sums(d, 0), "gradient": lambda d: sums(d, 1), "curvature": lambda d: sums(d, 2),
-        "insert_slices": insert,
+        "insert_slices": insert, "insert_slices, fixed point": lambda d: insert(d, fixed=True),
         "rfft2": lambda d: rfft2(d.put(e.images)),
         "rfftn and irfftn": lambda d: irfftn(rfftn(d.put(e.map)), e.map.shape),
         "matrix product": lambda d: d.xp.matmul(d.put(w), d.put(w.T.copy())),

@@ -19,7 +19,7 @@ from typing import List
 import numpy as np
 
 SHIM = Path(__file__).parent / "cuda_shim.h"
-POINTED = {"float2": np.complex64, "float": np.float32, "int": np.int32}
+POINTED = {"float2": np.complex64, "float": np.float32, "int": np.int32, "fixed64": np.uint64}
 MAX_GRID, MAX_BLOCK = (2**31 - 1, 65535, 65535), 1024
 MAIN = """
 int main(int, char** names) {{
@@ -76,8 +76,9 @@ def launcher(code: str, name: str) -> str:
 class Source:
     """The code of a .cu file, compiled when a kernel of it is first launched."""
 
-    def __init__(self, code: str, folder: Path, sanitizer: str = "", workers: int = 1):
+    def __init__(self, code: str, folder: Path, sanitizer: str = "", workers: int = 1, backwards: bool = False):
         self.code, self.folder, self.sanitizer, self.workers = code, folder, sanitizer, workers
+        self.order = ["-DBACKWARDS"] if backwards else []
 
     def launch(self, name: str, grid, block, arguments) -> None:
         """Check the arguments (numpy arrays and typed scalars) and run; arrays are changed in place."""
@@ -112,7 +113,7 @@ class Source:
         return path
 
     def library(self, name: str) -> ctypes.CDLL:
-        return ctypes.CDLL(str(self.compiled(name, "", "-shared", "-fPIC")))
+        return ctypes.CDLL(str(self.compiled(name, "", "-shared", "-fPIC", *self.order)))
 
     def launch_apart(self, name: str, grid, block: int, arguments) -> None:
         """In a process of its own, under the sanitizer; RuntimeError with its report."""

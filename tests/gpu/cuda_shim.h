@@ -1,5 +1,6 @@
 // What a CUDA source needs to be C++: qualifiers, built-in variables, the few functions our kernels call.
-// A launch is a loop over the grid and the block; with several workers they share out the blocks, as a GPU would.
+// A launch is a loop over the grid and the block, from the end with BACKWARDS; with several workers they share out the
+// blocks, as a GPU would.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -25,6 +26,16 @@ static inline float atomicAdd(float* address, float value)
     return before;
 }
 
+static inline unsigned long long atomicAdd(unsigned long long* address, unsigned long long value)
+{
+    return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
+}
+
+static inline long long __float2ll_rn(float x)
+{
+    return std::llrint(x);
+}
+
 static inline void sincospif(float x, float* sine, float* cosine)
 {
     const double angle = 3.14159265358979323846 * std::fmod((double)x, 2.0);
@@ -37,8 +48,16 @@ template <class Kernel> static void over_grid(Extent grid, Extent block, int wor
     auto share = [=](int worker) {
         gridDim = grid;
         blockDim = block;
-        for (unsigned long long b = worker; b < (unsigned long long)grid.x * grid.y; b += workers)
-            for (unsigned t = 0; t < block.x; t++) {
+        const unsigned long long count = (unsigned long long)grid.x * grid.y;
+        for (unsigned long long i = worker; i < count; i += workers)
+            for (unsigned j = 0; j < block.x; j++) {
+#ifdef BACKWARDS
+                const unsigned long long b = count - 1 - i;
+                const unsigned t = block.x - 1 - j;
+#else
+                const unsigned long long b = i;
+                const unsigned t = j;
+#endif
                 blockIdx = {(unsigned)(b % grid.x), (unsigned)(b / grid.x), 0};
                 threadIdx = {t, 0, 0};
                 kernel();

@@ -26,10 +26,10 @@ def folder() -> Path:
     return path
 
 
-def install(monkeypatch, sanitizer="", workers=1):
-    """A fresh stand-in as the module "cupy"."""
+def install(monkeypatch, sanitizer="", workers=1, backwards=False):
+    """A fresh stand-in as the module "cupy"; ``backwards``: threads run from the last to the first."""
     require_program("g++")
-    cupy = make_cupy(folder(), sanitizer, workers)
+    cupy = make_cupy(folder(), sanitizer, workers, backwards)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     return cupy
 

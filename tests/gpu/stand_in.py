@@ -263,14 +263,14 @@ class Function:
         self.function.at(target._a, unwrap(index), unwrap(value))
 
 
-def make_cupy(folder: Path, sanitizer: str = "", workers: int = 1) -> Namespace:
+def make_cupy(folder: Path, sanitizer: str = "", workers: int = 1, backwards: bool = False) -> Namespace:
     """A module to put into sys.modules as "cupy"; ``folder`` keeps compiled kernels."""
     ledger = Ledger()
     cupy, pool = Namespace("", ledger), Pool()
 
     class RawModule:
         def __init__(self, code: Any = None, *, options: tuple = ()):
-            self.source = Source(code, folder, sanitizer, workers)
+            self.source = Source(code, folder, sanitizer, workers, backwards)
 
         def get_function(self, name: str) -> Any:
             def kernel(grid: tuple, block: tuple, args: tuple) -> None:

@@ -12,6 +12,7 @@ from typing import Any, List, Tuple
 import numpy as np
 
 from .device import array_module, working_bytes
+from .fixed_point import FixedPointSums
 
 Array = Any
 BLOCK = 128  # threads; also the lanes that share the pixels of a sum
@@ -118,11 +119,14 @@ def gauss_newton_sums(ft: Array, rows: Array, shift_px: Array, owner: Array, kx:
 
 def insert_slices(accumulator: Array, rows: Array, owner: Array, gamma: Array, shift_px: Array, shift_variance: Array,
                   last_column: Array, image: Array, weight: Array, box_size: int) -> None:
-    """Add to ``accumulator`` in place; see insert.insert_slices. Additions are atomic: the last bits are free."""
-    xp = array_module(accumulator)
+    """Add to ``accumulator`` in place; see insert.insert_slices. Additions are atomic: the last bits are free, unless
+    the accumulator is a FixedPointSums."""
+    fixed = isinstance(accumulator, FixedPointSums)
+    sums = accumulator.sums if fixed else accumulator
+    xp = array_module(sums)
     m, n, height = len(rows), len(image), len(last_column)
     half_plane = (n, height, height // 2 + 1)
-    nx, nz, ny, _ = accumulator.shape
+    nx, nz, ny, _ = sums.shape
     if m == 0:
         return
     arguments = [
@@ -131,6 +135,11 @@ def insert_slices(accumulator: Array, rows: Array, owner: Array, gamma: Array, s
         small(xp, "shift_variance", shift_variance, np.float32, (m,)),
         checked(xp, "last_column", last_column, np.int32, (height,)),
         checked(xp, "image", image, np.complex64, half_plane), checked(xp, "weight", weight, np.float32, half_plane),
-        np.int32(height // 2), np.float32(2 / box_size), np.int32(nx), np.int32(nz), np.int32(ny),
-        checked(xp, "accumulator", accumulator, np.float32, (nx, nz, ny, 3))]
-    kernel(xp, "insert.cu", "insert_slices")((m, blocks(height * (height // 2 + 1))), (BLOCK,), tuple(arguments))
+        np.int32(height // 2), np.float32(2 / box_size), np.int32(nx), np.int32(nz), np.int32(ny)]
+    if fixed:
+        accumulator.make_room(image, weight, gamma)
+        arguments += [*accumulator.scales, checked(xp, "sums", sums, np.int64, (nx, nz, ny, 3)).view(np.uint64)]
+    else:
+        arguments.append(checked(xp, "accumulator", sums, np.float32, (nx, nz, ny, 3)))
+    name = "insert_slices_fixed" if fixed else "insert_slices"
+    kernel(xp, "insert.cu", name)((m, blocks(height * (height // 2 + 1))), (BLOCK,), tuple(arguments))

@@ -10,7 +10,8 @@ the exponential being the average of the phase over a Gaussian shift (isotropic,
 one table per axis). x is the slowest axis and is cut
 into slabs that fit a core's cache; a slab is one thread's, and walks the insertions in order, so
 that the sums have the same bits for any number of threads. Which part of an image's row falls into
-a slab is solved, not searched. GPU twin: insert.cu.
+a slab is solved, not searched. GPU twin: insert.cu, whose additions have no order; with a FixedPointSums for
+accumulator they need none.
 """
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from numba import njit, prange
 
 from . import cuda
 from .device import array_module
+from .fixed_point import FixedPointSums
 
 Array = Any
 SLAB_BYTES = 1 << 21  # measured: 2 MB is as good as any between 0.5 and 8
@@ -113,7 +115,7 @@ def insert_slices(accumulator: Array, rows: Array, owner: Array, gamma: Array, s
     image Z (n, 2M + 1, M + 1) complex64 and weight W (same shape) float32 hold rows ky = −M … M and
     columns kx = 0 … M; ``last_column`` (2M + 1,) int32 ends each row at the disc |k| ≤ M.
     """
-    if array_module(accumulator) is not np:
+    if isinstance(accumulator, FixedPointSums) or array_module(accumulator) is not np:
         return cuda.insert_slices(accumulator, rows, owner, gamma, shift_px, shift_variance, last_column, image, weight,
                                   box_size)
     max_k = len(last_column) // 2
