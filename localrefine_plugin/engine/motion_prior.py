@@ -8,15 +8,16 @@ curvature H (Gauss–Newton) and maximum y. Expectation–maximisation over Σ:
     E:  Λ_i = BᵀHB + Σ⁻¹,   m_i = Λ_i⁻¹ BᵀH y,   r_i = (ν + 6) / (ν + tr Σ⁻¹(m mᵀ + Λ⁻¹))
     M:  Σ = (n₀ Σ₀ + Σ_i r_i (m_i m_iᵀ + Λ_i⁻¹)) / (n₀ + n)
 
-with n₀ pseudo-particles of the starting Σ₀ (an inverse-Wishart floor). The robust weights r keep junk
-from widening Σ (Lange, Little & Taylor 1989, doi:10.1080/01621459.1989.10478852). Σ contains the
+with n₀ pseudo-particles of the starting Σ₀ (an inverse-Wishart floor). The robust weights r keep those that moved
+far from widening Σ (Lange, Little & Taylor 1989, doi:10.1080/01621459.1989.10478852), and junk does not count: each
+particle counts by the probability that it moved by Σ and not anywhere within 2² Σ₀. Σ contains the
 widths of the motion, its hinge and the hinge's axis: with Σ = [A Cᵀ; C D], d ≈ C A⁻¹ w is a rotation
 about the point h with [−h]× = C A⁻¹ as nearly as it can be. docs/motion-prior.md has the picture.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Tuple
+from typing import Dict, NamedTuple, Tuple
 
 import numpy as np
 
@@ -27,6 +28,7 @@ STUDENT_NU = 8.0
 SWEEPS = 15
 PSEUDO_PARTICLES = 1.0  # more pull the hinge to the mask centre: 5 at 7° by 1–2 px of 10 where poses are known to 3°
 GAUSSIAN_CONSISTENCY = 1.15  # Gaussian motion has 1.15 times the Σ at which ⟨r x xᵀ⟩ = Σ, for ν = 8 in six dimensions
+JUNK_SHARE, JUNK_WIDTH = 0.1, 2.0  # the share expected (it hardly matters), and how far junk lies in widths of Σ₀
 MOST_PARTICLES = 4000  # more add nothing to 21 numbers; keeps the cost constant
 SMALLEST_SIGMA_RAD, SMALLEST_SIGMA_PX = np.deg2rad(0.05), 0.02
 
@@ -67,6 +69,7 @@ class LearnedMotion:
     mean, mean_error : (6,) the mean motion and its covariance (6, 6).
     along_axes : (n, 2) of each particle, its motion along the first principal axis of rotation and along that of
         displacement, divided by what their standard deviation would be if the motion were Gaussian.
+    counts : (n,) the probability that a particle is none of the junk.
     """
 
     covariance: np.ndarray
@@ -74,6 +77,7 @@ class LearnedMotion:
     mean: np.ndarray
     mean_error: np.ndarray
     along_axes: np.ndarray
+    counts: np.ndarray
 
     def columns(self) -> Dict[str, np.ndarray]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -99,12 +103,18 @@ def precision_of(covariance: np.ndarray, rotation0: np.ndarray) -> np.ndarray:
 
 
 def inverses(matrices: np.ndarray) -> np.ndarray:
-    """Inverses (n, k, k) of matrices whose symmetric part is positive: Gauss–Jordan, all of them at once.
+    """Inverses (n, k, k) of matrices whose symmetric part is positive."""
+    return inverses_and_log_determinants(matrices)[0]
+
+
+def inverses_and_log_determinants(matrices: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Gauss–Jordan of (n, k, k), all of them at once.
 
     numpy.linalg.inv hands LAPACK one after the other, and a threaded OpenBLAS starts its threads for each: 7 times
     slower on two cores for 6 × 6, and other last bits with another number of threads.
     """
     out = np.array(matrices, dtype=np.float64)
+    determinant = np.ones(len(out))
     for k in range(out.shape[-1]):
         pivot, column = out[:, k, k].copy(), out[:, :, k].copy()
         row = out[:, k] / pivot[:, None]
@@ -112,7 +122,8 @@ def inverses(matrices: np.ndarray) -> np.ndarray:
         out[:, k] = row
         out[:, :, k] = -column / pivot[:, None]
         out[:, k, k] = 1 / pivot
-    return out
+        determinant *= pivot
+    return out, np.log(determinant)
 
 
 def evidence_at(rotation0: np.ndarray, w: np.ndarray, shift: np.ndarray, curvature: np.ndarray,
@@ -141,81 +152,106 @@ def learn(evidence: Evidence, start: np.ndarray, floor: np.ndarray, isotropic: b
     ``isotropic`` keeps two widths only, one of rotation and one of displacement.
     """
     information, pull = evidence.some(MOST_PARTICLES).in_body_frame()
+    of_junk = log_junk(information, pull, floor)
     covariance = start / GAUSSIAN_CONSISTENCY
     for _ in range(SWEEPS):
-        covariance = em_sweep(information, pull, covariance, floor)
+        covariance = em_sweep(information, pull, covariance, floor, of_junk)
         if isotropic:
             rotation, shift = np.trace(covariance[:3, :3]) / 3, np.trace(covariance[3:, 3:]) / 3
             covariance = np.diag([rotation] * 3 + [shift] * 3)
     return floored(GAUSSIAN_CONSISTENCY * covariance)
 
 
-def expected(information: np.ndarray, pull: np.ndarray,
-             covariance: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """E step: m (n, 6), Λ⁻¹ (n, 6, 6) and the Student-t weights r (n,)."""
-    precision = inverse(covariance)
-    spread = inverses(information + precision)
+class Step(NamedTuple):
+    """E step of n particles: m (n, 6), Λ⁻¹ (n, 6, 6), Student-t weight r (n,), log likelihood of y (n,) but for
+    a term that does not depend on Σ."""
+
+    mean: np.ndarray
+    spread: np.ndarray
+    weight: np.ndarray
+    log_likelihood: np.ndarray
+
+    def counts(self, of_junk: np.ndarray) -> np.ndarray:
+        """(n,) the probability that a particle is none of the junk."""
+        odds = np.log(JUNK_SHARE / (1 - JUNK_SHARE)) + of_junk - self.log_likelihood
+        probability: np.ndarray = 1 / (1 + np.exp(np.clip(odds, -50, 50)))
+        return probability
+
+
+def expected(information: np.ndarray, pull: np.ndarray, covariance: np.ndarray) -> Step:
+    """E step. The likelihood of y is N(0, BΣBᵀ + H⁻¹), ∝ |Σ|^−½ |Λ|^−½ exp(½ mᵀBᵀHy)."""
+    precision, log_precision = inverses_and_log_determinants(covariance[None])
+    spread, log_determinant = inverses_and_log_determinants(information + precision)
     mean = (spread @ pull[..., None])[..., 0]
-    distance = np.einsum("ij,nij->n", precision, spread) + np.einsum("ni,ij,nj->n", mean, precision, mean)
-    return mean, spread, (STUDENT_NU + 6) / (STUDENT_NU + distance)
+    distance = np.einsum("ij,nij->n", precision[0], spread) + np.einsum("ni,ij,nj->n", mean, precision[0], mean)
+    log_likelihood = 0.5 * (np.einsum("ni,ni->n", mean, pull) - log_determinant - log_precision)
+    return Step(mean, spread, (STUDENT_NU + 6) / (STUDENT_NU + distance), log_likelihood)
 
 
-def em_sweep(information: np.ndarray, pull: np.ndarray, covariance: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    """One E and M step; ``information`` BᵀHB (n, 6, 6), ``pull`` BᵀHy (n, 6)."""
-    mean, spread, weight = expected(information, pull, covariance)
+def log_junk(information: np.ndarray, pull: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    """Log likelihood (n,) of y if the particles lie anywhere in the search that Σ₀ spans."""
+    return expected(information, pull, JUNK_WIDTH ** 2 * floor).log_likelihood
+
+
+def em_sweep(information: np.ndarray, pull: np.ndarray, covariance: np.ndarray, floor: np.ndarray,
+             of_junk: np.ndarray) -> np.ndarray:
+    """One E and M step; ``information`` BᵀHB (n, 6, 6), ``pull`` BᵀHy (n, 6), ``of_junk`` (n,) of `log_junk`."""
+    step = expected(information, pull, covariance)
+    count = step.counts(of_junk)
+    weight = count * step.weight
     # einsum: the sums of a threaded BLAS depend on the number of threads
-    total = PSEUDO_PARTICLES * floor + np.einsum("n,nij->ij", weight, spread)
-    total += np.einsum("ni,nj->ij", weight[:, None] * mean, mean)
-    result: np.ndarray = total / (PSEUDO_PARTICLES + len(mean))
+    total = PSEUDO_PARTICLES * floor + np.einsum("n,nij->ij", weight, step.spread)
+    total += np.einsum("ni,nj->ij", weight[:, None] * step.mean, step.mean)
+    result: np.ndarray = total / (PSEUDO_PARTICLES + count.sum())
     return result
 
 
-def examine(evidence: Evidence, covariance: np.ndarray) -> LearnedMotion:
+def examine(evidence: Evidence, covariance: np.ndarray, floor: np.ndarray) -> LearnedMotion:
     """Errors, mean and shape of the motion whose ``covariance`` has been learned from this evidence."""
     information, pull = evidence.some(MOST_PARTICLES).in_body_frame()
     of_students = covariance / GAUSSIAN_CONSISTENCY
-    mean, spread, weight = expected(information, pull, of_students)
-    motion, motion_error = mean_motion(mean, spread, weight, of_students)
+    step = expected(information, pull, of_students)
+    count = step.counts(log_junk(information, pull, floor))
+    motion, motion_error = mean_motion(step, count, of_students)
     gaussian = expected(information, pull, covariance)
-    return LearnedMotion(covariance, learning_error(mean, spread, weight, of_students), motion, motion_error,
-                         along_first_axes(gaussian[0], gaussian[1], covariance))
+    return LearnedMotion(covariance, learning_error(step, count, of_students), motion, motion_error,
+                         along_first_axes(gaussian, covariance), count)
 
 
-def learning_error(mean: np.ndarray, spread: np.ndarray, weight: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+def learning_error(step: Step, count: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """(21, 21) error of Σ as in LearnedMotion, from the empirical Fisher information.
 
-    In A the score of particle i is ½ (r L⁻¹ (m mᵀ + Λ⁻¹) L⁻ᵀ − I), and the information the sum of its squares
-    (Meilijson 1989, J. R. Stat. Soc. B 51, 127); what is missing from an image is missing from its score. The
-    pseudo-particles count as complete ones.
+    In A the score of particle i is ½ (r L⁻¹ (m mᵀ + Λ⁻¹) L⁻ᵀ − I), times the probability that it counts, and the
+    information the sum of its squares (Meilijson 1989, J. R. Stat. Soc. B 51, 127); what is missing from an image is
+    missing from its score. The pseudo-particles count as complete ones.
     """
     whiten = inverse(np.linalg.cholesky(covariance))
-    moment = whiten @ (mean[:, :, None] * mean[:, None] + spread) @ whiten.T
-    score = 0.5 * (weight[:, None, None] * moment - np.eye(6))
+    moment = whiten @ (step.mean[:, :, None] * step.mean[:, None] + step.spread) @ whiten.T
+    score = 0.5 * count[:, None, None] * (step.weight[:, None, None] * moment - np.eye(6))
     row, column = np.triu_indices(6)
     scores = score[:, row, column] * np.where(row == column, 1, 2)
     information = np.einsum("ni,nj->ij", scores, scores) + PSEUDO_PARTICLES * np.diag(np.where(row == column, 0.5, 1.0))
     return inverse(information)
 
 
-def mean_motion(mean: np.ndarray, spread: np.ndarray, weight: np.ndarray,
-                covariance: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def mean_motion(step: Step, count: np.ndarray, covariance: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """Generalised least squares of the mean motion (6,) and its covariance: y_i ~ N(B μ, B Σ Bᵀ + H⁻¹).
 
     Bᵀ (BΣBᵀ + H⁻¹)⁻¹ B = Σ⁻¹ − Σ⁻¹ Λ⁻¹ Σ⁻¹, and with y instead of the last B it is Σ⁻¹ m.
     """
-    precision = inverse(covariance)
-    information = weight.sum() * precision - precision @ np.einsum("n,nij->ij", weight, spread) @ precision
+    precision, weight = inverse(covariance), count * step.weight
+    information = weight.sum() * precision - precision @ np.einsum("n,nij->ij", weight, step.spread) @ precision
     error = inverse(information + PSEUDO_PARTICLES * precision)
-    return error @ precision @ np.einsum("n,ni->i", weight, mean), error
+    return error @ precision @ np.einsum("n,ni->i", weight, step.mean), error
 
 
-def along_first_axes(mean: np.ndarray, spread: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+def along_first_axes(step: Step, covariance: np.ndarray) -> np.ndarray:
     """(n, 2) aᵀm / sqrt(aᵀ(Σ − Λ⁻¹)a) for the first principal axis a of rotation and that of displacement."""
     axes = np.zeros((6, 2))
     axes[:3, 0] = np.linalg.eigh(covariance[:3, :3])[1][:, -1]
     axes[3:, 1] = np.linalg.eigh(covariance[3:, 3:])[1][:, -1]
-    told = np.einsum("ik,nij,jk->nk", axes, covariance - spread, axes)
-    return (mean @ axes) / np.sqrt(np.maximum(told, 1e-9 * np.einsum("ik,ij,jk->k", axes, covariance, axes)))
+    told = np.einsum("ik,nij,jk->nk", axes, covariance - step.spread, axes)
+    return (step.mean @ axes) / np.sqrt(np.maximum(told, 1e-9 * np.einsum("ik,ij,jk->k", axes, covariance, axes)))
 
 
 def floored(covariance: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ from .hinge import Hinge
 from .motion_prior import LearnedMotion, about_point, hinge, principal_widths
 
 DRAWS = 200  # of Σ for the errors: those are good to 5 %
-FLAT, TAILED = -0.6, 3.0  # excess kurtosis: 0 of a Gaussian, −1.2 of a flat distribution, −2 of two narrow peaks
-FAR = 4.0  # standard deviations: one particle in 16,000 if the motion is Gaussian
+FLAT = -0.6  # excess kurtosis: 0 of a Gaussian, −1.2 of a flat distribution, −2 of two narrow peaks
+MUCH_JUNK = 0.03  # of the particles: none are, of a Gaussian motion
 WIDTHS_IN_EXTENT = 2.2  # the s.d. per axis of a distribution that fills a ball evenly is the radius / √5
 SIGNIFICANT = 4.0  # χ² per degree of freedom
 MEAN_DEG, MEAN_ANGSTROM = 1.0, 1.0  # a mean motion worth a sentence
@@ -44,7 +44,8 @@ def pooled(motions: Sequence[LearnedMotion]) -> LearnedMotion:
     n = len(motions)
     covariance, error, mean, mean_error = (np.mean([getattr(m, name) for m in motions], axis=0)
                                            for name in ("covariance", "error", "mean", "mean_error"))
-    return LearnedMotion(covariance, error / n, mean, mean_error / n, np.concatenate([m.along_axes for m in motions]))
+    along_axes, counts = (np.concatenate([getattr(m, name) for m in motions]) for name in ("along_axes", "counts"))
+    return LearnedMotion(covariance, error / n, mean, mean_error / n, along_axes, counts)
 
 
 def summarise(motion: LearnedMotion, resolved: Dict[str, Any], pixel_size: float) -> Dict[str, Any]:
@@ -54,14 +55,14 @@ def summarise(motion: LearnedMotion, resolved: Dict[str, Any], pixel_size: float
     first, the latter at the centre of the mask; ``…_error``), ``rotation_axes``, ``displacement_axes`` (3 × 3, a row
     per axis), ``hinge`` (see `hinge_summary`; null where the prior is isotropic), ``mean_rotation_deg``,
     ``mean_displacement_angstrom`` (3), ``mean_chi2`` (per degree of freedom), ``excess_kurtosis`` and ``peaks`` (in
-    standard deviations) of the motion along the first axis of "rotation" and of "displacement", and
-    ``far_share``, the particles more than four standard deviations away along either.
+    standard deviations) of the motion along the first axis of "rotation" and of "displacement", both without junk,
+    and ``junk_share``, the particles that lie anywhere in the search rather than in the motion.
     """
     degree = np.rad2deg(1)
     many = draws(motion)
     rotation, shift = principal_widths(motion.covariance)
     errors = np.std([np.concatenate(principal_widths(s)) for s in many], axis=0)
-    z = motion.along_axes
+    z = motion.along_axes[motion.counts > 0.5]
     isotropic = resolved["prior"] != "learned"
     return {
         "rotation_widths_deg": listed(rotation * degree), "rotation_widths_deg_error": listed(errors[:3] * degree),
@@ -75,7 +76,7 @@ def summarise(motion: LearnedMotion, resolved: Dict[str, Any], pixel_size: float
         "mean_chi2": float(motion.mean @ np.linalg.solve(motion.mean_error, motion.mean)) / 6,
         "excess_kurtosis": {name: excess_kurtosis(z[:, i]) for i, name in enumerate(("rotation", "displacement"))},
         "peaks": {name: listed(signed_peaks(z[:, i])) for i, name in enumerate(("rotation", "displacement"))},
-        "far_share": float(np.mean(np.abs(z).max(axis=1) > FAR))}
+        "junk_share": float(np.mean(motion.counts < 0.5))}
 
 
 def listed(values: Iterable[float]) -> List[float]:
@@ -211,7 +212,7 @@ def motion_advice(summary: Dict[str, Any], resolved: Dict[str, Any]) -> Dict[str
     both = summary["pooled"]
     said = {f"{what} shape": shape_advice(what, both["peaks"][what], both["excess_kurtosis"][what])
             for what in ("rotation", "displacement")}
-    said["far particles"] = far_advice(both)
+    said["junk"] = junk_advice(both["junk_share"])
     widest = both["rotation_widths_deg"][0], (both["hinge"] or both)["displacement_widths_angstrom"][0]
     said["rotation width"] = width_advice("rotation", widest[0], resolved["rotation_extent_deg"], "°")
     said["shift width"] = width_advice("shift", widest[1], resolved["shift_extent_angstrom"], " Å")
@@ -231,12 +232,12 @@ def shape_advice(what: str, peaks: Sequence[float], kurtosis: float) -> str:
     return ""
 
 
-def far_advice(both: Dict[str, Any]) -> str:
-    """Long tails."""
-    if max(both["excess_kurtosis"].values()) < TAILED:
+def junk_advice(share: float) -> str:
+    """Many particles that did not move as the others."""
+    if share < MUCH_JUNK:
         return ""
-    return (f"{100 * both['far_share']:.1f} % of the particles moved more than {FAR:.0f} standard deviations of the "
-            "learned motion: damaged particles, or a rare state; look at them by themselves")
+    return (f"{100 * share:.0f} % of the particles lie anywhere in the search rather than within the motion of the "
+            "others: damaged particles, or a rare state; look at them by themselves")
 
 
 def width_advice(what: str, width: float, extent: float, unit: str) -> str:
