@@ -140,6 +140,24 @@ def joined(costs: Sequence[Cost]) -> Cost:
                 sum(c.leader_cpu_seconds for c in costs))
 
 
+def chained(legs: Sequence[Cost], moments: Sequence[float]) -> Cost:
+    """The cost of a job done in several legs; one that was ended counts up to the last of ``moments`` in it.
+
+    ``moments`` are the times of day at which the job left something it can be continued from.
+    """
+    cpu, wall, leader, samples = 0.0, 0.0, 0.0, []  # type: float, float, float, List[Tuple[float, float]]
+    for leg in legs:
+        start, end = leg.samples[0][0], leg.samples[-1][0]
+        spent, seconds = leg.cpu_seconds, leg.wall_seconds
+        if not leg.finished:
+            end = max((m for m in moments if start <= m <= end), default=start)
+            spent, seconds = leg.cpu_at(end), end - start
+        samples += [(moment, cpu + so_far) for moment, so_far in leg.samples if moment <= end] + [(end, cpu + spent)]
+        cpu, wall = cpu + spent, wall + seconds
+        leader += leg.leader_cpu_seconds * spent / max(leg.cpu_seconds, 1e-9)
+    return Cost(cpu, wall, max(leg.peak_memory_mb for leg in legs), legs[-1].finished, leader, samples)
+
+
 def machine() -> str:
     """Processor, cores and load of this machine in one line."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()

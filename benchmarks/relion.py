@@ -54,6 +54,14 @@ def refine_command(inputs: Inputs, output: Path) -> List[str]:
             "--pool", "30", "--pad", "2", "--preread_images", "--j", "1", "--random_seed", "1"]
 
 
+def continue_command(inputs: Inputs, output: Path) -> List[str]:
+    """Go on after the last iteration of a refinement that was ended."""
+    command = refine_command(inputs, output)
+    last = str(iterations(output)[-1][1]).replace("_data.star", "_optimiser.star")
+    reading = ["--pool", "30", "--preread_images", "--j", "1"]
+    return command[:command.index("--auto_refine")] + ["--continue", last, *reading]
+
+
 def consensus_command(inputs: Inputs, output: Path, threads: int) -> List[str]:
     """One iteration without alignment: the optimiser file that the subtraction starts from."""
     return ["relion_refine", "--o", str(output / "consensus"), "--i", inputs.star, "--ref", inputs.reference,
@@ -136,24 +144,20 @@ class Result:
     trajectory: List[Tuple[float, Poses]]
     poses: Poses
     map: np.ndarray
-    half_maps: Tuple[np.ndarray, np.ndarray]
+    half_maps: Tuple[np.ndarray, ...]
     converged: bool
 
 
-def result(output: Path, data: Path) -> Result:
-    """The converged result or, without one, the last iteration with half-maps reconstructed from its poses."""
+def converged(output: Path) -> bool:
+    return (output / "run_class001.mrc").exists()
+
+
+def result(output: Path) -> Result:
+    """The converged result or, without one, that of the last iteration, with its unfiltered half-maps."""
     steps = [(path.stat().st_mtime, poses_of(path)) for _, path in iterations(output)]
-    halves = [output / f"run_half{half}_class001_unfil.mrc" for half in (1, 2)]
-    converged = (output / "run_class001.mrc").exists()
-    if converged:
-        final, volume = poses_of(output / "run_data.star"), read_map(output / "run_class001.mrc")
-    else:
-        last = iterations(output)[-1][1]
-        final = poses_of(last)
-        halves = [output / f"last_half{half}.mrc" for half in (1, 2)]
-        for half, path in enumerate(halves, 1):
-            if not path.exists():
-                subprocess.run(["relion_reconstruct", "--i", str(last), "--o", str(path), "--ctf", "--pad", "2",
-                                "--subset", str(half)], check=True, cwd=data, capture_output=True)
-        volume = (read_map(halves[0]) + read_map(halves[1])) / 2
-    return Result(steps, final, volume, (read_map(halves[0]), read_map(halves[1])), converged)
+    if converged(output):
+        halves = tuple(read_map(output / f"run_half{half}_class001_unfil.mrc") for half in (1, 2))
+        return Result(steps, poses_of(output / "run_data.star"), read_map(output / "run_class001.mrc"), halves, True)
+    stem = str(iterations(output)[-1][1]).replace("_data.star", "")
+    halves = tuple(read_map(Path(f"{stem}_half{half}_class001_unfil.mrc")) for half in (1, 2))
+    return Result(steps, steps[-1][1], (halves[0] + halves[1]) / 2, halves, False)

@@ -24,7 +24,7 @@ from localrefine_plugin.engine.run_folder import RunFolder, read_json, write_jso
 from localrefine_plugin.engine.state import load_poses
 
 from . import relion
-from .measure import Cost, commit, joined, machine, run_measured
+from .measure import Cost, chained, commit, joined, machine, run_measured
 from .page import PAGE, table, write_section
 from .truth import Truth
 
@@ -113,7 +113,7 @@ def figures_of(truth: Truth, poses: Poses, volume: np.ndarray, halves: Sequence[
 def relion_row(name: str, data: Path, output: Path, cost: Cost, before: Optional[Cost], truth: Truth,
                start_star: Optional[Path] = None) -> Row:
     """``before`` is the cost of the subtraction and ``start_star`` its particles, for the second workflow."""
-    found = relion.result(output, data)
+    found = relion.result(output)
     costs = [cost if before is None else joined([before, cost])]
     mask, centre, poses = truth.mask, None, found.poses
     whole = [(moment, p) for moment, p in found.trajectory]
@@ -128,7 +128,7 @@ def relion_row(name: str, data: Path, output: Path, cost: Cost, before: Optional
     offset = 0.0 if before is None else before.cpu_seconds
     trajectory = [(offset + cost.cpu_at(moment), truth.of_poses(p)["angle_deg"]) for moment, p in whole]
     figures = figures_of(truth, poses, found.map, found.half_maps, mask, centre)
-    note = "" if found.converged else f"not converged: ended after iteration {len(trajectory)}; maps from its poses"
+    note = "" if found.converged else f"not converged: ended after iteration {len(trajectory)}"
     return Row(name, costs, len(trajectory), figures, trajectory, note)
 
 
@@ -169,8 +169,13 @@ def run_peer(name: str, options: argparse.Namespace, data: Path, work: Path, tru
         before = once(work / "relion_subtraction.json", lambda: relion.subtract(
             data, output, options.new_box, truth.pixel_size, inputs, options.cores))
         inputs, start = second, Path(second.star)
-    cost = once(work / f"{output.name}.json", lambda: run_measured(
-        relion.refine_command(inputs, output), output / "log.txt", options.cores, data, 60 * options.limit_minutes))
+    legs = [Cost(**read_json(path)) for path in sorted(work.glob(f"{output.name}_leg*.json"))]
+    if not legs or (options.go_on and not relion.converged(output)):
+        command = relion.continue_command(inputs, output) if legs else relion.refine_command(inputs, output)
+        number = len(legs) + 1
+        legs.append(once(work / f"{output.name}_leg{number}.json", lambda: run_measured(
+            command, output / f"log_{number}.txt", options.cores, data, 60 * options.limit_minutes)))
+    cost = chained(legs, [path.stat().st_mtime for _, path in relion.iterations(output)])
     return relion_row(name, data, output, cost, before, truth, start)
 
 
@@ -272,6 +277,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--diameter-of-b", type=float, default=150, help="the same after subtraction")
     parser.add_argument("--new-box", type=int, default=60, help="of the subtracted images, px")
     parser.add_argument("--limit-minutes", type=float, default=25, help="for each of RELION's refinements")
+    parser.add_argument("--go-on", action="store_true", help="continue refinements of RELION's that reached the limit")
     parser.add_argument("--write", action="store_true", help=f"write the section of {PAGE.name} and its picture")
     options = parser.parse_args(arguments)
     data = (options.data or make_data(options.preset, options.make, options.work / options.preset)).resolve()

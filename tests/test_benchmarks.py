@@ -37,6 +37,16 @@ def test_a_command_is_ended_at_its_limit(tmp_path):
     assert cost.wall_seconds < 30
 
 
+def test_legs_of_a_job_add_up_to_what_was_kept():
+    """The first leg is ended at 20 s, when the last result it can go on from is that of 15 s."""
+    first = measure.Cost(20.0, 20.0, 50.0, False, 2.0, [(100.0, 0.0), (110.0, 10.0), (120.0, 20.0)])
+    second = measure.Cost(30.0, 15.0, 60.0, True, 0.0, [(200.0, 0.0), (215.0, 30.0)])
+    whole = measure.chained([first, second], [105.0, 115.0, 207.5])
+    assert (whole.cpu_seconds, whole.wall_seconds, whole.leader_cpu_seconds) == pytest.approx((45.0, 30.0, 1.5))
+    assert [whole.cpu_at(m) for m in (105.0, 115.0, 207.5)] == pytest.approx([5.0, 15.0, 30.0])
+    assert whole.finished and whole.peak_memory_mb == 60
+
+
 def test_process_line_with_a_difficult_name():
     text = Path(f"/proc/{os.getpid()}/stat").read_text()
     hard = text.replace(text[text.index("("):text.rindex(")") + 1], "(a b) c) S 1)")
