@@ -15,6 +15,7 @@ import numpy as np
 from .images import Batch, HalfSetImages, pack, scaled
 from .kernels.batches import in_batches
 from .kernels.device import CPU, Device, array_module, to_host
+from .kernels.fixed_point import FixedPointSums
 from .kernels.gather import extract_slices
 from .kernels.insert import insert_slices
 from .marginalize import Insertions, best_only, posterior_insertions
@@ -23,7 +24,7 @@ from .noise import NoiseSums
 from .pixels import PixelList, pixel_list
 from .pose import exp_map, log_map, project
 from .progress import say
-from .reconstruct import PADDING, new_accumulator, reconstruct, working_bytes
+from .reconstruct import PADDING, accumulator_shape, new_accumulator, reconstruct, working_bytes
 from .records import Particles, PoseTable
 from .reference import Reference, make_reference, slice_rows
 from .scale import fitted_scales
@@ -47,6 +48,7 @@ class SearchPlan:
     learn : "" or "full" or "isotropic", whether this half's covariance is learned anew from its poses.
     align_shell : information beyond this shell is not used.
     symmetry : (g, 3, 3) operators about the box centre.  per_particle_scale : whether scales are fitted.
+    deterministic : whether a card's sums must have the same bits in every run.
     """
 
     centre: np.ndarray
@@ -64,6 +66,7 @@ class SearchPlan:
     recenter_shifts: bool
     symmetry: np.ndarray
     per_particle_scale: bool
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,9 @@ class HalfAlignment:
         self.pixels, self.grid = pixels.put(self.put), grid.put(self.put)
         self.images = HalfSetImages(particles, read, noise_power, self.max_shell, workers, device)
         self.noise = NoiseSums(particles, noise_power)
-        self.accumulator = new_accumulator(self.max_shell, device.xp)
+        fixed = device.on_card and plan.deterministic
+        self.accumulator = (FixedPointSums(accumulator_shape(self.max_shell), len(particles) * len(plan.symmetry),
+                                           device.xp) if fixed else new_accumulator(self.max_shell, device.xp))
         self.tables: List[Dict[str, np.ndarray]] = []
         self.evidence: List[Evidence] = []
         self.matches: List[Tuple[np.ndarray, np.ndarray]] = []
@@ -220,7 +225,9 @@ class HalfAlignment:
         """The half-map and everything else, once all particles have been added."""
         box, plan = self.particles.box_size, self.plan
         with self.clock("reconstruct"):
-            if self.device.on_card and self.device.memory_bytes() < working_bytes(box):
+            if isinstance(self.accumulator, FixedPointSums):
+                self.accumulator = self.accumulator.to_float()  # a card's radial profile has no order either
+            elif self.device.on_card and self.device.memory_bytes() < working_bytes(box):
                 self.accumulator = to_host(self.accumulator)
             half_map = to_host(reconstruct(self.accumulator, box, self.max_shell, self.workers))
         with self.clock("learn motion"):
