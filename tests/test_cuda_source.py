@@ -249,7 +249,7 @@ def test_the_address_sanitizer_catches_an_index_off_by_one(monkeypatch, mutated,
 
 def test_the_thread_sanitizer_catches_a_missing_atomic(monkeypatch, mutated):
     xp = install_sanitized(monkeypatch, "thread", workers=4)
-    mutated("atomicAdd(cell, tau * re)", "*cell += tau * re")
+    mutated("atomicAdd(sum, value)", "*sum += value")
     with pytest.raises(RuntimeError, match="data race"):
         Problem().on(xp).inserted()
 

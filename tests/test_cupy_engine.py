@@ -23,7 +23,8 @@ from localrefine_plugin.engine.files import read_map
 from localrefine_plugin.engine.kernels import batches
 from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.records import InputError, Settings
-from localrefine_plugin.engine.run_folder import RunFolder, read_json
+from localrefine_plugin.engine.run_folder import read_json
+from localrefine_plugin.engine.state import load_motion
 
 RESOLUTION = 12.0
 BOX = 24
@@ -52,6 +53,10 @@ def assert_same(on_card, on_cpu):
     np.testing.assert_array_equal(on_card.poses.insertions, on_cpu.poses.insertions)
     np.testing.assert_allclose(on_card.noise_power, on_cpu.noise_power, rtol=1e-3)
     assert np.linalg.norm(on_card.half_map - on_cpu.half_map) < 2e-3 * np.linalg.norm(on_cpu.half_map)
+    assert (on_card.motion is None) == (on_cpu.motion is None)
+    if on_card.motion is not None:
+        theirs = on_cpu.motion.covariance
+        np.testing.assert_allclose(on_card.motion.covariance, theirs, atol=5e-3 * np.abs(theirs).max())
     for name, value in on_card.poses.columns().items():
         assert type(value) is np.ndarray, name
 
@@ -61,6 +66,8 @@ def assert_same(on_card, on_cpu):
     dict(prior="gaussian", marginalize=True),
     dict(prior="gaussian", marginalize=True, per_particle_scale=True),
     dict(symmetry="C2"),
+    dict(prior="learned", marginalize=True),
+    dict(prior="learned-isotropic", symmetry="D2"),
 ], ids=str)
 def test_one_iteration_is_that_of_the_cpu(cupy, settings):
     e = small_experiment()
@@ -93,16 +100,33 @@ def on_stand_in(monkeypatch):
         monkeypatch.setattr(module, "choose_device", lambda word: STAND_IN if word == "cuda" else CPU)
 
 
-def test_a_whole_refinement_is_that_of_the_cpu(cupy, monkeypatch, tmp_path):
+DYNAMIC = dict(mask_mode="dynamic", mask_threshold=0.4, mask_near_angstrom=0.0, mask_far_angstrom=4.0,
+               mask_start_resolution_angstrom=40.0)
+
+
+@pytest.mark.parametrize("choices", [
+    dict(),  # as a user gets it: learned prior, non-uniform references, marginalisation
+    dict(prior="learned-isotropic", non_uniform=False, per_particle_scale=True, deterministic=True, **DYNAMIC),
+    dict(prior="gaussian", symmetry="C2", allow_asymmetric_mask=True, recenter_rotations=True, recenter_shifts=True,
+         marginalize=False, non_negativity=True, resplit_half_sets=True),
+], ids=["defaults", "isotropic-scale-dynamic-deterministic", "symmetry-recentred"])
+def test_a_whole_refinement_is_that_of_the_cpu(cupy, monkeypatch, tmp_path, choices):
+    """Two iterations, so that what the first one learned, masked and filtered is used by the second."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # the self-test at the first use remembers
     inputs = write_inputs(tmp_path / "in", small_experiment(24))
     on_stand_in(monkeypatch)
-    settings = Settings(max_iterations=2, rotation_extent_deg=12.0, shift_extent_angstrom=8.0)
+    settings = Settings(max_iterations=2, rotation_extent_deg=12.0, shift_extent_angstrom=8.0, **choices)
     runs = [refine_module.refine(*inputs, str(tmp_path / word), settings, device=word, threads=1)
             for word in ("cuda", "cpu")]
-    on_card, on_cpu = (read_map(RunFolder(run.path).path / "final" / "map.mrc")[0] for run in runs)
-    assert np.linalg.norm(on_card - on_cpu) < 0.01 * np.linalg.norm(on_cpu)
-    assert read_json(runs[0].half_done(1, 2))["device"] == "stand-in"
+    assert read_json(runs[0].half_done(2, 2))["device"] == "stand-in"
+    for name in ("map.mrc", "mask.mrc"):
+        on_card, on_cpu = (read_map(run.final(name))[0] for run in runs)
+        assert np.linalg.norm(on_card - on_cpu) < 0.01 * np.linalg.norm(on_cpu), name
+    if settings.prior.startswith("learned"):
+        ours, theirs = (load_motion(run, 2, 1).covariance for run in runs)
+        np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max())
+    if settings.mask_mode == "dynamic":
+        assert not np.array_equal(read_map(runs[0].mask_in_use(1))[0], read_map(runs[0].mask)[0])
 
 
 @pytest.mark.parametrize("record_class", [align_module.Motion, align_module.PixelList, align_module.Grid])

@@ -176,8 +176,8 @@ class Settings:
     deterministic: bool = setting(
         False, "On a GPU: images are added to the map in 64-bit integers, so that the same run on the same card with "
         "as many images at a time (the log says how many) gives the same map to the last bit; needs twice the memory "
-        "for the sums, and the map is made of them on the processor. On the processor the sums always have the same order "
-        "and this changes nothing.", kind="bool", label="Same bits in every run", group=COMPUTE, expert=True)
+        "for the sums, and the map is made of them on the processor. On the processor the sums always have the same "
+        "order and this changes nothing.", kind="bool", label="Same bits in every run", group=COMPUTE, expert=True)
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
