@@ -75,7 +75,8 @@ def read_particles(path: PathLike, need_half_sets: bool = True) -> Tuple[Particl
     pixel_size = np.array([g.pixel_size for g in groups])[group]
     particles = Particles(
         rotation=rotation_from_euler_deg(np.stack([columns.numbers(a) for a in ANGLES], axis=1)),
-        shift_px=_shifts(columns, pixel_size), half_set=_half_sets(columns) if need_half_sets else np.ones(len(stack), np.int8),
+        shift_px=_shifts(columns, pixel_size),
+        half_set=_half_sets(columns) if need_half_sets else np.ones(len(stack), np.int8),
         defocus_u=columns.numbers("rlnDefocusU"), defocus_v=columns.numbers("rlnDefocusV"),
         defocus_angle=columns.numbers("rlnDefocusAngle"), phase_shift=columns.numbers("rlnPhaseShift", 0.0),
         optics_group=group, stack=stack, slice=number, optics=groups, stacks=stacks)
