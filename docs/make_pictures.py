@@ -21,7 +21,8 @@ from examples import screen, simulate, tutorial  # noqa: E402
 from examples.headless import set_environment  # noqa: E402
 
 IMAGES = HERE / "images"
-COLOURS = 128  # of a palette: small files, and text stays sharp
+COLOURS = (128, 64, 32)  # of a palette: small files, and text stays sharp; the first that is small enough
+LARGEST_BYTES = 150_000
 NOISY = simulate.Options(snr=0.03, seed=2)
 FREE = {"prior": "off", "rotation_extent_deg": 20.0, "shift_extent_angstrom": 10.0, "max_iterations": 5}
 
@@ -49,7 +50,11 @@ def shot(window: Any, name: str, geometry: str = "", seconds: float = 0.8) -> No
 
 def shrink(path: Path) -> None:
     from PIL import Image
-    Image.open(path).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture = Image.open(path).convert("RGB")
+    for colours in COLOURS:
+        picture.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
+        if path.stat().st_size < LARGEST_BYTES:
+            return
 
 
 # ---------------------------------------------------------------- tutorial
