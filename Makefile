@@ -1,7 +1,8 @@
 # Every target does its own set-up in .venv, from nothing but a Python 3.8 - 3.11 with venv.
 #   make test    the whole suite          make demo    a simulated complex refined in a Scipion project
 #   make check   ruff, mypy, import rules  make clean   removes .venv and demo_output
-#   make test-gpu       the tests that need an NVIDIA GPU; fails without one
+#   make gpu-check      on a machine with an NVIDIA GPU: its tests, self-test and figures; writes docs/gpu-records/
+#   make test-gpu       only the tests that need one; fails without one
 #   make docs-pictures  the picture of the README, from a fresh demo
 
 SHELL := /bin/bash
@@ -12,7 +13,7 @@ NAMES := python3 python3.11 python3.10 python3.9 python3.8
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 8) <= sys.version_info < (3, 12))
 PYTHON ?= $(shell for name in $(NAMES); do $$name -c '$(SUITABLE)' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: test test-gpu check demo docs-pictures clean
+.PHONY: test test-gpu gpu-check check demo docs-pictures clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -29,6 +30,9 @@ test: $(INSTALLED)
 
 test-gpu: $(INSTALLED)
 	LOCALREFINE_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
+
+gpu-check: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
