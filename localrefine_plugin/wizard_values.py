@@ -6,9 +6,11 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 
 from .protocols.form_local_refine import FULCRUM_AXES, settings_values
-from .protocols.protocol_local_refine import half_map_files
+from .protocols.protocol_local_refine import ProtLocalRefine, half_map_files
 
 MASK_CENTRE, BOX_CENTRE = "Mask centre", "Box centre"
+SAME_PIXEL = 0.01  # relative difference of pixel sizes
+MOST_HINGES = 3  # buttons side by side: the latest runs
 
 
 class Missing(Exception):
@@ -54,6 +56,22 @@ def places(density: np.ndarray, mask: Any) -> Dict[str, Sequence[float]]:
         found[MASK_CENTRE] = [float(v) for v in mask_centre(mask)]
     found[BOX_CENTRE] = [float(n // 2) for n in density.shape[::-1]]
     return found
+
+
+def learned_hinges(protocol: Any) -> Dict[str, Sequence[float]]:
+    """x, y, z (px from the corner) of the hinges learned by the runs of the project at this box and pixel size."""
+    found: Dict[str, Sequence[float]] = {}
+    volume = protocol.inputVolume.get()
+    project = protocol.getProject()
+    runs = project.getRuns(refresh=False) if project is not None and volume is not None else []
+    for run in (run for run in runs if isinstance(run, ProtLocalRefine)):
+        state = run.run_state()
+        same_box = state.input.get("box_size") == volume.getXDim()
+        if same_box and abs(state.input.get("pixel_size", 0) / volume.getSamplingRate() - 1) < SAME_PIXEL:
+            hinge = state.learned_hinge_px()
+            if hinge:
+                found[f"Hinge of {run.getRunName()}"] = hinge
+    return dict(list(found.items())[-MOST_HINGES:])
 
 
 def current_fulcrum(protocol: Any, known: Dict[str, Sequence[float]]) -> Sequence[float]:

@@ -128,7 +128,7 @@ class FulcrumWizard(Wizard):
     @guarded
     def show(self, form: Any, *params: Any) -> None:
         density, mask = wizard_values.map_and_mask(form.protocol)
-        places = wizard_values.places(density, mask)
+        places = dict(wizard_values.places(density, mask), **wizard_values.learned_hinges(form.protocol))
         dialog = FulcrumDialog(form.root, density, mask, wizard_values.current_fulcrum(form.protocol, places), places)
         if dialog.result == RESULT_YES:
             form.setVar("fulcrum", len(FULCRUM_CHOICES))

@@ -8,6 +8,8 @@ import numpy as np
 from scipion_data import blob_map, soft_ball, write_map
 from scipy.spatial.transform import Rotation
 
+from localrefine_plugin.engine.motion_prior import LearnedMotion, about_point
+from localrefine_plugin.engine.motion_report import motion_summary
 from localrefine_plugin.engine.records import PoseTable, Settings
 from localrefine_plugin.engine.run_folder import RunFolder, write_json
 from localrefine_plugin.engine.star import StarTable, write_star
@@ -49,6 +51,7 @@ def fake_iteration(folder: RunFolder, k: int, particles: int, seed: int, spread_
         fake_half(folder, k, half, particles // 2, np.random.default_rng(100 * seed + 10 * k + half), spread_deg)
     resolution = fake_fsc(folder.fsc(k), k)
     change = 0.0 if k == 0 else 1.6 * spread_deg
+    learned = {"motion": fake_motion()} if k else {}
     write_json(folder.iteration_done(k), {
         "iteration": k, "resolution_angstrom": resolution,
         "resolution_0.5_angstrom": {name: 1.3 * v for name, v in resolution.items()},
@@ -57,7 +60,20 @@ def fake_iteration(folder: RunFolder, k: int, particles: int, seed: int, spread_
         "pose_change": {"rotation_median_deg": change, "shift_median_angstrom": 0.4 * change,
                         "rotation_since_last_median_deg": change / (k + 1), "shift_since_last_median_angstrom": 0.3},
         "at_rotation_limit": 0.02 * (k > 0), "at_shift_limit": 0.04 * (k > 0), "insertions_mean": 1.4, "warnings": [],
-        "advice": {"drift": "the poses drift", "shift limit": SHIFT_ADVICE} if k else {}})
+        "advice": {"drift": "the poses drift", "shift limit": SHIFT_ADVICE} if k else {}, **learned})
+
+
+def fake_motion() -> Dict[str, Any]:
+    """The key "motion" of iteration.json: turning about a point 3 px from the centre of the mask."""
+    rotation, hinge = np.diag(np.deg2rad([5.0, 4.0, 2.0]) ** 2), np.array([3.0, -1.0, 0.0])
+    covariance = np.diag([0, 0, 0, 0.25, 0.25, 0.25]) + 0.0
+    covariance[:3, :3] = rotation
+    covariance = about_point(covariance, -hinge)
+    rng = np.random.default_rng(0)
+    motions = {half: LearnedMotion(covariance, 0.002 * np.eye(21), np.zeros(6), 1e-4 * np.eye(6),
+                                   rng.standard_normal((200, 2)), np.ones(200)) for half in (1, 2)}
+    resolved = {"prior": "learned", "mask_centre_px": [16.0] * 3, "mask_radius_angstrom": 30.0}
+    return motion_summary(motions, resolved, PIXEL)
 
 
 def fake_half(folder: RunFolder, k: int, half: int, n: int, rng: np.random.Generator, spread_deg: float) -> None:

@@ -13,7 +13,7 @@ from scipion_data import new_project, write_map
 
 from localrefine_plugin.engine.run_folder import write_json
 from localrefine_plugin.protocols.run_state import RunState, resolution, summary_lines
-from localrefine_plugin.viewers import map_plots, plots, pose_plots
+from localrefine_plugin.viewers import map_plots, motion_plots, plots, pose_plots
 from localrefine_plugin.viewers.html_report import png, report_html, write_report
 from localrefine_plugin.viewers.run_figures import PICTURES, chosen_iteration, draw, picture_of
 
@@ -113,6 +113,63 @@ def test_the_advice_of_the_engine_stands_under_the_histograms(state, tmp_path):
     assert "drift" not in texts(draw(picture_of("pose_change"), state))
     rng = np.random.default_rng(1)
     assert "nothing to object" in texts(pose_plots.pose_change_figure({1: poses(rng, 100, 0.0)}, {"prior": "off"}))
+
+
+def test_the_learned_motion_is_drawn_with_its_hinge_and_widths(state):
+    figure = draw(picture_of("learned_motion"), state)
+    motion = state.last["motion"]["pooled"]
+    assert "px from the corner of the box" in texts(figure).replace("\n", " ")
+    rotation, _, _, xy, xz, yz = figure.axes
+    drawn = [bars.lines[0].get_ydata()[-1] for bars in rotation.containers]
+    np.testing.assert_allclose(sorted(set(np.round(drawn, 6))), sorted(np.round(motion["rotation_widths_deg"], 6)))
+    for axes, shown in ((xy, (0, 1)), (xz, (0, 2)), (yz, (1, 2))):
+        crosses = [line.get_xydata()[0] for line in axes.get_lines() if line.get_marker() == "+"]
+        np.testing.assert_allclose(crosses, [[motion["hinge"]["point_px"][i] for i in shown]])
+
+
+def test_the_histogram_of_the_motion_holds_both_halves():
+    from matplotlib.figure import Figure
+    axes = Figure().subplots()
+    z = np.random.default_rng(0).standard_normal((100, 2))
+    motion_plots.draw_shape(axes, {1: z[:40], 2: z[40:] + 9})
+    heights = axes.patches[0].get_path().vertices[:, 1]
+    assert heights.max() == pytest.approx(60.0)  # what lies beyond the picture is counted at its end
+
+
+def test_a_hinge_that_is_open_along_an_axis_is_drawn_as_a_line():
+    from matplotlib.figure import Figure
+    axes = Figure().subplots()
+    hinge = {"point_px": [5, 6, 7], "error_angstrom": [1, 1, 1], "axis": [1.0, 0.0, 0.0]}
+    motion_plots.mark_hinge(axes, (0, 1), hinge, 2.0)
+    line = axes.get_lines()[-1].get_xydata()
+    np.testing.assert_allclose(line[:, 1], 6)
+    assert np.ptp(line[:, 0]) > 100
+
+
+@pytest.mark.parametrize("pixel_size, offered", ((PIXEL, 1), (2 * PIXEL, 0)))
+def test_the_fulcrum_wizard_offers_the_hinges_of_earlier_runs(run, pixel_size, offered):
+    from localrefine_plugin import wizard_values
+    from localrefine_plugin.protocols import ProtLocalRefine
+
+    class Done(ProtLocalRefine):
+        def run_state(self):
+            return RunState(run.path)
+
+    done = Done()
+    done.setObjLabel("first")
+    volume = SimpleNamespace(getXDim=lambda: BOX, getSamplingRate=lambda: pixel_size)
+    project = SimpleNamespace(getRuns=lambda refresh: [SimpleNamespace(), done])
+    asking = SimpleNamespace(inputVolume=SimpleNamespace(get=lambda: volume), getProject=lambda: project)
+    found = wizard_values.learned_hinges(asking)
+    assert len(found) == offered
+    if offered:
+        np.testing.assert_allclose(found["Hinge of first"], [19, 15, 16], atol=1e-6)
+
+
+def test_the_summary_tells_the_motion(state):
+    lines = summary_lines(state)
+    assert any("5.0, 4.0 and 2.0° of rotation" in line for line in lines)
+    assert any("Hinge: 19.0, 15.0, 16.0 px" in line for line in lines)
 
 
 def test_a_learned_prior_is_drawn_as_the_distribution_of_its_norm():

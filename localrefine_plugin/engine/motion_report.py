@@ -187,7 +187,7 @@ def hinge_words(found: Dict[str, Any]) -> str:
     """Where the hinge is."""
     at = ", ".join(f"{v:.1f}" for v in found["point_px"])
     error = " × ".join(f"{v:.0f}" for v in found["error_angstrom"])
-    share = f"turning about it accounts for {100 * max(found['explained'], 0):.0f} % of the displacement²"
+    share = f"turning about it makes {100 * max(found['explained'], 0):.0f} % of the displacement's variance"
     if found["determined"] == 3:
         return f"Hinge: {at} px from the corner of the box (± {error} Å in x, y, z); {share}"
     if found["determined"] == 2:

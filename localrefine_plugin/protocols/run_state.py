@@ -103,6 +103,12 @@ class RunState:
         found = (read_npz(self.folder.motion(k, half)) or {}).get("covariance") if k > 0 else None
         return found if found is not None and found.shape == (6, 6) and np.isfinite(found).all() else None
 
+    def learned_hinge_px(self) -> Optional[List[float]]:
+        """x, y, z (px from the corner) of the hinge of the motion learned by the best iteration, if it tells one."""
+        motion = self.best.get("motion")
+        hinge = motion["pooled"]["hinge"] if isinstance(motion, dict) and "pooled" in motion else None
+        return hinge["point_px"] if hinge and hinge["determined"] >= 2 else None
+
     def learned_rotation(self, k: int) -> Optional[np.ndarray]:
         """(3, 3) covariance in rad² of the rotation that a learned prior found, mean of the half-sets; or None."""
         found = [motion[:3, :3] for motion in (self.motion(k, half) for half in (1, 2)) if motion is not None]
@@ -191,7 +197,7 @@ def progress_lines(state: RunState) -> List[str]:
     if state.iterations:
         lines.append(resolution_line(state))
     if len(state.iterations) > 1:
-        lines += pose_lines(state.best)
+        lines += pose_lines(state.best) + motion_lines(state.best)
     lines += auto_lines(state)
     if state.last.get("stop_reason"):
         lines.append(f"Stopped after iteration {state.last['iteration']}: {state.last['stop_reason']}")
@@ -218,6 +224,13 @@ def pose_lines(content: Dict[str, Any]) -> List[str]:
     if None not in limits:
         lines.append(f"At the search limit: {100 * limits[0]:.1f} % in rotation, {100 * limits[1]:.1f} % in shift")
     return lines
+
+
+def motion_lines(content: Dict[str, Any]) -> List[str]:
+    """What a learned prior found out about the motion: the engine's sentences."""
+    motion = content.get("motion")
+    words = motion.get("words") if isinstance(motion, dict) else None
+    return [text for text in words if isinstance(text, str)] if isinstance(words, list) else []
 
 
 def auto_lines(state: RunState) -> List[str]:

@@ -11,8 +11,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..protocols.run_state import RunState, resolution
-from . import map_plots, plots, pose_plots
+from ..protocols.run_state import RunState, read_npz, resolution
+from . import map_plots, motion_plots, plots, pose_plots
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,16 @@ def axis_change(state: RunState, k: int, _other: Other) -> Figure:
     return pose_plots.axis_change_figure(_poses(state, k))
 
 
+def learned_motion(state: RunState, k: int, _other: Other) -> Figure:
+    history = [(c["iteration"], c["motion"]) for c in state.iterations if c["iteration"] <= k and "motion" in c]
+    if not history or history[-1][0] != k:
+        raise NotThere("No motion has been learned: the prior is not a learned one, or no iteration has finished yet.")
+    stored = {half: read_npz(state.folder.motion(k, half)) or {} for half in (1, 2)}
+    along_axes = {half: columns["along_axes"] for half, columns in stored.items() if "along_axes" in columns}
+    return motion_plots.motion_figure(history, _mean_map(state, k), state.mask_in_use(k), along_axes,
+                                      float(state.input.get("pixel_size") or 1.0), state.resolved.get("fulcrum_px"))
+
+
 def progress(state: RunState, _k: int, _other: Other) -> Figure:
     if not state.iterations:
         raise NotThere("No iteration has finished yet.")
@@ -175,6 +185,8 @@ PICTURES: List[Picture] = [
             "The motion is believable where it is larger than this.", pose_uncertainty),
     Picture("axis_change", "Rotation about each axis", "A hinge shows as one axis that turns more than the others.",
             axis_change),
+    Picture("learned_motion", "Learned motion", "Only with a learned prior: how far the sub-volume moves, about which "
+            "point, and whether one Gaussian describes it. Both half-sets must agree.", learned_motion),
     Picture("progress", "Resolution and poses over the iterations", "Both should settle. Poses that keep changing "
             "while the resolution does not improve are being fitted to noise.", progress, of_one_iteration=False),
     Picture("orientations", "Viewing directions", "Local refinement should leave the distribution as it was.",
