@@ -33,7 +33,7 @@ static inline unsigned long long atomicAdd(unsigned long long* address, unsigned
 
 static inline long long __float2ll_rn(float x)
 {
-    return std::llrint(x);
+    return std::llrint((double)x);
 }
 
 static inline void sincospif(float x, float* sine, float* cosine)
