@@ -1,6 +1,7 @@
 """The learned motion, from simulated evidence of a known motion: widths, hinge, errors, words; and in whole runs."""
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from functools import lru_cache
@@ -306,6 +307,15 @@ def test_a_motion_without_rotation_has_no_hinge():
     summary = summary_of(draw(np.diag([1e-8] * 3 + [2.0 ** 2] * 3), 200, seed=15), rotation_deg=0.5, shift_px=1.0)
     assert motion_report.learned_hinge(summary, BOX) is None
     assert "too little" in summary["words"][1]
+
+
+@pytest.mark.parametrize("n", (1, 30, 400))
+def test_images_that_say_nothing_leave_a_summary_of_finite_numbers(n):
+    nothing = replace(evidence(np.zeros((n, 6))), curvature=np.zeros((n, 5, 5)), pull=np.zeros((n, 5)))
+    found = examine(nothing, learned(nothing), START)
+    summary = motion_report.motion_summary({1: found, 2: found}, RESOLVED, PIXEL)
+    json.dumps(summary, allow_nan=False)
+    assert summary["half_1"]["hinge"]["determined"] == 0 or min(summary["half_1"]["hinge"]["error_angstrom"]) > 15
 
 
 def test_a_mean_motion_is_mentioned():

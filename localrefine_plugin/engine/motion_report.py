@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 import numpy as np
 
-from .advice import peaks_of
+from .advice import LEAST_FOR_PEAKS, peaks_of
 from .hinge import Hinge
 from .motion_prior import LearnedMotion, about_point, hinge, principal_widths
 
@@ -150,13 +150,17 @@ def half_width(deviations: np.ndarray) -> np.ndarray:
 
 
 def excess_kurtosis(z: np.ndarray) -> float:
-    """⟨(z − ⟨z⟩)⁴⟩ / ⟨(z − ⟨z⟩)²⟩² − 3."""
+    """⟨(z − ⟨z⟩)⁴⟩ / ⟨(z − ⟨z⟩)²⟩² − 3 of z (n,); 0 of fewer than 200 particles, or if they do not move."""
+    if len(z) < LEAST_FOR_PEAKS or np.ptp(z) == 0:
+        return 0.0
     centred = z - z.mean()
     return float(np.mean(centred ** 4) / np.mean(centred ** 2) ** 2 - 3)
 
 
 def signed_peaks(z: np.ndarray) -> List[float]:
     """Places of the peaks of the density of z (n,), as advice.peaks_of finds them; the far 0.5 % are left out."""
+    if len(z) < LEAST_FOR_PEAKS or np.ptp(z) == 0:
+        return []
     low, high = np.percentile(z, (0.5, 99.5))
     return [low + place for place in peaks_of(z[(z >= low) & (z <= high)] - low)]
 
