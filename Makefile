@@ -3,7 +3,7 @@
 #   make check   ruff, mypy, import rules  make clean   removes .venv and demo_output
 #   make gpu-check      on a machine with an NVIDIA GPU: its tests, self-test and figures; writes docs/gpu-records/
 #   make test-gpu       only the tests that need one; fails without one
-#   make docs-pictures  the picture of the README, from a fresh demo
+#   make tutorial       the project of docs/tutorial.md      make docs-pictures  all pictures of the docs
 
 SHELL := /bin/bash
 VENV := .venv
@@ -13,7 +13,7 @@ NAMES := python3 python3.11 python3.10 python3.9 python3.8
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 8) <= sys.version_info < (3, 12))
 PYTHON ?= $(shell for name in $(NAMES); do $$name -c '$(SUITABLE)' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: test test-gpu gpu-check check demo docs-pictures clean
+.PHONY: test test-gpu gpu-check check demo tutorial docs-pictures clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -42,8 +42,12 @@ check: $(INSTALLED)
 demo: $(INSTALLED)
 	$(BIN)/python -m examples.demo
 
+tutorial: $(INSTALLED)
+	$(BIN)/python -m examples.tutorial
+
 docs-pictures: demo
 	$(BIN)/python -m examples.picture demo_output docs/images/demo.png
+	$(BIN)/python docs/make_pictures.py
 
 clean:
 	rm -rf $(VENV) demo_output
