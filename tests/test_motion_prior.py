@@ -203,7 +203,15 @@ def test_cost_does_not_grow_with_the_number_of_particles(monkeypatch):
     for n in (100, 5000, 9000):
         learn(evidence(np.zeros((n, 6))), START, START)
     assert [seen[0], seen[-1]] == [100, motion_prior.MOST_PARTICLES]
-    assert len(seen) == 3 * motion_prior.SWEEPS and set(seen) == {100, motion_prior.MOST_PARTICLES}
+    assert len(seen) <= 3 * motion_prior.SWEEPS and set(seen) == {100, motion_prior.MOST_PARTICLES}
+
+
+def test_learning_stops_where_nothing_changes_any_more():
+    found = evidence(draw(motion((3, 3, 3)), 500, seed=3), 3)
+    settled = learned(found, 8)
+    np.testing.assert_allclose(learn(found, settled, START), settled, atol=2e-3 * np.abs(settled).max())
+    one, many = learned(found, 2), learned(found, 12)
+    np.testing.assert_allclose(widths(one), widths(many), rtol=0.02)
 
 
 # ------------------------------------------------------------- errors, mean, shape

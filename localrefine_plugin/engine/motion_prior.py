@@ -25,7 +25,8 @@ from .pose import cross_matrix
 from .search import inverse_right_jacobian
 
 STUDENT_NU = 8.0
-SWEEPS = 15
+SWEEPS = 15  # at most, in every iteration of a run …
+STILL = 1e-3  # … until no element of Σ changes by more, in units of its widths: a thirtieth of its error at least
 PSEUDO_PARTICLES = 1.0  # more pull the hinge to the mask centre: 5 at 7° by 1–2 px of 10 where poses are known to 3°
 GAUSSIAN_CONSISTENCY = 1.15  # Gaussian motion has 1.15 times the Σ at which ⟨r x xᵀ⟩ = Σ, for ν = 8 in six dimensions
 JUNK_SHARE, JUNK_WIDTH = 0.1, 2.0  # the share expected (it hardly matters), and how far junk lies in widths of Σ₀
@@ -155,10 +156,14 @@ def learn(evidence: Evidence, start: np.ndarray, floor: np.ndarray, isotropic: b
     of_junk = log_junk(information, pull, floor)
     covariance = start / GAUSSIAN_CONSISTENCY
     for _ in range(SWEEPS):
+        before = covariance
         covariance = em_sweep(information, pull, covariance, floor, of_junk)
         if isotropic:
             rotation, shift = np.trace(covariance[:3, :3]) / 3, np.trace(covariance[3:, 3:]) / 3
             covariance = np.diag([rotation] * 3 + [shift] * 3)
+        width = np.sqrt(np.diag(covariance))
+        if np.abs((covariance - before) / np.outer(width, width)).max() < STILL:
+            break
     return floored(GAUSSIAN_CONSISTENCY * covariance)
 
 
