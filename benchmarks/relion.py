@@ -105,6 +105,12 @@ def iterations(output: Path) -> List[Tuple[int, Path]]:
     return sorted((number, path) for number, path in found if number > 0)
 
 
+def moments(output: Path) -> List[float]:
+    """When each iteration was reached: its unfiltered half-maps, for --continue writes its tables anew."""
+    maps = (Path(str(path).replace("_data.star", "_half1_class001_unfil.mrc")) for _, path in iterations(output))
+    return [path.stat().st_mtime for path in maps]
+
+
 def columns(star_file: Path) -> Dict[str, np.ndarray]:
     """Pose columns of a particles table by the number of the original image."""
     from emtable import Table
@@ -154,7 +160,7 @@ def converged(output: Path) -> bool:
 
 def result(output: Path) -> Result:
     """The converged result or, without one, that of the last iteration, with its unfiltered half-maps."""
-    steps = [(path.stat().st_mtime, poses_of(path)) for _, path in iterations(output)]
+    steps = [(moment, poses_of(path)) for moment, (_, path) in zip(moments(output), iterations(output))]
     if converged(output):
         halves = tuple(read_map(output / f"run_half{half}_class001_unfil.mrc") for half in (1, 2))
         return Result(steps, poses_of(output / "run_data.star"), read_map(output / "run_class001.mrc"), halves, True)

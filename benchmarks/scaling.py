@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -47,9 +47,11 @@ class Run:
 
 
 def measured_run(particles: int, box: int, work: Path, cores: str) -> Run:
-    """Simulate, refine, evaluate; the images are removed at the end."""
+    """Simulate, refine, evaluate; the images are removed at the end. What was measured before is not run again."""
     folder = work / f"scaling_{box}_{particles}"
-    data = folder / "data"
+    data, measured = folder / "data", folder / "measured.json"
+    if measured.exists():
+        return Run(**read_json(measured))
     if not (data / "truth.json").exists():
         simulate.simulate(data, simulate.Options(particles=particles, box_size=box, pixel_size=PIXEL_SIZE))
     write_json(folder / "settings.json", SETTINGS)
@@ -67,8 +69,10 @@ def measured_run(particles: int, box: int, work: Path, cores: str) -> Run:
             phases[name] = phases.get(name, 0.0) + seconds
     final = RunFolder(folder / "run").final("particles.star")
     angles = [truth.of_poses(read_poses(star))["angle_deg"] for star in (final, data / "particles.star")]
-    return Run(particles, box, cost.cpu_seconds, sum(half["cpu_seconds"] for half in report["halves"]),
-               cost.peak_memory_mb, phases, *angles)
+    run = Run(particles, box, cost.cpu_seconds, sum(half["cpu_seconds"] for half in report["halves"]),
+              cost.peak_memory_mb, phases, *angles)
+    write_json(measured, asdict(run))
+    return run
 
 
 def rows_of(runs: Sequence[Run]) -> List[List[str]]:
@@ -90,15 +94,16 @@ def draw(by_particles: Sequence[Run], by_box: Sequence[Run], path: Path) -> None
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import NullLocator
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
     for axis, runs, key, label in ((axes[0], by_particles, "particles", "particles (box 64)"),
                                    (axes[1], by_box, "box", f"box, px ({by_box[0].particles} particles)")):
         x = [getattr(run, key) for run in runs]
         axis.loglog(x, [run.cpu_seconds for run in runs], "o-", color="C0", label="CPU seconds, two iterations")
-        axis.loglog(x, [run.peak_memory_mb / 10 for run in runs], "s--", color="C1", label="peak memory, 10 MB")
+        axis.loglog(x, [run.peak_memory_mb / 10 for run in runs], "s--", color="C1", label="peak memory / 10 MB")
         axis.set(xlabel=label, xticks=x, xticklabels=[str(value) for value in x])
-        axis.minorticks_off()
-        axis.grid(color="0.92")
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.grid(which="both", color="0.92")
         axis.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

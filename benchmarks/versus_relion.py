@@ -175,7 +175,7 @@ def run_peer(name: str, options: argparse.Namespace, data: Path, work: Path, tru
         number = len(legs) + 1
         legs.append(once(work / f"{output.name}_leg{number}.json", lambda: run_measured(
             command, output / f"log_{number}.txt", options.cores, data, 60 * options.limit_minutes)))
-    cost = chained(legs, [path.stat().st_mtime for _, path in relion.iterations(output)])
+    cost = chained(legs, relion.moments(output))
     return relion_row(name, data, output, cost, before, truth, start)
 
 
