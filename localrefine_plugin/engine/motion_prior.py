@@ -1,17 +1,18 @@
 """The prior of the motion, learned from the data: one 6×6 covariance per half-set.
 
 Model. The sub-volume of particle i moves in the body frame by x_i = (w_i, d_i), a rotation vector (rad)
-and a displacement (px) of a point, x_i ~ Student-t(0, Σ, ν). What an image sees is z = B x with
+and a displacement (px) of a point, x_i ~ N(0, Σ). What an image sees is z = B x with
 B = [I 0; 0 P R0] (in-plane displacement only), and its likelihood near the optimum is Gaussian with
 curvature H (Gauss–Newton) and maximum y. Expectation–maximisation over Σ:
 
-    E:  Λ_i = BᵀHB + Σ⁻¹,   m_i = Λ_i⁻¹ BᵀH y,   r_i = (ν + 6) / (ν + tr Σ⁻¹(m mᵀ + Λ⁻¹))
-    M:  Σ = (n₀ Σ₀ + Σ_i r_i (m_i m_iᵀ + Λ_i⁻¹)) / (n₀ + n)
+    E:  Λ_i = BᵀHB + Σ⁻¹,   m_i = Λ_i⁻¹ BᵀH y,   p_i = P(not junk | y)
+    M:  Σ = (n₀ Σ₀ + Σ_i p_i (m_i m_iᵀ + Λ_i⁻¹)) / (n₀ + Σ_i p_i)
 
-with n₀ pseudo-particles of the starting Σ₀ (an inverse-Wishart floor). The robust weights r keep those that moved
-far from widening Σ (Lange, Little & Taylor 1989, doi:10.1080/01621459.1989.10478852), and junk does not count: each
-particle counts by the probability that it moved by Σ and not anywhere within 2² Σ₀. Σ contains the
-widths of the motion, its hinge and the hinge's axis: with Σ = [A Cᵀ; C D], d ≈ C A⁻¹ w is a rotation
+with n₀ pseudo-particles of the starting Σ₀ (an inverse-Wishart floor). Junk lies anywhere in the search, as of
+2² Σ₀. In its place Student-t weights (ν = 8; Lange, Little & Taylor 1989, doi:10.1080/01621459.1989.10478852) let a
+tenth of junk widen Σ by a fifth, and a motion with long tails lose a quarter of its width.
+
+Σ contains the widths of the motion, its hinge and the hinge's axis: with Σ = [A Cᵀ; C D], d ≈ C A⁻¹ w is a rotation
 about the point h with [−h]× = C A⁻¹ as nearly as it can be. docs/motion-prior.md has the picture.
 """
 from __future__ import annotations
@@ -24,11 +25,9 @@ import numpy as np
 from .pose import cross_matrix
 from .search import inverse_right_jacobian
 
-STUDENT_NU = 8.0
 SWEEPS = 15  # at most, in every iteration of a run …
-STILL = 1e-3  # … until no element of Σ changes by more, in units of its widths: a thirtieth of its error at least
+STILL = 1e-3  # … until no element of Σ changes by more, in units of its widths: a twentieth of its error at most
 PSEUDO_PARTICLES = 1.0  # more pull the hinge to the mask centre: 5 at 7° by 1–2 px of 10 where poses are known to 3°
-GAUSSIAN_CONSISTENCY = 1.15  # Gaussian motion has 1.15 times the Σ at which ⟨r x xᵀ⟩ = Σ, for ν = 8 in six dimensions
 JUNK_SHARE, JUNK_WIDTH = 0.1, 2.0  # the share expected (it hardly matters), and how far junk lies in widths of Σ₀
 MOST_PARTICLES = 4000  # more add nothing to 21 numbers; keeps the cost constant
 SMALLEST_SIGMA_RAD, SMALLEST_SIGMA_PX = np.deg2rad(0.05), 0.02
@@ -154,7 +153,7 @@ def learn(evidence: Evidence, start: np.ndarray, floor: np.ndarray, isotropic: b
     """
     information, pull = evidence.some(MOST_PARTICLES).in_body_frame()
     of_junk = log_junk(information, pull, floor)
-    covariance = start / GAUSSIAN_CONSISTENCY
+    covariance = start
     for _ in range(SWEEPS):
         before = covariance
         covariance = em_sweep(information, pull, covariance, floor, of_junk)
@@ -164,16 +163,15 @@ def learn(evidence: Evidence, start: np.ndarray, floor: np.ndarray, isotropic: b
         width = np.sqrt(np.diag(covariance))
         if np.abs((covariance - before) / np.outer(width, width)).max() < STILL:
             break
-    return floored(GAUSSIAN_CONSISTENCY * covariance)
+    return floored(covariance)
 
 
 class Step(NamedTuple):
-    """E step of n particles: m (n, 6), Λ⁻¹ (n, 6, 6), Student-t weight r (n,), log likelihood of y (n,) but for
-    a term that does not depend on Σ."""
+    """E step of n particles: m (n, 6), Λ⁻¹ (n, 6, 6), log likelihood of y (n,) but for a term that does not depend
+    on Σ."""
 
     mean: np.ndarray
     spread: np.ndarray
-    weight: np.ndarray
     log_likelihood: np.ndarray
 
     def counts(self, of_junk: np.ndarray) -> np.ndarray:
@@ -188,9 +186,8 @@ def expected(information: np.ndarray, pull: np.ndarray, covariance: np.ndarray) 
     precision, log_precision = inverses_and_log_determinants(covariance[None])
     spread, log_determinant = inverses_and_log_determinants(information + precision)
     mean = (spread @ pull[..., None])[..., 0]
-    distance = np.einsum("ij,nij->n", precision[0], spread) + np.einsum("ni,ij,nj->n", mean, precision[0], mean)
     log_likelihood = 0.5 * (np.einsum("ni,ni->n", mean, pull) - log_determinant - log_precision)
-    return Step(mean, spread, (STUDENT_NU + 6) / (STUDENT_NU + distance), log_likelihood)
+    return Step(mean, spread, log_likelihood)
 
 
 def log_junk(information: np.ndarray, pull: np.ndarray, floor: np.ndarray) -> np.ndarray:
@@ -203,10 +200,9 @@ def em_sweep(information: np.ndarray, pull: np.ndarray, covariance: np.ndarray, 
     """One E and M step; ``information`` BᵀHB (n, 6, 6), ``pull`` BᵀHy (n, 6), ``of_junk`` (n,) of `log_junk`."""
     step = expected(information, pull, covariance)
     count = step.counts(of_junk)
-    weight = count * step.weight
     # einsum: the sums of a threaded BLAS depend on the number of threads
-    total = PSEUDO_PARTICLES * floor + np.einsum("n,nij->ij", weight, step.spread)
-    total += np.einsum("ni,nj->ij", weight[:, None] * step.mean, step.mean)
+    total = PSEUDO_PARTICLES * floor + np.einsum("n,nij->ij", count, step.spread)
+    total += np.einsum("ni,nj->ij", count[:, None] * step.mean, step.mean)
     result: np.ndarray = total / (PSEUDO_PARTICLES + count.sum())
     return result
 
@@ -214,25 +210,23 @@ def em_sweep(information: np.ndarray, pull: np.ndarray, covariance: np.ndarray, 
 def examine(evidence: Evidence, covariance: np.ndarray, floor: np.ndarray) -> LearnedMotion:
     """Errors, mean and shape of the motion whose ``covariance`` has been learned from this evidence."""
     information, pull = evidence.some(MOST_PARTICLES).in_body_frame()
-    of_students = covariance / GAUSSIAN_CONSISTENCY
-    step = expected(information, pull, of_students)
+    step = expected(information, pull, covariance)
     count = step.counts(log_junk(information, pull, floor))
-    motion, motion_error = mean_motion(step, count, of_students)
-    gaussian = expected(information, pull, covariance)
-    return LearnedMotion(covariance, learning_error(step, count, of_students), motion, motion_error,
-                         along_first_axes(gaussian, covariance), count)
+    motion, motion_error = mean_motion(step, count, covariance)
+    return LearnedMotion(covariance, learning_error(step, count, covariance), motion, motion_error,
+                         along_first_axes(step, covariance), count)
 
 
 def learning_error(step: Step, count: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """(21, 21) error of Σ as in LearnedMotion, from the empirical Fisher information.
 
-    In A the score of particle i is ½ (r L⁻¹ (m mᵀ + Λ⁻¹) L⁻ᵀ − I), times the probability that it counts, and the
+    In A the score of particle i is ½ (L⁻¹ (m mᵀ + Λ⁻¹) L⁻ᵀ − I), times the probability that it counts, and the
     information the sum of its squares (Meilijson 1989, J. R. Stat. Soc. B 51, 127); what is missing from an image is
     missing from its score. The pseudo-particles count as complete ones.
     """
     whiten = inverse(np.linalg.cholesky(covariance))
     moment = whiten @ (step.mean[:, :, None] * step.mean[:, None] + step.spread) @ whiten.T
-    score = 0.5 * count[:, None, None] * (step.weight[:, None, None] * moment - np.eye(6))
+    score = 0.5 * count[:, None, None] * (moment - np.eye(6))
     row, column = np.triu_indices(6)
     scores = score[:, row, column] * np.where(row == column, 1, 2)
     information = np.einsum("ni,nj->ij", scores, scores) + PSEUDO_PARTICLES * np.diag(np.where(row == column, 0.5, 1.0))
@@ -244,10 +238,10 @@ def mean_motion(step: Step, count: np.ndarray, covariance: np.ndarray) -> Tuple[
 
     Bᵀ (BΣBᵀ + H⁻¹)⁻¹ B = Σ⁻¹ − Σ⁻¹ Λ⁻¹ Σ⁻¹, and with y instead of the last B it is Σ⁻¹ m.
     """
-    precision, weight = inverse(covariance), count * step.weight
-    information = weight.sum() * precision - precision @ np.einsum("n,nij->ij", weight, step.spread) @ precision
+    precision = inverse(covariance)
+    information = count.sum() * precision - precision @ np.einsum("n,nij->ij", count, step.spread) @ precision
     error = inverse(information + PSEUDO_PARTICLES * precision)
-    return error @ precision @ np.einsum("n,ni->i", weight, step.mean), error
+    return error @ precision @ np.einsum("n,ni->i", count, step.mean), error
 
 
 def along_first_axes(step: Step, covariance: np.ndarray) -> np.ndarray:
