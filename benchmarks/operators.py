@@ -207,7 +207,7 @@ def operator_rows(problem: Problem, libraries: Dict[str, ctypes.CDLL], turns: in
         values = problem.value(ours)
         differences = [difference(values, problem.value(judge[name])) for judge in judges.values()]
         worst = max([worst] + differences)
-        threads = thread_gain(ours, turns)
+        threads = thread_gain(ours, 3 * turns)
         rows.append([name, f"{per_pixel['ours']:.2f}"]
                     + [f"{per_pixel[f]:.2f} ({100 * per_pixel[f] / per_pixel['ours']:.0f} %)" for f in judges]
                     + [threads, f"{max(differences):.0e}"])
