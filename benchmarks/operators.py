@@ -215,9 +215,11 @@ def operator_rows(problem: Problem, libraries: Dict[str, ctypes.CDLL], turns: in
 
 
 def thread_gain(call: Callable[[], Any], turns: int) -> str:
-    """Wall time of one thread over that of two."""
+    """Wall time of one thread over that of two: a figure only where nothing else runs."""
     if numba.config.NUMBA_NUM_THREADS < 2:
         return "–"
+    if busy_cores() > 0.1:
+        return "not measured: others use the cores"
 
     def with_threads(count: int) -> Callable[[], None]:
         def run() -> None:
@@ -227,6 +229,17 @@ def thread_gain(call: Callable[[], Any], turns: int) -> str:
     seconds = best_seconds({"1": with_threads(1), "2": with_threads(2)}, turns, time.perf_counter)
     numba.set_num_threads(1)
     return f"{seconds['1'] / seconds['2']:.2f}"
+
+
+def busy_cores(seconds: float = 0.5) -> float:
+    """How many cores of this machine are at work while this process sleeps."""
+    def idle_ticks() -> int:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+        return int(fields[4]) + int(fields[5])  # idle and waiting for a disk
+    before, start = idle_ticks(), time.perf_counter()
+    time.sleep(seconds)
+    idle = (idle_ticks() - before) / os.sysconf("SC_CLK_TCK") / (time.perf_counter() - start)
+    return max(0.0, (os.cpu_count() or 1) - idle)
 
 
 def product_against_blas(problem: Problem, turns: int) -> Tuple[str, float]:
