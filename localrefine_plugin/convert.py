@@ -247,13 +247,15 @@ class RefinedParticles:
 
     def __init__(self, star_file: str, input_star: str, pixel_size: float):
         table = particles_table(star_file)
-        known = set(particles_table(input_star).labels)
+        given = particles_table(input_star)
+        known = set(given.labels)
         needed = POSE_LABELS + ("rlnImageId", "rlnRandomSubset")
         self._new = [label for label in table.labels if label not in known and label not in needed]
         texts = table.texts(list(needed) + self._new)
         for label in needed:
             if label not in texts:
                 raise InputError(f"has no column {label}", star_file, "run the refinement again")
+        self._given = {int(value) for value in given.texts(["rlnImageId"]).get("rlnImageId", [])}
         self._row = {int(value): row for row, value in enumerate(texts["rlnImageId"])}
         self._subset = np.array(texts["rlnRandomSubset"]).astype(float).astype(int)
         poses = np.stack([np.array(texts[label], dtype=np.float64) for label in POSE_LABELS], axis=1)
@@ -266,9 +268,13 @@ class RefinedParticles:
     def update(self, item: Any, _row: Any = None) -> None:
         """Give the item its new pose, half-set and the engine's columns (a callback of copyItems).
 
-        Raises InputError when the item has no row.
+        An item that the engine left out, for its image cannot be used, is not copied.
+        Raises InputError when the item was not among those given to the engine.
         """
         row = self._row.get(item.getObjId())
+        item._appendItem = row is not None  # the same object comes for every item
+        if row is None and item.getObjId() in self._given:
+            return
         if row is None:
             raise InputError(f"there is no row for item {item.getObjId()}", "refined particles",
                              "the input set changed during the run: restart the protocol")

@@ -129,8 +129,11 @@ def volume(path: str, halves: Any = (), pixel_size: float = PIXEL_SIZE, mask: bo
     return item
 
 
-def simulated_inputs(project: Any, folder: Path, box: int = 32, n: int = 60, seed: int = 3) -> Any:
-    """A finished protocol with outputParticles (projections without CTF effects), outputVolume and outputMask."""
+def simulated_inputs(project: Any, folder: Path, box: int = 32, n: int = 60, seed: int = 3, bad: Any = ()) -> Any:
+    """A finished protocol with outputParticles (projections without CTF effects), outputVolume and outputMask.
+
+    The images of the ``bad`` particles (from 0) are NaN.
+    """
     from scipy.ndimage import map_coordinates
     folder.mkdir(parents=True, exist_ok=True)
     density = blob_map(box, seed)
@@ -144,6 +147,7 @@ def simulated_inputs(project: Any, folder: Path, box: int = 32, n: int = 60, see
         where = t[:3, :3] @ points + t[:3, 3:4] + box // 2
         images[i] = map_coordinates(density, where[::-1], order=1).reshape(box, box, box).sum(axis=0)
     images += rng.normal(0, images.std(), images.shape).astype(np.float32)
+    images[list(bad)] = np.nan
     stack = write_map(folder / "particles.mrcs", images, stack=True)
     noise = 0.05 * density.std()
     halves = [write_map(folder / f"half_{h}.mrc", density + rng.normal(0, noise, density.shape)) for h in (1, 2)]

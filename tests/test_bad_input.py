@@ -139,6 +139,9 @@ BAD = {
     "defocus is infinite": (set_row(0, rlnDefocusU="inf"), "row 1 .* rlnDefocusU 'inf'", "correct or remove"),
     "defocus in µm": (lambda i: (i.set_all("rlnDefocusU", "1.5"), i.set_all("rlnDefocusV", "1.4")),
                       "largest defocus is 1.5 Å", "in Å, not µm"),
+    "one of twelve without defocus": (set_row(3, rlnDefocusU="0", rlnDefocusV="0"),
+                                      "a.mrcs: image 4 \\(row 4 .* defocus of 0, and 1 of 12 .* more than 1 %",
+                                      "re-extract"),
     "defocus of a metre": (set_row(7, rlnDefocusU="1e10"), "row 8 has a defocus of 1e\\+10 Å", "correct or remove"),
     "unknown optics group": (set_row(8, rlnOpticsGroup="3"), "row 9 has optics group 3", "data_optics"),
     "no optics group column": (without("rlnOpticsGroup"), "no column rlnOpticsGroup", "export"),
@@ -314,7 +317,6 @@ def test_mask_is_clipped_to_its_tolerance(inputs):
 WARNED = {
     "no defocus at all": (lambda i: (i.set_all("rlnDefocusU", "0"), i.set_all("rlnDefocusV", "0")),
                           "every defocus is 0"),
-    "some without defocus": (set_row(3, rlnDefocusU="0", rlnDefocusV="0"), "1 particles have no defocus"),
     "beam tilt": (replace_optics(("_rlnImageDimensionality #8\n", "_rlnImageDimensionality #8\n_rlnBeamTiltX #9\n"),
                                  ("16 2\n", "16 2 0.3\n")), "rlnBeamTiltX is not modelled"),
     "odd Zernike": (replace_optics(("_rlnImageDimensionality #8\n", "_rlnImageDimensionality #8\n_rlnOddZernike #9\n"),

@@ -147,13 +147,16 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_keys():
 
 # ---------------------------------------------------------------- in a project
 
+COUNT, BAD = 120, 17  # particles, and the one whose image is NaN
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     from pyworkflow import Config
     Config.getDomain().registerPlugin("localrefine_plugin")
     before = os.getcwd()
     project = new_project("test_local_refine")
-    yield SimpleNamespace(project=project, inputs=simulated_inputs(project, tmp_path_factory.mktemp("data"), n=80))
+    inputs = simulated_inputs(project, tmp_path_factory.mktemp("data"), n=COUNT, bad=[BAD])
+    yield SimpleNamespace(project=project, inputs=inputs)
     os.chdir(before)
 
 
@@ -186,7 +189,7 @@ def test_a_run_publishes_its_outputs(project, finished):
     assert volume_out.getSamplingRate() == 3.0
     assert len(volume_out.getHalfMaps(asList=True)) == 2
     assert volume_out.getOrigin(force=True).getShifts() == finished.inputVolume.get().getOrigin(force=True).getShifts()
-    assert particles.getSize() == 80 and particles.hasAlignmentProj()
+    assert particles.getSize() == COUNT - 1 and particles.hasAlignmentProj()
     labels = [curve.getObjLabel() for curve in finished.outputFSC]
     assert labels == ["No mask", "Spherical", "Loose", "Tight", "Corrected"]
     assert finished.outputMask.getDim() == (32, 32, 32)
@@ -204,6 +207,14 @@ def test_particles_keep_everything_but_their_pose(project, finished):
         assert item.getCoordinate().getMicName() == old.getCoordinate().getMicName()
         moved += not np.allclose(item.getTransform().getMatrix(), old.getTransform().getMatrix(), atol=1e-6)
     assert moved > 40
+
+
+def test_a_particle_whose_image_is_nan_is_left_out_and_said(finished):
+    before = [item.getObjId() for item in finished.inputParticles.get()]
+    after = [item.getObjId() for item in finished.outputParticles]
+    assert after == before[:BAD] + before[BAD + 1:]
+    lines = [line for line in finished.summary() if "left out" in line]
+    assert len(lines) == 1 and f"1 of {COUNT} particles" in lines[0] and "000018@" in lines[0] and "NaN" in lines[0]
 
 
 def test_relations_lead_to_the_inputs(project, finished):

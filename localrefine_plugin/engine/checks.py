@@ -11,7 +11,8 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 
-from .files import ImageReader, ParticleTable, read_map, read_particles
+from .exclude import Excluded, exclude_unusable, exclusion_warning
+from .files import ParticleTable, read_map, read_particles
 from .fsc import fsc, resolution_at
 from .half_sets import resplit
 from .mask import check_mask
@@ -27,12 +28,13 @@ EXTENT_IN_PRIORS = 2.0
 PIXEL_SIZE_TOLERANCE = 1e-3
 """Relative: a quarter of a pixel at the edge of a box of 512. Headers in 32-bit floats round a thousand times finer."""
 
-BATCH_BYTES = 64 * 2 ** 20
-
 
 @dataclass(frozen=True)
 class CheckedInputs:
-    """Inputs that passed: `maps` the two half-maps and `mask`, (N, N, N) float32, the mask within [0, 1]."""
+    """Inputs that passed: `maps` the two half-maps and `mask`, (N, N, N) float32, the mask within [0, 1].
+
+    `excluded` particles are of half-set 0.
+    """
 
     particles: Particles
     table: ParticleTable
@@ -40,6 +42,7 @@ class CheckedInputs:
     mask: np.ndarray
     pixel_size: float
     warnings: Tuple[str, ...]
+    excluded: Tuple[Excluded, ...] = ()
 
 
 def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: PathLike, mask: PathLike,
@@ -75,18 +78,10 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     warnings += _check_mask(volumes[2], maps, names[2], particles)
     warnings += _check_symmetry(volumes[2], settings, names[2])
     warnings += _check_settings(settings, particles)
-    check_images(particles)
-    return CheckedInputs(particles, table, maps, np.clip(volumes[2], 0, 1), particles.pixel_size, tuple(warnings))
-
-
-def check_images(particles: Particles) -> None:
-    """Read every image once, in batches; InputError for the first that is NaN, constant or unreadable."""
-    images = np.stack([particles.stack.astype(np.int64), particles.slice])
-    _, rows = np.unique(images, axis=1, return_index=True)
-    batch = max(1, BATCH_BYTES // (4 * particles.box_size ** 2))
-    with ImageReader(particles) as reader:
-        for start in range(0, len(rows), batch):
-            reader.read(rows[start:start + batch])
+    particles, excluded = exclude_unusable(particles, star)
+    warnings += exclusion_warning(excluded, len(particles))
+    return CheckedInputs(particles, table, maps, np.clip(volumes[2], 0, 1), particles.pixel_size, tuple(warnings),
+                         excluded)
 
 
 def _check_optics(particles: Particles, star: str) -> None:
@@ -201,8 +196,7 @@ def _check_ctf(particles: Particles, star: str) -> List[str]:
     if largest > 5e5:
         row = int(defocus.argmax())
         raise InputError(f"row {row + 1} has a defocus of {largest:g} Å", star, "correct or remove the row")
-    zero = int(np.count_nonzero(defocus == 0))
-    return [f"{star}: {zero} particles have no defocus"] if zero else []
+    return []
 
 
 def _check_stacks(particles: Particles, star: str) -> None:

@@ -47,6 +47,12 @@ class ParticleTable:
         """The table of optics groups; None in a RELION 3.0 file."""
         return _optics_table(self.tables)
 
+    def take(self, rows: np.ndarray) -> "ParticleTable":
+        """The file with these rows of the particles only, in this order."""
+        tables = list(self.tables)
+        tables[self.index] = self.particles.take(rows.tolist())
+        return replace(self, tables=tuple(tables), pixel_size=self.pixel_size[rows])
+
 
 def read_particles(path: PathLike, need_half_sets: bool = True) -> Tuple[Particles, ParticleTable]:
     """Particles of a RELION STAR file, 3.1 and later (optics groups) or 3.0 (one table).

@@ -5,7 +5,7 @@ import os
 import struct
 import warnings
 from collections import OrderedDict
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import mrcfile
 import numpy as np
@@ -147,16 +147,22 @@ class ImageReader:
     def read(self, rows: Any) -> np.ndarray:
         """Images (m, N, N) float32 of these m rows (a sequence or an array of int), in this order.
 
-        Read in the order they have on disk. Raises InputError, naming row, image and stack, for an image that
-        lies beyond the stack, has another box size, holds NaN or infinity, or is constant.
+        Raises InputError, naming row, image and stack, for an image that lies beyond the stack, has another box
+        size, holds NaN or infinity, or is constant.
         """
+        images = self.read_unchecked(rows)
+        for i, problem in image_problems(images).items():
+            raise self._error(int(rows[i]), problem, "remove or re-extract the particle")
+        return images
+
+    def read_unchecked(self, rows: Any) -> np.ndarray:
+        """As `read`, whatever the pixels hold; read in the order the images have on disk."""
         rows = np.asarray(rows, dtype=np.int64)
         n = self._particles.box_size
         images = np.empty((len(rows), n, n), dtype=np.float32)
         stack, number = self._particles.stack[rows], self._particles.slice[rows]
         for i in np.lexsort((number, stack)):
             images[i] = self._image(int(stack[i]), int(number[i]), int(rows[i]))
-        self._check_values(images, rows)
         return images
 
     def _image(self, stack: int, number: int, row: int) -> np.ndarray:
@@ -181,18 +187,20 @@ class ImageReader:
         data: np.ndarray = mrc.data.reshape(shape)
         return data
 
-    def _check_values(self, images: np.ndarray, rows: np.ndarray) -> None:
-        # A minimum and a maximum tell both: NaN and infinity propagate into their difference, a constant has none.
-        with np.errstate(invalid="ignore"):
-            span = np.ptp(images, axis=(1, 2))
-        for i in np.flatnonzero(~(span > 0) | ~np.isfinite(span)):
-            if not np.isfinite(images[i]).all():
-                raise self._error(int(rows[i]), "holds NaN or infinite values", "remove or re-extract the particle")
-            if span[i] == 0:
-                raise self._error(int(rows[i]), f"is constant ({images[i, 0, 0]:g} everywhere)",
-                                  "remove or re-extract the particle")
-
     def _error(self, row: int, problem: str, remedy: str) -> InputError:
         number = int(self._particles.slice[row]) + 1
         return InputError(f"image {number} (row {row + 1} of the particles) {problem}",
                           self._particles.stacks[int(self._particles.stack[row])], remedy)
+
+
+def image_problems(images: np.ndarray) -> Dict[int, str]:
+    """What is wrong with those of the images (m, N, N) that cannot be used, by their index."""
+    # A minimum and a maximum tell both: NaN and infinity propagate into their difference, a constant has none.
+    with np.errstate(invalid="ignore", over="ignore"):
+        span = np.ptp(images, axis=(1, 2))
+    problems = {}
+    for i in np.flatnonzero(~(span > 0) | ~np.isfinite(span)):
+        finite = span[i] == 0
+        problems[int(i)] = (f"is constant ({images[i, 0, 0]:g} everywhere)" if finite else
+                            "holds NaN or infinite values")
+    return problems

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
@@ -57,7 +58,8 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
     write_json(run.settings, settings.as_dict())
     write_json(run.input, dict(
         paths, versions=versions(), box_size=inputs.particles.box_size, pixel_size=inputs.pixel_size,
-        resolved=resolved, grey_scale=scales, warnings=warnings, **stored))
+        resolved=resolved, grey_scale=scales, warnings=warnings,
+        excluded=[asdict(particle) for particle in inputs.excluded], **stored))
     write_json(run.iteration_done(0), dict(first_decision(curves, resolved, warnings), **cost))
     for text in warnings:
         say(f"warning: {text}")

@@ -265,7 +265,7 @@ class Particles:
     ----------
     rotation : (n, 3, 3) float64, R of conventions.md (specimen → image frame).
     shift_px : (n, 2) float64, t = −origin / pixel size.
-    half_set : (n,) int8, 1 or 2.
+    half_set : (n,) int8, 1 or 2; 0 = left out (exclude.py).
     defocus_u, defocus_v : (n,) float64, Å.  defocus_angle, phase_shift : (n,) float64, degrees.
     optics_group : (n,) int32, index into ``optics``.
     stack : (n,) int32, index into ``stacks``.  slice : (n,) int64, 0-based image in its stack.

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from .files import read_map, read_particles, write_map, write_particles
 from .fsc import read_fsc
 from .pose_blur import advice, blur_correlation, expected_map_to_truth, expected_resolution
 from .progress import say
+from .records import InputError
 from .report import build_report
 from .run_folder import RunFolder, read_json, write_atomic, write_json
 from .sharpen import applied_b_factor, sharpen
@@ -67,7 +68,7 @@ def pose_blur(run: RunFolder, iteration: int) -> Dict[str, Any]:
 
 
 def write_final_particles(run: RunFolder, iteration: int) -> None:
-    """particles.star with every input column and row, new angles and origins.
+    """particles.star with every input column, new angles and origins, and every row but those left out (exclude.py).
 
     Half-sets that were split anew replace rlnRandomSubset; fitted scales are added as lrScale, and how well each
     pose is known as lrRotationUncertainty and lrShiftUncertainty (see `pose_uncertainty`).
@@ -82,13 +83,18 @@ def write_final_particles(run: RunFolder, iteration: int) -> None:
             rotation[poses.row], shift[poses.row] = poses.rotation, poses.shift_px
             scale[poses.row] = 1 if poses.scale is None else poses.scale
             uncertainty[poses.row] = pose_uncertainty(poses.covariance, particles.pixel_size)
-    extra: Dict[str, List[Any]] = dict(zip(UNCERTAINTY_LABELS, uncertainty.T.tolist()))
+    extra: Dict[str, np.ndarray] = dict(zip(UNCERTAINTY_LABELS, uncertainty.T))
     if described["resolved"]["resplit_half_sets"]:
-        extra["rlnRandomSubset"] = particles.half_set.tolist()
+        extra["rlnRandomSubset"] = particles.half_set
     if described["resolved"]["per_particle_scale"]:
-        extra["lrScale"] = scale.tolist()
+        extra["lrScale"] = scale
     _, table = read_particles(described["particles"], need_half_sets=False)  # checked at the start
-    write_particles(run.final("particles.star"), table, rotation, shift, extra)
+    if len(table.pixel_size) != len(particles):
+        raise InputError(f"has {len(table.pixel_size)} particles, and had {len(particles)} when the run began",
+                         described["particles"], "put the old file back, or start a new run")
+    used = np.flatnonzero(particles.half_set > 0)
+    write_particles(run.final("particles.star"), table.take(used), rotation[used], shift[used],
+                    {label: values[used].tolist() for label, values in extra.items()})
 
 
 def pose_uncertainty(covariance: np.ndarray, pixel_size: float) -> np.ndarray:

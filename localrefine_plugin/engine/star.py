@@ -9,7 +9,7 @@ written here with emtable.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -67,6 +67,10 @@ class StarTable:
             for label, j in where:
                 columns[label].extend([_unquote(row[j]) for row in rows])
         return columns
+
+    def take(self, rows: Sequence[int]) -> "StarTable":
+        """The table with these rows only, in this order."""
+        return replace(self, lines=[self.lines[row] for row in rows])
 
     def with_columns(self, columns: Dict[str, Sequence[Any]]) -> "StarTable":
         """The table with these columns replaced where they stand, or added at the end."""
