@@ -55,6 +55,7 @@ def fake_iteration(folder: RunFolder, k: int, particles: int, seed: int, spread_
     write_json(folder.iteration_done(k), {
         "iteration": k, "resolution_angstrom": resolution,
         "resolution_0.5_angstrom": {name: 1.3 * v for name, v in resolution.items()},
+        "resolution_range_angstrom": [resolution["corrected"] - 0.1, resolution["corrected"] + 0.2],
         "align_resolution_angstrom": resolution["corrected"] + 0.5, "converged": last and k > 0,
         "stop_reason": "neither resolution nor poses changed" if last and k > 0 else "", "best_iteration": k,
         "pose_change": {"rotation_median_deg": change, "shift_median_angstrom": 0.4 * change,
@@ -124,6 +125,13 @@ def fake_final(folder: RunFolder, k: int, mask: Any) -> None:
         write_map(folder.final(name), density, PIXEL)
     write_map(folder.final("mask.mrc"), mask, PIXEL)
     resolution = fake_fsc(folder.final("fsc.star"), k)
+    rung = {"volume_angstrom3": 5e5, "uncorrected_angstrom": 7.3, "mask_correlation": 0.01}
+    write_json(folder.final("mask_ladder.json"), {
+        "tightest": 1, "resolution_angstrom": 7.25,
+        "rungs": [dict(rung, mask="mask in use", resolution_angstrom=7.4),
+                  dict(rung, mask="tighter", resolution_angstrom=7.25)]})
+    write_json(folder.final("sharpening.json"), {"b_factor_applied": -85.0, "b_factor_guinier": -85.2,
+                                                 "guinier_correlation": -0.99, "guinier_shells": 9})
     write_json(folder.report, {"iterations": [], "halves": [], "input": {}, "settings": {}, "wall_seconds": 31.0,
                                "cpu_seconds": 60.0, "peak_memory_mb": 310.0, "final_resolution_angstrom": resolution,
                                "warnings": ["4 % of the particles sit at the shift limit"]})

@@ -332,14 +332,17 @@ def test_the_summary_says_what_was_automatic_and_what_was_given(state):
 
 # ---------------------------------------------------------------- report
 
-def test_the_report_is_self_contained(run, tmp_path):
+def test_the_report_is_self_contained_and_tells_everything(run, tmp_path):
     path = tmp_path / "report.html"
     write_report(run.path, str(path), "A <run>")
     text = path.read_text(encoding="utf-8")
     assert text.count("data:image/png;base64,") == len(PICTURES) - len(NOT_IN_THE_FAKE_RUN)
     assert not re.search(r"(src|href)=['\"](?!data:)", text) and "<script" not in text
     assert "A &lt;run&gt;" in text
-    for words in ("7.40 Å", "10.5 (automatic)", "version of numpy", "--half-map-1", "less than five times"):
+    for words in ("7.40 Å", "10.5 (automatic)", "<td>mask in use</td><td>500</td><td>7.40</td>", "version of numpy",
+                  "--half-map-1", "less than five times", "FSC 0.143 / 0.5: unmasked 9.62 Å / 12.51 Å",
+                  "One standard error of the corrected FSC: 7.30 to 7.60 Å", "adds no correlation of its own: 7.25 Å",
+                  "B-factor of the sharpened map: -85 Å²", "share what is coarser than 20 Å"):
         assert words in text, words
 
 

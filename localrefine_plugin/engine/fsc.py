@@ -61,6 +61,11 @@ class FscCurves:
         return {name: resolution_at(getattr(self, name), threshold, self.box_size, self.pixel_size)
                 for name in CURVES}
 
+    def resolution_range(self) -> List[float]:
+        """Å at which the corrected curve plus and minus its standard error falls to 0.143, the finer one first."""
+        return [resolution_at(self.corrected + sign * self.corrected_error, 0.143, self.box_size, self.pixel_size)
+                for sign in (1, -1)]
+
 
 def shell_correlation(ft1: np.ndarray, ft2: np.ndarray, box_size: int) -> np.ndarray:
     """FSC of two cubic half-spectra: (N // 2 + 1,) float64; 0 in a shell where either has no power."""
@@ -119,21 +124,30 @@ def five_curves(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, pixel_si
     """
     n = fourier.box_of(half1.shape)
 
-    def under(some_mask: np.ndarray) -> np.ndarray:
-        return _closed(fsc(half1 * some_mask, half2 * some_mask, workers))
-
-    ft1, ft2 = fourier.forward(half1, workers), fourier.forward(half2, workers)
-    unmasked = _closed(shell_correlation(ft1, ft2, n))
-    tight = under(mask)
+    unmasked = _closed(fsc(half1, half2, workers))
     start = first_below(unmasked, randomise_below)
-    randomised = randomised_fsc(ft1, ft2, mask, start, seed, workers) if start <= n // 2 else tight
-    corrected = corrected_fsc(tight, randomised, start)
+    tight, randomised, corrected = masked_curves(half1, half2, mask, start, seed, workers)
+    loose = dilate_soft(mask, pixel_size, LOOSE_DILATE_ANGSTROM, LOOSE_EDGE_ANGSTROM)
     return FscCurves(
         box_size=n, pixel_size=float(pixel_size), spatial_frequency=np.arange(n // 2 + 1) / (n * pixel_size),
-        unmasked=unmasked, spherical=under(spherical_mask(n)),
-        loose=under(dilate_soft(mask, pixel_size, LOOSE_DILATE_ANGSTROM, LOOSE_EDGE_ANGSTROM)),
-        tight=tight, randomised=randomised, corrected=corrected,
+        unmasked=unmasked, spherical=_under(half1, half2, spherical_mask(n), workers),
+        loose=_under(half1, half2, loose, workers), tight=tight, randomised=randomised, corrected=corrected,
         corrected_error=standard_error(corrected, mask, workers), randomise_shell=start)
+
+
+def masked_curves(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, randomise_shell: int, seed: int,
+                  workers: int = 1) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """F_t, F_n and the corrected curve of two half-maps under a mask, phases random from ``randomise_shell`` on."""
+    tight = _under(half1, half2, mask, workers)
+    if randomise_shell >= len(tight):
+        return tight, tight, tight
+    ft1, ft2 = fourier.forward(half1, workers), fourier.forward(half2, workers)
+    randomised = randomised_fsc(ft1, ft2, mask, randomise_shell, seed, workers)
+    return tight, randomised, corrected_fsc(tight, randomised, randomise_shell)
+
+
+def _under(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, workers: int) -> np.ndarray:
+    return _closed(fsc(half1 * mask, half2 * mask, workers))
 
 
 def _closed(curve: np.ndarray) -> np.ndarray:

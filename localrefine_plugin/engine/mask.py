@@ -158,6 +158,18 @@ def dilate_soft(mask: np.ndarray, pixel_size: float, dilate_angstrom: float, edg
     return np.maximum(grown, np.asarray(mask, dtype=np.float32))
 
 
+def density_mask(density: np.ndarray, within: np.ndarray, pixel_size: float, lowpass_angstrom: float, level: float,
+                 near_angstrom: float, far_angstrom: float) -> np.ndarray:
+    """A mask times a soft mask about the density in it: what lies above ``level`` × its peak, (N, N, N) float32.
+
+    1 up to ``near_angstrom`` from that density, low-passed, a cosine to 0 at ``far_angstrom``; dust left out.
+    """
+    smooth = lowpass(density, pixel_size, lowpass_angstrom)
+    inside = within >= 0.5
+    core = _large_parts(inside & (smooth >= level * smooth[inside].max()))
+    return within * _soft_edge_around(core, pixel_size, near_angstrom, far_angstrom)
+
+
 def _soft_edge_around(region: np.ndarray, pixel_size: float, near: float, far: float) -> np.ndarray:
     """1 within ``near`` Å of a boolean region, cosine to 0 at ``far`` Å: float32."""
     out = np.zeros(region.shape, dtype=np.float32)

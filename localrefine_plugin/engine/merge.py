@@ -39,7 +39,7 @@ def merge_halves(run: RunFolder, iteration: int, workers: int) -> Dict[str, Any]
     earlier = [read_json(run.iteration_done(k)) for k in range(iteration)]
     now: Dict[str, Any] = {
         "iteration": iteration, "resolution_angstrom": curves.resolutions(),
-        "resolution_0.5_angstrom": curves.resolutions(0.5),
+        "resolution_0.5_angstrom": curves.resolutions(0.5), "resolution_range_angstrom": curves.resolution_range(),
         "align_resolution_angstrom": curves.resolutions()["corrected"]}
     now.update(pose_statistics(run, iteration))
     now.update(decide(earlier + [now], resolved, described["box_size"] * pixel_size))

@@ -112,7 +112,7 @@ def expectations(looks: List[FirstLook], inputs: CheckedInputs) -> Dict[str, flo
 def first_decision(curves: FscCurves, resolved: Dict[str, Any], warnings: List[str]) -> Dict[str, Any]:
     """iteration.json of iteration 0."""
     return {"iteration": 0, "resolution_angstrom": curves.resolutions(),
-            "resolution_0.5_angstrom": curves.resolutions(0.5),
+            "resolution_0.5_angstrom": curves.resolutions(0.5), "resolution_range_angstrom": curves.resolution_range(),
             "align_resolution_angstrom": resolved["initial_lowpass_angstrom"], "converged": False, "stop_reason": "",
             "best_iteration": 0, "pose_change": {}, "at_rotation_limit": 0.0, "at_shift_limit": 0.0,
             "insertions_mean": 0.0, "warnings": warnings}

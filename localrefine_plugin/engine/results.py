@@ -8,6 +8,7 @@ import numpy as np
 
 from .files import read_map, read_particles, write_map, write_particles
 from .fsc import read_fsc
+from .mask_ladder import mask_ladder
 from .pose_blur import advice, blur_correlation, expected_map_to_truth, expected_resolution
 from .progress import say
 from .records import InputError
@@ -31,6 +32,7 @@ def write_results(run: RunFolder, workers: int) -> None:
         copy(run.filter_resolution(k), run.final("filter_resolution.mrc"))
     copy(run.fsc(k), run.final("fsc.star"))
     write_maps(run, k, workers)
+    write_ladder(run, k, workers)
     write_final_particles(run, k)
     write_json(run.final("pose_blur.json"), pose_blur(run, k))
     write_json(run.report, build_report(run))
@@ -49,6 +51,16 @@ def write_maps(run: RunFolder, iteration: int, workers: int) -> None:
     write_json(run.final("sharpening.json"), {
         "b_factor_applied": applied_b_factor(fit, b_factor), "b_factor_guinier": fit.b_factor,
         "guinier_correlation": fit.correlation, "guinier_shells": fit.shells})
+
+
+def write_ladder(run: RunFolder, iteration: int, workers: int) -> None:
+    """The resolution in ever tighter masks, and the tightest that adds no correlation of its own."""
+    described = read_json(run.input)
+    maps = [read_map(run.half_map(iteration, half))[0] for half in (1, 2)]
+    mask, _ = read_map(run.mask_in_use(iteration))
+    ladder = mask_ladder(maps[0], maps[1], mask, read_fsc(run.fsc(iteration)), described["resolved"]["seed"], workers)
+    write_map(run.final("tightest_mask.mrc"), ladder.mask, described["pixel_size"])
+    write_json(run.final("mask_ladder.json"), ladder.as_dict())
 
 
 def pose_blur(run: RunFolder, iteration: int) -> Dict[str, Any]:

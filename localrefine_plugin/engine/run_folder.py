@@ -19,7 +19,8 @@
         fsc.star                 five curves                                 (merge step)
         iteration.json           resolution, limits, convergence decision    (merge step; written last)
     RUN/final/                   particles.star half_map_1.mrc half_map_2.mrc map.mrc map_sharpened.mrc
-                                 mask.mrc fsc.star sharpening.json pose_blur.json, filter_resolution.mrc if non-uniform
+                                 mask.mrc fsc.star mask_ladder.json tightest_mask.mrc sharpening.json pose_blur.json,
+                                 filter_resolution.mrc if non-uniform
 """
 from __future__ import annotations
 
@@ -126,5 +127,5 @@ class RunFolder:
 
 
 FINAL_FILES = ("particles.star", "half_map_1.mrc", "half_map_2.mrc", "map.mrc", "map_sharpened.mrc",
-               "mask.mrc", "fsc.star", "sharpening.json", "pose_blur.json")
+               "mask.mrc", "fsc.star", "mask_ladder.json", "tightest_mask.mrc", "sharpening.json", "pose_blur.json")
 OPTIONAL_FINAL_FILES = ("filter_resolution.mrc",)  # where the filter was non-uniform

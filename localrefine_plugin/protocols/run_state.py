@@ -196,6 +196,7 @@ def progress_lines(state: RunState) -> List[str]:
     lines = []
     if state.iterations:
         lines.append(resolution_line(state))
+        lines += curve_lines(state.best) + map_lines(state)
     if len(state.iterations) > 1:
         lines += pose_lines(state.best) + motion_lines(state.best)
     lines += auto_lines(state)
@@ -211,6 +212,36 @@ def resolution_line(state: RunState) -> str:
     if len(state.iterations) > 1:
         text += f", iteration {state.best['iteration']} {angstrom(now)}"
     return text
+
+
+def curve_lines(content: Dict[str, Any]) -> List[str]:
+    """Resolution of each curve at both thresholds, and how far the corrected one is uncertain."""
+    parts = [f"{curve} {angstrom(resolution(content, curve))} / {angstrom(resolution(content, curve, '0.5'))}"
+             for curve in CURVES if resolution(content, curve) is not None]
+    lines = ["FSC 0.143 / 0.5: " + "; ".join(parts)] if parts else []
+    limits = content.get("resolution_range_angstrom")
+    if isinstance(limits, list) and len(limits) == 2 and None not in [number(v) for v in limits]:
+        lines.append(f"One standard error of the corrected FSC: {limits[0]:.2f} to {limits[1]:.2f} Å")
+    return lines
+
+
+def map_lines(state: RunState) -> List[str]:
+    """The tightest mask and the B-factor, once there are final maps, and what the half-sets share."""
+    lines = []
+    ladder, sharp = (read_json(state.folder.final(name)) for name in ("mask_ladder.json", "sharpening.json"))
+    tightest = number(ladder.get("resolution_angstrom"))
+    if tightest is not None and ladder.get("tightest"):
+        lines.append(f"In the tightest mask that adds no correlation of its own: {tightest:.2f} Å (of the best part of "
+                     "the density; the resolution above is that of the mask in use)")
+    applied, fitted = number(sharp.get("b_factor_applied")), number(sharp.get("b_factor_guinier"))
+    if applied is not None and fitted is not None:
+        how = f"Guinier plot: {fitted:.0f} Å²" if sharp.get("guinier_shells") else "too few shells for a Guinier plot"
+        lines.append(f"B-factor of the sharpened map: {applied:.0f} Å² ({how})")
+    join = number(state.setting("join_halves_resolution_angstrom"))
+    if join is not None:
+        lines.append(f"The half-sets' references share what is coarser than {join:g} Å" if join > 0 else
+                     "The half-sets' references share nothing")
+    return lines
 
 
 def pose_lines(content: Dict[str, Any]) -> List[str]:

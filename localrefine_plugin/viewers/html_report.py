@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ..engine.records import Settings
 from ..engine.run_folder import write_atomic
-from ..protocols.run_state import CURVES, RunState, angstrom, resolution, summary_lines
+from ..protocols.run_state import CURVES, RunState, angstrom, read_json, resolution, summary_lines
 from .run_figures import PICTURES, NotThere, draw_if_there
 
 STYLE = """body{font-family:sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
@@ -42,6 +42,11 @@ def report_html(state: RunState, title: str) -> str:
     parts += _summary(state)
     parts += ["<h2>Resolution</h2>", _table(["Curve", "Input", "Result, FSC 0.143", "Result, FSC 0.5"],
                                             _resolution_rows(state))]
+    ladder = read_json(state.folder.final("mask_ladder.json")).get("rungs")
+    if ladder:
+        parts += ["<h2>The resolution in tighter masks</h2>",
+                  _table(["Mask", "Volume (nm³)", "Corrected (Å)", "Not corrected (Å)", "The mask's own FSC"],
+                         _ladder_rows(ladder))]
     parts.append("<h2>Pictures</h2>")
     parts += _pictures(state)
     parts += ["<h2>Settings</h2>", _table(["Setting", "Value", "Unit"], _setting_rows(state)),
@@ -74,6 +79,12 @@ def _resolution_rows(state: RunState) -> Iterable[Tuple[str, ...]]:
     for curve in CURVES:
         yield (curve, angstrom(resolution(first, curve)), angstrom(resolution(state.best, curve)),
                angstrom(resolution(state.best, curve, "0.5")))
+
+
+def _ladder_rows(rungs: List[Dict[str, Any]]) -> Iterable[Tuple[str, ...]]:
+    for rung in rungs:
+        yield (str(rung["mask"]), f"{rung['volume_angstrom3'] / 1000:.0f}", f"{rung['resolution_angstrom']:.2f}",
+               f"{rung['uncorrected_angstrom']:.2f}", f"{rung['mask_correlation']:.3f}")
 
 
 def _setting_rows(state: RunState) -> Iterable[Tuple[str, ...]]:
