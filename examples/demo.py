@@ -114,7 +114,8 @@ def poses_of(particles: Any) -> simulate.Poses:
 def launch(project: Any, inputs: Any) -> Any:
     """Run the protocol to its end, repeating its progress here."""
     from localrefine_plugin.protocols import ProtLocalRefine
-    protocol = project.newProtocol(ProtLocalRefine, objLabel="local refinement of the head", useGpu=False, **SETTINGS)
+    protocol = project.newProtocol(ProtLocalRefine, useGpu=False, **SETTINGS)
+    protocol.setObjLabel("local refinement of the head")  # newProtocol ignores objLabel
     for name in ("Particles", "Volume", "Mask"):
         pointer = getattr(protocol, f"input{name}")
         pointer.set(inputs)

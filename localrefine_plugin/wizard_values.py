@@ -5,8 +5,9 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
-from .protocols.form_local_refine import FULCRUM_AXES, settings_values
+from .protocols.form_local_refine import FULCRUM_AXES, describe, settings_values
 from .protocols.protocol_local_refine import ProtLocalRefine, half_map_files
+from .protocols.run_state import RunState
 
 MASK_CENTRE, BOX_CENTRE = "Mask centre", "Box centre"
 SAME_PIXEL = 0.01  # relative difference of pixel sizes
@@ -58,20 +59,19 @@ def places(density: np.ndarray, mask: Any) -> Dict[str, Sequence[float]]:
     return found
 
 
-def learned_hinges(protocol: Any) -> Dict[str, Sequence[float]]:
-    """x, y, z (px from the corner) of the hinges learned by the runs of the project at this box and pixel size."""
-    found: Dict[str, Sequence[float]] = {}
-    volume = protocol.inputVolume.get()
-    project = protocol.getProject()
+def runs_of_this_frame(protocol: Any) -> List[Tuple[str, RunState]]:
+    """(name, state) of the local refinements of the project at this box and pixel size."""
+    volume, project = protocol.inputVolume.get(), protocol.getProject()
     runs = project.getRuns(refresh=False) if project is not None and volume is not None else []
-    for run in (run for run in runs if isinstance(run, ProtLocalRefine)):
-        state = run.run_state()
-        same_box = state.input.get("box_size") == volume.getXDim()
-        if same_box and abs(state.input.get("pixel_size", 0) / volume.getSamplingRate() - 1) < SAME_PIXEL:
-            hinge = state.learned_hinge_px()
-            if hinge:
-                found[f"Hinge of {run.getRunName()}"] = hinge
-    return dict(list(found.items())[-MOST_HINGES:])
+    found = [(run.getRunName(), run.run_state()) for run in runs if isinstance(run, ProtLocalRefine)]
+    return [(name, state) for name, state in found if state.input.get("box_size") == volume.getXDim()
+            and abs(state.input.get("pixel_size", 0) / volume.getSamplingRate() - 1) < SAME_PIXEL]
+
+
+def learned_hinges(protocol: Any) -> Dict[str, Sequence[float]]:
+    """x, y, z (px from the corner) of the hinges learned by earlier runs."""
+    hinges = {f"Hinge of {name}": state.learned_hinge_px() for name, state in runs_of_this_frame(protocol)}
+    return dict([(name, hinge) for name, hinge in hinges.items() if hinge][-MOST_HINGES:])
 
 
 def current_fulcrum(protocol: Any, known: Dict[str, Sequence[float]]) -> Sequence[float]:
@@ -84,7 +84,30 @@ def current_fulcrum(protocol: Any, known: Dict[str, Sequence[float]]) -> Sequenc
     return known.get(MASK_CENTRE, known[BOX_CENTRE])
 
 
-# ---------------------------------------------------------------- mask, low-pass, extents
+# ---------------------------------------------------------------- prior, mask, low-pass, extents
+
+def prior_widths(protocol: Any) -> Tuple[Tuple[float, float], str]:
+    """(degrees, Å) per axis at the fulcrum as the latest run with a mask about here learned them, and whence they come.
+
+    The root mean square over the axes; the defaults of the form where no run has learned any.
+    """
+    from .engine.mask import mask_centre, mask_radius
+    mask = the_mask(protocol)
+    centre = mask_centre(mask)
+    near = 0.5 * mask_radius(mask, centre).effective
+    for name, state in reversed(runs_of_this_frame(protocol)):
+        where = state.resolved.get("mask_centre_px")
+        covariance = state.learned_covariance(int(state.best.get("iteration", 0)))
+        if covariance is not None and where is not None and np.linalg.norm(np.array(where) - centre) < near:
+            variance = np.diagonal(covariance).reshape(2, 3).mean(axis=1)
+            rotation, shift = float(np.rad2deg(np.sqrt(variance[0]))), float(np.sqrt(variance[1]))
+            return (rotation, shift), (f"As the run '{name}' learned it: {rotation:.1f}° and {shift:.1f} Å per axis. "
+                                       "With a learned prior they are where it begins; with a Gaussian one they stay.")
+    known = describe()
+    rotation, shift = known["prior_rotation_deg"]["default"], known["prior_shift_angstrom"]["default"]
+    return (rotation, shift), (f"No run of this project has learned the motion of this part yet. {rotation:g}° and "
+                               f"{shift:g} Å suit most; with a learned prior they are only where it begins.")
+
 
 def resolution_in_mask(protocol: Any) -> float:
     """Å at FSC 0.143 of the half-maps inside the mask, corrected by phase randomisation."""
@@ -113,6 +136,8 @@ def mask_report(protocol: Any) -> List[str]:
              f"{geometry.mass_kda(mask, pixel):.0f} kDa of protein",
              f"Radius: {radius * pixel:.0f} Å",
              f"Soft edge: {geometry.soft_edge_width_px(mask):.1f} px",
+             f"Density of the map (at {geometry.DENSITY_LOWPASS_ANGSTROM:g} Å) fills "
+             f"{100 * geometry.density_inside(mask, density, pixel):.0f} % of it",
              f"Resolution of the half-maps inside it: {resolution:.2f} Å (FSC 0.143, corrected)"]
     return lines + [f"Warning: {text}" for text in warnings] + ([] if warnings else ["Nothing to object to."])
 

@@ -1,4 +1,4 @@
-"""Wizards of the form: fulcrum, mask check, initial low-pass, search extents. Each fills the form.
+"""Wizards of the form: fulcrum, mask check, initial low-pass, prior, search extents. Each fills the form.
 
 What they compute is in `wizard_values` (no windows); here are the windows.
 """
@@ -154,6 +154,19 @@ class InitialLowpassWizard(Wizard):
     @guarded
     def show(self, form: Any, *params: Any) -> None:
         form.setVar("initialLowpass", round(wizard_values.initial_lowpass(form.protocol), 2))
+
+
+class PriorWizard(Wizard):
+    """The widths that an earlier run learned for this part; without one, those most runs begin with."""
+
+    _targets = [(ProtLocalRefine, ["priorRotation", "priorShift"])]
+
+    @guarded
+    def show(self, form: Any, *params: Any) -> None:
+        values, reason = wizard_values.prior_widths(form.protocol)
+        for name, value in zip(("priorRotation", "priorShift"), values):
+            form.setVar(name, round(value, 2))
+        showInfo("Prior", reason, form.root)
 
 
 class ExtentWizard(Wizard):

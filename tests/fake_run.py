@@ -33,6 +33,7 @@ def fake_run(path: Path, iterations: int = 3, particles: int = 400, finished: bo
         "box_size": BOX, "pixel_size": PIXEL, "grey_scale": [1.01, 0.99],
         "resolved": {"prior_rotation_deg": 7.0, "rotation_extent_deg": 21.0, "shift_extent_angstrom": 12.0,
                      "initial_lowpass_angstrom": 10.5,
+                     "prior": "learned", "rotation_extent_fixed": False, "shift_extent_fixed": False,
                      "fulcrum_px": [18.0, 15.5, 17.0], "mask_centre_px": [16.0, 16.0, 16.0],
                      "mask_radius_angstrom": 30.0},
         "warnings": ["the mask's edge is 3.2 px wide: less than five times the resolution"]})
@@ -64,12 +65,17 @@ def fake_iteration(folder: RunFolder, k: int, particles: int, seed: int, spread_
         "advice": {"drift": "the poses drift", "shift limit": SHIFT_ADVICE} if k else {}, **learned})
 
 
-def fake_motion() -> Dict[str, Any]:
-    """The key "motion" of iteration.json: turning about a point 3 px from the centre of the mask."""
+def fake_covariance() -> np.ndarray:
+    """A motion (rad, px) about the centre of the mask: turning about a point 3 px away."""
     rotation, hinge = np.diag(np.deg2rad([5.0, 4.0, 2.0]) ** 2), np.array([3.0, -1.0, 0.0])
     covariance = np.diag([0, 0, 0, 0.25, 0.25, 0.25]) + 0.0
     covariance[:3, :3] = rotation
-    covariance = about_point(covariance, -hinge)
+    return about_point(covariance, -hinge)
+
+
+def fake_motion() -> Dict[str, Any]:
+    """The key "motion" of iteration.json."""
+    covariance = fake_covariance()
     rng = np.random.default_rng(0)
     motions = {half: LearnedMotion(covariance, 0.002 * np.eye(21), np.zeros(6), 1e-4 * np.eye(6),
                                    rng.standard_normal((200, 2)), np.ones(200)) for half in (1, 2)}
@@ -90,6 +96,7 @@ def fake_half(folder: RunFolder, k: int, half: int, n: int, rng: np.random.Gener
         shift_change_angstrom=rng.normal(0, 2.0, (n, 2)), covariance=spread * rng.gamma(20, 1 / 20, (n, 1, 1)),
         log_likelihood=rng.normal(50, 5, n), modes=np.ones(n, int), insertions=rng.integers(1, 4, n),
         at_rotation_limit=rng.random(n) < 0.02, at_shift_limit=rng.random(n) < 0.04).columns())
+    np.savez(folder.motion(k, half), covariance=fake_covariance(), along_axes=rng.standard_normal((n, 2)))
     shells = BOX // 2 + 1
     power = np.abs(rng.normal(1, 0.02, (1, shells))) * np.exp(-np.arange(shells) / 9.0)
     np.savez(folder.noise(k, half), power=power)

@@ -6,6 +6,7 @@ changes matplotlib's backend for the rest of the process.
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -25,17 +26,25 @@ set_environment(OUTPUT)
 FACTS: Dict[str, Any] = {}
 
 
-def photograph(window: Any, name: str) -> None:
-    screen.photograph(window, OUTPUT / f"{name}.png")
-    FACTS[name] = {"title": window.title(), "width": window.winfo_width(), "height": window.winfo_height()}
+def photograph(window: Any, name: str, seconds: float = 0.6, **more: Any) -> None:
+    screen.photograph(window, OUTPUT / f"{name}.png", seconds=seconds)
+    FACTS[name] = {"title": window.title(), "width": window.winfo_width(), "height": window.winfo_height(), **more}
+
+
+def artists(figure: Any) -> Dict[str, Any]:
+    """What is written in a figure: its title, the labels of its axes, and its legends."""
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend() is not None)]
+    labels = [text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) if text]
+    return {"heading": figure.get_suptitle(), "labels": labels,
+            "legend": [text.get_text() for legend in legends for text in legend.get_texts()]}
 
 
 def texts_in(widget: Any) -> list:
-    """Every text of labels and buttons below a widget."""
+    """Every text of labels, buttons and text fields below a widget."""
     found = []
     for child in widget.winfo_children():
         try:
-            found.append(str(child.cget("text")))
+            found.append(child.get("1.0", "end") if child.winfo_class() == "Text" else str(child.cget("text")))
         except Exception:  # widgets without a text
             pass
         found += texts_in(child)
@@ -75,17 +84,35 @@ def photograph_wizards(form: Any) -> None:
 
     messages = []
     wizards.FulcrumDialog = Driven
-    wizards.showInfo = lambda title, text, parent: messages.append(text)
-    wizards.showError = lambda title, text, parent: messages.append("ERROR " + text)
-    for wizard in (wizards.FulcrumWizard, wizards.MaskWizard, wizards.InitialLowpassWizard, wizards.ExtentWizard):
-        wizard().show(form)
+    for wizard in (wizards.FulcrumWizard, wizards.MaskWizard, wizards.InitialLowpassWizard, wizards.PriorWizard,
+                   wizards.ExtentWizard):
+        with dialogs_photographed(wizard.__name__, messages):
+            wizard().show(form)
     protocol = form.protocol
     FACTS["wizards"] = {
         "fulcrum": [form.widgetDict[name].get() for name in ("fulcrum", "fulcrumX", "fulcrumY", "fulcrumZ")],
         "mask_centre": list(wizard_values.places(*wizard_values.map_and_mask(protocol))["Mask centre"]),
         "lowpass": form.widgetDict["initialLowpass"].get(), "messages": messages,
+        "prior": [form.widgetDict[name].get() for name in ("priorRotation", "priorShift")],
         "extents": [form.widgetDict[name].get() for name in ("rotationExtent", "shiftExtent")]}
     photograph(form.root, "form_after_wizards")
+
+
+@contextlib.contextmanager
+def dialogs_photographed(name: str, messages: list) -> Any:
+    """Messages of Scipion's are photographed, read and closed instead of waited for."""
+    from pyworkflow.gui import dialog
+    original = dialog.Dialog.wait_window
+
+    def wait_window(self: Any, *_args: Any) -> None:
+        photograph(self, f"dialog_{name}", 0.3)
+        messages.append("\n".join(texts_in(self)))
+        self.destroy()
+    dialog.Dialog.wait_window = wait_window
+    try:
+        yield
+    finally:
+        dialog.Dialog.wait_window = original
 
 
 def click(canvas: Any, x: float, y: float) -> Any:
@@ -102,9 +129,9 @@ def photograph_viewer(project: Any, protocol: Any, prefix: str, pictures: Any, t
     window.adjustSize()
     photograph(window.root, f"{prefix}_viewer")
     for name in pictures:
-        views = viewer._getVisualizeDict()[name](name)
-        picture = views[0].show()
-        photograph(picture, f"{prefix}_{name}")
+        view = viewer._getVisualizeDict()[name](name)[0]
+        picture = view.show()
+        photograph(picture, f"{prefix}_{name}", 0.3, news=view.news.cget("text"), **artists(view.figure))
         picture.destroy()
     if then is not None:
         then(viewer)
@@ -168,6 +195,7 @@ def main() -> None:
     import pyworkflow.gui.project  # noqa: F401  (first: pyworkflow.gui.form alone cannot be imported)
     from fake_run import fake_run
     from pyworkflow import Config
+    from pyworkflow.protocol.constants import STATUS_RUNNING
     from scipion_data import new_project, simulated_inputs
 
     from localrefine_plugin.engine.run_folder import write_json
@@ -178,7 +206,8 @@ def main() -> None:
     inputs = simulated_inputs(project, OUTPUT / "data", n=20)
 
     def make(label: str) -> Any:
-        protocol = project.newProtocol(ProtLocalRefine, objLabel=label)
+        protocol = project.newProtocol(ProtLocalRefine)
+        protocol.setObjLabel(label)  # newProtocol ignores objLabel
         for name, output in (("inputParticles", "outputParticles"), ("inputVolume", "outputVolume"),
                              ("inputMask", "outputMask")):
             getattr(protocol, name).set(inputs)
@@ -195,19 +224,26 @@ def main() -> None:
     def of_the_finished(viewer: Any) -> None:
         slide(viewer, folder)
         open_maps(viewer, project)
-    photograph_viewer(project, finished, "finished", [picture.name for picture in PICTURES], of_the_finished)
+    every = [picture.name for picture in PICTURES]
+    photograph_viewer(project, finished, "finished", every, of_the_finished)
     running = make("running")
     folder = fake_run(Path(running._getExtraPath("run")), iterations=1, finished=False)
     folder.iteration(2).mkdir()
     folder.half_done(2, 1).write_text('{"iteration": 2, "ha')
-    photograph_viewer(project, running, "running", ["fsc", "pose_change"])
+    folder.poses(2, 1).write_bytes(b"PK half of an archive")
+    running.setStatus(STATUS_RUNNING)
+    Path(running.getStdoutLog()).parent.mkdir(exist_ok=True)
+    Path(running.getStdoutLog()).write_text("iteration 2 half 2: align and insert [#..] 30/200, 40 particles/s\n")
+    photograph_viewer(project, running, "running", every)
     failed = make("failed")
-    write_json(Path(failed._getExtraPath()) / "nothing.json", {})
+    folder = fake_run(Path(failed._getExtraPath("run")), iterations=0, finished=False)
+    write_json(folder.error, {"message": "half_2.mrc: is truncated; copy the file again"})
+    failed.setFailed("half_2.mrc: is truncated; copy the file again")
 
     def of_the_failed(viewer: Any) -> None:
         viewer.infoMessage = lambda message, title: FACTS.update(no_maps_yet=message)
         viewer._show_volume()
-    photograph_viewer(project, failed, "failed", ["fsc"], of_the_failed)
+    photograph_viewer(project, failed, "failed", every, of_the_failed)
     (OUTPUT / "facts.json").write_text(json.dumps(FACTS, indent=1))
 
 

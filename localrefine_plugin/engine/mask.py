@@ -130,13 +130,18 @@ def _refuse_unusable(mask: np.ndarray, box_size: int, source: str) -> None:
                          "give a mask that is 1 over the part to be refined")
 
 
-def _check_overlap(mask: np.ndarray, density: np.ndarray, pixel_size: float, source: str) -> List[str]:
+def density_inside(mask: np.ndarray, density: np.ndarray, pixel_size: float) -> float:
+    """The share of a mask's voxels (≥ 0.5) with density of the map, low-passed to 20 Å, above that of solvent."""
     smooth = lowpass(density, pixel_size, DENSITY_LOWPASS_ANGSTROM)
     axis = np.square(np.arange(len(mask)) - len(mask) // 2)
     solvent = smooth[axis[:, None, None] + axis[:, None] + axis > len(mask) ** 2 / 4]  # the corners of the box
     # absolute: a map of inverted contrast is refused elsewhere, with a better reason
     dense = np.abs(smooth - solvent.mean()) > DENSITY_SIGMAS * solvent.std()
-    inside = float(dense[mask >= 0.5].mean())
+    return float(dense[mask >= 0.5].mean())
+
+
+def _check_overlap(mask: np.ndarray, density: np.ndarray, pixel_size: float, source: str) -> List[str]:
+    inside = density_inside(mask, density, pixel_size)
     if inside < 0.001:
         raise InputError("covers no density of the map", source, "check that map and mask share origin and pixel size")
     if inside < 0.05:

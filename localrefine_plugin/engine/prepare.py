@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
@@ -122,5 +123,6 @@ def versions() -> Dict[str, str]:
     """Versions of what computes, for the record."""
     import numba
     import scipy
-    return {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__,
-            "numba": numba.__version__}
+    own = sys.modules[__name__.split(".")[0]].__version__
+    return {"scipion-em-localrefine": own, "python": platform.python_version(), "numpy": np.__version__,
+            "scipy": scipy.__version__, "numba": numba.__version__}

@@ -151,7 +151,9 @@ def is_switch(entry: Dict[str, Any]) -> bool:
 
 
 def label_of(entry: Dict[str, Any]) -> str:
-    return f"{entry['label']} ({entry['unit']})" if entry["unit"] else entry["label"]
+    """The setting's name, its unit, and that an empty field is a choice."""
+    notes = [entry["unit"]] * bool(entry["unit"]) + ["empty: automatic"] * bool(entry["optional"])
+    return f"{entry['label']} ({', '.join(notes)})" if notes else entry["label"]
 
 
 def help_of(entry: Dict[str, Any]) -> str:

@@ -373,7 +373,11 @@ def prior_warnings(values: Dict[str, Any]) -> List[str]:
 
 
 def prior_sentence(state: run_state.RunState) -> str:
-    if state.settings.get("prior") == "off":
+    kind = str(state.settings.get("prior"))
+    if kind == "off":
         return "No prior was used within the search extents."
+    if kind.startswith("learned"):
+        what = "covariance of rotation and displacement" if kind == "learned" else "two widths"
+        return f"The prior about the input poses was a Gaussian; each half-set's particles told its {what}."
     return (f"A Gaussian prior of {state.settings.get('prior_rotation_deg')}° and "
             f"{state.settings.get('prior_shift_angstrom')} Å (standard deviations) about the input poses was used.")

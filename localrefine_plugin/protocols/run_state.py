@@ -109,10 +109,18 @@ class RunState:
         hinge = motion["pooled"]["hinge"] if isinstance(motion, dict) and "pooled" in motion else None
         return hinge["point_px"] if hinge and hinge["determined"] >= 2 else None
 
-    def learned_rotation(self, k: int) -> Optional[np.ndarray]:
-        """(3, 3) covariance in rad² of the rotation that a learned prior found, mean of the half-sets; or None."""
-        found = [motion[:3, :3] for motion in (self.motion(k, half) for half in (1, 2)) if motion is not None]
-        return np.mean(found, axis=0) if found else None
+    def learned_covariance(self, k: int) -> Optional[np.ndarray]:
+        """(6, 6) covariance of the learned motion about the fulcrum, rad and Å, mean of the half-sets; or None."""
+        from ..engine.motion_prior import about_point
+        found = [motion for motion in (self.motion(k, half) for half in (1, 2)) if motion is not None]
+        pixel_size, resolved = number(self.input.get("pixel_size")), self.resolved
+        if not found or not pixel_size:
+            return None
+        covariance = np.mean(found, axis=0)
+        if resolved.get("prior") == "learned":  # as engine.plan: learned about the mask centre, rounded to a voxel
+            covariance = about_point(covariance, np.array(resolved["fulcrum_px"]) - np.rint(resolved["mask_centre_px"]))
+        unit = np.array([1.0] * 3 + [pixel_size] * 3)
+        return covariance * np.outer(unit, unit)
 
     def half(self, k: int, half: int) -> Dict[str, Any]:
         return read_json(self.folder.half_done(k, half))

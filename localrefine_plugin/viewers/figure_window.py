@@ -20,14 +20,16 @@ class FigureView(View):
     iterations : () → (last, result): the last iteration there is and the best one; None for a picture of all.
     chosen : the iteration shown first; None shows the result and follows the run.
     stamp : () → something that changes when the run has got further.
+    news : () → what the run is doing now, for the line under the picture ("" for nothing).
     """
 
     def __init__(self, draw: Callable[[Optional[int]], Figure], title: str, parent: Any = None,
                  iterations: Optional[Callable[[], Tuple[int, int]]] = None, chosen: Optional[int] = None,
-                 stamp: Callable[[], Any] = lambda: None):
+                 stamp: Callable[[], Any] = lambda: None, news: Callable[[], str] = lambda: ""):
         super().__init__()
         self._draw, self._title, self._parent = draw, title, parent
         self._iterations, self._chosen, self._stamp = iterations, chosen, stamp
+        self._news = news
         self._drawn, self._shown = None, 0
         self._canvas = self._toolbar = self._slider = None
 
@@ -37,7 +39,9 @@ class FigureView(View):
         self.window = tk.Toplevel(self._parent)
         self.window.title(self._title)
         self._add_bar(tk)
+        self.news = tk.Label(self.window, anchor="w", padx=6)
         self.redraw()
+        self._tell_news()
         self._timer = self.window.after(LOOK_AGAIN_MS, self._follow)
         self.window.bind("<Destroy>", self._on_destroy)
         return self.window
@@ -87,7 +91,17 @@ class FigureView(View):
         """Draw again when a step has finished since."""
         if self._chosen is None and self._stamp() != self._drawn:
             self.redraw()
+        self._tell_news()
         self._timer = self.window.after(LOOK_AGAIN_MS, self._follow)
+
+    def _tell_news(self) -> None:
+        """The line under the picture, only while there is something to say."""
+        text = self._news()
+        self.news.configure(text=text)
+        if text:
+            self.news.pack(side="bottom", fill="x", before=self._toolbar)
+        else:
+            self.news.pack_forget()
 
     def _on_destroy(self, event: Any) -> None:
         if event.widget is self.window:

@@ -8,6 +8,7 @@ import base64
 import html
 import io
 import json
+import shlex
 from typing import Any, Dict, Iterable, List, Tuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -108,8 +109,20 @@ def _input_rows(content: Dict[str, Any]) -> Iterable[Tuple[str, ...]]:
     for key in ("particles", "half_map_1", "half_map_2", "mask", "box_size", "pixel_size", "grey_scale"):
         if key in content:
             yield key.replace("_", " "), str(content[key])
-    for name, version in sorted((content.get("versions") or {}).items()):
+    for name, version in sorted({**(content.get("versions") or {}), **face_versions()}.items()):
         yield f"version of {name}", str(version)
+
+
+def face_versions() -> Dict[str, str]:
+    """Versions of what stands around the engine; those that cannot be told are left out."""
+    from importlib.metadata import PackageNotFoundError, version
+    found = {}
+    for name in ("scipion-pyworkflow", "scipion-em", "matplotlib"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def _time_rows(state: RunState) -> Iterable[Tuple[str, ...]]:
@@ -143,11 +156,12 @@ def png(figure: Figure) -> bytes:
 
 def reproduce_commands(state: RunState) -> str:
     """Shell commands that repeat the run outside Scipion."""
-    given = state.input
+    def quoted(name: str, missing: str) -> str:
+        return shlex.quote(str(state.input.get(name, missing)))
     settings = json.dumps(state.settings, indent=1, ensure_ascii=False)
     return (f"cat > settings.json <<'END'\n{settings}\nEND\n"
             "python -m localrefine_plugin.engine refine \\\n"
-            f"  --particles {given.get('particles', 'particles.star')} \\\n"
-            f"  --half-map-1 {given.get('half_map_1', 'half_map_1.mrc')} "
-            f"--half-map-2 {given.get('half_map_2', 'half_map_2.mrc')} \\\n"
-            f"  --mask {given.get('mask', 'mask.mrc')} --settings settings.json --output RUN")
+            f"  --particles {quoted('particles', 'particles.star')} \\\n"
+            f"  --half-map-1 {quoted('half_map_1', 'half_map_1.mrc')} \\\n"
+            f"  --half-map-2 {quoted('half_map_2', 'half_map_2.mrc')} \\\n"
+            f"  --mask {quoted('mask', 'mask.mrc')} --settings settings.json --output RUN")

@@ -161,9 +161,13 @@ def progress_figure(iterations: Sequence[Dict[str, Any]]) -> Figure:
     change = [c.get("pose_change") or {} for c in iterations]
     lower.plot(k, [_nan(c.get("rotation_median_deg")) for c in change], "o-", color=BLUE, label="Rotation (°)")
     lower.plot(k, [_nan(c.get("shift_median_angstrom")) for c in change], "s--", color=ORANGE, label="Shift (Å)")
+    lower.plot(k, [_nan(c.get("rotation_since_last_median_deg")) for c in change], "o:", color=BLUE, mfc="white",
+               label="Rotation since the last (°)")
+    lower.plot(k, [_nan(c.get("shift_since_last_median_angstrom")) for c in change], "s:", color=ORANGE, mfc="white",
+               label="Shift since the last (Å)")
     finish_axes(lower, "Iteration (0 = input)", "Median change\nfrom the input pose")
     lower.set_xticks(k)
-    lower.legend(fontsize=8, frameon=False)
+    lower.legend(fontsize=8, frameon=False, ncols=2)
     return figure
 
 

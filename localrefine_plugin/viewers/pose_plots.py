@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from .plots import (
     BLACK,
     BLUE,
+    GREY,
     HALF_COLOURS,
     PURPLE,
     VERMILION,
@@ -28,7 +29,8 @@ LINE = 98  # characters of a line under a figure
 
 def pose_change_figure(halves: Dict[int, Poses], settings: Dict[str, Any], title: str = "Change from the input poses",
                        other: Optional[Tuple[str, Dict[int, Poses]]] = None, advice: Sequence[str] = (),
-                       learned: Optional[np.ndarray] = None) -> Figure:
+                       learned: Optional[Dict[str, np.ndarray]] = None,
+                       since_last: Optional[Tuple[str, Poses]] = None) -> Figure:
     """Histograms of rotation change and of shift change, per half-set, with prior and extents.
 
     Parameters
@@ -37,7 +39,8 @@ def pose_change_figure(halves: Dict[int, Poses], settings: Dict[str, Any], title
     settings : prior, prior_rotation_deg, prior_shift_angstrom, rotation_extent_deg, shift_extent_angstrom.
     other : (name, tables) of another run to lay over.
     advice : sentences to stand under the picture.
-    learned : covariance (3, 3) in rad² of the rotation, of a prior that was learned from the data.
+    learned : change of pose under a prior that was learned from the data: a sample, by column of the pose table.
+    since_last : (name, change of pose since the iteration before), by column of the pose table.
     """
     figure = new_figure(title, height=5.0)
     rotation_axes, shift_axes = figure.subplots(1, 2)
@@ -50,6 +53,8 @@ def pose_change_figure(halves: Dict[int, Poses], settings: Dict[str, Any], title
         extent = number(settings.get(extent_key))
         edges = _edges([norms(p[name]) for p in _tables(halves, other)], extent if other is None else None)
         _half_histograms(axes, {half: norms(table[name]) for half, table in halves.items()}, edges, unit)
+        if since_last is not None:
+            _draw_since_last(axes, since_last[0], norms(since_last[1][name]), edges, unit)
         if other is not None:
             values = np.concatenate([norms(p[name]) for p in other[1].values()])
             axes.hist(values, bins=edges, weights=percent_weights(values), color=PURPLE, alpha=0.35, zorder=0,
@@ -58,8 +63,10 @@ def pose_change_figure(halves: Dict[int, Poses], settings: Dict[str, Any], title
         if width:
             axes.plot(_middle(edges), 100 * law(_middle(edges), width) * np.diff(edges), color=BLACK, lw=1.2,
                       label="Prior")
-        if learned is not None and axes is rotation_axes:
-            axes.plot(_middle(edges), learned_law(learned, edges), color=BLACK, lw=1.2, label="Learned prior")
+        if learned is not None:
+            values = norms(learned[name])
+            axes.plot(_middle(edges), 100 * np.histogram(values, bins=edges)[0] / len(values), color=BLACK, lw=1.2,
+                      label="Learned prior")
         _mark_extent(axes, extent, unit, share_at_limit(halves, limit_name))
         finish_axes(axes, f"{label} ({unit.strip()})", "Particles (%)" if axes is rotation_axes else "")
     _legend_above(figure, rotation_axes)
@@ -71,10 +78,30 @@ def _say_below(figure: Figure, sentences: Sequence[str]) -> None:
     figure.supxlabel("\n".join(textwrap.fill(text[:1].upper() + text[1:], LINE) for text in sentences), fontsize=8.5)
 
 
-def learned_law(covariance: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Percent of |w| in each bin for w ~ N(0, covariance in rad²); edges in degrees."""
-    w = np.random.default_rng(0).multivariate_normal(np.zeros(3), covariance, 100_000, check_valid="ignore")
-    return 100 * np.histogram(np.rad2deg(norms(w)), bins=edges)[0] / len(w)
+def learned_sample(covariance: np.ndarray, rotations: np.ndarray, n: int = 100_000) -> Dict[str, np.ndarray]:
+    """Changes of pose under a motion x = (w, d) ~ N(0, covariance) of the sub-volume about its fulcrum.
+
+    Parameters
+    ----------
+    covariance : (6, 6), rad and Å.   rotations : (m, 3, 3) of the images in which the motion is seen.
+
+    Returns
+    -------
+    {"rotation_change_deg": w (n, 3) in degrees, "shift_change_angstrom": P R d (n, 2)}.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.multivariate_normal(np.zeros(6), covariance, n, check_valid="ignore")
+    seen = np.asarray(rotations)[rng.integers(0, len(rotations), n), :2]
+    return {"rotation_change_deg": np.rad2deg(x[:, :3]),
+            "shift_change_angstrom": np.einsum("nij,nj->ni", seen, x[:, 3:])}
+
+
+def _draw_since_last(axes: Any, name: str, values: np.ndarray, edges: np.ndarray, unit: str) -> None:
+    """A filled histogram behind the others, which keep the scale: near zero when the poses have settled."""
+    top = axes.get_ylim()[1]
+    axes.hist(values, bins=edges, weights=percent_weights(values), color=GREY, alpha=0.35, zorder=0, label=name)
+    axes.set_ylim(0, 1.1 * top)
+    axes.set_title(f"{axes.get_title()}\n{name[:1].lower() + name[1:]}: {np.median(values):.2f}{unit}", fontsize=9)
 
 
 def uncertainty_figure(halves: Dict[int, Poses], pixel_size: float,

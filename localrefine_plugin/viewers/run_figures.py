@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..engine.pose import log_map, project
 from ..protocols.run_state import RunState, read_npz, resolution
 from . import map_plots, motion_plots, plots, pose_plots
 
@@ -93,7 +94,33 @@ def pose_change(state: RunState, k: int, other: Other) -> Figure:
     if other is not None:
         overlay = (other[0], _poses(other[1], chosen_iteration(other[1])))
     return pose_plots.pose_change_figure(_poses(state, k), settings, f"Change from the input poses, iteration {k}",
-                                         overlay, _advice(state, k, POSE_TOPICS), state.learned_rotation(k))
+                                         overlay, _advice(state, k, POSE_TOPICS), learned_change(state, k),
+                                         change_since_last(state, k) if other is None else None)
+
+
+def learned_change(state: RunState, k: int) -> Optional[Dict[str, np.ndarray]]:
+    """A sample of the changes of pose under the learned motion of iteration k; None where none was learned."""
+    covariance = state.learned_covariance(k)
+    if covariance is None:
+        return None
+    return pose_plots.learned_sample(covariance, _joined(_poses(state, k), "rotation"))
+
+
+def change_since_last(state: RunState, k: int) -> Optional[Tuple[str, Dict[str, np.ndarray]]]:
+    """Change of pose since iteration k − 1 of the particles that have both; None for the first iteration."""
+    found = [(state.poses(k - 1, half), state.poses(k, half)) for half in (1, 2)] if k > 1 else []
+    pairs = [(before, now) for before, now in found if before is not None and now is not None
+             and np.array_equal(before["row"], now["row"])]
+    box, pixel_size, fulcrum = (state.input.get("box_size"), state.input.get("pixel_size"),
+                                state.resolved.get("fulcrum_px"))
+    if not pairs or not box or not pixel_size or fulcrum is None:
+        return None
+    (r0, t0), (r, t) = ([np.concatenate([pair[i][name] for pair in pairs]) for name in ("rotation", "shift_px")]
+                        for i in (0, 1))
+    moved = t - t0 + project(r - r0, np.array(fulcrum) - box // 2)
+    change = {"rotation_change_deg": np.rad2deg(log_map(np.swapaxes(r0, 1, 2) @ r)),
+              "shift_change_angstrom": pixel_size * moved}
+    return f"Since iteration {k - 1}", change
 
 
 def searched_extents(state: RunState, k: int) -> Dict[str, float]:

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import pyworkflow.protocol.params as params
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View
 
 from ..protocols import ProtLocalRefine
-from ..protocols.run_state import RunState, summary_lines
+from ..protocols.run_state import RunState, live_line, summary_lines
 from .figure_window import FigureView
 from .html_report import write_report
 from .run_figures import PICTURES, chosen_iteration, draw, picture_of
@@ -68,7 +69,7 @@ class LocalRefineViewer(ProtocolViewer):
         picture = picture_of(str(param_name))
         return [FigureView(lambda k: self.figure(picture.name, k), f"{picture.label}: {self.protocol.getRunName()}",
                            self.getTkRoot(), self._iterations if picture.of_one_iteration else None,
-                           self.getAttributeValue("iteration"), self._stamp)]
+                           self.getAttributeValue("iteration"), self._stamp, self._news)]
 
     def _iterations(self) -> Tuple[int, int]:
         state = self.state()
@@ -76,6 +77,14 @@ class LocalRefineViewer(ProtocolViewer):
 
     def _stamp(self) -> Any:
         return len(self.state().iterations), self.state().finished
+
+    def _news(self) -> str:
+        """What a running run is doing, and how long ago it said so."""
+        state, log = self.state(), self.protocol.getStdoutLog()
+        if state.finished or state.error or not self.protocol.isActive() or not os.path.exists(log):
+            return ""
+        lines = live_line(log)
+        return f"{lines[0]}  ({max(0.0, time.time() - os.path.getmtime(log)):.0f} s ago)" if lines else ""
 
     def _other_runs(self) -> List[Tuple[str, Any]]:
         """(label, protocol) of the other local refinements of the project that have begun."""
