@@ -184,20 +184,45 @@ def test_images_without_the_signs_of_the_ctf(tmp_path, what):
     assert len(said(described, "phase-flipped")) == 1
 
 
-def test_too_little_signal_in_the_mask_is_said_with_its_mass(tmp_path):
-    e = experiment(80, noise=12.0, seed=9)
-    for name, prior, words in (("on", "gaussian", "take a larger mask"), ("off", "off", "use a prior")):
-        _, described = prepared(tmp_path / name, e, prior=prior)
-        warning, = said(described, "alignment is doubtful")
-        assert words in warning and f"{described['resolved']['mask_mass_kda']:.0f} kDa" in warning
+def test_inverted_contrast_is_refused(tmp_path):
+    with pytest.raises(InputError, match="half-maps: have the opposite contrast .* invert the contrast"):
+        prepared(tmp_path, replace(good(), images=-good().images))
 
 
-def test_expected_accuracy_is_what_the_alignment_reaches(tmp_path):
-    """At low signal, where it matters: the prediction takes the images' whole power for noise. Both per axis; the
-    alignment has the noise-free reference."""
+@pytest.mark.parametrize("factor", (0.1, 10.0))
+def test_wrong_grey_scale_is_said_and_mended(tmp_path, factor):
+    """Images in other units than the maps: the first references are scaled to them."""
+    run, described = prepared(tmp_path / "wrong", replace(good(), images=factor * good().images))
+    usual, reference = prepared(tmp_path / "usual", good())
+    assert len(said(described, "times the grey scale of the half-maps")) == 1
+    np.testing.assert_allclose(described["grey_scale"], factor * np.array(reference["grey_scale"]), rtol=1e-3)
+    first, other = (read_map(r.reference(0, 1))[0] for r in (run, usual))
+    np.testing.assert_allclose(first, factor * other, atol=1e-3 * np.abs(first).max())
+
+
+@pytest.mark.parametrize("prior, noise, words", (
+    ("learned", 6.0, "take a larger mask"), ("gaussian", 3.0, "take the learned prior"), ("off", 3.0, "use a prior")))
+def test_too_little_signal_in_the_mask_is_said_with_its_mass(tmp_path, prior, noise, words):
+    """At noise 3 one image tells its rotation to 6° per axis: too little for a free search of 20° or a Gaussian of 7°,
+    enough for a motion that is learned; at noise 6, to 11°, for none."""
+    _, described = prepared(tmp_path, experiment(80, noise=noise, seed=9), prior=prior)
+    warning, = said(described, "alignment is doubtful")
+    assert words in warning and f"{described['resolved']['mask_mass_kda']:.0f} kDa" in warning
+
+
+@pytest.mark.parametrize("prior, noise", (("learned", 3.0), ("gaussian", 0.8), ("off", 0.8)))
+def test_enough_signal_is_not_complained_of(tmp_path, prior, noise):
+    assert not said(prepared(tmp_path, experiment(80, noise=noise, seed=9), prior=prior)[1], "doubtful")
+
+
+@pytest.mark.parametrize("prior", ("off", "gaussian"))
+def test_expected_accuracy_is_what_the_first_iteration_reaches(tmp_path, prior):
+    """At low signal, where it matters: the prediction takes the images' whole power for noise. All per axis; the
+    alignment has the noise-free reference, the prior the widths of the input's errors."""
     e = experiment(300, noise=5.0, seed=4)
-    _, described = prepared(tmp_path, e, initial_lowpass_angstrom=12.0)
-    turned, moved = e.errors(e.align(12.0, rotation_extent_deg=30.0).poses)
+    values = dict(prior=prior, prior_rotation_deg=3.0, prior_shift_angstrom=3.2)
+    _, described = prepared(tmp_path, e, initial_lowpass_angstrom=12.0, **values)
+    turned, moved = e.errors(e.align(12.0, rotation_extent_deg=30.0, **values).poses)
     expected = described["resolved"]
     assert np.sqrt(np.mean(turned ** 2)) == pytest.approx(expected["expected_rotation_sd_deg"], rel=0.2)
     assert np.sqrt(np.mean(moved ** 2)) * 4.0 == pytest.approx(expected["expected_shift_sd_angstrom"], rel=0.3)

@@ -104,10 +104,10 @@ def first_references(inputs: CheckedInputs, resolved: Dict[str, Any],
 
 
 def expectations(looks: List[FirstLook], inputs: CheckedInputs) -> Dict[str, float]:
-    """What input.json tells about the mask and how well it can be aligned at first."""
+    """What input.json tells of the mask, and the s.d. per axis of the poses after the first iteration."""
     return {"mask_mass_kda": mass_kda(inputs.mask, inputs.pixel_size),
-            "expected_rotation_sd_deg": max(look.rotation_sd_deg for look in looks),
-            "expected_shift_sd_angstrom": max(look.shift_sd_angstrom for look in looks)}
+            "expected_rotation_sd_deg": max(look.expected_rotation_sd_deg for look in looks),
+            "expected_shift_sd_angstrom": max(look.expected_shift_sd_angstrom for look in looks)}
 
 
 def first_decision(curves: FscCurves, resolved: Dict[str, Any], warnings: List[str]) -> Dict[str, Any]:

@@ -281,7 +281,12 @@ def auto_lines(state: RunState) -> List[str]:
             parts.append("fulcrum " + ", ".join(f"{v:.1f}" for v in value) + " px")
         elif key in known and number(value) is not None and state.settings.get(key) is None:
             parts.append(f"{known[key]['label'].lower()} {value:.4g} {known[key]['unit']}".rstrip())
-    return ["Chosen automatically: " + "; ".join(parts)] if parts else []
+    lines = ["Chosen automatically: " + "; ".join(parts)] if parts else []
+    expected = [number(state.resolved.get(f"expected_{name}")) for name in ("rotation_sd_deg", "shift_sd_angstrom")]
+    if None not in expected:
+        lines.append(f"Expected error of the poses after the first iteration, per axis: {expected[0]:.1f}°, "
+                     f"{expected[1]:.1f} Å; it falls as the resolution improves")
+    return lines
 
 
 def angstrom(value: Optional[float]) -> str:
