@@ -10,7 +10,6 @@ position, because iterating a set includes disabled items that a copy of it skip
 """
 from __future__ import annotations
 
-import io
 import os
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -20,16 +19,17 @@ from pwem.emlib.image import ImageHandler
 from pwem.objects import FSC, Transform
 from pyworkflow.object import Float, Integer, Scalar, String
 
+from .convert_optics import OPTICS_ATTRIBUTE, acquisition_of, optics_groups
 from .engine.records import InputError
 from .engine.star import StarTable, read_star, write_star
 
 STACKS_READ_IN_PLACE = (".mrcs", ".mrc")
 MAPS_READ_IN_PLACE = (".mrc", ".map", ".ccp4")
+ROTATION_TOLERANCE = 1e-3  # of A Aᵀ; Scipion keeps matrices as text with all digits, angles by hand may have three
 VOXEL_SIZE_TOLERANCE = 1e-3  # relative; single-precision cell edges are good to 1e-7, rounding by hand to 1e-3
 
 POSE_LABELS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")
 SUBSET_ATTRIBUTE = "_rlnRandomSubset"
-OPTICS_ATTRIBUTE = "_rlnOpticsGroup"
 
 # Columns of a run's fsc.star and how its curves are called in legends, in the order they are shown.
 FSC_CURVES = {
@@ -73,18 +73,20 @@ def write_particles(particles: Any, star_file: str, stack_folder: str) -> int:
     Raises
     ------
     InputError
-        No enabled item, or an item without transformation or half-set.
+        No enabled item, an item without transformation or with one that is no rotation, or optics groups that
+        contradict each other.
     """
     items = _item_columns(particles)
     columns = items.pop("columns")
     pixel_size = float(particles.getSamplingRate())
+    _refuse_no_rotation(items["ids"], items["transforms"])
     poses = pose_columns(np.array(items["transforms"]), pixel_size)
     stacks = _stack_paths(items["files"], stack_folder)
     names = [f"{max(index, 1):06d}@{stacks[name]}" for index, name in zip(items["indices"], items["files"])]
     table: Dict[str, Sequence[Any]] = {"rlnImageName": names, "rlnImageId": items["ids"]}
     table.update({label: poses[:, j] for j, label in enumerate(POSE_LABELS)})
     table.update(columns)
-    groups, optics = _optics_groups(particles, items["acquisitions"], items["groups"])
+    groups, optics = optics_groups(particles, items["ids"], items["acquisitions"], items["groups"])
     table["rlnOpticsGroup"] = groups
     write_star(star_file, [optics, StarTable.from_columns("particles", table)])
     return len(items["ids"])
@@ -106,7 +108,7 @@ def _item_columns(particles: Any) -> Dict[str, Any]:
         found["indices"].append(0 if index is None or index == NO_INDEX else index)
         found["files"].append(name)
         found["transforms"].append(_matrix(item))
-        found["acquisitions"].append(_acquisition_key(item))
+        found["acquisitions"].append(acquisition_of(item))
         found["groups"].append(item.getAttributeValue(OPTICS_ATTRIBUTE, None))
         for label, read in readers:
             columns[label].append(read(item))
@@ -121,6 +123,22 @@ def _matrix(item: Any) -> np.ndarray:
         raise InputError(f"item {item.getObjId()} has no transformation", "input particles",
                          "use particles of a 3D refinement")
     return np.array(item.getTransform().getMatrix(), dtype=np.float64)
+
+
+def _refuse_no_rotation(ids: Sequence[int], transforms: Sequence[np.ndarray]) -> None:
+    """InputError for the first matrix that mirrors, scales or shears."""
+    a = np.array(transforms)[:, :3, :3]
+    mirrored = np.linalg.det(a) < 0
+    skewed = np.abs(a @ a.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2)) > ROTATION_TOLERANCE
+    for bad, problem, remedy in (
+            (mirrored, "mirrors (its determinant is negative)",
+             "write the mirror into the angles (tilt + 180°), or mirror map and particles together"),
+            (skewed, "is no rotation", "use particles of a 3D refinement")):
+        if bad.any():
+            raise InputError(f"the transformation of item {ids[int(bad.argmax())]} {problem}; so do "
+                             f"{int(bad.sum())} of {len(ids)}" if bad.sum() > 1 else
+                             f"the transformation of item {ids[int(bad.argmax())]} {problem}",
+                             "input particles", remedy)
 
 
 def _column_readers(item: Any) -> List[Tuple[str, Callable[[Any], Any]]]:
@@ -177,60 +195,6 @@ def _stack_paths(files: Sequence[str], stack_folder: str) -> Dict[str, str]:
             paths[name] = os.path.abspath(os.path.join(stack_folder, f"{number:04d}_{base}.mrcs"))
             ImageHandler().convertStack(name, paths[name])
     return paths
-
-
-# ---------------------------------------------------------------- optics groups
-
-def _acquisition_key(item: Any) -> Optional[Tuple[float, float, float]]:
-    acquisition = item.getAcquisition()
-    if acquisition is None or acquisition.getVoltage() is None:
-        return None
-    return _acquisition_values(acquisition)
-
-
-def _acquisition_values(acquisition: Any) -> Tuple[float, float, float]:
-    return (float(acquisition.getVoltage() or 0), float(acquisition.getSphericalAberration() or 0),
-            float(acquisition.getAmplitudeContrast() or 0))
-
-
-def _optics_groups(particles: Any, acquisitions: Sequence[Any], groups: Sequence[Any]) -> Tuple[List[int], StarTable]:
-    """Group number of each row and the table data_optics.
-
-    The set's own optics table (STAR text that import protocols keep) is used where there is one, with
-    the image size and pixel size of the particles as they are now. Otherwise there is one group per
-    distinct voltage, spherical aberration and amplitude contrast of the items.
-    """
-    geometry = {"rlnImagePixelSize": float(particles.getSamplingRate()), "rlnImageSize": int(particles.getXDim()),
-                "rlnImageDimensionality": 2}
-    default = _acquisition_values(particles.getAcquisition())
-    text = getattr(particles.getAcquisition(), "opticsGroupInfo", None)
-    if text is not None and text.get():
-        table = _optics_from_text(text.get(), geometry, default)
-        return [1 if group is None else int(group) for group in groups], table
-    keys = [default if key is None else key for key in acquisitions]
-    distinct = sorted(set(keys))
-    rows = [dict(rlnOpticsGroupName=f"opticsGroup{number}", rlnOpticsGroup=number,
-                 **dict(zip(_ACQUISITION_LABELS, key)), **geometry) for number, key in enumerate(distinct, start=1)]
-    columns = {label: [row[label] for row in rows] for label in rows[0]}
-    return [distinct.index(key) + 1 for key in keys], StarTable.from_columns("optics", columns)
-
-
-_ACQUISITION_LABELS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
-
-
-def _optics_from_text(text: str, geometry: Dict[str, Any], default: Tuple[float, float, float]) -> StarTable:
-    from emtable import Table
-    source = Table()
-    source.readStar(io.StringIO(text), tableName="optics")
-    columns = {label: [getattr(row, label) for row in source] for label in source.getColumnNames()}
-    n = len(source)
-    if "rlnOpticsGroup" not in columns:
-        columns["rlnOpticsGroup"] = list(range(1, n + 1))
-    for label, value in list(geometry.items()):
-        columns[label] = [value] * n
-    for label, value in zip(_ACQUISITION_LABELS, default):
-        columns.setdefault(label, [value] * n)
-    return StarTable.from_columns("optics", columns)
 
 
 # ---------------------------------------------------------------- particles: STAR → Scipion
