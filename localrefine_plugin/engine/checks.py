@@ -14,11 +14,11 @@ import numpy as np
 from .exclude import Excluded, exclude_unusable, exclusion_warning
 from .files import ParticleTable, read_map, read_particles
 from .fsc import fsc, resolution_at
-from .half_sets import resplit
+from .half_sets import PARITY_TEXT, parity_split, resplit
 from .mask import check_mask
 from .mrc import open_mrc, stack_shape
 from .records import InputError, Particles, Settings
-from .resample import on_grid
+from .resample import on_grid, refuse_other_frame
 from .run_folder import PathLike
 from .symmetry import mask_symmetry_error, operators
 
@@ -64,6 +64,8 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
         particles = resplit(particles, settings.seed)
         warnings.append("the half-sets were split anew: the two references share particles with both of them and are "
                         "not independent, so the FSC of the first iterations is too good")
+    else:
+        warnings += _check_parity(particles, table, star)
     warnings += _check_half_sets(particles, star) + _check_duplicates(particles, star)
     warnings += _check_ctf(particles, star)
     _check_stacks(particles, star)
@@ -71,6 +73,8 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     volumes = []
     for path, name in zip((half_map_1, half_map_2, mask), names):
         volume, said = _read_on_grid(path, name, particles, settings.resample_maps)
+        if said:
+            refuse_other_frame(path, name, half_map_1)
         volumes.append(volume)
         warnings += said
     maps = _check_values(volumes[0], names[0]), _check_values(volumes[1], names[1])
@@ -153,6 +157,15 @@ def _check_half_sets(particles: Particles, star: str) -> List[str]:
     if 2 * min(counts) < max(counts):
         return [f"{star}: the half-sets are unequal ({counts[0]} and {counts[1]} particles)"]
     return []
+
+
+def _check_parity(particles: Particles, table: ParticleTable, star: str) -> List[str]:
+    """Half-sets that are the parity of Scipion's ids."""
+    try:
+        ids = np.array(table.particles.texts(["rlnImageId"])["rlnImageId"], dtype=float).astype(np.int64)
+    except (KeyError, ValueError):
+        return []
+    return [f"{star}: {PARITY_TEXT}"] if parity_split(ids, particles.half_set) else []
 
 
 def _check_duplicates(particles: Particles, star: str) -> List[str]:

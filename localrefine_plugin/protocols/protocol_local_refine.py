@@ -14,12 +14,10 @@ from pyworkflow.utils import cleanPath, makePath
 
 from ..engine.run_folder import RunFolder, write_json
 from . import form_local_refine, run_state
+from .input_errors import frame_errors, geometry_errors, half_map_files, parity_warnings, particle_errors, volume_errors
 from .step_chain import StepChain, fingerprint
 
 logger = logging.getLogger(__name__)
-
-SIZE_TOLERANCE = 1e-3  # relative difference of sampling rates that is not rounding any more
-
 
 class ProtLocalRefine(ProtRefine3D):
     """Refine the poses of a sub-volume that moves as a rigid body against the rest of the particle.
@@ -80,10 +78,11 @@ class ProtLocalRefine(ProtRefine3D):
         particles, volume, mask = self.inputParticles.get(), self.inputVolume.get(), self.inputMask.get()
         n = write_particles(particles, self._input_path("particles.star"), self._input_path("stacks"))
         pixel_size = particles.getSamplingRate()
-        halves = [mrc_map(name, pixel_size, self._input_path(f"half_map_{h}.mrc"))
+        halves = [mrc_map(name, volume.getSamplingRate() or pixel_size, self._input_path(f"half_map_{h}.mrc"))
                   for h, name in enumerate(half_map_files(volume), start=1)]
         paths = dict(half_map_1=halves[0], half_map_2=halves[1],
-                     mask=mrc_map(mask.getFileName(), pixel_size, self._input_path("mask.mrc")))
+                     mask=mrc_map(mask.getFileName(), mask.getSamplingRate() or pixel_size,
+                                  self._input_path("mask.mrc")))
         write_json(self._input_path("paths.json"), paths)
         write_json(self._input_path("settings.json"), form_local_refine.settings_values(self))
         self.info(f"{n} particles written")
@@ -252,11 +251,16 @@ class ProtLocalRefine(ProtRefine3D):
             errors += volume_errors(volume)
         for item, name in ((volume, "volume"), (mask, "mask")):
             if particles is not None and item is not None:
-                errors += geometry_errors(particles, item, name)
+                errors += geometry_errors(particles, item, name, self._resamples())
+        if not errors and None not in (particles, volume, mask):
+            errors += frame_errors(particles, volume, mask)
         return errors
 
     def _resplits(self) -> bool:
         return bool(self.getAttributeValue("resplitHalfSets", False))
+
+    def _resamples(self) -> bool:
+        return bool(self.getAttributeValue("resampleMaps", False))
 
     def _warnings(self) -> List[str]:
         values = form_local_refine.settings_values(self)
@@ -267,6 +271,8 @@ class ProtLocalRefine(ProtRefine3D):
                             "Use particles that are not.")
         if particles is not None and not particles.hasCTF():
             warnings.append("The particles have no CTF: only low resolution can be aligned correctly.")
+        if particles is not None and not self._resplits():
+            warnings += parity_warnings(particles)
         if self._resplits():
             warnings.append("Half-sets are split anew: the half-maps have seen both halves, so the FSC is too good "
                             "until the low-pass has removed what they share.")
@@ -305,49 +311,6 @@ class ProtLocalRefine(ProtRefine3D):
 
 
 # ---------------------------------------------------------------- checks that need no protocol
-
-def half_map_files(volume: Any) -> List[str]:
-    """File names of the half-maps ([] without)."""
-    return [str(name) for name in volume.getHalfMaps(asList=True)] if volume.hasHalfMaps() else []
-
-
-def particle_errors(particles: Any, resplit: bool) -> List[str]:
-    if not particles.hasAlignmentProj():
-        return ["*Particles*: they are not aligned to a volume; use the output of a 3D refinement."]
-    first = particles.getFirstItem()
-    if first is None:
-        return ["*Particles*: the set is empty."]
-    if not resplit and first.getAttributeValue("_rlnRandomSubset", None) not in (1, 2):
-        return ["*Particles*: the items carry no half-set (_rlnRandomSubset of 1 or 2); use the particles of a "
-                "refinement with independent half-sets."]
-    return []
-
-
-def volume_errors(volume: Any) -> List[str]:
-    if isinstance(volume, VolumeMask):
-        return ["*Volume*: this is a mask; give the map of the refinement."]
-    halves = half_map_files(volume)
-    if len(halves) != 2:
-        return ["*Volume*: it has no half-maps; use the output of a refinement, or import it with both half-maps."]
-    missing = [name for name in halves if not os.path.exists(name.split(":")[0])]
-    return [f"*Volume*: the half-map {name} does not exist." for name in missing]
-
-
-def geometry_errors(particles: Any, volume: Any, name: str) -> List[str]:
-    """Box and pixel size of a volume against the particles'."""
-    errors = []
-    pixel, other = particles.getSamplingRate(), volume.getSamplingRate()
-    if pixel and other and abs(other / pixel - 1) > SIZE_TOLERANCE:
-        errors.append(f"*Sampling rate*: the {name} has {other:.4g} Å/px, the particles have {pixel:.4g} Å/px; "
-                      f"resample the {name}.")
-    box, dim = particles.getXDim(), volume.getDim()
-    if dim is None:
-        errors.append(f"The file of the {name} ({volume.getFileName()}) cannot be read.")
-    elif box and tuple(dim) != (box, box, box):
-        errors.append(f"*Box*: the {name} has {dim[0]} × {dim[1]} × {dim[2]} voxels, the particles have {box} × {box} "
-                      f"pixels; crop or pad the {name}.")
-    return errors
-
 
 def prior_errors(values: Dict[str, Any]) -> List[str]:
     """Re-centring under a prior that is learned."""
