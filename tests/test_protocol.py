@@ -121,8 +121,8 @@ def stored(name, arguments, finished=True, files=True):
 
 
 def run_chain(previous, digest="d"):
-    chain = StepChain(previous, digest)
-    return [chain.arguments("a"), chain.arguments("b", 1), chain.arguments("c")]
+    chain = StepChain(previous)
+    return [chain.arguments("a", digest), chain.arguments("b", 1), chain.arguments("c")]
 
 
 def test_an_unbroken_chain_keeps_its_tokens():
@@ -239,24 +239,35 @@ def test_the_report_is_one_file_with_pictures(finished):
     assert "http" not in text.replace("https://jfly", "")
 
 
-def test_continue_runs_nothing_again_unless_something_changed(project, finished):
-    """Steps of a finished run are skipped; a changed setting runs the steps again (Scipion alone would not)."""
+def continued(project, protocol, **changes):
+    """Continue with these parameters changed; which of the engine's steps wrote their last file anew."""
     from pyworkflow.protocol import MODE_RESUME
+    folder = RunFolder(protocol._getExtraPath("run"))
+
+    def moments():
+        found = {f"{path.parent.name}/{path.name}": path for path in folder.path.glob("iter_*/*.json")}
+        return {name: path.stat().st_mtime_ns for name, path in dict(found, report=folder.report).items()}
+    before = moments()
+    protocol.runMode.set(MODE_RESUME)
+    for name, value in changes.items():
+        getattr(protocol, name).set(value)
+    protocol = launch(project, protocol)
+    assert protocol.isFinished(), protocol.getErrorMessage()
+    return [name for name, moment in sorted(moments().items()) if before.get(name) != moment]
+
+
+def test_continue_does_again_what_depends_on_a_change_and_no_more(project, finished):
+    """Scipion alone would do nothing for a changed setting, and everything for another number of iterations."""
     folder = RunFolder(finished._getExtraPath("run"))
-    stamp = folder.half_done(1, 1).stat().st_mtime_ns
-    finished.runMode.set(MODE_RESUME)
-    finished.priorRotation.set(3.0)
-    again = launch(project, finished)
-    assert again.isFinished(), again.getErrorMessage()
+    first, second = ([f"iter_{k:03d}/{name}.json" for name in ("half_1", "half_2", "iteration")] for k in (1, 2))
+    assert continued(project, finished, maxIterations=2) == second + ["report"]
+    os.remove(folder.reference(1, 2))
+    assert continued(project, finished) == first[2:] + second + ["report"]
+    done = continued(project, finished, priorRotation=3.0, maxIterations=1)
+    assert done == ["iter_000/iteration.json"] + first + ["report"] and not folder.iteration(2).exists()
     assert read_json(folder.settings)["prior_rotation_deg"] == 3.0
-    changed = folder.half_done(1, 1).stat().st_mtime_ns
-    assert changed != stamp
-    folder.iteration_done(1).unlink()
-    again.runMode.set(MODE_RESUME)
-    third = launch(project, again)
-    assert third.isFinished(), third.getErrorMessage()
-    assert folder.half_done(1, 1).stat().st_mtime_ns == changed, "alignment did not have to run again"
-    assert folder.iteration_done(1).exists() and folder.report.exists()
+    os.remove(finished.getStepsFile())  # as after a kill while Scipion writes it
+    assert continued(project, finished) == []
 
 
 def test_a_failure_of_the_engine_is_one_sentence(project, tmp_path):

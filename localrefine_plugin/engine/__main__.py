@@ -91,7 +91,8 @@ def _add_inputs(verb: argparse.ArgumentParser) -> None:
     mode.add_argument("--overwrite", dest="mode", action="store_const", const="overwrite", default="new",
                       help="replace the run in the folder")
     mode.add_argument("--continue", dest="mode", action="store_const", const="continue",
-                      help="go on with the run in the folder, from the last step that was completed")
+                      help="go on with the run in the folder, from the first step that is not complete or "
+                           "depends on a setting that was changed")
 
 
 def _add_device(verb: argparse.ArgumentParser) -> None:
@@ -160,7 +161,7 @@ def _checked_arguments(options: argparse.Namespace) -> Dict[str, Any]:
         source = run.settings
     settings = read_settings(source)
     if options.mode == "continue":
-        check_same_run(run, inputs, settings)
+        check_same_run(run, inputs)
     return dict(inputs, output=options.output, settings=settings, device=options.device, threads=options.threads,
                 mode=options.mode)
 
@@ -201,7 +202,7 @@ def _check_run(options: argparse.Namespace) -> None:
     from .arguments import OutputError
     from .run_folder import RunFolder
     run = RunFolder(options.run)
-    if not run.settings.exists() or run.iterations_done() < 0:
+    if run.iterations_done() < 0:
         raise OutputError("holds no prepared run", f"run folder {options.run}", "run the verb prepare first")
     _forget_error(options)
 

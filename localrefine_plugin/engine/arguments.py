@@ -1,7 +1,6 @@
 """What a run is given besides its data: the settings file, and a folder to write to."""
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -11,7 +10,6 @@ from .records import InputError, Settings
 from .run_folder import PathLike, RunFolder, read_json
 
 INPUT_NAMES = ("particles", "half_map_1", "half_map_2", "mask")
-STOPPING = ("max_iterations", "extra_final_passes")
 
 
 class OutputError(InputError):
@@ -72,23 +70,14 @@ def _of_a_run(name: str, run: RunFolder) -> bool:
     return name in names or re.fullmatch(r"iter_\d{3,}|\..*\.tmp\.\w+", name) is not None
 
 
-def check_same_run(run: RunFolder, inputs: Mapping[str, PathLike], settings: Settings) -> None:
-    """Raise OutputError, naming what differs, unless the run in the folder has these inputs and settings.
-
-    The settings that only say when to stop may differ: a finished run can be given more iterations.
-    """
-    written = _content(run.settings)
-    before = {**Settings().as_dict(), **written} if written else {}
-    now = json.loads(json.dumps(settings.as_dict()))  # as a file would give it back: tuples are lists
-    differences = [f"{name} (was {json.dumps(before[name])}, now {json.dumps(now.get(name, 'unknown'))})"
-                   for name in before if name not in STOPPING and (name not in now or before[name] != now[name])]
+def check_same_run(run: RunFolder, inputs: Mapping[str, PathLike]) -> None:
+    """Raise OutputError, naming what differs, unless the run in the folder has these inputs."""
     known = _content(run.input)
-    for name in INPUT_NAMES:
-        if name in known and os.path.realpath(str(known[name])) != os.path.realpath(inputs[name]):
-            differences.append(f"{name} (was {known[name]}, now {os.path.abspath(inputs[name])})")
+    differences = [f"{name} (was {known[name]}, now {os.path.abspath(inputs[name])})" for name in INPUT_NAMES
+                   if name in known and os.path.realpath(str(known[name])) != os.path.realpath(inputs[name])]
     if differences:
-        raise OutputError("holds a run with other inputs or settings: " + ", ".join(differences),
-                          f"output {run.path}", "continue with the same, or give another name")
+        raise OutputError("holds a run with other inputs: " + ", ".join(differences), f"output {run.path}",
+                          "continue with the same, or give another name")
 
 
 def _content(path: Path) -> Dict[str, Any]:

@@ -16,6 +16,7 @@ from emtable import Table
 
 from . import fourier
 from .mask import dilate_soft
+from .run_folder import write_atomic
 
 SPHERE_INNER = 0.85
 """The spherical mask is 1 up to this fraction of N/2 and falls to 0 at N/2."""
@@ -283,9 +284,12 @@ def write_fsc(path: Union[str, Path], curves: FscCurves) -> None:
         angstrom = 1 / frequency if shell else 999.0  # the value RELION writes for shell 0
         table.addRow(shell, float(frequency), float(angstrom),
                      *(float(getattr(curves, name)[shell]) for _, name in _COLUMNS))
-    with open(path, "w", encoding="utf-8") as handle:
-        general.writeStar(handle, tableName="general", singleRow=True)
-        table.writeStar(handle, tableName="fsc")
+
+    def write(name: str) -> None:
+        with open(name, "w", encoding="utf-8") as handle:
+            general.writeStar(handle, tableName="general", singleRow=True)
+            table.writeStar(handle, tableName="fsc")
+    write_atomic(path, write)
 
 
 def read_fsc(path: Union[str, Path]) -> FscCurves:

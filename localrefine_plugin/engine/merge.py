@@ -16,7 +16,7 @@ from .pose import log_map
 from .records import PoseTable
 from .references import next_references
 from .run_folder import RunFolder, read_json
-from .state import load_motion, load_particles, load_poses
+from .state import load_input, load_motion, load_particles, load_poses
 from .symmetry import operators
 
 STILL_SHELLS = 0.5  # no gain: less than half a shell …
@@ -26,7 +26,7 @@ STILL_SIGMA = 0.2  # median change of the rotation, in posterior s.d.
 
 def merge_halves(run: RunFolder, iteration: int, workers: int) -> Dict[str, Any]:
     """FSC, mask, filtered references and the decision of this iteration; returns iteration.json."""
-    described = read_json(run.input)
+    described = load_input(run)
     resolved, pixel_size = described["resolved"], described["pixel_size"]
     maps = [read_map(run.half_map(iteration, half))[0] for half in (1, 2)]
     curves, mask = curves_in_mask(run, iteration, maps, resolved, pixel_size, workers)
@@ -36,11 +36,14 @@ def merge_halves(run: RunFolder, iteration: int, workers: int) -> Dict[str, Any]
         write_map(run.reference(iteration, half), volume, pixel_size)
     if references.cutoff_angstrom is not None:
         write_map(run.filter_resolution(iteration), references.cutoff_angstrom, pixel_size)
+    files = [run.fsc(iteration), run.reference(iteration, 1), run.reference(iteration, 2),
+             run.iteration_mask(iteration), run.filter_resolution(iteration)]
     earlier = [read_json(run.iteration_done(k)) for k in range(iteration)]
     now: Dict[str, Any] = {
         "iteration": iteration, "resolution_angstrom": curves.resolutions(),
         "resolution_0.5_angstrom": curves.resolutions(0.5), "resolution_range_angstrom": curves.resolution_range(),
-        "align_resolution_angstrom": curves.resolutions()["corrected"]}
+        "align_resolution_angstrom": curves.resolutions()["corrected"],
+        "files": run.sizes(path for path in files if path.exists())}
     now.update(pose_statistics(run, iteration))
     now.update(decide(earlier + [now], resolved, described["box_size"] * pixel_size))
     motions = {half: load_motion(run, iteration, half) for half in (1, 2)}

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 
 from .arguments import check_output, check_same_run
+from .changes import take_over
 from .checks import CheckedInputs, check_inputs
 from .files import write_map
 from .first_look import FirstLook, first_warnings, look_at
@@ -22,7 +22,7 @@ from .plan import resolve
 from .progress import say
 from .records import Settings
 from .references import joined
-from .run_folder import RunFolder, write_json
+from .run_folder import RunFolder, remove, remove_temporary, write_json
 from .state import measured, save_arrays, save_particles, worker_count
 
 FIRST_IMAGES = 500  # per half-set: shells of a few hundred pixels times this many images
@@ -50,10 +50,12 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         warnings = list(inputs.warnings) + first_warnings(looks, inputs.mask, resolved, inputs.pixel_size)
     scales = [look.scale for look in looks]
     run.iteration(0).mkdir(parents=True, exist_ok=True)
+    files = [run.mask, run.fsc(0), run.particles]
     write_map(run.mask, inputs.mask, inputs.pixel_size)
     for half in (1, 2):
         write_map(run.reference(0, half), references[half - 1] * scales[half - 1], inputs.pixel_size)
         save_arrays(run.noise(0, half), power=looks[half - 1].noise_power)
+        files += [run.reference(0, half), run.noise(0, half)]
     write_fsc(run.fsc(0), curves)
     stored = save_particles(run, inputs.particles)
     write_json(run.settings, settings.as_dict())
@@ -61,7 +63,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         paths, versions=versions(), box_size=inputs.particles.box_size, pixel_size=inputs.pixel_size,
         resolved=resolved, grey_scale=scales, warnings=warnings,
         excluded=[asdict(particle) for particle in inputs.excluded], **stored))
-    write_json(run.iteration_done(0), dict(first_decision(curves, resolved, warnings), **cost))
+    write_json(run.iteration_done(0), dict(first_decision(curves, resolved, warnings), files=run.sizes(files), **cost))
     for text in warnings:
         say(f"warning: {text}")
     return run
@@ -70,24 +72,23 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
 def open_run(run: RunFolder, paths: Dict[str, str], settings: Settings, mode: str) -> bool:
     """Make the run folder ready; True if it holds a prepared run to continue. Never touches foreign files."""
     check_output(run.path, mode, paths)
-    if mode == "continue" and run.iterations_done() >= 0:
-        check_same_run(run, paths, settings)
-        write_json(run.settings, settings.as_dict())
-        return True
-    if mode == "overwrite" and run.path.exists():
-        clear(run)
+    if mode == "continue":
+        check_same_run(run, paths)
+        remove_temporary(run.path)
+        if run.iterations_done() >= 0 and take_over(run, settings):
+            return True
+    clear(run)
     run.path.mkdir(parents=True, exist_ok=True)
     return False
 
 
 def clear(run: RunFolder) -> None:
-    """Remove what an earlier run wrote, and only that."""
-    for name in (run.settings, run.input, run.error, run.report, run.particles, run.mask):
-        if name.exists():
-            name.unlink()
-    for folder in list(run.path.glob("iter_[0-9][0-9][0-9]")) + [run.path / "final"]:
-        if folder.is_dir() and not folder.is_symlink():
-            shutil.rmtree(folder)
+    """Remove what an earlier run wrote, and only that; first of all what would make it look prepared."""
+    remove(run.iteration_done(0))
+    run.forget_merge(0)
+    for path in (run.settings, run.input, run.error, run.particles, run.mask, run.iteration(0), run.path / "final"):
+        remove(path)
+    remove_temporary(run.path)
 
 
 def first_references(inputs: CheckedInputs, resolved: Dict[str, Any],

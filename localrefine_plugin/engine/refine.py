@@ -1,20 +1,23 @@
 """The outer loop: the verbs of the tracked steps, each stateless on the run folder."""
 from __future__ import annotations
 
+from pathlib import Path
+from typing import List
+
 import numpy as np
 
-from .align import align_half
+from .align import HalfResult, align_half
 from .files import ImageReader, read_map, write_map
 from .kernels.device import choose_device
 from .merge import merge_halves
 from .plan import search_plan
 from .prepare import prepare as prepare
 from .progress import ProgressBar, say
-from .records import Settings
+from .records import InputError, Settings
 from .results import write_results
-from .run_folder import RunFolder, read_json, write_json
+from .run_folder import RunFolder, read_json, remove_temporary, write_json
 from .selftest import ensure_tested
-from .state import load_motion, load_noise, load_particles, load_poses, measured, save_arrays, worker_count
+from .state import load_input, load_motion, load_noise, load_particles, load_poses, measured, save_arrays, worker_count
 
 
 def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,
@@ -33,7 +36,7 @@ def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: 
     """
     run = prepare(particles, half_map_1, half_map_2, mask, output, settings, device, threads, mode)
     for k in range(run.iterations_done() + 1, settings.max_iterations + settings.extra_final_passes + 1):
-        if finished(run, k):
+        if run.stopped_before(k):
             break
         for half in (1, 2):
             align(str(run.path), k, half, device, threads)
@@ -42,30 +45,22 @@ def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: 
     return run
 
 
-def finished(run: RunFolder, iteration: int) -> bool:
-    """True if the refinement stopped before this iteration: converged (and its extra passes done), or at the most."""
-    settings = read_json(run.settings)
-    extra = settings["extra_final_passes"]
-    if iteration > settings["max_iterations"] + extra:
-        return True
-    return any(read_json(run.iteration_done(k))["converged"]
-               for k in range(iteration - extra) if run.iteration_done(k).exists())
-
-
 def align(run: str, iteration: int, half: int, device: str = "auto", threads: int = 0) -> None:
     """Align the particles of one half-set and reconstruct its map; opens nothing of the other half."""
     folder = RunFolder(run)
-    if finished(folder, iteration):
+    if folder.stopped_before(iteration):
         say(f"iteration {iteration}: the refinement has stopped, nothing to do")
         return
-    if folder.half_done(iteration, half).exists():
+    if folder.half_complete(iteration, half):
         say(f"iteration {iteration} half {half}: done before")
         return
+    require(folder, iteration, folder.complete(folder.iteration_done(iteration - 1)), f"iteration {iteration - 1}")
+    folder.forget_align(iteration, half)
     chosen = choose_device(device)
     say(f"iteration {iteration} half {half}: on {chosen.description}")
     ensure_tested(chosen)
     with measured() as cost:
-        resolved = read_json(folder.input)["resolved"]
+        resolved = load_input(folder)["resolved"]
         everything = load_particles(folder)
         row = np.flatnonzero(everything.half_set == half)
         particles = everything.take(row)
@@ -80,26 +75,46 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
             result = align_half(particles, row, reader.read, reference_map, mask,
                                 load_noise(folder, iteration - 1, half), plan,
                                 load_poses(folder, iteration - 1, half), worker_count(threads), bar.update, chosen)
-        folder.iteration(iteration).mkdir(exist_ok=True)
-        write_map(folder.half_map(iteration, half), result.half_map, particles.pixel_size)
-        save_arrays(folder.poses(iteration, half), **result.poses.columns())
-        save_arrays(folder.noise(iteration, half), power=result.noise_power)
-        if result.motion is not None:
-            save_arrays(folder.motion(iteration, half), **result.motion.columns())
+        files = save_half(folder, iteration, half, result, particles.pixel_size)
     write_json(folder.half_done(iteration, half), dict(
         iteration=iteration, half=half, particles=len(particles), phase_seconds=result.phase_seconds,
-        device=chosen.description, **cost))
+        device=chosen.description, files=folder.sizes(files), **cost))
+
+
+def save_half(folder: RunFolder, iteration: int, half: int, result: HalfResult, pixel_size: float) -> List[Path]:
+    """Write what an align step found; returns the files."""
+    folder.iteration(iteration).mkdir(exist_ok=True)
+    files = [folder.half_map(iteration, half), folder.poses(iteration, half), folder.noise(iteration, half)]
+    write_map(files[0], result.half_map, pixel_size)
+    save_arrays(files[1], **result.poses.columns())
+    save_arrays(files[2], power=result.noise_power)
+    if result.motion is not None:
+        files.append(folder.motion(iteration, half))
+        save_arrays(files[3], **result.motion.columns())
+    return files
+
+
+def require(folder: RunFolder, iteration: int, complete: bool, what: str) -> None:
+    """Raise InputError unless the step before this one is complete."""
+    if not complete:
+        raise InputError(f"{what} is not complete, iteration {iteration} needs it", f"run folder {folder.path}",
+                         "run its verbs first, or refine --continue")
 
 
 def merge(run: str, iteration: int, threads: int = 0) -> None:
     """FSC of the two half-maps, the references of the next iteration, and whether to go on."""
     folder = RunFolder(run)
-    if finished(folder, iteration):
+    if folder.stopped_before(iteration):
         say(f"iteration {iteration}: the refinement has stopped, nothing to do")
         return
-    if folder.iteration_done(iteration).exists():
+    if folder.iterations_done() >= iteration:
         say(f"iteration {iteration}: merged before")
         return
+    require(folder, iteration, folder.iterations_done() == iteration - 1, f"iteration {iteration - 1}")
+    for half in (1, 2):
+        require(folder, iteration, folder.half_complete(iteration, half), f"half {half}")
+    folder.forget_merge(iteration)
+    remove_temporary(folder.iteration(iteration))
     with measured() as cost:
         decision = merge_halves(folder, iteration, worker_count(threads))
     write_json(folder.iteration_done(iteration), dict(decision, **cost))
@@ -111,4 +126,9 @@ def merge(run: str, iteration: int, threads: int = 0) -> None:
 
 def finish(run: str, threads: int = 0) -> None:
     """Write RUN/final and the report from the best iteration."""
-    write_results(RunFolder(run), worker_count(threads))
+    folder = RunFolder(run)
+    if folder.results_complete():
+        say("results: written before")
+        return
+    require(folder, 1, folder.iterations_done() > 0, "iteration 1")
+    write_results(folder, worker_count(threads))

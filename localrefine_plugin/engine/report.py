@@ -28,7 +28,7 @@ def build_report(run: RunFolder) -> Dict[str, Any]:
     warnings: List[str] = []
     given, settings = _read(run.input, warnings), _read(run.settings, warnings)
     iterations, halves = [], []
-    for folder in _iteration_folders(run):
+    for folder in run.iteration_folders():
         k = int(folder.name[len("iter_"):])
         halves += [_read(run.half_done(k, half), warnings) for half in (1, 2)]
         iterations.append(_read(run.iteration_done(k), warnings))
@@ -50,11 +50,6 @@ def build_report(run: RunFolder) -> Dict[str, Any]:
     report["mask_ladder"] = _read(run.final("mask_ladder.json"), warnings)
     report["sharpening"] = _read(run.final("sharpening.json"), warnings)
     return report
-
-
-def _iteration_folders(run: RunFolder) -> List[Path]:
-    folders = [path for path in run.path.glob("iter_*") if path.name[len("iter_"):].isdigit()]
-    return sorted(folders, key=lambda path: int(path.name[len("iter_"):]))
 
 
 def _read(path: Path, warnings: List[str]) -> Dict[str, Any]:

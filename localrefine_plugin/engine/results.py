@@ -13,9 +13,18 @@ from .pose_blur import advice, blur_correlation, expected_map_to_truth, expected
 from .progress import say
 from .records import InputError
 from .report import build_report
-from .run_folder import RunFolder, read_json, write_atomic, write_json
+from .run_folder import (
+    FINAL_FILES,
+    OPTIONAL_FINAL_FILES,
+    RunFolder,
+    read_json,
+    remove,
+    remove_temporary,
+    write_atomic,
+    write_json,
+)
 from .sharpen import applied_b_factor, sharpen
-from .state import load_particles, load_poses
+from .state import load_input, load_particles, load_poses
 
 UNCERTAINTY_LABELS = ("lrRotationUncertainty", "lrShiftUncertainty")
 
@@ -24,7 +33,12 @@ def write_results(run: RunFolder, workers: int) -> None:
     """Unfiltered half-maps, their mean, the sharpened map, poses, mask and FSC of the best iteration."""
     last = run.iterations_done()
     k = read_json(run.iteration_done(last))["best_iteration"]
-    (run.path / "final").mkdir(exist_ok=True)
+    final, names = run.path / "final", FINAL_FILES + OPTIONAL_FINAL_FILES
+    for path in [run.report] + [run.final(name) for name in names]:
+        remove(path)
+    final.mkdir(exist_ok=True)
+    for folder in (run.path, final):
+        remove_temporary(folder)
     for half in (1, 2):
         copy(run.half_map(k, half), run.final(f"half_map_{half}.mrc"))
     copy(run.mask_in_use(k), run.final("mask.mrc"))
@@ -35,13 +49,14 @@ def write_results(run: RunFolder, workers: int) -> None:
     write_ladder(run, k, workers)
     write_final_particles(run, k)
     write_json(run.final("pose_blur.json"), pose_blur(run, k))
-    write_json(run.report, build_report(run))
-    say(f"results of iteration {k} are in {run.path / 'final'}")
+    files = [run.final(name) for name in names if run.final(name).exists()]
+    write_json(run.report, dict(build_report(run), files=run.sizes(files)))
+    say(f"results of iteration {k} are in {final}")
 
 
 def write_maps(run: RunFolder, iteration: int, workers: int) -> None:
     """The mean of the half-maps, as it is and sharpened, and how it was sharpened."""
-    described = read_json(run.input)
+    described = load_input(run)
     pixel_size, b_factor = described["pixel_size"], described["resolved"]["sharpen_bfactor"]
     mean = 0.5 * (read_map(run.half_map(iteration, 1))[0] + read_map(run.half_map(iteration, 2))[0])
     write_map(run.final("map.mrc"), mean, pixel_size)
@@ -65,7 +80,7 @@ def write_ladder(run: RunFolder, iteration: int, workers: int) -> None:
 
 def pose_blur(run: RunFolder, iteration: int) -> Dict[str, Any]:
     """κ and the FSC to the truth to be expected of the final map (pose_blur.py)."""
-    resolved = read_json(run.input)["resolved"]
+    resolved = load_input(run)["resolved"]
     volume, pixel_size = read_map(run.final("map.mrc"))
     mask, _ = read_map(run.final("mask.mrc"))
     curves = read_fsc(run.fsc(iteration))
@@ -85,7 +100,7 @@ def write_final_particles(run: RunFolder, iteration: int) -> None:
     Half-sets that were split anew replace rlnRandomSubset; fitted scales are added as lrScale, and how well each
     pose is known as lrRotationUncertainty and lrShiftUncertainty (see `pose_uncertainty`).
     """
-    described: Dict[str, Any] = read_json(run.input)
+    described = load_input(run)
     particles = load_particles(run)
     rotation, shift, scale = particles.rotation.copy(), particles.shift_px.copy(), np.ones(len(particles))
     uncertainty = np.zeros((len(particles), 2))

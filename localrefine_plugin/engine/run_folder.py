@@ -21,13 +21,22 @@
     RUN/final/                   particles.star half_map_1.mrc half_map_2.mrc map.mrc map_sharpened.mrc
                                  mask.mrc fsc.star mask_ladder.json tightest_mask.mrc sharpening.json pose_blur.json,
                                  filter_resolution.mrc if non-uniform
+
+A step is done when the file it writes last is there (half_H.json, iteration.json, report.json), and so are all files
+that are listed in it under "files", each as long as it was.
 """
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import uuid
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Union
+from zipfile import BadZipFile
+
+from .records import InputError
 
 PathLike = Union[str, Path]
 
@@ -35,16 +44,35 @@ PathLike = Union[str, Path]
 def write_atomic(path: PathLike, write: Callable[[str], None]) -> None:
     """Call ``write(temporary name)`` and move the result to ``path`` in one step.
 
-    A killed process leaves either the old file or the new one, never half of one.
+    A killed process leaves either the old file or the new one, never half of one; and its temporary file, which
+    `remove_temporary` finds. The temporary name is used once in the world. An OSError names ``path``.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp{path.suffix}")
     try:
         write(str(temporary))
         os.replace(temporary, path)
+    except OSError as error:  # on a full disk Python does not say which file it was
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        if temporary.exists():
-            temporary.unlink()
+        remove(temporary)
+
+
+def remove_temporary(folder: Path, names: str = "*") -> None:
+    """Remove what killed processes left in a folder of files whose names match."""
+    for path in folder.glob(f".{names}.tmp.*"):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, which may be gone already."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        pass
 
 
 def write_json(path: PathLike, content: Dict[str, Any]) -> None:
@@ -61,8 +89,21 @@ def read_json(path: PathLike) -> Dict[str, Any]:
     return content
 
 
+@contextmanager
+def opened(path: PathLike) -> Iterator[None]:
+    """Turn what reading a damaged file, or one of another version, raises into one sentence."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError("is not there", str(error.filename or path), "continue the run from its first step: what is "
+                         "missing and all that depends on it is made again") from None
+    except (LookupError, TypeError, ValueError, EOFError, BadZipFile) as error:
+        raise InputError(f"is damaged, or of another version of this program ({error})", str(path),
+                         "start the run again with --overwrite") from None
+
+
 class RunFolder:
-    """The names of the files of one run; makes folders, opens nothing."""
+    """The names of the files of one run, and which of its steps are done; of the files it opens only JSON."""
 
     def __init__(self, path: PathLike):
         self.path = Path(path)
@@ -118,12 +159,73 @@ class RunFolder:
             raise KeyError(name)
         return self.path / "final" / name
 
+    def sizes(self, paths: Iterable[Path]) -> Dict[str, int]:
+        """What the last file of a step holds as "files": the others by their names in the run folder, in bytes."""
+        return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in paths}
+
+    def complete(self, done: Path) -> bool:
+        """Whether the step that writes ``done`` last has finished and what it wrote is still there."""
+        try:
+            files = read_json(done).get("files", {})
+            return all((self.path / name).stat().st_size == size for name, size in files.items())
+        except (OSError, ValueError, AttributeError):
+            return False
+
+    def half_complete(self, k: int, half: int) -> bool:
+        return self.complete(self.half_done(k, half))
+
+    def iteration_complete(self, k: int) -> bool:
+        """Whether prepare (0) or both align steps and the merge step of an iteration are done."""
+        if k == 0:
+            return self.settings.exists() and self.input.exists() and self.complete(self.iteration_done(0))
+        return all(self.half_complete(k, half) for half in (1, 2)) and self.complete(self.iteration_done(k))
+
     def iterations_done(self) -> int:
-        """Number of the last iteration whose merge step finished; −1 before `prepare` has."""
+        """Number of the last iteration that is complete with all before it; −1 before `prepare` is."""
         k = -1
-        while self.iteration_done(k + 1).exists():
+        while self.iteration_complete(k + 1):
             k += 1
         return k
+
+    def results_complete(self) -> bool:
+        return self.complete(self.report) and all(self.final(name).exists() for name in FINAL_FILES)
+
+    def stopped_before(self, k: int) -> bool:
+        """Whether the refinement ended before iteration k: converged (and its extra passes done), or at the most."""
+        with opened(self.settings):
+            settings = read_json(self.settings)
+            extra = settings.get("extra_final_passes", 0)
+            if k > settings["max_iterations"] + extra:
+                return True
+        return any(read_json(self.iteration_done(i))["converged"]
+                   for i in range(k - extra) if self.iteration_done(i).exists())
+
+    def forget_align(self, k: int, half: int) -> None:
+        """Remove what an align step wrote, and all that was made of it: the latest first, so that at no moment
+        something is left that looks done and is not."""
+        self.forget_merge(k)
+        remove(self.half_done(k, half))
+        for path in (self.half_map(k, half), self.poses(k, half), self.noise(k, half), self.motion(k, half)):
+            remove(path)
+        remove_temporary(self.iteration(k), f"half_{half}*")
+
+    def forget_merge(self, k: int) -> None:
+        """Remove what a merge step wrote, and all that was made of it."""
+        remove(self.report)
+        for folder in reversed(self.iteration_folders()):
+            number = int(folder.name[len("iter_"):])
+            if number > k:
+                for done in (self.iteration_done(number), self.half_done(number, 1), self.half_done(number, 2)):
+                    remove(done)
+                remove(folder)
+        remove(self.iteration_done(k))
+        for path in (self.reference(k, 1), self.reference(k, 2), self.iteration_mask(k), self.filter_resolution(k),
+                     self.fsc(k)):
+            remove(path)
+
+    def iteration_folders(self) -> List[Path]:
+        folders = [path for path in self.path.glob("iter_*") if path.name[len("iter_"):].isdigit()]
+        return sorted(folders, key=lambda path: int(path.name[len("iter_"):]))
 
 
 FINAL_FILES = ("particles.star", "half_map_1.mrc", "half_map_2.mrc", "map.mrc", "map_sharpened.mrc",

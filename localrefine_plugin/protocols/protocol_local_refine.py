@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+from pathlib import Path
 from typing import Any, Dict, List
 
 from pwem.objects import SetOfFSCs, SetOfParticles, Volume, VolumeMask
@@ -12,12 +13,15 @@ from pwem.protocols import ProtRefine3D
 from pyworkflow import BETA
 from pyworkflow.utils import cleanPath, makePath
 
-from ..engine.run_folder import RunFolder, write_json
+from ..engine.run_folder import RunFolder, remove_temporary, write_json
 from . import form_local_refine, run_state
 from .input_errors import frame_errors, geometry_errors, half_map_files, parity_warnings, particle_errors, volume_errors
 from .step_chain import StepChain, fingerprint
 
 logger = logging.getLogger(__name__)
+
+MAPS = ("half_map_1", "half_map_2", "mask")
+
 
 class ProtLocalRefine(ProtRefine3D):
     """Refine the poses of a sub-volume that moves as a rigid body against the rest of the particle.
@@ -55,14 +59,14 @@ class ProtLocalRefine(ProtRefine3D):
     # ---------------------------------------------------------------- steps
 
     def _insertAllSteps(self) -> None:
-        settings = form_local_refine.settings_values(self)
-        chain = StepChain(self.loadSteps(), fingerprint(dict(settings=settings, inputs=self._input_ids())))
+        settings, inputs = form_local_refine.settings_values(self), self._input_ids()
+        chain = StepChain(self.loadSteps())
 
         def insert(function: Any, *arguments: Any, gpu: bool = False) -> None:
             self._insertFunctionStep(function, *chain.arguments(function.__name__, *arguments), needsGPU=gpu)
 
-        insert(self.convertInputStep)
-        insert(self.prepareStep)
+        insert(self.convertInputStep, fingerprint(inputs))
+        insert(self.prepareStep, fingerprint(dict(settings=settings, inputs=inputs)))
         for k in range(1, settings["max_iterations"] + settings.get("extra_final_passes", 0) + 1):
             insert(self.alignStep, k, 1, gpu=True)
             insert(self.alignStep, k, 2, gpu=True)
@@ -71,52 +75,63 @@ class ProtLocalRefine(ProtRefine3D):
         insert(self.createOutputStep)
 
     def convertInputStep(self, digest: str, token: str) -> List[str]:
-        """Particles → STAR, maps → MRC, form → settings.json; everything the engine reads."""
+        """Particles → STAR, maps → MRC: everything the engine reads. Other inputs than before end the run before."""
         from ..convert import mrc_map, write_particles
-        cleanPath(self._input_path())
+        names = [self._input_path(name) for name in ("particles.star", "paths.json")]
+        written = run_state.read_json(names[1])
+        if written.get("digest") == digest and all(os.path.exists(written[name]) for name in MAPS) \
+                and os.path.exists(names[0]):
+            self.info("the inputs were written before")
+            return names
+        cleanPath(self._input_path(), str(self._run_folder().path))
         makePath(self._input_path())
         particles, volume, mask = self.inputParticles.get(), self.inputVolume.get(), self.inputMask.get()
-        n = write_particles(particles, self._input_path("particles.star"), self._input_path("stacks"))
+        n = write_particles(particles, names[0], self._input_path("stacks"))
         pixel_size = particles.getSamplingRate()
-        halves = [mrc_map(name, volume.getSamplingRate() or pixel_size, self._input_path(f"half_map_{h}.mrc"))
-                  for h, name in enumerate(half_map_files(volume), start=1)]
-        paths = dict(half_map_1=halves[0], half_map_2=halves[1],
-                     mask=mrc_map(mask.getFileName(), mask.getSamplingRate() or pixel_size,
-                                  self._input_path("mask.mrc")))
-        write_json(self._input_path("paths.json"), paths)
-        write_json(self._input_path("settings.json"), form_local_refine.settings_values(self))
+        sources = [(name, volume) for name in half_map_files(volume)] + [(mask.getFileName(), mask)]
+        maps = {name: mrc_map(source, item.getSamplingRate() or pixel_size, self._input_path(name + ".mrc"))
+                for name, (source, item) in zip(MAPS, sources)}
+        write_json(names[1], dict(maps, digest=digest))
         self.info(f"{n} particles written")
-        return [self._input_path(name) for name in ("particles.star", "paths.json", "settings.json")]
+        return names
 
     def prepareStep(self, digest: str, token: str) -> List[str]:
-        """The engine checks every input and writes iteration 0."""
-        paths = run_state.read_json(self._input_path("paths.json"))
+        """The engine checks every input and writes iteration 0; of a run that is there it removes what depends on
+        changed settings."""
+        paths, folder = run_state.read_json(self._input_path("paths.json")), self._run_folder()
+        write_json(self._input_path("settings.json"), form_local_refine.settings_values(self))
         self._engine("prepare", "--particles", self._input_path("particles.star"),
                      "--half-map-1", paths["half_map_1"], "--half-map-2", paths["half_map_2"],
-                     "--mask", paths["mask"], "--output", str(self._run_folder().path),
-                     "--settings", self._input_path("settings.json"), "--overwrite", *self._resources())
-        return self._existing(self._run_folder().settings, self._run_folder().iteration_done(0))
+                     "--mask", paths["mask"], "--output", str(folder.path),
+                     "--settings", self._input_path("settings.json"), "--continue", *self._resources())
+        return [str(folder.settings), str(folder.input)] + self._written(folder.iteration_done(0))
 
-    def alignStep(self, iteration: int, half: int, digest: str, token: str) -> List[str]:
+    def alignStep(self, iteration: int, half: int, token: str) -> List[str]:
         """Align one half-set to its own reference and reconstruct its half-map; opens this half only."""
-        self._engine("align", str(self._run_folder().path), "--iteration", str(iteration), "--half", str(half),
-                     *self._resources())
-        return self._existing(self._run_folder().half_done(iteration, half))
-
-    def mergeStep(self, iteration: int, digest: str, token: str) -> List[str]:
-        """FSC between the half-maps, references for the next iteration, and whether to stop."""
-        self._engine("merge", str(self._run_folder().path), "--iteration", str(iteration), *self._resources()[2:])
-        self._tell_progress()
-        return self._existing(self._run_folder().iteration_done(iteration))
-
-    def finishStep(self, digest: str, token: str) -> List[str]:
-        """Final maps, table and report of the engine."""
-        self._engine("finish", str(self._run_folder().path))
         folder = self._run_folder()
-        return [str(folder.final(name)) for name in ("particles.star", "map.mrc", "fsc.star")] + [str(folder.report)]
+        if not (folder.half_complete(iteration, half) or folder.stopped_before(iteration)):
+            self._engine("align", str(folder.path), "--iteration", str(iteration), "--half", str(half),
+                         *self._resources())
+        return self._written(folder.half_done(iteration, half))
 
-    def createOutputStep(self, digest: str, token: str) -> None:
+    def mergeStep(self, iteration: int, token: str) -> List[str]:
+        """FSC between the half-maps, references for the next iteration, and whether to stop."""
+        folder = self._run_folder()
+        if not (folder.iterations_done() >= iteration or folder.stopped_before(iteration)):
+            self._engine("merge", str(folder.path), "--iteration", str(iteration), *self._resources()[2:])
+            self._tell_progress()
+        return self._written(folder.iteration_done(iteration))
+
+    def finishStep(self, token: str) -> List[str]:
+        """Final maps, table and report of the engine."""
+        folder = self._run_folder()
+        if not folder.results_complete():
+            self._engine("finish", str(folder.path))
+        return self._written(folder.report)
+
+    def createOutputStep(self, token: str) -> None:
         """Publish all outputs at once: a scheduled protocol takes a volume as ready as soon as it exists."""
+        remove_temporary(Path(self._getExtraPath()))
         self._write_html_report()
         volume, particles = self._output_volume(), self._output_particles()
         curves, mask = self._output_fsc(), self._output_mask()
@@ -215,15 +230,15 @@ class ProtLocalRefine(ProtRefine3D):
         """What the run folder holds at this moment; never raises."""
         return run_state.RunState(self._run_folder().path)
 
-    @staticmethod
-    def _existing(*paths: Any) -> List[str]:
-        """Result files of a step; the steps after convergence have none."""
-        return [str(path) for path in paths if os.path.exists(path)]
+    def _written(self, done: Path) -> List[str]:
+        """The files of a step by the one it wrote last; the steps after convergence have none."""
+        names = run_state.read_json(done).get("files", {})
+        return [str(path) for path in [done] + [self._run_folder().path / name for name in names] if path.exists()]
 
     def _input_ids(self) -> Dict[str, Any]:
-        """What identifies the inputs: a re-run upstream makes new objects with new ids."""
+        """What identifies the inputs: a re-run upstream makes new objects with new ids; the engine knows full paths."""
         volume = self.inputVolume.get()
-        content = {}
+        content: Dict[str, Any] = {"folder": os.path.abspath(self._getPath())}
         for name, pointer in (("particles", self.inputParticles), ("volume", self.inputVolume),
                               ("mask", self.inputMask)):
             item = pointer.get()

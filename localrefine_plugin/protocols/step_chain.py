@@ -3,11 +3,12 @@
 Scipion skips a step of a continued run when the stored step at the same position has the same
 function name and arguments, was finished, and its result files exist. It looks at each step alone, so
 
-* a changed parameter or input must show in the arguments of every step that depends on it, and
-* when a step has to run again (its files are gone, it failed), all later ones must, too.
+* a changed parameter or input must show in the arguments of the first step that depends on it, and
+* when a step has to run again (its arguments changed, its files are gone, it failed), all later ones must, too.
 
-The first is a fingerprint of parameters and inputs; the second a token that is kept as long as the
-chain of previous steps is unbroken and is new from the first break on.
+The first is a fingerprint of parameters or inputs; the second a token that is kept as long as the
+chain of previous steps is unbroken and is new from the first break on. A step that runs again asks the
+run folder whether there is anything to do.
 """
 from __future__ import annotations
 
@@ -29,21 +30,19 @@ class StepChain:
     Parameters
     ----------
     previous : the steps of the stored run (Protocol.loadSteps()); empty for a new one.
-    digest : the fingerprint of this launch.
     """
 
-    def __init__(self, previous: Sequence[Any], digest: str):
+    def __init__(self, previous: Sequence[Any]):
         self._previous = list(previous)
-        self._digest = digest
         self._fresh = uuid.uuid4().hex[:8]
         self._position = 0
         self._intact = True
 
     def arguments(self, function_name: str, *arguments: Any) -> List[Any]:
-        """The arguments of the next step: its own, the fingerprint, and the token."""
-        token = self._kept_token(function_name, [*arguments, self._digest])
+        """The arguments of the next step: its own and the token."""
+        token = self._kept_token(function_name, list(arguments))
         self._position += 1
-        return [*arguments, self._digest, token]
+        return [*arguments, token]
 
     def _kept_token(self, function_name: str, arguments: List[Any]) -> str:
         old = self._previous[self._position] if self._position < len(self._previous) else None
