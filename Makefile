@@ -1,4 +1,4 @@
-# Every target does its own set-up in .venv, from nothing but a Python 3.8 - 3.11 with venv.
+# Every target does its own set-up in .venv, from nothing but a Python 3.8 - 3.11 with venv and tkinter.
 #   make test    the whole suite          make demo    a simulated complex refined in a Scipion project
 #   make check   ruff, mypy, import rules  make clean   removes .venv and demo_output
 #   make gpu-check      on a machine with an NVIDIA GPU: its tests, self-test and figures; writes docs/gpu-records/
@@ -10,15 +10,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NAMES := python3 python3.11 python3.10 python3.9 python3.8
-SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 8) <= sys.version_info < (3, 12))
+SUITABLE := import sys, venv, ensurepip, tkinter; sys.exit(not (3, 8) <= sys.version_info < (3, 12))
 PYTHON ?= $(shell for name in $(NAMES); do $$name -c '$(SUITABLE)' 2>/dev/null && echo $$name && break; done)
 
 .PHONY: test test-gpu gpu-check check demo tutorial docs-pictures clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "No Python 3.8 - 3.11 with the venv module found (Debian/Ubuntu:" \
-	  "apt-get install python3-venv); or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.8 - 3.11 with venv and tkinter found (Debian/Ubuntu:" \
+	  "apt-get install python3-venv python3-tk); or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): setup.py pyproject.toml | $(BIN)/python

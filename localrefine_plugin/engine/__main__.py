@@ -64,6 +64,8 @@ def parser() -> argparse.ArgumentParser:
     merge = add("merge", run_merge, "FSC, convergence and new references of one iteration")
     finish = add("finish", run_finish, "write the final maps, particles and report")
     report = add("report", run_report, "print the report as JSON")
+    _add_recentring(add("recentre", run_recentre, "particles, maps and mask about a point, in a smaller box if wanted; "
+                        "and back"))
     selftest = add("selftest", run_selftest, "compare a GPU with the CPU: kernels, transforms, one tiny iteration")
     _add_device(selftest)
     _add_threads(selftest)
@@ -95,6 +97,18 @@ def _add_inputs(verb: argparse.ArgumentParser) -> None:
                            "depends on a setting that was changed")
 
 
+def _add_recentring(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--particles", required=True, metavar="STAR", help="aligned particles")
+    verb.add_argument("--output", required=True, metavar="FOLDER", help="the folder to make")
+    for name, text in (("mask", "mask; without --point its centre of mass is the point"), ("map", "map"),
+                       ("half-map-1", "half-map"), ("half-map-2", "half-map")):
+        verb.add_argument("--" + name, metavar="MRC", help=text + " to be moved along")
+    verb.add_argument("--point", type=_point, metavar="X,Y,Z", help="px from the corner of the box")
+    verb.add_argument("--box", type=_threads, metavar="N", help="crop images and maps to this many px")
+    verb.add_argument("--undo", action="store_true", help="bring re-centred particles and maps back, with the poses "
+                      "they have now and the images from before")
+
+
 def _add_device(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
 
@@ -114,6 +128,14 @@ def _threads(text: str) -> int:
     if not re.fullmatch(r"\d{1,4}", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of threads")
     return int(text)
+
+
+def _point(text: str) -> List[float]:
+    try:
+        x, y, z = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not X,Y,Z") from None
+    return [x, y, z]
 
 
 def _positive(text: str) -> int:
@@ -188,6 +210,15 @@ def run_report(options: argparse.Namespace) -> None:
     from .report import build_report
     from .run_folder import RunFolder
     _print_json(build_report(RunFolder(options.run)))
+
+
+def run_recentre(options: argparse.Namespace) -> None:
+    from . import recentre
+    maps = {name: getattr(options, name) for name in recentre.MAP_NAMES if getattr(options, name) is not None}
+    if options.undo:
+        recentre.restore(options.particles, options.output, maps)
+    else:
+        recentre.recentre(options.particles, options.output, maps, options.point, options.box)
 
 
 def run_selftest(options: argparse.Namespace) -> None:

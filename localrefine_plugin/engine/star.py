@@ -72,6 +72,12 @@ class StarTable:
         """The table with these rows only, in this order."""
         return replace(self, lines=[self.lines[row] for row in rows])
 
+    def without(self, labels: Sequence[str]) -> "StarTable":
+        """The table without these columns, those there are."""
+        kept = [j for j, label in enumerate(self.labels) if label not in labels]
+        lines = [" ".join(row[j] for j in kept) for _, rows in self.raw_rows() for row in rows]
+        return replace(self, labels=[self.labels[j] for j in kept], lines=lines)
+
     def with_columns(self, columns: Dict[str, Sequence[Any]]) -> "StarTable":
         """The table with these columns replaced where they stand, or added at the end."""
         labels = self.labels + [label for label in columns if label not in self.labels]
