@@ -137,6 +137,59 @@ def test_a_narrow_prior_holds_the_poses():
     assert np.linalg.norm(poses.shift_change_angstrom, axis=1).max() < 0.5
 
 
+@pytest.mark.parametrize("width, change", (
+    ("prior_rotation_deg", "rotation_change_deg"), ("prior_shift_angstrom", "shift_change_angstrom")))
+def test_half_the_width_of_a_prior_lowers_the_change(width, change):
+    """Input errors of 3° and 3.2 Å per axis; the other width wide. Shrinkage by the formula is 1/(1 + σ²/prior²)."""
+    e, extents = experiment(100, noise=4.0, seed=2), dict(rotation_extent_deg=40.0, shift_extent_angstrom=40.0)
+    wide = dict(extents, prior="gaussian", prior_rotation_deg=30.0, prior_shift_angstrom=20.0)
+    whole, half = (e.align(RESOLUTION, **dict(wide, **{width: w})).poses for w in (4.0, 2.0))
+    assert rms(getattr(half, change)) < 0.85 * rms(getattr(whole, change))
+
+
+def test_a_motion_about_a_hinge_is_found_with_the_right_fulcrum_only():
+    """Turned by 5° per axis about a hinge 60 Å from the mask's centre, which moves by 5 Å per axis; 2 Å are allowed at
+    the fulcrum. That is less than the grid's step, so that a grid clipped to the extent would lose every fifth."""
+    e, hinge = clean(), np.array([-6.0, 8.0, 10.0])
+    w = np.random.default_rng(3).normal(0, 5, (len(e.particles), 3))
+    rotation = e.rotation @ Rotation.from_rotvec(w, degrees=True).as_matrix()
+    moved = replace(e.particles, rotation=rotation, shift_px=e.shift - (rotation - e.rotation)[:, :2] @ hinge)
+    e = replace(e, particles=moved)
+    tight = dict(rotation_extent_deg=25.0, shift_extent_angstrom=2.0)
+    right, wrong = (4.0 * np.linalg.norm(e.errors(e.align(RESOLUTION, fulcrum=f, **tight).poses)[1], axis=1)
+                    for f in (list(hinge + e.box // 2), "mask"))
+    assert np.max(right) < 0.5
+    assert np.median(wrong) > 2.0
+
+
+def test_nothing_beyond_the_maximum_alignment_resolution_is_used():
+    """Images that differ by three times their noise beyond 16 Å give the same poses; without the limit others."""
+    e = noisy()
+    k = np.fft.fftfreq(e.box, 1 / e.box)
+    beyond = np.hypot(k[:, None], k) > e.box * 4.0 / 16.0 + 0.5
+    noise = np.random.default_rng(8).standard_normal(e.images.shape)
+    other = replace(e, images=e.images + 3 * np.fft.ifft2(np.fft.fft2(noise) * beyond).real)
+    one, same = (x.align(RESOLUTION, max_align_resolution_angstrom=16.0).poses for x in (e, other))
+    np.testing.assert_allclose(one.rotation, same.rotation, atol=1e-5)
+    free = other.align(RESOLUTION).poses
+    assert np.median(np.abs(free.rotation - e.align(RESOLUTION).poses.rotation)) > 5e-3
+
+
+@pytest.mark.parametrize("marginalize", (False, True))
+def test_marginalised_images_are_inserted_where_their_posterior_is(marginalize):
+    """At noise 4 the rotation is known to several degrees: most images go in at more than one pose, and the map is
+    blurred by as much. At one pose each, there is one insertion each."""
+    e = experiment(60, noise=4.0, seed=2)
+    result = e.align(RESOLUTION, marginalize=marginalize)
+    if not marginalize:
+        assert np.all(result.poses.insertions == 1)
+        return
+    assert np.mean(result.poses.insertions > 1) > 0.8
+    one = e.align(RESOLUTION, marginalize=False).half_map
+    power = [np.abs(np.fft.fftn(m * e.mask))[:, 0, 0][5:9].sum() for m in (result.half_map, one)]
+    assert power[0] < 0.9 * power[1]
+
+
 def test_prior_centre_follows_re_centring():
     """Re-centred, a narrow prior holds the poses at the last iteration's, not at the input's; each switch by itself."""
     e = noisy()
@@ -159,7 +212,7 @@ def handful():
     return experiment(6, noise=20.0, seed=4, rotation_deg=40.0, displacement_px=4.0)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     prior=st.sampled_from(["off", "gaussian"]),
     rotation_extent=st.floats(0.3, 40),

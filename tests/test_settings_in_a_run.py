@@ -8,13 +8,14 @@ from tempfile import mkdtemp
 import numpy as np
 import pytest
 from experiments import experiment, write_inputs
+from oracles import angle_between_deg
 from relion_files import read_columns
 
 from localrefine_plugin.engine import refine as engine
 from localrefine_plugin.engine.files import read_map
 from localrefine_plugin.engine.records import Settings
 from localrefine_plugin.engine.report import build_report
-from localrefine_plugin.engine.run_folder import read_json
+from localrefine_plugin.engine.run_folder import RunFolder, read_json, write_json
 from localrefine_plugin.engine.state import load_poses
 
 BASE = dict(max_iterations=1, non_uniform=False, prior="gaussian")
@@ -138,6 +139,35 @@ def test_initial_low_pass_and_its_resolution_in_the_first_reference():
         shell = data().box * data().particles.pixel_size / d
         inside, beyond = (amplitude(run.reference(0, 1), *r) for r in ((1, shell - 1), (shell + 1.1, shell + 4)))
         assert beyond < 1e-4 * inside
+
+
+def test_a_first_reference_at_30_angstrom_finds_worse_poses():
+    """Than the automatic one (about 9 Å): the sub-volume is 44 Å wide."""
+    errors = []
+    for changes in ((), ((("initial_lowpass_angstrom", 30.0),),)):
+        poses = [load_poses(run_with(*changes), 1, half) for half in (1, 2)]
+        truth = np.concatenate([data().rotation[p.row] for p in poses])
+        errors.append(np.median(angle_between_deg(truth, np.concatenate([p.rotation for p in poses]))))
+    assert errors[1] > 1.15 * errors[0]
+
+
+def test_iterations_end_at_their_number_and_extra_passes_follow():
+    """Too few to converge: as many as allowed. Extra passes come on top."""
+    for run, expected in ((run_with(), 1), (run_with((("max_iterations", 2),)), 2),
+                          (run_with((("extra_final_passes", 1),)), 2)):
+        assert run.iterations_done() == expected
+        assert read_json(run.iteration_done(expected))["stop_reason"] == "maximum number of iterations"
+
+
+@pytest.mark.parametrize("extra", (0, 2))
+def test_extra_passes_follow_convergence(tmp_path, extra):
+    """A run that says it has converged after iteration 3 of 8."""
+    run = RunFolder(tmp_path)
+    write_json(run.settings, Settings(extra_final_passes=extra).as_dict())
+    for k in range(8):
+        run.iteration(k).mkdir()
+        write_json(run.iteration_done(k), {"converged": k >= 3})
+    assert [k for k in range(1, 9) if not engine.finished(run, k)] == list(range(1, 4 + extra))
 
 
 def test_advice_goes_to_iteration_report_and_is_warned_of_once():

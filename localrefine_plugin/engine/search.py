@@ -25,6 +25,7 @@ Array = Any
 MAX_MODES = 4
 KEEP_LOG_LIKELIHOOD = 12.0  # a mode this far below the best has posterior weight < 1e-5
 SAME_MODE = 0.25  # grid steps: modes closer than this are one
+REACH = 0.58  # grid steps: no point of the plane is further from the hexagonal lattice of shifts (1/√3)
 CONVERGED_GAIN = 0.03  # log-likelihood units: a quarter of a posterior s.d. is left to the next iteration
 
 
@@ -284,11 +285,12 @@ def grid_scores(reference: Reference, images: PackedImages, motion: Motion, grid
         weight = xp.ascontiguousarray(images.weight[part, :n_pixels])
         rows = slice_rows(rotation[part], reference.scale)
         out[part] = score_grid(reference.ft, rows, kx, ky, matched, weight)
-    return out + grid_log_prior(motion, w, shifts, rotation)
+    return out + grid_log_prior(motion, w, shifts, rotation, REACH * grid.shift_step)
 
 
-def grid_log_prior(motion: Motion, w: Array, shifts: Array, rotation: Array) -> Array:
-    """log prior (n, G, S) float32 on the grid, −inf outside the extents."""
+def grid_log_prior(motion: Motion, w: Array, shifts: Array, rotation: Array, reach: float) -> Array:
+    """log prior (n, G, S) float32 on the grid, −inf further than ``reach`` px outside the shift extent, which may be
+    narrower than the grid's step: nearer, a grid pose stands for those inside, where it is moved to."""
     xp = array_module(w)
     turned = rotation - motion.rotation0[:, None]
     # x − μ = a + b: a (n, G, 5) depends on the rotation, b (S, 5) on the shift
@@ -301,7 +303,7 @@ def grid_log_prior(motion: Motion, w: Array, shifts: Array, rotation: Array) -> 
     lever = project(turned, motion.fulcrum_offset).astype(np.float32)
     moved2 = (xp.sum(lever * lever, axis=-1)[:, :, None] + xp.sum(shifts * shifts, axis=-1).astype(np.float32)
               + 2 * lever @ shifts.T.astype(np.float32))
-    return xp.where(moved2 > motion.shift_extent ** 2, -xp.inf, -0.5 * energy).astype(np.float32)
+    return xp.where(moved2 > (motion.shift_extent + reach) ** 2, -xp.inf, -0.5 * energy).astype(np.float32)
 
 
 def grid_candidates(scores: Array, grid: Grid) -> Tuple[Array, Array, Array]:
