@@ -184,10 +184,10 @@ def experiment(
     return Experiment(phantom, particles, rotation, shift, images, soft_ball(box, 8, 11, centre), centre, noise)
 
 
-def write_inputs(folder, e, half_map_noise=0.05, seed=5):
+def write_inputs(folder, e, half_map_noise=0.05, seed=5, **star):
     """particles.star, a stack per half-set, two half-maps (the phantom with noise of this share of its s.d.) and mask.
 
-    Returns the arguments of `refine` but the output and the settings.
+    ``star``: more for `relion_files.write_star`. Returns the arguments of `refine` but the output and the settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pixel_size, rng = e.particles.pixel_size, np.random.default_rng(seed)
@@ -200,7 +200,7 @@ def write_inputs(folder, e, half_map_noise=0.05, seed=5):
             mrc.set_image_stack()
             mrc.voxel_size = pixel_size
     write_map(folder / "mask.mrc", e.mask, pixel_size)
-    write_star(folder / "particles.star", e.particles, {1: "half_1.mrcs", 2: "half_2.mrcs"})
+    write_star(folder / "particles.star", e.particles, {1: "half_1.mrcs", 2: "half_2.mrcs"}, **star)
     return inputs_of(folder)
 
 

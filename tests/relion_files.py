@@ -47,9 +47,9 @@ def table(name, labels, rows):
     return "\n".join(lines + [" ".join(map(str, row)) for row in rows]) + "\n\n"
 
 
-def write_star(path, particles, stack_of, rotation=None, shift_px=None):
+def write_star(path, particles, stack_of, rotation=None, shift_px=None, optics_columns=None):
     """A RELION 3.1 file. ``stack_of`` names the stack, or maps a half-set to its stack; image i of a stack is its
-    i-th particle in row order."""
+    i-th particle in row order. ``optics_columns``: label → a text per optics group, more columns of data_optics."""
     p = particles
     angles = euler_angles(p.rotation if rotation is None else rotation)
     origins = -(p.shift_px if shift_px is None else shift_px) * p.pixel_size
@@ -57,6 +57,8 @@ def write_star(path, particles, stack_of, rotation=None, shift_px=None):
         (i, g.name, g.voltage_kv, g.spherical_aberration_mm, g.amplitude_contrast, g.pixel_size, g.box_size, 2)
         for i, g in enumerate(p.optics, 1)
     ]
+    more = optics_columns or {}
+    optics = [row + tuple(column[i] for column in more.values()) for i, row in enumerate(optics)]
     seen, rows = {}, []
     for i in range(len(p)):
         stack = stack_of if isinstance(stack_of, str) else stack_of[int(p.half_set[i])]
@@ -79,7 +81,7 @@ def write_star(path, particles, stack_of, rotation=None, shift_px=None):
         )
     Path(path).write_text(
         "\n# version 30001\n"
-        + table("optics", OPTICS_LABELS, optics)
+        + table("optics", OPTICS_LABELS + tuple(more), optics)
         + "# version 30001\n"
         + table("particles", LABELS, rows)
     )

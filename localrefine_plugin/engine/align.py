@@ -21,6 +21,7 @@ from .kernels.insert import insert_slices
 from .marginalize import Insertions, best_only, posterior_insertions
 from .motion_prior import Evidence, LearnedMotion, evidence_at, examine, learn, precision_of
 from .noise import NoiseSums
+from .optics import image_shift, stretch
 from .pixels import PixelList, pixel_list
 from .pose import exp_map, log_map, project
 from .progress import say
@@ -170,7 +171,8 @@ class HalfAlignment:
 
     def set_reference(self, reference_map: np.ndarray, mask: np.ndarray) -> None:
         with self.clock("reference"):
-            reference = make_reference(reference_map, mask, self.plan.centre, self.plan.align_shell, self.workers)
+            last = int(np.ceil(self.plan.align_shell * stretch(self.particles)))
+            reference = make_reference(reference_map, mask, self.plan.centre, last, self.workers)
             self.reference = replace(reference, ft=self.put(reference.ft))
 
     def batch_size(self) -> int:
@@ -296,10 +298,10 @@ def model_match(reference: Reference, packed: PackedImages, best: Modes) -> Tupl
     """Re(conj(Z) Y) and W|Y|² per pixel (n, K): log L = Σ (cross − ½ energy), and σ²/2 · (energy − 2 cross) is
     |X − C Y|² − |X|²."""
     xp = array_module(packed.matched)
-    p = packed.pixels
-    slices = extract_slices(reference.ft, slice_rows(best.rotation, reference.scale), p.kx, p.ky)
-    omega = 2 * np.pi / p.box_size
-    phase = xp.exp(-1j * (omega * (best.shift[:, :1] * p.kx + best.shift[:, 1:] * p.ky)).astype(np.float32))
+    p, m = packed.pixels, packed.magnification
+    slices = extract_slices(reference.ft, slice_rows(best.rotation, reference.scale, m), p.kx, p.ky)
+    omega, shift = 2 * np.pi / p.box_size, image_shift(best.shift, m)
+    phase = xp.exp(-1j * (omega * (shift[:, :1] * p.kx + shift[:, 1:] * p.ky)).astype(np.float32))
     slices *= phase
     cross = packed.matched.real * slices.real + packed.matched.imag * slices.imag
     return cross, packed.weight * (slices.real ** 2 + slices.imag ** 2)
@@ -327,8 +329,10 @@ def insert_batch(accumulator: Array, batch: Batch, chosen: Insertions, u0: Array
     """
     xp = array_module(chosen.rotation)
     shift = u0[chosen.owner] + chosen.shift - project(chosen.rotation, xp.asarray(plan.centre))
+    magnification = None if batch.magnification is None else batch.magnification[chosen.owner]
+    shift = image_shift(shift, magnification)
     for operator in plan.symmetry:
-        rows = slice_rows(chosen.rotation @ xp.asarray(operator), PADDING)
+        rows = slice_rows(chosen.rotation @ xp.asarray(operator), PADDING, magnification)
         insert_slices(accumulator, rows, chosen.owner, chosen.weight, shift, chosen.shift_variance, last,
                       batch.signal, batch.weight, box_size)
 

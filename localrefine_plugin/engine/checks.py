@@ -12,7 +12,7 @@ from typing import List, Sequence, Tuple
 import numpy as np
 
 from .exclude import Excluded, exclude_unusable, exclusion_warning
-from .files import ParticleTable, read_map, read_particles
+from .files import BEAM_TILT, DISTORTION, ZERNIKE, ParticleTable, read_map, read_particles
 from .fsc import fsc, resolution_at
 from .half_sets import PARITY_TEXT, parity_split, resplit
 from .mask import check_mask
@@ -114,9 +114,9 @@ def _listed(values: Sequence[float]) -> str:
 
 PHASE_FLIPPED = "the images are phase-flipped", "give the particles without phase flipping; the CTF is corrected here"
 _OTHER_IMAGES = ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped", "rlnImageDimensionality")
-_IGNORED_ZERO = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnCtfBfactor", "rlnMagMat01", "rlnMagMat10")
-_IGNORED_ONE = ("rlnCtfScalefactor", "rlnMagMat00", "rlnMagMat11")
-_IGNORED_LISTS = ("rlnOddZernike", "rlnEvenZernike")
+_IGNORED_ZERO = ("rlnCtfBfactor",) + BEAM_TILT + DISTORTION[1:3]
+_IGNORED_ONE = ("rlnCtfScalefactor", DISTORTION[0], DISTORTION[3])
+_MODELLED = {"optics": BEAM_TILT + ZERNIKE + DISTORTION, "particles": (), "": BEAM_TILT}  # "" is RELION 3.0
 
 
 def _check_table(table: ParticleTable, star: str) -> List[str]:
@@ -133,14 +133,15 @@ def _check_table(table: ParticleTable, star: str) -> List[str]:
                                  "extract the particles without premultiplication")
             if label == "rlnCtfDataArePhaseFlipped" and any(text == "1" for text in texts):
                 raise InputError(PHASE_FLIPPED[0], star, PHASE_FLIPPED[1])
-        for label, texts in part.texts(_IGNORED_ZERO + _IGNORED_ONE + _IGNORED_LISTS).items():
-            if any(_says_something(label, text) for text in texts):
+        modelled = _MODELLED["" if table.optics is None else "optics" if part is table.optics else "particles"]
+        for label, texts in part.texts(_IGNORED_ZERO + _IGNORED_ONE + ZERNIKE).items():
+            if label not in modelled and any(_says_something(label, text) for text in texts):
                 warnings.append(f"{star}: {label} is not modelled, its values are ignored")
     return warnings
 
 
 def _says_something(label: str, text: str) -> bool:
-    if label in _IGNORED_LISTS:
+    if label in ZERNIKE:
         return any(digit in text for digit in "123456789")
     try:
         return abs(float(text) - (label in _IGNORED_ONE)) > 1e-6

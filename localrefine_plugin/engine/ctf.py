@@ -4,16 +4,18 @@
 
 with Δf(θ) = ½(U + V) + ½(U − V) cos 2(θ − α). C > 0 at low s for underfocus and white particles,
 which is RELION's sign. χ is linear in five fixed functions of the pixel, so that the phases of all
-images of a batch are one product (n, 5)·(5, K).
+images of a batch are one product (n, 5)·(5, K); an optics group with a magnification matrix or even Zernike
+coefficients has functions of its own, and those coefficients are a sixth.
 """
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
 from .kernels.device import array_module
-from .records import OpticsGroup, Particles
+from .optics import aberration_phase, specimen_frequencies
+from .records import NO_DISTORTION, OpticsGroup, Particles
 
 Array = Any
 
@@ -56,3 +58,34 @@ def ctf(coefficients: Array, basis: Array) -> Array:
     xp = array_module(basis)
     chi = xp.matmul(coefficients, basis)
     return xp.sin(chi, out=chi)
+
+
+class CtfOnPixels:
+    """C of particles at fixed image frequencies kx, ky (K,), with all their optics groups have."""
+
+    def __init__(self, particles: Particles, kx: np.ndarray, ky: np.ndarray, put: Callable[[np.ndarray], Array]):
+        self.put, self.group = put, particles.optics_group
+        self.coefficients, groups = phase_coefficients(particles), particles.optics
+        if any(group.even_zernike or group.magnification != NO_DISTORTION for group in groups):
+            self.coefficients = np.pad(self.coefficients, ((0, 0), (0, 1)), constant_values=1)
+            self.bases = [put(own_basis(group, kx, ky)) for group in groups]
+        else:
+            self.bases = [put(phase_basis(kx, ky, particles.box_size, particles.pixel_size))]
+
+    def __call__(self, rows: np.ndarray) -> Array:
+        """C (n, K) of these particles."""
+        coefficients = self.put(self.coefficients[rows])
+        if len(self.bases) == 1:
+            return ctf(coefficients, self.bases[0])
+        xp = array_module(coefficients)
+        out = xp.empty((len(rows), self.bases[0].shape[1]), np.float32)
+        for group in np.unique(self.group[rows]):
+            mine = self.put(np.flatnonzero(self.group[rows] == group))
+            out[mine] = ctf(coefficients[mine], self.bases[group])
+        return out
+
+
+def own_basis(group: OpticsGroup, kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
+    """(6, K) float32: `phase_basis` at M k, and minus the phase of the even Zernike coefficients."""
+    basis = phase_basis(*specimen_frequencies(group, kx, ky), group.box_size, group.pixel_size)
+    return np.vstack([basis, -aberration_phase(group, False, kx, ky)]).astype(np.float32)

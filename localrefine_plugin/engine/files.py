@@ -8,9 +8,11 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
+from .ctf import electron_wavelength
 from .mrc import ImageReader, open_mrc, read_map, stack_shape, write_map
+from .optics import image_shift, magnifications, specimen_shift, with_beam_tilt
 from .pose import euler_deg_from_rotation, rotation_from_euler_deg
-from .records import InputError, OpticsGroup, Particles
+from .records import NO_DISTORTION, InputError, OpticsGroup, Particles
 from .run_folder import PathLike
 from .star import StarTable, read_star, write_star
 
@@ -24,6 +26,10 @@ CTF = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 PIXEL_SIZES = ("rlnImagePixelSize", "rlnPixelSize")
 MAGNIFICATION = ("rlnDetectorPixelSize", "rlnMagnification")
+BEAM_TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
+ZERNIKE = ("rlnOddZernike", "rlnEvenZernike")
+LARGEST_DISTORTION = 0.2  # microscopes stay below 0.05; the kernels need less than 0.25
+DISTORTION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
 
 
 @dataclass(frozen=True)
@@ -31,12 +37,13 @@ class ParticleTable:
     """The STAR file the particles came from: every table, every column, every row in its order.
 
     tables : all tables of the file.  index : which of them holds the particles.
-    pixel_size : (n,) Å, of each row.
+    pixel_size : (n,) Å, of each row.  distortion : (n, 2, 2) M of each row, None where all are 1 (optics.py).
     """
 
     tables: Tuple[StarTable, ...]
     index: int
     pixel_size: np.ndarray
+    distortion: Optional[np.ndarray]
 
     @property
     def particles(self) -> StarTable:
@@ -57,10 +64,10 @@ class ParticleTable:
 def read_particles(path: PathLike, need_half_sets: bool = True) -> Tuple[Particles, ParticleTable]:
     """Particles of a RELION STAR file, 3.1 and later (optics groups) or 3.0 (one table).
 
-    rotation = Euler_angles2matrix(rot, tilt, psi); shift_px = −origin / pixel size, an absent origin or
-    phase shift is 0. Image paths are sought as given, from the folder of the STAR file and from every
-    folder above it (the RELION project is one of them). Without ``need_half_sets`` the column
-    rlnRandomSubset may be missing or anything; all particles are then of half-set 1, to be split anew.
+    rotation = Euler_angles2matrix(rot, tilt, psi); shift_px = −origin / pixel size (M⁻ᵀ times that with a
+    magnification matrix M), an absent origin or phase shift is 0. Image paths are sought as given, from the folder
+    of the STAR file and from every folder above it (the RELION project is one of them). Without ``need_half_sets``
+    the column rlnRandomSubset may be missing or anything; all particles are then of half-set 1, to be split anew.
 
     Raises InputError when a column is missing or holds no numbers, a half-set is neither 1 nor 2, an
     optics group is unknown, or an image file does not exist.
@@ -71,7 +78,7 @@ def read_particles(path: PathLike, need_half_sets: bool = True) -> Tuple[Particl
     table = tables[index]
     optics = _optics_table(tables)
     columns = _Columns(table, ("rlnImageName", "rlnRandomSubset", "rlnOpticsGroup", "rlnPhaseShift") + ANGLES
-                       + ORIGINS_ANGSTROM + ORIGINS_PX + CTF + MICROSCOPE + PIXEL_SIZES + MAGNIFICATION)
+                       + ORIGINS_ANGSTROM + ORIGINS_PX + CTF + MICROSCOPE + PIXEL_SIZES + MAGNIFICATION + BEAM_TILT)
     stack, number, stacks = _images(columns.text("rlnImageName"), path)
     if optics is not None:
         group, groups = _optics_groups(optics, columns)
@@ -86,23 +93,27 @@ def read_particles(path: PathLike, need_half_sets: bool = True) -> Tuple[Particl
         defocus_u=columns.numbers("rlnDefocusU"), defocus_v=columns.numbers("rlnDefocusV"),
         defocus_angle=columns.numbers("rlnDefocusAngle"), phase_shift=columns.numbers("rlnPhaseShift", 0.0),
         optics_group=group, stack=stack, slice=number, optics=groups, stacks=stacks)
-    return particles, ParticleTable(tables, index, pixel_size)
+    _check_distortion(groups, source)
+    of_groups = magnifications(particles)
+    distortion = None if of_groups is None else of_groups[group]
+    particles = replace(particles, shift_px=specimen_shift(particles.shift_px, distortion))
+    return particles, ParticleTable(tables, index, pixel_size, distortion)
 
 
 def write_particles(path: PathLike, table: ParticleTable, rotation: np.ndarray, shift_px: np.ndarray,
                     extra_columns: Optional[Mapping[str, Sequence[Any]]] = None) -> None:
     """Write every input column and row, in its order, with new angles and origins, in one step.
 
-    Origins go to the columns the input has (Å, px, or both), else to the ones of its dialect.
-    ``extra_columns`` (label → n values) replaces columns of that label or is added at the end.
+    Origins go to the columns the input has (Å, px, or both), else to the ones of its dialect; ``shift_px`` is that
+    of Particles. ``extra_columns`` (label → n values) replaces columns of that label or is added at the end.
     """
     angles = euler_deg_from_rotation(rotation)
-    labels = set(table.particles.labels)
+    labels, shift = set(table.particles.labels), image_shift(np.asarray(shift_px), table.distortion)
     columns: Dict[str, Sequence[Any]] = dict(zip(ANGLES, angles.T))
     dialect = ORIGINS_ANGSTROM if table.optics is not None else ORIGINS_PX
     for names, unit in ((ORIGINS_ANGSTROM, table.pixel_size), (ORIGINS_PX, np.ones(len(angles)))):
         if labels.intersection(names) or (names is dialect and not labels.intersection(ORIGINS_ANGSTROM + ORIGINS_PX)):
-            columns.update(zip(names, -(np.asarray(shift_px) * unit[:, None]).T + 0.0))
+            columns.update(zip(names, -(shift * unit[:, None]).T + 0.0))
     columns.update(extra_columns or {})
     tables = list(table.tables)
     tables[table.index] = table.particles.with_columns(columns)
@@ -136,6 +147,16 @@ class _Columns:
         if not np.isfinite(values).all():
             raise self._not_a_number(label, int(np.flatnonzero(~np.isfinite(values))[0]))
         return values
+
+    def lists(self, label: str) -> List[Tuple[float, ...]]:
+        """Finite numbers of texts [1.2,-3,…]; none where the column is missing."""
+        found = []
+        for row, text in enumerate(self._texts.get(label, ["[]"] * self.rows)):
+            parts = [part for part in text.strip("[] ").split(",") if part.strip()]
+            if not all(_is_number(part) and np.isfinite(float(part)) for part in parts):
+                raise self._not_a_number(label, row, "a list of finite numbers")
+            found.append(tuple(float(part) for part in parts))
+        return found
 
     def integers(self, label: str) -> np.ndarray:
         values = self.numbers(label)
@@ -244,7 +265,8 @@ def _half_sets(columns: _Columns) -> np.ndarray:
 
 def _optics_groups(table: StarTable, columns: _Columns) -> Tuple[np.ndarray, Tuple[OpticsGroup, ...]]:
     """(group index of each particle, groups in use) of a RELION 3.1 file."""
-    optics = _Columns(table, ("rlnOpticsGroup", "rlnOpticsGroupName", "rlnImageSize") + PIXEL_SIZES + MICROSCOPE)
+    optics = _Columns(table, ("rlnOpticsGroup", "rlnOpticsGroupName", "rlnImageSize") + PIXEL_SIZES + MICROSCOPE
+                      + BEAM_TILT + ZERNIKE + DISTORTION)
     if not optics.rows:
         raise InputError("table data_optics is empty", columns.source, "give one row per optics group")
     ids = optics.integers("rlnOpticsGroup").tolist()
@@ -253,7 +275,11 @@ def _optics_groups(table: StarTable, columns: _Columns) -> Tuple[np.ndarray, Tup
     names = optics.text("rlnOpticsGroupName") if "rlnOpticsGroupName" in optics else [f"opticsGroup{i}" for i in ids]
     box = optics.integers("rlnImageSize") if "rlnImageSize" in optics else np.zeros(len(ids), dtype=np.int64)
     values = [optics.numbers(label) for label in MICROSCOPE] + [_pixel_sizes(optics)]
-    groups = [_group(str(names[i]), [v[i] for v in values], int(box[i])) for i in range(len(ids))]
+    values += [optics.numbers(label, 0.0) for label in BEAM_TILT]
+    odd, even = (optics.lists(label) for label in ZERNIKE)
+    distortion = [optics.numbers(label, one) for label, one in zip(DISTORTION, NO_DISTORTION)]
+    groups = [_group(str(names[i]), [v[i] for v in values], int(box[i]), odd[i], even[i],
+                     tuple(float(m[i]) for m in distortion)) for i in range(len(ids))]
     if "rlnOpticsGroup" not in columns and len(ids) == 1:
         number = np.full(columns.rows, ids[0])
     else:
@@ -267,16 +293,30 @@ def _optics_groups(table: StarTable, columns: _Columns) -> Tuple[np.ndarray, Tup
 
 
 def _optics_of_rows(columns: _Columns) -> Tuple[np.ndarray, Tuple[OpticsGroup, ...]]:
-    """(group index, groups) of a RELION 3.0 file: rows that share microscope and pixel size are a group."""
-    values = np.stack([columns.numbers(label) for label in MICROSCOPE] + [_pixel_sizes(columns)], axis=1)
+    """(group index, groups) of a RELION 3.0 file: rows that share microscope, pixel size and beam tilt are a group."""
+    values = np.stack([columns.numbers(label) for label in MICROSCOPE] + [_pixel_sizes(columns)]
+                      + [columns.numbers(label, 0.0) for label in BEAM_TILT], axis=1)
     distinct, group = np.unique(values, axis=0, return_inverse=True)
     groups = [_group(f"opticsGroup{i + 1}", row, 0) for i, row in enumerate(distinct)]
     return _only_used(group.reshape(-1), groups)
 
 
-def _group(name: str, values: Sequence[float], box_size: int) -> OpticsGroup:
-    voltage, aberration, amplitude_contrast, pixel_size = (float(value) for value in values)
-    return OpticsGroup(name, voltage, aberration, amplitude_contrast, pixel_size, box_size)
+def _group(name: str, values: Sequence[float], box_size: int, odd: Tuple[float, ...] = (),
+           even: Tuple[float, ...] = (), distortion: Tuple[float, ...] = NO_DISTORTION) -> OpticsGroup:
+    """``values`` are those of MICROSCOPE, the pixel size and those of BEAM_TILT."""
+    voltage, aberration, amplitude_contrast, pixel_size, *tilt = (float(value) for value in values)
+    if any(tilt) and voltage > 0:  # a voltage that is not is refused later
+        odd = with_beam_tilt(odd, tilt, aberration, electron_wavelength(voltage))
+    odd, even = (coefficients if any(coefficients) else () for coefficients in (odd, even))
+    return OpticsGroup(name, voltage, aberration, amplitude_contrast, pixel_size, box_size, odd, even, distortion)
+
+
+def _check_distortion(groups: Sequence[OpticsGroup], source: str) -> None:
+    for group in groups:
+        if np.abs(np.subtract(group.magnification, NO_DISTORTION)).max() > LARGEST_DISTORTION:
+            raise InputError(f"optics group {group.name} has a magnification matrix "
+                             f"{', '.join(f'{v:g}' for v in group.magnification)}", source,
+                             f"correct rlnMagMat00 … rlnMagMat11: within {LARGEST_DISTORTION:g} of 1, 0, 0, 1")
 
 
 def _only_used(group: np.ndarray, groups: Sequence[OpticsGroup]) -> Tuple[np.ndarray, Tuple[OpticsGroup, ...]]:

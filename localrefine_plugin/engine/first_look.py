@@ -12,12 +12,12 @@ import numpy as np
 
 from .align import motion_of
 from .checks import PHASE_FLIPPED
-from .ctf import ctf
 from .files import ImageReader
 from .images import HalfSetImages, pack
 from .kernels.gather import gauss_newton_sums
 from .mask import mass_kda
 from .noise import NoiseSums
+from .optics import stretch
 from .pixels import highest_shell, pixel_list
 from .plan import search_plan
 from .pose import project
@@ -58,7 +58,8 @@ def look_at(particles: Particles, volume: np.ndarray, mask: np.ndarray, resolved
     """
     max_shell = highest_shell(particles.box_size)
     plan = search_plan(resolved, particles, resolved["initial_lowpass_angstrom"])
-    reference = make_reference(volume, mask, plan.centre, plan.align_shell, workers)
+    last = int(np.ceil(plan.align_shell * stretch(particles)))
+    reference = make_reference(volume, mask, plan.centre, last, workers)
     pixels = pixel_list(particles.box_size, plan.align_shell, max_shell)
     cross, flipped, energy, curvatures, priors = 0.0, 0.0, 0.0, [], []
     with ImageReader(particles) as reader:
@@ -68,8 +69,9 @@ def look_at(particles: Particles, volume: np.ndarray, mask: np.ndarray, resolved
             rows = np.arange(start, min(start + BATCH, len(particles)))
             rotation = particles.rotation[rows]
             packed = pack(images.batch(rows), pixels, particles.shift_px[rows] + project(rotation, plan.centre))
-            sign = np.sign(ctf(images.coefficients[rows], images.basis)[:, pixels.index])
-            pose = slice_rows(rotation, reference.scale), np.zeros((len(rows), 2)), np.arange(len(rows))
+            sign = np.sign(images.ctf(rows)[:, pixels.index])
+            pose = (slice_rows(rotation, reference.scale, packed.magnification), np.zeros((len(rows), 2)),
+                    np.arange(len(rows)))
             own = pixels.kx, pixels.ky, len(pixels)
             zero = np.zeros_like(packed.weight)
             # log L = cross − ½ energy, so without W it is the cross term alone

@@ -245,9 +245,15 @@ def _check_fulcrum(name: str, value: Any, choices: Tuple[str, ...]) -> None:
         raise InputError(f"{value!r} is not a point", name, "use mask, box or [x, y, z] in px")
 
 
+NO_DISTORTION = (1.0, 0.0, 0.0, 1.0)
+
+
 @dataclass(frozen=True)
 class OpticsGroup:
-    """One RELION optics group; angles in radians never appear here."""
+    """One RELION optics group; see optics.py for the last three.
+
+    odd_zernike : rad, with the beam tilt.  even_zernike : rad.  magnification : m00, m01, m10, m11.
+    """
 
     name: str
     voltage_kv: float
@@ -255,6 +261,13 @@ class OpticsGroup:
     amplitude_contrast: float
     pixel_size: float
     box_size: int
+    odd_zernike: Tuple[float, ...] = ()
+    even_zernike: Tuple[float, ...] = ()
+    magnification: Tuple[float, ...] = NO_DISTORTION
+
+    def __post_init__(self) -> None:
+        for name in ("odd_zernike", "even_zernike", "magnification"):  # lists when they come from JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -264,7 +277,7 @@ class Particles:
     Attributes
     ----------
     rotation : (n, 3, 3) float64, R of conventions.md (specimen → image frame).
-    shift_px : (n, 2) float64, t = −origin / pixel size.
+    shift_px : (n, 2) float64, t = −origin / pixel size; with a magnification matrix t′ = M⁻ᵀ t (optics.py).
     half_set : (n,) int8, 1 or 2; 0 = left out (exclude.py).
     defocus_u, defocus_v : (n,) float64, Å.  defocus_angle, phase_shift : (n,) float64, degrees.
     optics_group : (n,) int32, index into ``optics``.

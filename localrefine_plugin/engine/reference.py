@@ -8,10 +8,12 @@ here, and rotation and displacement of the sub-volume nearly decouple.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import scipy.fft
+
+from .kernels.device import array_module
 
 Array = Any
 PADDING = 2.0
@@ -91,8 +93,12 @@ def transform_cube(cube: np.ndarray, padded: int, box_size: int, max_shell: int,
     return Reference(np.ascontiguousarray(ft.astype(np.complex64)), scale, max_shell)
 
 
-def slice_rows(rotation: Array, scale: float) -> Array:
-    """First two rows of R times the grid scale, (..., 2, 3) float32: what the gather kernels take."""
-    return (rotation[..., :2, :] * scale).astype(np.float32)
+def slice_rows(rotation: Array, scale: float, magnification: Optional[Array] = None) -> Array:
+    """First two rows of R times the grid scale, (..., 2, 3) float32: what the kernels take. With M (..., 2, 2)
+    they are Mᵀ P R, which samples at M k."""
+    rows = rotation[..., :2, :] * scale
+    if magnification is not None:
+        rows = array_module(rows).swapaxes(magnification, -1, -2) @ rows
+    return rows.astype(np.float32)
 
 

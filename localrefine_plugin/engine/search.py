@@ -17,6 +17,7 @@ import numpy as np
 from .kernels.device import array_module, to_host, working_bytes
 from .kernels.fixed_point import summable
 from .kernels.gather import gauss_newton_sums, score_grid
+from .optics import derivatives_by_specimen_shift, image_shift, specimen_shift
 from .pixels import PixelList
 from .pose import cross_matrix, exp_map, log_map, project, rotation_vector_ball, shift_disc
 from .reference import Reference, slice_rows
@@ -34,14 +35,19 @@ class PackedImages:
     """n images as the search sees them, moved so that u = 0 is the pose the search starts from.
 
     matched Z (n, K) complex64 = 2 C X e^{+2πi k·u0/N} / σ²;  weight W (n, K) float32 = 2 C² / σ².
+    magnification : (n, 2, 2) or None (optics.py).
     """
 
     pixels: PixelList
     matched: Array
     weight: Array
+    magnification: Optional[Array] = None
 
     def take(self, rows: Array) -> "PackedImages":
-        return PackedImages(self.pixels, self.matched[rows], self.weight[rows])
+        return PackedImages(self.pixels, self.matched[rows], self.weight[rows], self.magnification_of(rows))
+
+    def magnification_of(self, owner: Array) -> Optional[Array]:
+        return None if self.magnification is None else self.magnification[owner]
 
 
 @dataclass(frozen=True)
@@ -194,10 +200,11 @@ def clip_to_extents(motion: Motion, owner: Array, w: Array, shift: Array) -> Tup
 def evaluate(reference: Reference, images: PackedImages, motion: Motion, modes: Modes, n_pixels: int,
              curvature: bool) -> Tuple[Modes, Array]:
     """The modes with score and gradient (m, 5) at their poses; curvature and precision anew only if asked."""
-    p = images.pixels
+    p, m = images.pixels, images.magnification_of(modes.owner)
     log_l, gradient, h = gauss_newton_sums(
-        reference.ft, slice_rows(modes.rotation, reference.scale), modes.shift, modes.owner, p.kx, p.ky, n_pixels,
-        images.matched, images.weight, p.box_size, curvature)
+        reference.ft, slice_rows(modes.rotation, reference.scale, m), image_shift(modes.shift, m), modes.owner, p.kx,
+        p.ky, n_pixels, images.matched, images.weight, p.box_size, curvature)
+    gradient, h = derivatives_by_specimen_shift(gradient, h, m)
     log_p, prior_gradient, prior_curvature = log_prior(motion, modes.owner, modes.w, modes.rotation, modes.shift)
     modes = replace(modes, log_likelihood=log_l, score=log_l + log_p)
     if curvature:
@@ -270,20 +277,25 @@ def damped_step(precision: Array, gradient: Array, damping: Array) -> Array:
 
 
 def grid_scores(reference: Reference, images: PackedImages, motion: Motion, grid: Grid, n_pixels: int) -> Array:
-    """Score (n, G, S) of every grid pose; −inf outside the extents."""
+    """Score (n, G, S) of every grid pose; −inf outside the extents.
+
+    The grid's shifts are those of the images: with a magnification matrix prior and extents are, here only, off by
+    a hundredth of them.
+    """
     xp = array_module(images.matched)
     p = images.pixels
     w, shifts = grid.rotations, grid.shifts
     kx, ky = p.kx[:n_pixels], p.ky[:n_pixels]
     phase = xp.exp(2j * np.pi / p.box_size * (shifts[:, :1] * kx + shifts[:, 1:] * ky)).astype(np.complex64)
     rotation = motion.rotation0[:, None] @ exp_map(w)
+    magnification = None if images.magnification is None else images.magnification[:, None]
     out = xp.empty((len(images.matched), len(w), len(shifts)), np.float32)
     chunk = max(1, working_bytes(images.matched) // (8 * n_pixels * (len(shifts) + len(w))))
     for start in range(0, len(out), chunk):
         part = slice(start, start + chunk)
         matched = images.matched[part, None, :n_pixels] * phase
         weight = xp.ascontiguousarray(images.weight[part, :n_pixels])
-        rows = slice_rows(rotation[part], reference.scale)
+        rows = slice_rows(rotation[part], reference.scale, None if magnification is None else magnification[part])
         out[part] = score_grid(reference.ft, rows, kx, ky, matched, weight)
     return out + grid_log_prior(motion, w, shifts, rotation, REACH * grid.shift_step)
 
@@ -356,7 +368,8 @@ def search(reference: Reference, images: PackedImages, motion: Motion, grid: Gri
         rows = xp.nonzero(unsettled)[0]
         scores = grid_scores(reference, images.take(rows), motion.take(rows), grid, levels.pixels[0])
         owner, w, shift = grid_candidates(scores, grid)
-        found = modes_at(motion, rows[owner], w, shift)
+        owner = rows[owner]
+        found = modes_at(motion, owner, w, specimen_shift(shift, images.magnification_of(owner)))
         if modes is not None:
             found = found.join(modes.take(unsettled))
         for n_pixels, steps in zip(levels.pixels[1:-1], levels.steps):
