@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from localrefine_plugin.engine.pose import exp_map, random_rotations
-from localrefine_plugin.engine.search import Motion, clip_to_extents, inverse_right_jacobian, log_prior
+from localrefine_plugin.engine.pose import exp_map, inverse_right_jacobian, random_rotations
+from localrefine_plugin.engine.search import Motion, clip_to_extents, log_prior
 
 RESOLUTION = 10.0  # Å; pixels of 4 Å
 

@@ -22,8 +22,7 @@ from typing import Dict, NamedTuple, Tuple
 
 import numpy as np
 
-from .pose import cross_matrix
-from .search import inverse_right_jacobian
+from .pose import cross_matrix, inverse_right_jacobian
 
 SWEEPS = 15  # at most, in every iteration of a run …
 STILL = 2e-3  # … until no element of Σ changes by more, in units of its widths: a tenth of its error at most

@@ -75,6 +75,15 @@ def log_map(rotation: Array) -> Array:
     return v * factor[..., None]
 
 
+def inverse_right_jacobian(w: Array) -> Array:
+    """dLog(Exp(w) Exp(δ))/dδ at δ = 0 = I + ½[w]× + c [w]×², c = 1/θ² − (1 + cos θ)/(2 θ sin θ); (..., 3, 3)."""
+    xp = array_module(w)
+    k = cross_matrix(w)
+    angle2 = xp.sum(w * w, axis=-1)[..., None, None]
+    c = 1 / 12 + angle2 / 720 + angle2 * angle2 / 30240  # series: 1e-6 up to one radian
+    return xp.eye(3) + 0.5 * k + c * (k @ k)
+
+
 def cross_matrix(v: Array) -> Array:
     """[v]×, the matrix of the cross product: (..., 3) → (..., 3, 3)."""
     xp = array_module(v)

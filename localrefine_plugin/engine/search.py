@@ -19,7 +19,7 @@ from .kernels.fixed_point import summable
 from .kernels.gather import gauss_newton_sums, score_grid
 from .optics import derivatives_by_specimen_shift, image_shift, specimen_shift
 from .pixels import PixelList
-from .pose import cross_matrix, exp_map, log_map, project, rotation_vector_ball, shift_disc
+from .pose import cross_matrix, exp_map, inverse_right_jacobian, log_map, project, rotation_vector_ball, shift_disc
 from .reference import Reference, slice_rows
 
 Array = Any
@@ -34,8 +34,8 @@ CONVERGED_GAIN = 0.03  # log-likelihood units: a quarter of a posterior s.d. is 
 class PackedImages:
     """n images as the search sees them, moved so that u = 0 is the pose the search starts from.
 
-    matched Z (n, K) complex64 = 2 C X e^{+2πi k·u0/N} / σ²;  weight W (n, K) float32 = 2 C² / σ².
-    magnification : (n, 2, 2) or None (optics.py).
+    matched Z (n, K) complex64 = 2 C X e^{+2πi k·u0/N} / σ²;  weight W (n, K) float32 = 2 C² / σ²;
+    magnification (n, 2, 2) or None (optics.py).
     """
 
     pixels: PixelList
@@ -46,7 +46,7 @@ class PackedImages:
     def take(self, rows: Array) -> "PackedImages":
         return PackedImages(self.pixels, self.matched[rows], self.weight[rows], self.magnification_of(rows))
 
-    def magnification_of(self, owner: Array) -> Optional[Array]:
+    def magnification_of(self, owner: Any) -> Optional[Array]:
         return None if self.magnification is None else self.magnification[owner]
 
 
@@ -151,15 +151,6 @@ def make_grid(rotation_extent: float, shift_reach_px: float, rotation_step: floa
     own = np.arange(len(rotations))[:, None]
     neighbours = np.where(np.take_along_axis(near, neighbours, axis=1), neighbours, own)
     return Grid(rotations, neighbours, shift_disc(shift_reach_px, shift_step_px), rotation_step, shift_step_px)
-
-
-def inverse_right_jacobian(w: Array) -> Array:
-    """dLog(Exp(w) Exp(δ))/dδ at δ = 0 = I + ½[w]× + c [w]×², c = 1/θ² − (1 + cos θ)/(2 θ sin θ); (..., 3, 3)."""
-    xp = array_module(w)
-    k = cross_matrix(w)
-    angle2 = xp.sum(w * w, axis=-1)[..., None, None]
-    c = 1 / 12 + angle2 / 720 + angle2 * angle2 / 30240  # series: 1e-6 up to one radian
-    return xp.eye(3) + 0.5 * k + c * (k @ k)
 
 
 def prior_displacement(motion: Motion, owner: Array, rotation: Array, shift: Array, offset: Array) -> Array:
@@ -277,25 +268,21 @@ def damped_step(precision: Array, gradient: Array, damping: Array) -> Array:
 
 
 def grid_scores(reference: Reference, images: PackedImages, motion: Motion, grid: Grid, n_pixels: int) -> Array:
-    """Score (n, G, S) of every grid pose; −inf outside the extents.
-
-    The grid's shifts are those of the images: with a magnification matrix prior and extents are, here only, off by
-    a hundredth of them.
-    """
+    """Score (n, G, S) of every grid pose; −inf outside the extents. Here only, prior and extents take the shifts of
+    the images for those of the specimen."""
     xp = array_module(images.matched)
     p = images.pixels
     w, shifts = grid.rotations, grid.shifts
     kx, ky = p.kx[:n_pixels], p.ky[:n_pixels]
     phase = xp.exp(2j * np.pi / p.box_size * (shifts[:, :1] * kx + shifts[:, 1:] * ky)).astype(np.complex64)
     rotation = motion.rotation0[:, None] @ exp_map(w)
-    magnification = None if images.magnification is None else images.magnification[:, None]
     out = xp.empty((len(images.matched), len(w), len(shifts)), np.float32)
     chunk = max(1, working_bytes(images.matched) // (8 * n_pixels * (len(shifts) + len(w))))
     for start in range(0, len(out), chunk):
         part = slice(start, start + chunk)
         matched = images.matched[part, None, :n_pixels] * phase
         weight = xp.ascontiguousarray(images.weight[part, :n_pixels])
-        rows = slice_rows(rotation[part], reference.scale, None if magnification is None else magnification[part])
+        rows = slice_rows(rotation[part], reference.scale, images.magnification_of((part, None)))
         out[part] = score_grid(reference.ft, rows, kx, ky, matched, weight)
     return out + grid_log_prior(motion, w, shifts, rotation, REACH * grid.shift_step)
 
