@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from aberrations import NONE, STRONG, aberrated
 from experiments import experiment, write_inputs
 from gpu.fixtures import STAND_IN, install
 from gpu.record_cupy import RECORD, record
@@ -90,6 +91,15 @@ def test_two_optics_groups_have_their_own_noise(cupy):
     e = replace(e, particles=replace(e.particles, optics_group=groups, optics=e.particles.optics * 2))
     noise = np.concatenate([e.noise_power, 2 * e.noise_power])
     results = [align_half(e.particles, np.arange(len(e.particles)), lambda rows: e.images[rows].astype(np.float32),
+                          e.phantom.density(BOX), e.mask, noise, e.plan(RESOLUTION), None, 1, lambda *_: None, device)
+               for device in (STAND_IN, CPU)]
+    assert_same(*results)
+
+
+def test_groups_with_and_without_aberrations_are_those_of_the_cpu(cupy):
+    e = aberrated(10, (NONE, STRONG[0], STRONG[1]), box=BOX, pixel_size=4.0, noise=0.5, seed=3, centre=(2.0, -1.0, 1.0))
+    noise = np.repeat(e.noise_power, 3, axis=0)
+    results = [align_half(e.particles, np.arange(10), lambda rows: e.images[rows].astype(np.float32),
                           e.phantom.density(BOX), e.mask, noise, e.plan(RESOLUTION), None, 1, lambda *_: None, device)
                for device in (STAND_IN, CPU)]
     assert_same(*results)

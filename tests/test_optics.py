@@ -143,8 +143,8 @@ def test_relion_reconstruct_agrees_with_the_image_model(tmp_path):
     assert (moved[-3:] > 3 * right[-3:]).all()
 
 
-def test_log_likelihood_and_poses_with_aberrations_are_the_direct_sum():
-    """As without them: the poses are found, and log L is Σ (|X|² − |X − Y|²)/σ² at them."""
+def test_log_likelihood_with_aberrations_is_the_direct_sum():
+    """Σ (|X|² − |X − Y|²)/σ² at the poses found, as without them."""
     e = aberrated(60, noise=1.0, **SIGMA)
     poses = align(e, RESOLUTION)
     kx, ky = full_frequencies(BOX)
