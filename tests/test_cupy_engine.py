@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from aberrations import NONE, STRONG, aberrated
 from experiments import experiment, write_inputs
 from gpu.fixtures import STAND_IN, install
-from gpu.record_cupy import RECORD, record
-from gpu.stand_in import CLASSES_USED, FUNCTIONS
+from gpu.record_cupy import OLDER, RECORD, differences, record
+from gpu.stand_in import FUNCTIONS
+from gpu.streams import CLASSES_USED, NOT_CUPYS
 
 from localrefine_plugin.engine import align as align_module
 from localrefine_plugin.engine import prepare as prepare_module
@@ -245,7 +248,7 @@ def test_the_stand_in_offers_nothing_that_was_not_recorded(cupy):
     assert set(vars(cupy.cuda.memory)) <= set(FUNCTIONS["cuda.memory"])
     assert set(vars(cupy.fft.config)) <= set(FUNCTIONS["fft.config"])
     for recorded, ours in CLASSES_USED.items():
-        names = {name for name, _ in inspect.getmembers(ours, callable) if not name.startswith("_")}
+        names = {name for name, _ in inspect.getmembers(ours, callable) if not name.startswith("_")} - NOT_CUPYS
         assert names <= set(json.loads(RECORD.read_text())["classes"][recorded])
 
 
@@ -253,8 +256,15 @@ def _private(module):
     return {name for name in vars(module) if name.startswith("_")}
 
 
-def test_the_record_is_of_the_cupy_installed():
-    real = pytest.importorskip("cupy", reason="CuPy is not installed")
-    if real.__version__ != json.loads(RECORD.read_text())["version"]:
+@pytest.mark.parametrize("path", [RECORD, OLDER], ids=lambda path: path.name)
+def test_the_record_is_of_the_cupy_installed(path):
+    real, content = pytest.importorskip("cupy", reason="CuPy is not installed"), json.loads(path.read_text())
+    if real.__version__ != content["version"]:
         pytest.skip(f"the record is of another CuPy than {real.__version__}")
-    assert record() == json.loads(RECORD.read_text())
+    assert content == (record() if path == RECORD else differences(json.loads(RECORD.read_text()), record()))
+
+
+def test_the_records_are_of_the_releases_that_setup_allows():
+    allowed = re.search(r">=(\S+),<(\d+)", (Path(__file__).parent.parent / "setup.py").read_text())
+    older, newest = (json.loads(path.read_text())["version"] for path in (OLDER, RECORD))
+    assert older.startswith(allowed[1]) and int(newest.split(".")[0]) == int(allowed[2]) - 1

@@ -18,6 +18,7 @@ from .kernels.device import CPU, Device, array_module, to_host
 from .kernels.fixed_point import FixedPointSums
 from .kernels.gather import extract_slices
 from .kernels.insert import insert_slices
+from .kernels.prefetch import Prefetch
 from .marginalize import Insertions, best_only, posterior_insertions
 from .motion_prior import Evidence, LearnedMotion, evidence_at, examine, learn, precision_of
 from .noise import NoiseSums
@@ -132,17 +133,18 @@ def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray
     noise_power : (groups, M + 1) σ² = E|N(k)|² per shell.
     previous : poses of the last iteration, or None.
     """
-    work = HalfAlignment(particles, read, noise_power, plan, previous, workers, device)
-    work.set_reference(reference_map, mask)
+    with Prefetch(read, len(particles), particles.box_size, device) as ahead:
+        work = HalfAlignment(particles, ahead, noise_power, plan, previous, workers, device)
+        work.set_reference(reference_map, mask)
 
-    def batch(rows: np.ndarray) -> None:
-        work.add(rows)
-        progress(int(rows[-1]) + 1, len(particles))
+        def batch(rows: np.ndarray) -> None:
+            work.add(rows)
+            progress(int(rows[-1]) + 1, len(particles))
 
-    size = work.batch_size()
-    if device.on_card:
-        say(f"{min(size, len(particles))} images at a time, about {size * work.bytes_per_image() / 2**30:.1f} GiB")
-    in_batches(batch, len(particles), size, device)
+        size = work.batch_size()
+        if device.on_card:
+            say(f"{min(size, len(particles))} images at a time, about {size * work.bytes_per_image() / 2**30:.1f} GiB")
+        in_batches(batch, len(particles), size, device)
     result = work.result(row)
     device.release()
     return result
@@ -182,9 +184,10 @@ class HalfAlignment:
         return int(max(1, min(LARGEST_BATCH, self.device.memory_bytes() // (2 * self.bytes_per_image()))))
 
     def bytes_per_image(self) -> int:
-        """Most that an image takes on a card: transform, CTF and weights; what the search sees; scores and prior."""
+        """Most that an image takes on a card: itself, for two batches; transform, CTF and weights; what the
+        search sees; scores and prior."""
         half_plane = self.images.shape[0] * self.images.shape[1]
-        return 80 * half_plane + 60 * len(self.pixels) + 40 * len(self.grid.rotations) * len(self.grid.shifts)
+        return 8 * self.particles.box_size ** 2 + 80 * half_plane + 60 * len(self.pixels) + 40 * len(self.grid.rotations) * len(self.grid.shifts)
 
     def add(self, rows: np.ndarray) -> None:
         """Align and insert these particles. Nothing is kept of them before all of it has fitted into memory."""

@@ -1,18 +1,21 @@
-"""Writes cupy_names.json from the CuPy that is installed: names and arguments only, what stand_in.py may offer.
+"""Writes what stand_in.py may offer, names and arguments only, from the CuPy that is installed; no GPU is needed.
 
-Run with the release to record, which needs no GPU:  python tests/gpu/record_cupy.py
+    python tests/gpu/record_cupy.py            cupy_names.json: the newest release that setup.py allows
+    python tests/gpu/record_cupy.py --older    cupy_older.json: how the oldest one differs (null: not there)
 """
 from __future__ import annotations
 
 import inspect
 import json
 import re
+import sys
 from pathlib import Path
 
 RECORD = Path(__file__).parent / "cupy_names.json"
+OLDER = RECORD.with_name("cupy_older.json")
 NAMESPACES = ("", "linalg", "fft", "fft.config", "cuda", "cuda.runtime", "cuda.memory")
 NOT_ARITHMETIC = set(dir(object)) - {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"}
-CLASSES = ("ndarray", "RawModule", "RawKernel", "cuda.MemoryPool", "cuda.Device", "cuda.Stream", "ufunc")
+CLASSES = ("ndarray", "RawModule", "RawKernel", "cuda.MemoryPool", "cuda.Device", "cuda.Stream", "cuda.Event", "ufunc")
 
 
 def described(function) -> str:
@@ -85,5 +88,15 @@ def record() -> dict:
             "classes": {n: members(resolve(cupy, n)) for n in CLASSES}}
 
 
+def differences(newest: dict, older: dict) -> dict:
+    """The entries of ``newest`` that ``older`` has otherwise, or not at all."""
+    return {"version": older["version"], **{
+        kind: {where: {name: older[kind][where].get(name) for name, declared in names.items()
+                       if older[kind][where].get(name) != declared} for where, names in newest[kind].items()}
+        for kind in ("functions", "classes")}}
+
+
 if __name__ == "__main__":
-    RECORD.write_text(json.dumps(record(), indent=0, sort_keys=True) + "\n")
+    older = sys.argv[1:] == ["--older"]
+    content = differences(json.loads(RECORD.read_text()), record()) if older else record()
+    (OLDER if older else RECORD).write_text(json.dumps(content, indent=0, sort_keys=True) + "\n")

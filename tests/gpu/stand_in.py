@@ -17,10 +17,9 @@ import numpy as np
 import scipy.fft
 
 from gpu.cuda_on_cpu import Source
+from gpu.streams import Ledger, OutOfMemoryError, Pool, cuda_namespace
 
-RECORD = json.loads((Path(__file__).parent / "cupy_names.json").read_text())
-FUNCTIONS: Dict[str, Dict[str, str]] = RECORD["functions"]
-METHODS: Dict[str, str] = RECORD["classes"]["ndarray"]
+RECORD, OLDER = (json.loads((Path(__file__).parent / f"cupy_{name}.json").read_text()) for name in ("names", "older"))
 WAITING_FUNCTIONS = {"nonzero", "flatnonzero", "argwhere", "unique", "asnumpy", "bincount", "array_equal", "allclose"}
 WAITING_METHODS = {"get", "item", "tolist", "nonzero", "tobytes"}
 SCALARS = (bool, int, float, complex, np.generic)
@@ -29,20 +28,14 @@ COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 FROM_SCIPY = {"fft", "ifft", "fft2", "ifft2", "fftn", "ifftn", "rfft", "irfft", "rfft2", "irfft2", "rfftn", "irfftn"}
 
 
-class Counts:
-    """What has cost time so far."""
+def in_both(kind: str, where: str) -> Dict[str, str]:
+    """Names with their arguments in the newest and in the oldest CuPy that setup.py allows; the fewer arguments."""
+    names = {**RECORD[kind][where], **OLDER[kind].get(where, {})}
+    return {name: declared for name, declared in names.items() if declared is not None and name in RECORD[kind][where]}
 
-    def __init__(self) -> None:
-        self.waits = self.bytes_to_device = self.bytes_to_host = self.launches = 0
 
-
-class Ledger:
-    """State that all arrays of one stand-in share."""
-
-    def __init__(self) -> None:
-        self.counts = Counts()
-        self.largest = 0  # bytes of the largest array so far
-        self.limit = 1 << 40  # an array of more bytes does not fit into the device's memory
+FUNCTIONS = {where: in_both("functions", where) for where in RECORD["functions"]}
+METHODS = in_both("classes", "ndarray")
 
 
 class ndarray:
@@ -55,6 +48,8 @@ class ndarray:
         array = np.asarray(array)
         if array.base is None:
             ledger.largest = max(ledger.largest, array.nbytes)
+            if array.dtype in (np.float64, np.complex128):
+                ledger.largest_double = max(ledger.largest_double, array.nbytes)
             if array.nbytes > ledger.limit:
                 raise OutOfMemoryError(f"Out of memory allocating {array.nbytes} bytes")
         self._a, self._ledger = array, ledger
@@ -66,6 +61,9 @@ class ndarray:
         kind = METHODS.get(name)
         if kind is None or name.startswith("__"):
             raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
+        if name == "set":
+            return self._set
+        self._ledger.used(self._a)
         value = getattr(self._a, name) if name != "get" else (lambda *_: None)
         if kind == "attribute":
             return wrap(value, self._ledger) if isinstance(value, np.ndarray) else value
@@ -80,6 +78,14 @@ class ndarray:
             result = value(*unwrap(args), **unwrap(kwargs))
             return result if name in ("item", "tolist", "tobytes") else wrap(result, self._ledger)
         return method
+
+    def _set(self, arr: np.ndarray, stream: Any) -> None:
+        """Only as the engine may use it: from pinned memory, on a stream, into what nobody uses meanwhile."""
+        if type(arr) is not np.ndarray or (arr.dtype, arr.shape) != (self._a.dtype, self._a.shape):
+            raise TypeError("not the array's shape and type")
+        if not self._a.flags.c_contiguous:
+            raise RuntimeError("Cannot set to non-contiguous array")
+        stream.order(self._a, arr)
 
     def __len__(self) -> int:
         return len(self._a)
@@ -160,13 +166,6 @@ for _name in ("neg", "abs", "invert", "pos"):
     _unary(_name)
 
 
-class OutOfMemoryError(MemoryError):
-    pass
-
-
-OutOfMemoryError.__module__ = "cupy.cuda.memory"
-
-
 def wrap(value: Any, ledger: Ledger) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return ndarray(value, ledger)
@@ -178,6 +177,7 @@ def wrap(value: Any, ledger: Ledger) -> Any:
 def unwrap(value: Any) -> Any:
     """The numpy arrays inside; TypeError for an array that is not on the device."""
     if isinstance(value, ndarray):
+        value._ledger.used(value._a)
         return value._a
     if isinstance(value, np.ndarray):
         raise TypeError(f"Unsupported type {type(value)}")
@@ -286,7 +286,7 @@ def make_cupy(folder: Path, sanitizer: str = "", workers: int = 1, backwards: bo
 
     cupy.__dict__.update(
         __version__=RECORD["version"], ndarray=ndarray, RawModule=RawModule, asarray=asarray, ledger=ledger,
-        linalg=Namespace("linalg", ledger), fft=Namespace("fft", ledger), cuda=_cuda(ledger),
+        linalg=Namespace("linalg", ledger), fft=Namespace("fft", ledger), cuda=cuda_namespace(ledger),
         get_default_memory_pool=lambda: pool)
     cupy.fft.__dict__["config"] = types.SimpleNamespace(clear_plan_cache=lambda: None)
     return cupy
@@ -295,42 +295,9 @@ def make_cupy(folder: Path, sanitizer: str = "", workers: int = 1, backwards: bo
 def launchable(value: Any) -> Any:
     """A kernel's argument: an array of the device, or a typed scalar (a Python int would be 8 bytes)."""
     if isinstance(value, ndarray):
-        return value._a
+        return unwrap(value)
     if isinstance(value, np.generic):
         return value
     raise TypeError(f"a kernel cannot take a {type(value).__name__}")
 
 
-class Pool:
-    """cupy.cuda.MemoryPool of an empty card."""
-
-    limit = 0
-
-    def free_bytes(self) -> int:
-        return 0
-
-    def used_bytes(self) -> int:
-        return 0
-
-    def get_limit(self) -> int:
-        return self.limit
-
-    def set_limit(self, size: Any = None, fraction: Any = None) -> None:
-        self.limit = size
-
-    def free_all_blocks(self) -> None:
-        pass
-
-
-CLASSES_USED = {"cuda.MemoryPool": Pool}
-
-
-def _cuda(ledger: Ledger) -> Any:
-    def wait() -> None:
-        ledger.counts.waits += 1
-
-    runtime = types.SimpleNamespace(memGetInfo=lambda: (4 << 30, 8 << 30), runtimeGetVersion=lambda: 12090)
-    return types.SimpleNamespace(
-        runtime=runtime, memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-        Device=lambda index: types.SimpleNamespace(use=lambda: None),
-        get_current_stream=lambda: types.SimpleNamespace(synchronize=wait))

@@ -69,8 +69,12 @@ class Device:
         import cupy
         return cupy
 
+    def current(self) -> Any:
+        """A card made the current one of this thread, for a with statement."""
+        return self.xp.cuda.Device(int(self.word.split(":")[1]))
+
     def put(self, array: Array) -> Array:
-        """``array`` (numpy's) on this device."""
+        """``array`` (numpy's, or here already) on this device."""
         return self.xp.asarray(array)
 
     def wait(self) -> None:

@@ -58,7 +58,7 @@ def _trilinear(v, base, sy, sz, fx, fy, fz):  # type: ignore[no-untyped-def]
     return re, im
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=True, cache=True, nogil=True)
 def _extract_cpu(v, shape, rows, kx, ky, out):  # type: ignore[no-untyped-def]
     nz, ny, nx = shape
     sy, sz = 2 * nx, 2 * nx * ny
@@ -73,7 +73,7 @@ def _extract_cpu(v, shape, rows, kx, ky, out):  # type: ignore[no-untyped-def]
             out[i, 2 * k + 1] = sign * im
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=True, cache=True, nogil=True)
 def _score_grid_cpu(v, shape, rows, kx, ky, matched, weight, out):  # type: ignore[no-untyped-def]
     nz, ny, nx = shape
     sy, sz = 2 * nx, 2 * nx * ny
@@ -230,7 +230,7 @@ def _curvature_chunk(buf, kx, ky, weight, start, stop, acc):  # type: ignore[no-
     acc[21] += u8
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=True, cache=True, nogil=True)
 def _gauss_newton_cpu(v, shape, rows, phases_x, phases_y, owner, kx, ky, n_pixels, matched, weight, curvature, out):  # type: ignore[no-untyped-def]
     nz, ny, nx = shape
     max_k = phases_y.shape[1] // 4

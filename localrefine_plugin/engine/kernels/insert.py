@@ -62,7 +62,7 @@ def _column_range(offset, slope, low, high, first, last):  # type: ignore[no-unt
     return start, min(stop, last)
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=True, cache=True, nogil=True)
 def _insert_cpu(flat, nx, nz, ny, rows, owner, gamma, phases_x, phases_y, last_column, z_in, w_in, edges):  # type: ignore[no-untyped-def]
     half_y, half_z = np.float32(ny // 2), np.float32(nz // 2)
     max_k = last_column.shape[0] // 2
