@@ -24,9 +24,8 @@ from localrefine_plugin.engine import prepare as prepare_module
 from localrefine_plugin.engine import refine as refine_module
 from localrefine_plugin.engine.align import align_half
 from localrefine_plugin.engine.files import read_map
-from localrefine_plugin.engine.kernels import batches
 from localrefine_plugin.engine.kernels.device import CPU
-from localrefine_plugin.engine.records import InputError, Settings
+from localrefine_plugin.engine.records import Settings
 from localrefine_plugin.engine.run_folder import read_json
 from localrefine_plugin.engine.state import load_motion
 
@@ -142,74 +141,28 @@ def test_a_whole_refinement_is_that_of_the_cpu(cupy, monkeypatch, tmp_path, choi
         assert not np.array_equal(read_map(runs[0].mask_in_use(1))[0], read_map(runs[0].mask)[0])
 
 
+def test_the_device_is_named_once_in_a_run(cupy, monkeypatch, tmp_path, capsys):
+    """With what of its memory the run will take; a step on another device names its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    on_stand_in(monkeypatch)
+    settings = Settings(max_iterations=1, rotation_extent_deg=12.0, shift_extent_angstrom=8.0)
+    run = refine_module.refine(*write_inputs(tmp_path / "in", small_experiment(24)), str(tmp_path / "run"), settings,
+                               device="cuda", threads=1)
+    said = capsys.readouterr().out
+    assert said.count("on stand-in") == 1 and said.count("memory of the card") == 1
+    assert read_json(run.input)["device"] == "stand-in"
+    run.half_done(1, 2).unlink()
+    run.iteration_done(1).unlink()
+    refine_module.align(str(run.path), 1, 2, "cpu", 1)
+    assert "iteration 1 half 2: on CPU" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("record_class", [align_module.Motion, align_module.PixelList, align_module.Grid])
 def test_an_array_left_on_the_host_is_refused(cupy, monkeypatch, record_class):
     """A planted bug of the kind the stand-in is for."""
     monkeypatch.setattr(record_class, "put", lambda self, put: self)
     with pytest.raises(TypeError):
         aligned(small_experiment(4), STAND_IN)
-
-
-# what costs time on a GPU
-
-def cost(cupy, e, monkeypatch, batch):
-    monkeypatch.setattr(align_module, "LARGEST_BATCH", batch)
-    before = dict(vars(cupy.ledger.counts))
-    aligned(e, STAND_IN, prior="gaussian", marginalize=True)
-    return {name: value - before[name] for name, value in vars(cupy.ledger.counts).items()}
-
-
-def test_bytes_moved_per_particle_are_its_image_and_little_more(cupy, monkeypatch):
-    """Up: the image (4 N² bytes), pose, CTF and prior; down: the row of the pose table."""
-    few, many = (cost(cupy, small_experiment(n), monkeypatch, 100) for n in (8, 24))
-    up = (many["bytes_to_device"] - few["bytes_to_device"]) / 16
-    down = (many["bytes_to_host"] - few["bytes_to_host"]) / 16
-    assert 4 * BOX ** 2 <= up < 4 * BOX ** 2 + 700
-    assert down < 1500
-
-
-def test_waits_are_per_batch_and_not_per_particle(cupy, monkeypatch):
-    """How many poses go on from a Newton step is the host's to know: two waits a step, a few for each level."""
-    one = cost(cupy, small_experiment(24), monkeypatch, 100)["waits"]
-    two = cost(cupy, small_experiment(24), monkeypatch, 12)["waits"]
-    assert one <= 60 and two <= 2 * one
-
-
-def with_limit(cupy, e, share):
-    """Aligned with so little memory that no array may be larger than this share of the largest of a whole batch."""
-    ledger, sizes, largest, limit = cupy.ledger, [], [], 1 << 40
-
-    def read(rows):
-        sizes.append(len(rows))
-        ledger.largest, ledger.limit = 0, limit
-        return e.images[rows].astype(np.float32)
-
-    def progress(*_):
-        largest.append(ledger.largest)
-        ledger.limit = 1 << 40
-
-    def run():
-        sizes.clear()
-        return align_half(e.particles, np.arange(len(e.particles)), read, e.phantom.density(BOX), e.mask,
-                          e.noise_power, e.plan(RESOLUTION), None, 1, progress, STAND_IN)
-
-    run()
-    limit = int(share * max(largest))
-    return run(), sizes
-
-
-def test_full_memory_halves_the_batch_and_goes_on(cupy, monkeypatch):
-    e = small_experiment(24)
-    monkeypatch.setattr(batches, "SMALLEST_BATCH", 4)
-    halved, sizes = with_limit(cupy, e, 0.6)
-    assert sizes == [24, 12, 12]
-    assert_same(halved, aligned(e, CPU))
-
-
-def test_memory_too_small_for_the_smallest_batch_is_an_error(cupy, monkeypatch):
-    monkeypatch.setattr(batches, "SMALLEST_BATCH", 8)
-    with pytest.raises(InputError, match="memory is full with 8 images at a time"):
-        with_limit(cupy, small_experiment(24), 0.1)
 
 
 def test_the_host_reconstructs_what_the_card_cannot_hold(cupy, monkeypatch):

@@ -11,7 +11,7 @@ from fake_run import fake_run
 from test_viewers import NOT_IN_THE_FAKE_RUN, pixels
 
 from localrefine_plugin.engine.__main__ import parser
-from localrefine_plugin.engine.run_folder import write_json
+from localrefine_plugin.engine.run_folder import read_json, write_json
 from localrefine_plugin.protocols.run_state import RunState, resolution, summary_lines
 from localrefine_plugin.viewers.html_report import report_html, reproduce_commands, write_report
 from localrefine_plugin.viewers.run_figures import PICTURES, chosen_iteration, draw
@@ -106,6 +106,13 @@ def test_the_summary_says_what_was_automatic_and_what_was_given(state):
     line = next(line for line in summary_lines(state) if line.startswith("Chosen automatically"))
     assert "initial low-pass 10.5 Å" in line and "fulcrum 18.0, 15.5, 17.0 px" in line
     assert "prior" not in line  # given, not chosen
+
+
+def test_the_summary_says_what_it_runs_on(tmp_path):
+    folder = fake_run(tmp_path / "run")
+    assert not any("Runs on" in line for line in summary_lines(RunState(folder.path)))  # of an older release
+    write_json(folder.input, dict(read_json(folder.input), device="CPU (2 threads), because there is no driver"))
+    assert "Runs on CPU (2 threads), because there is no driver" in summary_lines(RunState(folder.path))
 
 
 # ---------------------------------------------------------------- report

@@ -20,6 +20,7 @@ from .kernels.gather import extract_slices
 from .kernels.insert import insert_slices
 from .kernels.prefetch import Prefetch
 from .marginalize import Insertions, best_only, posterior_insertions
+from .memory import MemoryNeed, check_fits, memory_need, reach_of_reference
 from .motion_prior import Evidence, LearnedMotion, evidence_at, examine, learn, precision_of
 from .noise import NoiseSums
 from .optics import image_shift, stretch
@@ -28,7 +29,7 @@ from .pose import exp_map, log_map, project
 from .progress import say
 from .reconstruct import PADDING, accumulator_shape, new_accumulator, reconstruct, working_bytes
 from .records import Particles, PoseTable
-from .reference import Reference, make_reference, slice_rows
+from .reference import Reference, make_reference, slice_rows, support_box
 from .scale import fitted_scales
 from .search import Grid, Levels, Modes, Motion, PackedImages, best_modes, make_grid, mode_weights, search
 
@@ -133,6 +134,8 @@ def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray
     noise_power : (groups, M + 1) σ² = E|N(k)|² per shell.
     previous : poses of the last iteration, or None.
     """
+    need = need_of(plan, particles, noise_power.shape[1] - 1, support_box(mask, plan.centre), device)
+    check_fits(device, need)
     with Prefetch(read, len(particles), particles.box_size, device) as ahead:
         work = HalfAlignment(particles, ahead, noise_power, plan, previous, workers, device)
         work.set_reference(reference_map, mask)
@@ -141,13 +144,30 @@ def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray
             work.add(rows)
             progress(int(rows[-1]) + 1, len(particles))
 
-        size = work.batch_size()
+        size = batch_size(need, device)
         if device.on_card:
-            say(f"{min(size, len(particles))} images at a time, about {size * work.bytes_per_image() / 2**30:.1f} GiB")
-        in_batches(batch, len(particles), size, device)
+            say(f"{min(size, len(particles))} images at a time")
+        in_batches(batch, len(particles), size, device, need.remedy)
     result = work.result(row)
     device.release()
     return result
+
+
+def need_of(plan: SearchPlan, particles: Particles, max_shell: int, edge: int, device: Device) -> MemoryNeed:
+    """What a half-set takes of memory; ``edge`` is that of the reference's `support_box`."""
+    box = particles.box_size
+    pixels = pixel_list(box, plan.align_shell, max_shell)
+    grid, shell = grid_of(plan, box, particles.pixel_size)
+    return memory_need(box, max_shell, reach_of_reference(edge, box, plan.align_shell), len(pixels),
+                       pixels.prefix(shell), len(grid.rotations), len(grid.shifts),
+                       fixed=plan.deterministic and device.on_card)
+
+
+def batch_size(need: MemoryNeed, device: Device) -> int:
+    """Images per batch: few megabytes on the host, half of what is left of the memory on a card."""
+    if not device.on_card:
+        return max(1, BATCH_BYTES // (36 * need.half_plane))
+    return int(max(1, min(LARGEST_BATCH, device.memory_bytes() // (2 * need.image))))
 
 
 class HalfAlignment:
@@ -176,18 +196,6 @@ class HalfAlignment:
             last = int(np.ceil(self.plan.align_shell * stretch(self.particles)))
             reference = make_reference(reference_map, mask, self.plan.centre, last, self.workers)
             self.reference = replace(reference, ft=self.put(reference.ft))
-
-    def batch_size(self) -> int:
-        """Images per batch: few megabytes on the host, half of the memory on a card."""
-        if not self.device.on_card:
-            return max(1, BATCH_BYTES // (36 * self.images.shape[0] * self.images.shape[1]))
-        return int(max(1, min(LARGEST_BATCH, self.device.memory_bytes() // (2 * self.bytes_per_image()))))
-
-    def bytes_per_image(self) -> int:
-        """Most that an image takes on a card: itself, for two batches; transform, CTF and weights; what the
-        search sees; scores and prior."""
-        half_plane = self.images.shape[0] * self.images.shape[1]
-        return 8 * self.particles.box_size ** 2 + 80 * half_plane + 60 * len(self.pixels) + 40 * len(self.grid.rotations) * len(self.grid.shifts)
 
     def add(self, rows: np.ndarray) -> None:
         """Align and insert these particles. Nothing is kept of them before all of it has fitted into memory."""

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
+from .align import need_of
 from .arguments import check_output, check_same_run
 from .changes import take_over
 from .checks import CheckedInputs, check_inputs
@@ -16,11 +17,14 @@ from .files import write_map
 from .first_look import FirstLook, first_warnings, look_at
 from .fourier import lowpass
 from .fsc import FscCurves, five_curves, write_fsc
-from .kernels.device import choose_device
+from .kernels.device import Device, choose_device
 from .mask import mass_kda
-from .plan import resolve
+from .memory import MemoryNeed, check_fits, prediction
+from .pixels import highest_shell
+from .plan import resolve, search_plan
 from .progress import say
 from .records import Settings
+from .reference import support_box
 from .references import joined
 from .run_folder import RunFolder, remove, remove_temporary, write_json
 from .state import measured, save_arrays, save_particles, worker_count
@@ -35,9 +39,9 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
     paths = {name: str(Path(path).resolve()) for name, path in dict(
         particles=particles, half_map_1=half_map_1, half_map_2=half_map_2, mask=mask).items()}
     chosen = choose_device(device)  # a card that cannot be had stops us before the folder is touched
+    say(f"alignment will run on {chosen.description}")
     if open_run(run, paths, settings, mode):
         return run
-    say(f"alignment will run on {chosen.description}")
     workers = worker_count(threads)
     with measured() as cost:
         say("checking particles, maps and mask")
@@ -45,6 +49,9 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         curves = five_curves(*inputs.maps, inputs.mask, inputs.pixel_size, settings.seed, settings.fsc_randomise_below,
                              workers=workers)
         resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
+        need = finest_need(inputs, resolved, chosen)
+        check_fits(chosen, need)
+        say(prediction(chosen, need))
         looks, references = first_references(inputs, resolved, workers)
         resolved.update(expectations(looks, inputs))
         warnings = list(inputs.warnings) + first_warnings(looks, inputs.mask, resolved, inputs.pixel_size)
@@ -60,7 +67,8 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
     stored = save_particles(run, inputs.particles)
     write_json(run.settings, settings.as_dict())
     write_json(run.input, dict(
-        paths, versions=versions(), box_size=inputs.particles.box_size, pixel_size=inputs.pixel_size,
+        paths, versions=versions(), device=chosen.description, device_word=chosen.word,
+        box_size=inputs.particles.box_size, pixel_size=inputs.pixel_size,
         resolved=resolved, grey_scale=scales, warnings=warnings,
         excluded=[asdict(particle) for particle in inputs.excluded], **stored))
     write_json(run.iteration_done(0), dict(first_decision(curves, resolved, warnings), files=run.sizes(files), **cost))
@@ -102,6 +110,13 @@ def first_references(inputs: CheckedInputs, resolved: Dict[str, Any],
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, FIRST_IMAGES).astype(int))]
         looks.append(look_at(inputs.particles.take(rows), references[half - 1], inputs.mask, resolved, workers))
     return looks, references
+
+
+def finest_need(inputs: CheckedInputs, resolved: Dict[str, Any], device: Device) -> MemoryNeed:
+    """What the alignment takes of memory once it goes as far as it may."""
+    particles = inputs.particles
+    plan = search_plan(resolved, particles, 2 * inputs.pixel_size)
+    return need_of(plan, particles, highest_shell(particles.box_size), support_box(inputs.mask, plan.centre), device)
 
 
 def expectations(looks: List[FirstLook], inputs: CheckedInputs) -> Dict[str, float]:

@@ -57,10 +57,12 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
     require(folder, iteration, folder.complete(folder.iteration_done(iteration - 1)), f"iteration {iteration - 1}")
     folder.forget_align(iteration, half)
     chosen = choose_device(device)
-    say(f"iteration {iteration} half {half}: on {chosen.description}")
     ensure_tested(chosen)
     with measured() as cost:
-        resolved = load_input(folder)["resolved"]
+        given = load_input(folder)
+        resolved = given["resolved"]
+        if chosen.word != given.get("device_word"):  # the one of the whole run was named at its beginning
+            say(f"iteration {iteration} half {half}: on {chosen.description}")
         everything = load_particles(folder)
         row = np.flatnonzero(everything.half_set == half)
         particles = everything.take(row)

@@ -297,7 +297,9 @@ def grid_log_prior(motion: Motion, w: Array, shifts: Array, rotation: Array, rea
     a = a - motion.mean[:, None]
     b = xp.concatenate([xp.zeros((len(shifts), 3)), shifts], axis=-1)
     q_a, q_b = a @ motion.precision, b @ motion.precision
-    energy = (xp.sum(q_a * a, axis=-1)[:, :, None] + xp.sum(q_b * b, axis=-1)[:, None]
+    # float32 from here on, where rotations meet shifts
+    energy = (xp.sum(q_a * a, axis=-1).astype(np.float32)[:, :, None]
+              + xp.sum(q_b * b, axis=-1).astype(np.float32)[:, None]
               + 2 * q_a.astype(np.float32) @ b.T.astype(np.float32))
     lever = project(turned, motion.fulcrum_offset).astype(np.float32)
     moved2 = (xp.sum(lever * lever, axis=-1)[:, :, None] + xp.sum(shifts * shifts, axis=-1).astype(np.float32)

@@ -207,7 +207,7 @@ def progress_lines(state: RunState) -> List[str]:
         lines += curve_lines(state.best) + map_lines(state)
     if len(state.iterations) > 1:
         lines += pose_lines(state.best) + motion_lines(state.best)
-    lines += auto_lines(state)
+    lines += auto_lines(state) + device_lines(state)
     if state.last.get("stop_reason"):
         lines.append(f"Stopped after iteration {state.last['iteration']}: {state.last['stop_reason']}")
     lines += [f"*Warning*: {text}" for text in state.warnings()]
@@ -287,6 +287,12 @@ def auto_lines(state: RunState) -> List[str]:
         lines.append(f"Expected error of the poses after the first iteration, per axis: {expected[0]:.1f}°, "
                      f"{expected[1]:.1f} Å; it falls as the resolution improves")
     return lines
+
+
+def device_lines(state: RunState) -> List[str]:
+    """What the alignment runs on, and why if nobody chose it."""
+    device = state.input.get("device")
+    return [f"Runs on {device}"] if isinstance(device, str) else []
 
 
 def angstrom(value: Optional[float]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.fft
 
 from gpu.cuda_on_cpu import Source
-from gpu.streams import Ledger, OutOfMemoryError, Pool, cuda_namespace
+from gpu.streams import Ledger, Pool, cuda_namespace
 
 RECORD, OLDER = (json.loads((Path(__file__).parent / f"cupy_{name}.json").read_text()) for name in ("names", "older"))
 WAITING_FUNCTIONS = {"nonzero", "flatnonzero", "argwhere", "unique", "asnumpy", "bincount", "array_equal", "allclose"}
@@ -47,11 +47,7 @@ class ndarray:
     def __init__(self, array: Any, ledger: Ledger):
         array = np.asarray(array)
         if array.base is None:
-            ledger.largest = max(ledger.largest, array.nbytes)
-            if array.dtype in (np.float64, np.complex128):
-                ledger.largest_double = max(ledger.largest_double, array.nbytes)
-            if array.nbytes > ledger.limit:
-                raise OutOfMemoryError(f"Out of memory allocating {array.nbytes} bytes")
+            ledger.allocate(array)
         self._a, self._ledger = array, ledger
 
     def __array__(self, *_: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 import types
+import weakref
 from typing import Any, Dict, List
 
 import numpy as np
@@ -25,9 +26,10 @@ class Ledger:
 
     def __init__(self) -> None:
         self.counts = Counts()
-        self.largest = 0  # bytes of the largest array so far
-        self.largest_double = 0  # of float64 and complex128
-        self.limit = 1 << 40  # an array of more bytes does not fit into the device's memory
+        self.live: Dict[int, int] = {}  # bytes of each array there is
+        self.held = self.peak = 0  # bytes of all of them, now and at most so far
+        self.largest_double = 0  # bytes of the largest array of float64 or complex128
+        self.limit = 1 << 40  # of the device's memory
         self.pinned: List[np.ndarray] = []
         self.targets: Dict[int, Any] = {}  # arrays that a stream has written to, and when they were last in use
         self.now = itertools.count(1)
@@ -36,6 +38,22 @@ class Ledger:
     @property
     def device(self) -> int:
         return getattr(self.thread, "device", 0)
+
+    def allocate(self, array: np.ndarray) -> None:
+        """Count an array, until nobody holds it any more."""
+        if id(array) in self.live:
+            return
+        if self.held + array.nbytes > self.limit:
+            raise OutOfMemoryError(f"Out of memory allocating {array.nbytes} bytes")
+        self.live[id(array)] = array.nbytes
+        self.held += array.nbytes
+        self.peak = max(self.peak, self.held)
+        if array.dtype in (np.float64, np.complex128):
+            self.largest_double = max(self.largest_double, array.nbytes)
+        weakref.finalize(array, self.free, id(array))
+
+    def free(self, key: int) -> None:
+        self.held -= self.live.pop(key)
 
     def used(self, array: np.ndarray) -> None:
         """Called whenever the computing thread does something with an array."""

@@ -11,11 +11,12 @@ from .device import Device
 SMALLEST_BATCH = 16  # fewer items at a time would leave a card idle
 
 
-def in_batches(do: Callable[[np.ndarray], None], count: int, size: int, device: Device) -> None:
+def in_batches(do: Callable[[np.ndarray], None], count: int, size: int, device: Device,
+               remedy: Callable[[float], str]) -> None:
     """``do(rows)`` for all rows 0 … count − 1 in order, ``size`` at a time.
 
     When the device's memory is full the batch is halved and tried again, down to SMALLEST_BATCH; ``do`` must not
-    have kept anything of a batch that it did not finish.
+    have kept anything of a batch that it did not finish. ``remedy`` says what would fit into so many bytes.
 
     Raises
     ------
@@ -26,12 +27,12 @@ def in_batches(do: Callable[[np.ndarray], None], count: int, size: int, device: 
         rows = np.arange(start, min(start + size, count))
         try:
             do(rows)
-        except device.out_of_memory as full:
-            if not device.on_card:
+        except Exception as full:
+            if not device.says_full(full):
                 raise
             if len(rows) <= SMALLEST_BATCH:
                 raise InputError(f"its memory is full with {len(rows)} images at a time ({full})",
-                                 f"device {device.word}", "use a card with more free memory, or --device cpu") from None
+                                 f"device {device.word}", remedy(device.memory_bytes())) from None
             size = max(SMALLEST_BATCH, len(rows) // 2)
         else:
             start = int(rows[-1]) + 1

@@ -26,6 +26,8 @@ PACKAGES: Dict[str, Dict[str, List[str]]] = {
            "cuSOLVER": [f"nvidia-cusolver{suffix}"]}
     for cuda, suffix, release in (("11", "-cu11", "11.8"), ("12", "-cu12", "12.9"), ("13", "", "13.0"))}
 LIBRARIES = ("cudart", "nvrtc", "nvJitLink", "cublasLt", "cublas", "cufft", "cusparse", "cusolver")  # load order
+# How CUDA's runtime and driver, cuFFT, cuBLAS and cuSOLVER say that they found no memory
+MEMORY_FULL = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "ALLOC_FAILED")
 MEMORY_SHARE = 0.9  # of what is free when we start: the rest is for the driver and cuFFT's own needs
 HOST_WORKING_BYTES = 1 << 26  # a few core caches
 DEVICE_WORKING_BYTES = 1 << 30
@@ -95,10 +97,10 @@ class Device:
             self.xp.fft.config.clear_plan_cache()
             self.xp.get_default_memory_pool().free_all_blocks()
 
-    @property
-    def out_of_memory(self) -> Any:
-        """The exception that says the device's memory is full."""
-        return self.xp.cuda.memory.OutOfMemoryError if self.on_card else MemoryError
+    def says_full(self, error: Exception) -> bool:
+        """Whether an exception says that memory for the card's work is full: CuPy's pool, a library, or the host's."""
+        of_library = type(error).__module__.startswith("cupy") and any(word in str(error) for word in MEMORY_FULL)
+        return self.on_card and (isinstance(error, MemoryError) or of_library)
 
 
 CPU = Device("cpu", "CPU")
