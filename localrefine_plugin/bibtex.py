@@ -50,6 +50,17 @@
   doi = {10.1038/s41592-020-00990-8}
 }
 
+@article{Ilca2015,
+  title = {Localized reconstruction of subunits from electron cryomicroscopy images of macromolecular complexes},
+  author = {Ilca, Serban L. and Kotecha, Abhay and Sun, Xiaoyu and Poranen, Minna M. and Stuart, David I.
+            and Huiskonen, Juha T.},
+  journal = {Nature Communications},
+  volume = {6},
+  pages = {8843},
+  year = {2015},
+  doi = {10.1038/ncomms9843}
+}
+
 @article{RosenthalHenderson2003,
   title = {Optimal determination of particle orientation, absolute hand, and contrast loss in
            single-particle electron cryomicroscopy},

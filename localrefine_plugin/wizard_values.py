@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
-from .protocols.form_local_refine import FULCRUM_AXES, describe, settings_values
+from .protocols.form_local_refine import FULCRUM_AXES, FULCRUM_CHOICES, FULCRUM_COORDINATES, describe, settings_values
 from .protocols.protocol_local_refine import ProtLocalRefine, half_map_files
 from .protocols.run_state import RunState
 
@@ -76,11 +76,11 @@ def learned_hinges(protocol: Any) -> Dict[str, Sequence[float]]:
 
 def current_fulcrum(protocol: Any, known: Dict[str, Sequence[float]]) -> Sequence[float]:
     """What the form says now, in px; coordinates that are not given count as the mask centre."""
-    value = settings_values(protocol)["fulcrum"]
-    if value == "box":
+    choice, values = protocol.getEnumText("fulcrum"), [protocol.getAttributeValue(axis) for axis in FULCRUM_AXES]
+    if choice == FULCRUM_CHOICES["box"]:
         return known[BOX_CENTRE]
-    if isinstance(value, list) and None not in value:
-        return [float(protocol.getAttributeValue(axis)) for axis in FULCRUM_AXES]
+    if choice == FULCRUM_COORDINATES and None not in values:
+        return [float(value) for value in values]
     return known.get(MASK_CENTRE, known[BOX_CENTRE])
 
 

@@ -15,8 +15,8 @@ from pyworkflow.wizard import Wizard
 from scipy import ndimage
 
 from . import wizard_values
-from .protocols import ProtLocalRefine
-from .protocols.form_local_refine import FULCRUM_AXES, FULCRUM_CHOICES
+from .protocols import ProtLocalRecentre, ProtLocalRefine
+from .protocols.form_local_refine import FULCRUM_AXES, FULCRUM_COORDINATES
 from .viewers.map_plots import outline, slice_of
 from .viewers.plots import VERMILION
 
@@ -123,7 +123,7 @@ def guarded(show: Callable[..., None]) -> Callable[..., None]:
 class FulcrumWizard(Wizard):
     """Pick the fulcrum on three slices of the map."""
 
-    _targets = [(ProtLocalRefine, ["fulcrum", *FULCRUM_AXES])]
+    _targets = [(ProtLocalRefine, ["fulcrum", *FULCRUM_AXES]), (ProtLocalRecentre, ["fulcrum", *FULCRUM_AXES])]
 
     @guarded
     def show(self, form: Any, *params: Any) -> None:
@@ -131,7 +131,7 @@ class FulcrumWizard(Wizard):
         places = dict(wizard_values.places(density, mask), **wizard_values.learned_hinges(form.protocol))
         dialog = FulcrumDialog(form.root, density, mask, wizard_values.current_fulcrum(form.protocol, places), places)
         if dialog.result == RESULT_YES:
-            form.setVar("fulcrum", len(FULCRUM_CHOICES))
+            form.setVar("fulcrum", form.protocol.getParam("fulcrum").choices.index(FULCRUM_COORDINATES))
             for axis, value in zip(FULCRUM_AXES, dialog.point_px):
                 form.setVar(axis, round(value, 2))
 

@@ -120,6 +120,25 @@ def click(canvas: Any, x: float, y: float) -> Any:
     return MouseEvent("button_press_event", canvas, x, y, button=1)
 
 
+def photograph_recentring(protocol: Any) -> None:
+    """The form of the other protocol, and its point by the same wizard."""
+    from localrefine_plugin import wizards
+
+    class Driven(wizards.FulcrumDialog):
+        def wait_window(self, *_args: Any) -> None:
+            self.move_to((12.0, 14.0, 19.0))
+            self._handleResult(wizards.RESULT_YES)
+    original, wizards.FulcrumDialog = wizards.FulcrumDialog, Driven
+    form = open_form(protocol)
+    wizards.FulcrumWizard().show(form)
+    wizards.FulcrumDialog = original
+    photograph(form.root, "recentre_form")
+    FACTS["recentre"] = {"point": [form.widgetDict[name].get() for name in ("fulcrum", "fulcrumX", "fulcrumY",
+                                                                           "fulcrumZ")],
+                         "texts": texts_in(form.root), "wizards": sorted(form.wizards)}
+    form.root.destroy()
+
+
 def photograph_viewer(project: Any, protocol: Any, prefix: str, pictures: Any, then: Any = None) -> None:
     from localrefine_plugin.viewers import LocalRefineViewer
     viewer = LocalRefineViewer(project=project, protocol=protocol)
@@ -199,14 +218,14 @@ def main() -> None:
     from scipion_data import new_project, simulated_inputs
 
     from localrefine_plugin.engine.run_folder import write_json
-    from localrefine_plugin.protocols import ProtLocalRefine
+    from localrefine_plugin.protocols import ProtLocalRecentre, ProtLocalRefine
     from localrefine_plugin.viewers.run_figures import PICTURES
     Config.getDomain().getViewers()
     project = new_project("gui")
     inputs = simulated_inputs(project, OUTPUT / "data", n=20)
 
-    def make(label: str) -> Any:
-        protocol = project.newProtocol(ProtLocalRefine)
+    def make(label: str, protocol_class: Any = ProtLocalRefine) -> Any:
+        protocol = project.newProtocol(protocol_class)
         protocol.setObjLabel(label)  # newProtocol ignores objLabel
         for name, output in (("inputParticles", "outputParticles"), ("inputVolume", "outputVolume"),
                              ("inputMask", "outputMask")):
@@ -218,6 +237,7 @@ def main() -> None:
     form = photograph_form(make("to be run"))
     photograph_wizards(form)
     form.root.destroy()
+    photograph_recentring(make("to be re-centred", ProtLocalRecentre))
     finished = make("finished")
     folder = fake_run(Path(finished._getExtraPath("run")).resolve())
 

@@ -33,7 +33,7 @@ def windows(display, tmp_path_factory):
     """(folder of the photographs, facts.json)."""
     folder = tmp_path_factory.mktemp("gui")
     done = subprocess.run([sys.executable, str(HERE / "gui_windows.py"), str(folder)], text=True, capture_output=True,
-                          env=dict(os.environ, DISPLAY=display), timeout=300)
+                          env=dict(os.environ, DISPLAY=display), timeout=600)
     assert (folder / "facts.json").exists(), done.stdout[-2000:] + done.stderr[-4000:]
     return folder, json.loads((folder / "facts.json").read_text())
 
@@ -79,6 +79,13 @@ def test_values_of_the_wizards_arrive_in_the_form(windows):
     assert "kDa" in mask and "Soft edge" in mask and re.search(r"fills \d+ % of it", mask)
     assert "No run of this project has learned" in prior
     assert {"dialog_MaskWizard", "dialog_PriorWizard"} <= set(facts)
+
+
+def test_the_form_of_recentring_has_the_same_wizard(windows):
+    _, facts = windows
+    recentre = facts["recentre"]
+    assert {"Point", "Point (px)", "New box (px, empty: as it is)"} <= set(recentre["texts"])
+    assert recentre["point"][0] == 1 and [float(v) for v in recentre["point"][1:]] == [12.0, 14.0, 19.0]
 
 
 def test_a_click_moves_the_cross_hair(windows):

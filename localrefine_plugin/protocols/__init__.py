@@ -1,4 +1,5 @@
 """Protocols of the plugin; Scipion finds what is named here."""
 from .protocol_local_refine import ProtLocalRefine
+from .protocol_recentre import ProtLocalRecentre
 
-__all__ = ["ProtLocalRefine"]
+__all__ = ["ProtLocalRecentre", "ProtLocalRefine"]

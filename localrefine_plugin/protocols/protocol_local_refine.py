@@ -3,8 +3,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -15,6 +13,7 @@ from pyworkflow.utils import cleanPath, makePath
 
 from ..engine.run_folder import RunFolder, remove_temporary, write_json
 from . import form_local_refine, run_state
+from .engine_process import run_engine
 from .input_errors import frame_errors, geometry_errors, half_map_files, parity_warnings, particle_errors, volume_errors
 from .step_chain import StepChain, fingerprint
 
@@ -190,19 +189,7 @@ class ProtLocalRefine(ProtRefine3D):
     # ---------------------------------------------------------------- engine
 
     def _engine(self, verb: str, *arguments: str) -> None:
-        """Run a verb of the engine as a process of its own; its one-sentence error becomes ours.
-
-        A process per step keeps the GPU's memory and libraries out of Scipion's, and Stop can kill it.
-        """
-        error_file = self._run_folder().error
-        cleanPath(str(error_file))
-        words = ["-m", "localrefine_plugin.engine", verb, *arguments]
-        try:
-            self.runJob(shlex.quote(sys.executable), " ".join(shlex.quote(word) for word in words), numberOfMpi=1)
-        except Exception as failure:
-            message = run_state.read_json(error_file).get("message")
-            raise RuntimeError(message or f"the engine stopped in '{verb}' without saying why ({failure}); "
-                               "the end of the log has the details") from failure
+        run_engine(self, self._run_folder().error, verb, *arguments)
 
     def _resources(self) -> List[str]:
         return ["--device", self._device(), "--threads", str(max(1, self.numberOfThreads.get() or 1))]
