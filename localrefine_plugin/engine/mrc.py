@@ -13,7 +13,7 @@ import numpy as np
 from .records import InputError, Particles
 from .run_folder import PathLike, write_atomic
 
-_OPEN_STACKS = 32  # memory maps kept open at a time; far below the usual limit of 1024 open files
+_OPEN_STACKS = 32  # kept open at a time; far below the usual limit of 1024 open files
 _REAL_MODES = (0, 1, 2, 6, 12)
 
 
@@ -123,8 +123,36 @@ def stack_shape(mrc: Any, source: str) -> Tuple[int, int, int]:
     return int(shape[0]), int(shape[1]), int(shape[2])
 
 
+class Stack:
+    """An open stack of images, ``shape`` (images, rows, columns).
+
+    Images are read, not mapped: mapped ones would stay in memory as they are read, and a file that is cut short or
+    a disk that fails would end the process with a signal instead of an error.
+    """
+
+    def __init__(self, path: str):
+        with open_mrc(path) as mrc:
+            self.shape = stack_shape(mrc, path)
+            self._dtype, self._offset = mrc.data.dtype, int(mrc.data.offset)
+        self._path, self._handle = path, open(path, "rb", buffering=0)
+
+    def close(self) -> None:
+        self._handle.close()
+
+    def image(self, number: int) -> np.ndarray:
+        """Image (rows, columns) of this 0-based number, in the type of the file; OSError or InputError names it."""
+        size = self.shape[1] * self.shape[2] * self._dtype.itemsize
+        try:
+            content = os.pread(self._handle.fileno(), size, self._offset + number * size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._path) from None
+        if len(content) < size:
+            raise InputError("was cut short while it was in use", self._path, "copy it again and continue the run")
+        return np.frombuffer(content, self._dtype).reshape(self.shape[1:])
+
+
 class ImageReader:
-    """Reads images of `Particles` from their memory-mapped stacks.
+    """Reads images of `Particles` from their stacks.
 
     Keeps at most 32 stacks open; the memory it needs does not depend on the number of particles.
     Not to be shared between threads.
@@ -132,7 +160,7 @@ class ImageReader:
 
     def __init__(self, particles: Particles):
         self._particles = particles
-        self._open: "OrderedDict[int, Any]" = OrderedDict()
+        self._open: "OrderedDict[int, Stack]" = OrderedDict()
 
     def __enter__(self) -> "ImageReader":
         return self
@@ -166,26 +194,24 @@ class ImageReader:
         return images
 
     def _image(self, stack: int, number: int, row: int) -> np.ndarray:
-        data = self._data(stack)
-        box_size = self._particles.box_size
-        if number >= data.shape[0] or number < 0:
-            raise self._error(row, f"does not exist, the stack holds {data.shape[0]}",
+        images = self._stack(stack)
+        (count, rows, columns), box_size = images.shape, self._particles.box_size
+        if number >= count or number < 0:
+            raise self._error(row, f"does not exist, the stack holds {count}",
                               "the stack is truncated or the STAR file belongs to another one")
-        if data.shape[1:] != (box_size, box_size):
-            raise self._error(row, f"is {data.shape[2]} × {data.shape[1]} px, not {box_size} × {box_size}",
+        if (rows, columns) != (box_size, box_size):
+            raise self._error(row, f"is {columns} × {rows} px, not {box_size} × {box_size}",
                               "extract all particles with one box size")
-        return data[number]
+        return images.image(number)
 
-    def _data(self, stack: int) -> np.ndarray:
-        mrc = self._open.pop(stack, None)
-        if mrc is None:
+    def _stack(self, stack: int) -> Stack:
+        images = self._open.pop(stack, None)
+        if images is None:
             while len(self._open) >= _OPEN_STACKS:
                 self._open.popitem(last=False)[1].close()
-            mrc = open_mrc(self._particles.stacks[stack])
-        self._open[stack] = mrc
-        shape = stack_shape(mrc, self._particles.stacks[stack])
-        data: np.ndarray = mrc.data.reshape(shape)
-        return data
+            images = Stack(self._particles.stacks[stack])
+        self._open[stack] = images
+        return images
 
     def _error(self, row: int, problem: str, remedy: str) -> InputError:
         number = int(self._particles.slice[row]) + 1
