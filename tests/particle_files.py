@@ -65,6 +65,18 @@ def rows_of_relion_30(rows):
     return old
 
 
+def dialects():
+    """The particles as each version of RELION would write them: name → text."""
+    rows = particle_rows()
+    newer = [dict(row, rlnCtfMaxResolution="4.5", rlnNormCorrection="0.98", rlnGroupNumber="1",
+                  rlnLogLikeliContribution="1.2e+05", rlnMaxValueProbDistribution="0.5",
+                  rlnNrOfSignificantSamples="7") for row in rows]
+    optics = OPTICS.replace("_rlnImageDimensionality #8\n", "_rlnImageDimensionality #8\n"
+                            "_rlnCtfDataAreCtfPremultiplied #9\n").replace("16 2\n", "16 2 0\n")
+    return {"3.0": table_text(rows_of_relion_30(rows), ""), "3.1": star_text(rows),
+            "4.0": star_text(newer, optics), "5.0": star_text(newer, optics).replace("30001", "50001")}
+
+
 def write_mrc(path, data, pixel_size=PIXEL_SIZE):
     with mrcfile.new(str(path), overwrite=True) as mrc:
         mrc.set_data(data)

@@ -90,7 +90,8 @@ def test_more_than_one_in_a_hundred_is_refused_with_the_first_and_the_count(data
     write_inputs(tmp_path, data)
     for row in range(40, 46):
         spoil(tmp_path, row, np.nan)
-    with pytest.raises(InputError, match="half_1.mrcs: image 21 \\(row 41 .* NaN .*6 of 500 .* more than 1 %"):
+    with pytest.raises(InputError, match="particles.star: row 41 \\(image 21 of .*half_1.mrcs\\) .* NaN .*6 of 500 .* "
+                                         "more than 1 %"):
         check(tmp_path)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
 from .records import InputError, Settings
-from .run_folder import PathLike, RunFolder, read_json
+from .run_folder import PathLike, RunFolder, check_regular_file, read_json
 
 INPUT_NAMES = ("particles", "half_map_1", "half_map_2", "mask")
 
@@ -22,6 +22,7 @@ def read_settings(path: Optional[PathLike]) -> Settings:
         return Settings()
     source = str(path)
     try:
+        check_regular_file(path)
         content = read_json(path)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", source, "give an existing JSON file") from None
@@ -56,6 +57,10 @@ def check_output(output: PathLike, mode: str, inputs: Mapping[str, PathLike]) ->
     if mode == "new":
         raise OutputError("exists already and is not empty", source,
                           "give another name, or --overwrite to replace it or --continue to resume it")
+    for name in sorted(present):
+        if (path / name).is_symlink():
+            raise OutputError(f"holds a link ({name}), and writing through it would change files elsewhere", source,
+                              "remove the link, or give another name")
     if run.settings.name not in present and not all(_of_a_run(name, run) for name in present):
         raise OutputError("holds files that are not of a run", source, "give another name")
     for name, given in inputs.items():

@@ -11,7 +11,7 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 
-from .exclude import Excluded, exclude_unusable, exclusion_warning
+from .exclude import GREY_RANGE, Excluded, exclude_unusable, exclusion_warning
 from .files import BEAM_TILT, DISTORTION, ZERNIKE, ParticleTable, read_map, read_particles
 from .fsc import fsc, resolution_at
 from .half_sets import PARITY_TEXT, parity_split, resplit
@@ -207,9 +207,6 @@ def _check_ctf(particles: Particles, star: str) -> List[str]:
                 "spherical aberration"]
     if largest < 50:
         raise InputError(f"the largest defocus is {largest:g} Å", star, "give rlnDefocusU and rlnDefocusV in Å, not µm")
-    if largest > 5e5:
-        row = int(defocus.argmax())
-        raise InputError(f"row {row + 1} has a defocus of {largest:g} Å", star, "correct or remove the row")
     return []
 
 
@@ -274,12 +271,16 @@ def _check_box(volume: np.ndarray, name: str, particles: Particles) -> None:
 
 
 def _check_values(volume: np.ndarray, name: str) -> np.ndarray:
-    """A half-map, finite and not constant."""
+    """A half-map, finite, not constant, and of values whose squares 32-bit floats can hold."""
     if not np.isfinite(volume).all():
         raise InputError(f"holds {int(np.count_nonzero(~np.isfinite(volume)))} NaN or infinite values", name,
                          "reconstruct it again")
-    if np.ptp(volume) == 0:
-        raise InputError(f"is constant ({volume.flat[0]:g} everywhere)", name, "give a reconstructed half-map")
+    low, high = float(volume.min()), float(volume.max())
+    if low == high:
+        raise InputError(f"is constant ({low:g} everywhere)", name, "give a reconstructed half-map")
+    if not GREY_RANGE[0] < high - low < GREY_RANGE[1] or abs(low) > GREY_RANGE[1]:
+        raise InputError(f"has values from {low:.3g} to {high:.3g}", name,
+                         "reconstruct it from particles normalised to a standard deviation of 1")
     return volume
 
 

@@ -1,7 +1,8 @@
 """Particles that cannot be used, left out one by one while they are few.
 
-Left out is a particle whose image holds NaN or infinity, is constant or is far stronger than the others, and one
-without defocus among others that have it. More than 1 % of them is no accident and is refused.
+Left out is a particle whose image holds NaN or infinity, is constant or is far stronger than the others; one without
+defocus among others that have it; and one with a defocus, phase shift or origin that no particle can have. More than
+1 % of them is no accident and is refused.
 """
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ MOST_EXCLUDED = 0.01
 TOO_STRONG = 1e3
 """Times the median range of grey values; particles under ice of different thickness differ by less than ten times."""
 GREY_RANGE = 1e-12, 1e12  # its square, times the pixels of an image, must fit a 32-bit float
+LARGEST_DEFOCUS = 5e5
+LARGEST_PHASE_SHIFT = 3600.0
 LISTED = 3
 BATCH_BYTES = 64 * 2 ** 20
 
@@ -38,16 +41,13 @@ def exclude_unusable(particles: Particles, star: str) -> Tuple[Particles, Tuple[
     ------
     InputError : more than 1 % cannot be used, an image cannot be read, or the grey values are out of all proportion.
     """
-    reasons = {**_without_defocus(particles), **_unusable_images(particles)}
+    of_table = _unusable_rows(particles)
+    _refuse_many(of_table, particles, star)  # before all images are read
+    reasons = {**_unusable_images(particles), **of_table}
     if not reasons:
         return particles, ()
+    _refuse_many(reasons, particles, star)
     rows = sorted(reasons)
-    first = rows[0]
-    if len(rows) > MOST_EXCLUDED * len(particles):
-        raise InputError(
-            f"image {particles.slice[first] + 1} (row {first + 1} of the particles) {reasons[first]}, and "
-            f"{len(rows)} of {len(particles)} particles cannot be used, which is more than {100 * MOST_EXCLUDED:g} %",
-            particles.stacks[particles.stack[first]], "remove or re-extract these particles")
     half_set = particles.half_set.copy()
     half_set[rows] = 0
     for half in (1, 2):
@@ -56,6 +56,16 @@ def exclude_unusable(particles: Particles, star: str) -> Tuple[Particles, Tuple[
     return replace(particles, half_set=half_set), tuple(
         Excluded(row + 1, f"{particles.slice[row] + 1:06d}@{particles.stacks[particles.stack[row]]}", reasons[row])
         for row in rows)
+
+
+def _refuse_many(reasons: Dict[int, str], particles: Particles, star: str) -> None:
+    if len(reasons) <= MOST_EXCLUDED * len(particles):
+        return
+    row = min(reasons)
+    raise InputError(
+        f"row {row + 1} (image {particles.slice[row] + 1} of {particles.stacks[particles.stack[row]]}) {reasons[row]}, "
+        f"and {len(reasons)} of {len(particles)} particles cannot be used, more than {100 * MOST_EXCLUDED:g} %",
+        star, "remove, correct or re-extract these particles")
 
 
 def exclusion_warning(excluded: Tuple[Excluded, ...], count: int) -> List[str]:
@@ -67,9 +77,18 @@ def exclusion_warning(excluded: Tuple[Excluded, ...], count: int) -> List[str]:
     return [f"{len(excluded)} of {count} particles are left out, here and in the refined particles: {named}{more}"]
 
 
-def _without_defocus(particles: Particles) -> Dict[int, str]:
-    zero = (particles.defocus_u == 0) & (particles.defocus_v == 0)
-    return {} if zero.all() else {int(row): "has a defocus of 0" for row in np.flatnonzero(zero)}
+def _unusable_rows(particles: Particles) -> Dict[int, str]:
+    """Reason by row, from what the table says."""
+    defocus = np.maximum(np.abs(particles.defocus_u), np.abs(particles.defocus_v))
+    origin = np.abs(particles.shift_px).max(axis=1)
+    reasons: Dict[int, str] = {}
+    for values, bad, text in (
+            (defocus, (defocus == 0) & bool(defocus.any()), "has a defocus of {:g}"),
+            (defocus, defocus > LARGEST_DEFOCUS, "has a defocus of {:g} Å"),
+            (particles.phase_shift, np.abs(particles.phase_shift) > LARGEST_PHASE_SHIFT, "has a phase shift of {:g}°"),
+            (origin, origin > particles.box_size / 2, "has an origin of {:g} px, outside its image")):
+        reasons.update({int(row): text.format(values[row]) for row in np.flatnonzero(bad)})
+    return reasons
 
 
 def _unusable_images(particles: Particles) -> Dict[int, str]:

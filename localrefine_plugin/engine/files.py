@@ -14,7 +14,7 @@ from .optics import image_shift, magnifications, specimen_shift, with_beam_tilt
 from .pose import euler_deg_from_rotation, rotation_from_euler_deg
 from .records import NO_DISTORTION, InputError, OpticsGroup, Particles
 from .run_folder import PathLike
-from .star import StarTable, read_star, write_star
+from .star import StarTable, read_star, unquote, write_star
 
 __all__ = ["ImageReader", "ParticleTable", "StarTable", "read_map", "read_particles", "read_star", "write_map",
            "write_particles", "write_star"]
@@ -30,6 +30,7 @@ BEAM_TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 ZERNIKE = ("rlnOddZernike", "rlnEvenZernike")
 LARGEST_DISTORTION = 0.2  # microscopes stay below 0.05; the kernels need less than 0.25
 DISTORTION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
+TEXTS = ("rlnImageName", "rlnOpticsGroupName") + ZERNIKE
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def read_particles(path: PathLike, need_half_sets: bool = True) -> Tuple[Particl
     tables = tuple(read_star(path))
     index = _particle_index(tables, source)
     table = tables[index]
+    if any(label.startswith("rlnTomo") for label in table.labels):  # RELION 4 and 5
+        raise InputError("the particles are of tomograms", source, "give particles of single-particle images")
     optics = _optics_table(tables)
     columns = _Columns(table, ("rlnImageName", "rlnRandomSubset", "rlnOpticsGroup", "rlnPhaseShift") + ANGLES
                        + ORIGINS_ANGSTROM + ORIGINS_PX + CTF + MICROSCOPE + PIXEL_SIZES + MAGNIFICATION + BEAM_TILT)
@@ -121,31 +124,45 @@ def write_particles(path: PathLike, table: ParticleTable, rotation: np.ndarray, 
 
 
 class _Columns:
-    """Columns of one table, read in one pass, as texts or as checked numbers."""
+    """Columns of one table, read in one pass: names as texts, the others as checked numbers."""
 
     def __init__(self, table: StarTable, labels: Sequence[str]):
         self.source, self.name, self.rows = table.source, table.name, len(table)
-        self._texts = table.texts(labels)
+        where = [(label, table.labels.index(label)) for label in labels if label in table.labels]
+        self._texts: Dict[str, List[str]] = {label: [] for label, _ in where if label in TEXTS}
+        self._numbers = {label: np.empty(self.rows) for label, _ in where if label not in TEXTS}
+        self._wrong: Dict[str, Tuple[int, str]] = {}  # the first row that is not a finite number
+        for start, rows in table.raw_rows():
+            for label, j in where:
+                texts = [unquote(row[j]) for row in rows]
+                if label in TEXTS:
+                    self._texts[label].extend(texts)
+                elif label not in self._wrong:
+                    self._add_numbers(label, start, texts)
 
-    def __contains__(self, label: str) -> bool:
-        return label in self._texts
-
-    def text(self, label: str) -> List[str]:
-        if label not in self._texts:
-            raise InputError(f"table data_{self.name} has no column {label}", self.source, _remedy(label))
-        return self._texts[label]
-
-    def numbers(self, label: str, default: Optional[float] = None) -> np.ndarray:
-        """(n,) float64, finite."""
-        if label not in self._texts and default is not None:
-            return np.full(self.rows, default)
-        texts = self.text(label)
+    def _add_numbers(self, label: str, start: int, texts: List[str]) -> None:
         try:
             values = np.array([float(text) for text in texts], dtype=np.float64)
         except ValueError:
-            raise self._not_a_number(label, next(i for i, text in enumerate(texts) if not _is_number(text))) from None
-        if not np.isfinite(values).all():
-            raise self._not_a_number(label, int(np.flatnonzero(~np.isfinite(values))[0]))
+            values = np.array([_number(text) for text in texts])
+        wrong = np.flatnonzero(~np.isfinite(values))
+        if len(wrong):
+            self._wrong[label] = start + int(wrong[0]), texts[wrong[0]]
+        self._numbers[label][start:start + len(values)] = values
+
+    def __contains__(self, label: str) -> bool:
+        return label in self._texts or label in self._numbers
+
+    def text(self, label: str) -> List[str]:
+        return self._texts[self._present(label)]
+
+    def numbers(self, label: str, default: Optional[float] = None) -> np.ndarray:
+        """(n,) float64, finite."""
+        if label not in self and default is not None:
+            return np.full(self.rows, default)
+        values = self._numbers[self._present(label)]
+        if label in self._wrong:
+            raise self._not_a_number(label, *self._wrong[label])
         return values
 
     def lists(self, label: str) -> List[Tuple[float, ...]]:
@@ -153,8 +170,8 @@ class _Columns:
         found = []
         for row, text in enumerate(self._texts.get(label, ["[]"] * self.rows)):
             parts = [part for part in text.strip("[] ").split(",") if part.strip()]
-            if not all(_is_number(part) and np.isfinite(float(part)) for part in parts):
-                raise self._not_a_number(label, row, "a list of finite numbers")
+            if not all(np.isfinite(_number(part)) for part in parts):
+                raise self._not_a_number(label, row, text, "a list of finite numbers")
             found.append(tuple(float(part) for part in parts))
         return found
 
@@ -162,12 +179,24 @@ class _Columns:
         values = self.numbers(label)
         wrong = np.flatnonzero((values != np.rint(values)) | (np.abs(values) > 2 ** 31))
         if len(wrong):
-            raise self._not_a_number(label, int(wrong[0]), "a whole number")
+            raise self._not_a_number(label, int(wrong[0]), f"{values[wrong[0]]:g}", "a whole number")
         return values.astype(np.int64)
 
-    def _not_a_number(self, label: str, row: int, kind: str = "a finite number") -> InputError:
-        return InputError(f"row {row + 1} of table data_{self.name} has {label} '{self._texts[label][row]}', "
-                          f"not {kind}", self.source, "correct or remove the row")
+    def _present(self, label: str) -> str:
+        if label not in self:
+            raise InputError(f"table data_{self.name} has no column {label}", self.source, _remedy(label))
+        return label
+
+    def _not_a_number(self, label: str, row: int, text: str, kind: str = "a finite number") -> InputError:
+        return InputError(f"row {row + 1} of table data_{self.name} has {label} '{text}', not {kind}", self.source,
+                          "correct or remove the row")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def _remedy(label: str) -> str:
@@ -178,14 +207,6 @@ def _remedy(label: str) -> str:
     if label in CTF:
         return "estimate the CTF and extract the particles with it"
     return "export the particles again with this column"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _optics_table(tables: Sequence[StarTable]) -> Optional[StarTable]:

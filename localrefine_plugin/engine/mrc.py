@@ -11,10 +11,12 @@ import mrcfile
 import numpy as np
 
 from .records import InputError, Particles
-from .run_folder import PathLike, write_atomic
+from .run_folder import PathLike, check_regular_file, write_atomic
 
 _OPEN_STACKS = 32  # kept open at a time; far below the usual limit of 1024 open files
 _REAL_MODES = (0, 1, 2, 6, 12)
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_DECOMPRESS = {"gzip": "gunzip", "bzip2": "bunzip2", "xz": "unxz", "zstd": "unzstd"}
 
 
 def open_mrc(path: PathLike) -> Any:
@@ -26,10 +28,13 @@ def open_mrc(path: PathLike) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _refuse_long_header(source)
+            check_regular_file(source)
+            _check_header(source)
             mrc = mrcfile.mmap(source, mode="r", permissive=True)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", source, "give an existing MRC file") from None
+    except InputError:
+        raise
     # A damaged header shows as any of a dozen exceptions, from ValueError to OverflowError.
     except Exception as error:
         raise InputError(f"is truncated or not an MRC file ({_first_line(error)})", source,
@@ -45,10 +50,16 @@ def open_mrc(path: PathLike) -> Any:
     return mrc
 
 
-def _refuse_long_header(path: str) -> None:
-    """Raise ValueError if the extended header is longer than the file: mrcfile would reserve up to 2 GB for it."""
+def _check_header(path: str) -> None:
+    """Raise InputError for a compressed file, and ValueError if the extended header is longer than the file.
+
+    mrcfile would reserve up to 2 GB for such a header.
+    """
     with open(path, "rb") as handle:
         header = handle.read(1024)
+    compression = next((name for magic, name in _COMPRESSED.items() if header.startswith(magic)), None)
+    if compression:
+        raise InputError(f"is compressed with {compression}", path, f"decompress it first ({_DECOMPRESS[compression]})")
     if len(header) < 1024:
         raise ValueError("shorter than an MRC header")
     order = ">" if header[212] == 0x11 else "<"

@@ -27,9 +27,11 @@ that are listed in it under "files", each as long as it was.
 """
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import stat
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +75,12 @@ def remove(path: Path) -> None:
         path.unlink()
     except FileNotFoundError:
         pass
+
+
+def check_regular_file(path: PathLike) -> None:
+    """Raise OSError unless there is a file of finite length: a pipe or a device can be read for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is a folder, a pipe or a device, not a file")
 
 
 def write_json(path: PathLike, content: Dict[str, Any]) -> None:

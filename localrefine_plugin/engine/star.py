@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .records import InputError
-from .run_folder import PathLike, write_atomic
+from .run_folder import PathLike, check_regular_file, write_atomic
 
 # A value: quoted (the closing quote is one that white space follows), or anything without white space.
 _VALUE = re.compile(r'''"(?:[^"]|"(?=\S))*"(?=\s|$)|'(?:[^']|'(?=\S))*'(?=\s|$)|\S+''')
@@ -65,7 +64,7 @@ class StarTable:
         columns: Dict[str, List[str]] = {label: [] for label, _ in where}
         for _, rows in self.raw_rows():
             for label, j in where:
-                columns[label].extend([_unquote(row[j]) for row in rows])
+                columns[label].extend([unquote(row[j]) for row in rows])
         return columns
 
     def take(self, rows: Sequence[int]) -> "StarTable":
@@ -107,7 +106,7 @@ def _split(line: str) -> List[str]:
     return values
 
 
-def _unquote(value: str) -> str:
+def unquote(value: str) -> str:
     return value[1:-1] if value[0] in "\"'" and len(value) > 1 and value[-1] == value[0] else value
 
 
@@ -134,18 +133,30 @@ def read_star(path: PathLike) -> List[StarTable]:
     """
     source = str(path)
     try:
+        check_regular_file(path)
+        with open(path, "rb") as start:
+            text = b"\0" not in start.read(4096)
         # surrogateescape: file names are bytes and come back as they were
-        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
+            tables = _tables(lines if text else ["\0"], source)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", source, "give an existing STAR file") from None
     except ValueError:
         raise InputError("is not a file name", ascii(source), "give an existing STAR file") from None
-    if "\0" in text:
-        raise InputError("is not a text file", source, "give a STAR file")
+    if not tables:
+        raise InputError("holds no table", source, "give a STAR file with a line 'data_particles'")
+    for table in tables:
+        _check_labels(table)
+    return tables
+
+
+def _tables(lines: Iterable[str], source: str) -> List[StarTable]:
     tables: List[StarTable] = []
     comments: List[str] = []
     table: Optional[StarTable] = None
-    for line in text.lstrip("\ufeff").split("\n"):
+    for line in lines:
+        if "\0" in line:
+            raise InputError("is not a text file", source, "give a STAR file")
         line = line.strip()
         if not line:
             continue
@@ -160,10 +171,6 @@ def read_star(path: PathLike) -> List[StarTable]:
             raise InputError("has text before the first 'data_' line", source, "give a STAR file")
         else:
             table = _add_line(tables, table, line)
-    if not tables:
-        raise InputError("holds no table", source, "give a STAR file with a line 'data_particles'")
-    for table in tables:
-        _check_labels(table)
     return tables
 
 
