@@ -64,7 +64,7 @@ def check_output(output: PathLike, mode: str, inputs: Mapping[str, PathLike]) ->
     if run.settings.name not in present and not all(_of_a_run(name, run) for name in present):
         raise OutputError("holds files that are not of a run", source, "give another name")
     for name, given in inputs.items():
-        if mode == "overwrite" and path.resolve() in Path(given).resolve().parents:
+        if mode == "overwrite" and Path(os.path.realpath(path)) in Path(os.path.realpath(given)).parents:
             raise OutputError(f"holds the input {name} ({given}), which overwriting would delete", source,
                               "give another name")
 

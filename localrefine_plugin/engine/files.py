@@ -269,7 +269,8 @@ def _shifts(columns: _Columns, pixel_size: np.ndarray) -> np.ndarray:
     origins = []
     for angstrom, px in zip(ORIGINS_ANGSTROM, ORIGINS_PX):
         if angstrom in columns or px not in columns:
-            origins.append(columns.numbers(angstrom, 0.0) / pixel_size)
+            with np.errstate(over="ignore"):  # an origin of no sense is found later, with the others of its kind
+                origins.append(columns.numbers(angstrom, 0.0) / pixel_size)
         else:
             origins.append(columns.numbers(px))
     return -np.stack(origins, axis=1) + 0.0  # + 0.0 turns −0 into 0
@@ -351,10 +352,11 @@ def _pixel_sizes(columns: _Columns) -> np.ndarray:
     if label is None and all(name in columns for name in MAGNIFICATION):
         label = "rlnMagnification"
         detector, magnification = (columns.numbers(name) for name in MAGNIFICATION)
-        sizes = np.divide(detector * 1e4, magnification, out=np.zeros_like(detector), where=magnification > 0)
+        with np.errstate(over="ignore"):
+            sizes = np.divide(detector * 1e4, magnification, out=np.zeros_like(detector), where=magnification > 0)
     else:
         sizes = columns.numbers(label or PIXEL_SIZES[0])
-    wrong = np.flatnonzero(~(sizes > 0) | ~(sizes < 1e3))
+    wrong = np.flatnonzero(~(sizes > 1e-2) | ~(sizes < 1e3))
     if len(wrong):
         raise InputError(f"row {wrong[0] + 1} of table data_{columns.name} gives a pixel size of "
                          f"{sizes[wrong[0]]:g} Å", columns.source, f"correct {label}")

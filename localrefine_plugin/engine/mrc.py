@@ -14,7 +14,7 @@ from .records import InputError, Particles
 from .run_folder import PathLike, check_regular_file, write_atomic
 
 _OPEN_STACKS = 32  # kept open at a time; far below the usual limit of 1024 open files
-_REAL_MODES = (0, 1, 2, 6, 12)
+_OTHER_MODES = {3: "complex integers", 4: "complex numbers", 101: "4-bit integers"}
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _DECOMPRESS = {"gzip": "gunzip", "bzip2": "bunzip2", "xz": "unxz", "zstd": "unzstd"}
 
@@ -42,18 +42,13 @@ def open_mrc(path: PathLike) -> Any:
     if mrc.header is None or mrc.data is None:
         mrc.close()
         raise InputError("is truncated or not an MRC file", source, "copy or export the file again")
-    mode = int(mrc.header.mode)
-    if mode not in _REAL_MODES or mrc.data.dtype.kind not in "iuf":
-        mrc.close()
-        raise InputError(f"has MRC mode {mode}, which holds no real numbers this engine reads", source,
-                         "export it in mode 2 (32-bit float)")
     return mrc
 
 
 def _check_header(path: str) -> None:
-    """Raise InputError for a compressed file, and ValueError if the extended header is longer than the file.
+    """Raise InputError for a compressed file or a mode not read, ValueError for what is no MRC file.
 
-    mrcfile would reserve up to 2 GB for such a header.
+    mrcfile would reserve up to 2 GB for an extended header that is longer than the file.
     """
     with open(path, "rb") as handle:
         header = handle.read(1024)
@@ -65,6 +60,9 @@ def _check_header(path: str) -> None:
     order = ">" if header[212] == 0x11 else "<"
     if not 0 <= struct.unpack_from(order + "i", header, 12)[0] < 128:  # no mode: the stamp is wrong, as mrcfile assumes
         order = "<" if order == ">" else ">"
+    mode = struct.unpack_from(order + "i", header, 12)[0]
+    if mode in _OTHER_MODES:
+        raise InputError(f"has MRC mode {mode} ({_OTHER_MODES[mode]})", path, "export it in mode 2 (32-bit float)")
     extended = struct.unpack_from(order + "i", header, 92)[0]
     if not 0 <= extended <= os.path.getsize(path) - 1024:
         raise ValueError(f"its extended header would have {extended} bytes")

@@ -1,10 +1,10 @@
 """The first step: check everything, settle what "auto" means, write the input as iteration 0."""
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
@@ -36,7 +36,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
             device: str = "auto", threads: int = 0, mode: str = "new") -> RunFolder:
     """Check the inputs and write RUN with iteration 0; see refine.refine for the arguments."""
     run = RunFolder(output)
-    paths = {name: str(Path(path).resolve()) for name, path in dict(
+    paths = {name: os.path.realpath(path) for name, path in dict(
         particles=particles, half_map_1=half_map_1, half_map_2=half_map_2, mask=mask).items()}
     chosen = choose_device(device)  # a card that cannot be had stops us before the folder is touched
     say(f"alignment will run on {chosen.description}")

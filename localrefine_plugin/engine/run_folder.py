@@ -92,7 +92,7 @@ def write_json(path: PathLike, content: Dict[str, Any]) -> None:
 
 
 def read_json(path: PathLike) -> Dict[str, Any]:
-    with open(path, encoding="utf-8") as handle:
+    with open(path, encoding="utf-8-sig") as handle:  # Windows editors put a byte order mark in front
         content: Dict[str, Any] = json.load(handle)
     return content
 
