@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from particle_files import BOX, PIXEL_SIZE, Inputs, radius, soft_mask, write_mrc
-from spoil import POSE, change, check, copy_row, data_of, replace_optics, set_row
+from spoil import POSE, change, check, copy_row, data_of, set_row
 
 from localrefine_plugin.engine.files import read_particles
 from localrefine_plugin.engine.records import InputError
