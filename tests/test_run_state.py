@@ -99,7 +99,7 @@ def test_the_best_iteration_is_the_result(tmp_path):
     state = RunState(folder.path)
     assert chosen_iteration(state) == 2
     assert resolution(state.best) == pytest.approx(8.6)
-    assert any("iteration 2 8.60 Å" in line for line in summary_lines(state))
+    assert any("iteration 2: 8.60 Å" in line for line in summary_lines(state))
 
 
 def test_the_summary_says_what_was_automatic_and_what_was_given(state):
@@ -125,7 +125,7 @@ def test_the_report_is_self_contained_and_tells_everything(run, tmp_path):
     assert not re.search(r"(src|href)=['\"](?!data:)", text) and "<script" not in text
     assert "A &lt;run&gt;" in text
     for words in ("7.40 Å", "10.5 (automatic)", "<td>mask in use</td><td>500</td><td>7.40</td>", "version of numpy",
-                  "version of scipion-em", "--half-map-1", "less than five times",
+                  "version of scipion-em", "mask: 18, 15.5, 17", "--half-map-1", "less than five times",
                   "FSC 0.143 / 0.5: unmasked 9.62 Å / 12.51 Å",
                   "One standard error of the corrected FSC: 7.30 to 7.60 Å", "adds no correlation of its own: 7.25 Å",
                   "B-factor of the sharpened map: -85 Å²", "share what is coarser than 20 Å"):

@@ -218,7 +218,7 @@ def resolution_line(state: RunState) -> str:
     before, now = resolution(state.iterations[0]), resolution(state.best)
     text = f"Resolution (FSC 0.143, corrected): input {angstrom(before)}"
     if len(state.iterations) > 1:
-        text += f", iteration {state.best['iteration']} {angstrom(now)}"
+        text += f", iteration {state.best['iteration']}: {angstrom(now)}"
     return text
 
 

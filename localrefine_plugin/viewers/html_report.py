@@ -17,13 +17,15 @@ from matplotlib.figure import Figure
 from ..engine.records import Settings
 from ..engine.run_folder import write_atomic
 from ..protocols.run_state import CURVES, RunState, angstrom, read_json, resolution, summary_lines
+from .plots import DPI
 from .run_figures import PICTURES, NotThere, draw_if_there
 
-STYLE = """body{font-family:sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
+REPORT_DPI = 140  # sharp on a screen, and the file stays below two megabytes
+STYLE = """body{font-family:sans-serif;max-width:1320px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:.5em 0}td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left}
 img{max-width:100%}.warning{background:#fff3cd;padding:.4em .8em;margin:.3em 0}
 .error{background:#f8d7da;padding:.4em .8em}
-figure{display:inline-block;vertical-align:top;margin:.5em;width:470px}figcaption{font-size:85%;color:#555}
+figure{display:inline-block;vertical-align:top;margin:.5em;width:620px}figcaption{font-size:85%;color:#555}
 pre{background:#f4f4f4;padding:.6em;overflow-x:auto}"""
 
 
@@ -92,8 +94,11 @@ def _setting_rows(state: RunState) -> Iterable[Tuple[str, ...]]:
     for entry in Settings.describe():
         value = state.settings.get(entry["name"])
         text = _words(value)
-        if value is None and entry["name"] in state.resolved:
-            text = f"{_words(state.resolved[entry['name']])} (automatic)"
+        chosen = state.resolved.get("fulcrum_px" if entry["name"] == "fulcrum" else entry["name"])
+        if value is None:
+            text = f"automatic: {entry['optional']}" if chosen is None else f"{_words(chosen)} (automatic)"
+        elif entry["name"] == "fulcrum" and chosen is not None:
+            text = f"{text}: {_words(chosen)}" if isinstance(value, str) else _words(chosen)
         yield entry["label"], text, entry["unit"]
 
 
@@ -101,14 +106,16 @@ def _words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(_words(item) for item in value)
     return "automatic" if value is None else str(value)
 
 
 def _input_rows(content: Dict[str, Any]) -> Iterable[Tuple[str, ...]]:
     for key in ("particles", "half_map_1", "half_map_2", "mask", "box_size", "pixel_size", "grey_scale"):
         if key in content:
-            yield key.replace("_", " "), str(content[key])
+            yield key.replace("_", " "), _words(content[key])
     for name, version in sorted({**(content.get("versions") or {}), **face_versions()}.items()):
         yield f"version of {name}", str(version)
 
@@ -130,7 +137,7 @@ def _time_rows(state: RunState) -> Iterable[Tuple[str, ...]]:
         for half in (1, 2):
             record = state.half(content["iteration"], half)
             if record:
-                yield tuple(_words(record.get(key, "")) for key in (
+                yield tuple(_words(record.get(key, "")).split(", because")[0] for key in (
                     "iteration", "half", "particles", "wall_seconds", "cpu_seconds", "peak_memory_mb", "device"))
 
 
@@ -141,16 +148,16 @@ def _table(header: List[str], rows: Iterable[Tuple[str, ...]]) -> str:
 
 
 def _figure(figure: Figure, label: str, caption: str) -> str:
-    image = base64.b64encode(png(figure)).decode("ascii")
+    image = base64.b64encode(png(figure, REPORT_DPI)).decode("ascii")
     return (f"<figure><img alt='{html.escape(label)}' src='data:image/png;base64,{image}'>"
             f"<figcaption>{html.escape(caption)}</figcaption></figure>")
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: Figure, dpi: float = DPI) -> bytes:
     """The figure as PNG, drawn without a window."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
