@@ -8,20 +8,21 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
 import numpy as np
 
 from .align import align_half
-from .ctf import ctf, phase_basis, phase_coefficients
+from .ctf import CtfOnPixels
 from .kernels import cuda
 from .kernels.device import CPU, Device, to_host
 from .kernels.fft import irfftn, rfft2, rfftn
 from .kernels.fixed_point import FixedPointSums
 from .kernels.gather import extract_slices, gauss_newton_sums, score_grid
 from .kernels.insert import insert_slices
+from .optics import aberration_phase, magnifications
 from .pixels import half_plane_frequencies, highest_shell, last_column, pixel_list
 from .plan import resolve, search_plan
 from .pose import exp_map, random_rotations
@@ -190,7 +191,7 @@ def iteration(device: Device) -> List[Check]:
     e = Example()
     settings = Settings(prior="gaussian", prior_rotation_deg=4.0, prior_shift_angstrom=4.0)
     plan = search_plan(resolve(settings, e.mask, RESOLUTION_ANGSTROM, PIXEL_SIZE), e.particles, RESOLUTION_ANGSTROM)
-    noise = np.full((1, e.shell + 1), 1.0)
+    noise = np.full((2, e.shell + 1), 1.0)
     ours, theirs = (align_half(e.particles, np.arange(PARTICLES), lambda rows: e.images[rows], e.map, e.mask, noise,
                                plan, None, 1, lambda *_: None, d) for d in (device, CPU))
     turned = np.swapaxes(theirs.poses.rotation, 1, 2) @ ours.poses.rotation
@@ -215,20 +216,26 @@ class Example:
         self.pixels = pixel_list(BOX, self.shell, self.shell)
         self.reference: Reference = make_reference(self.map, self.mask, np.zeros(3), self.shell)
         rotation = random_rotations(PARTICLES, rng)
-        optics = (OpticsGroup("one", 300.0, 2.7, 0.1, PIXEL_SIZE, BOX),)
-        flat = np.zeros(PARTICLES)
+        plain = OpticsGroup("plain", 300.0, 2.7, 0.1, PIXEL_SIZE, BOX)
+        aberrated = replace(plain, name="aberrated", odd_zernike=(0.0, 0.0, 100.0, -50.0, 80.0, 100.0),
+                            even_zernike=(0.0, 0.0, 0.0, 0.0, 900.0), magnification=(1.02, 0.01, -0.01, 0.99))
+        flat, everyone = np.zeros(PARTICLES), np.arange(PARTICLES)
         self.particles = Particles(
             rotation=rotation, shift_px=np.zeros((PARTICLES, 2)), half_set=np.ones(PARTICLES, np.int8),
             defocus_u=np.full(PARTICLES, 12000.0), defocus_v=np.full(PARTICLES, 11500.0), defocus_angle=flat,
-            phase_shift=flat, optics_group=np.zeros(PARTICLES, np.int32), stack=np.zeros(PARTICLES, np.int32),
-            slice=np.arange(PARTICLES), optics=optics, stacks=("none",))
+            phase_shift=flat, optics_group=(everyone % 2).astype(np.int32),
+            stack=np.zeros(PARTICLES, np.int32), slice=everyone, optics=(plain, aberrated), stacks=("none",))
         self.images = self.project(rotation @ exp_map(rng.normal(0, 0.03, (PARTICLES, 3))))
 
     def project(self, rotation: np.ndarray) -> np.ndarray:
-        """Images (n, N, N) float32 with CTF, by slices."""
+        """Images (n, N, N) float32 with CTF and aberrations, by slices."""
         kx, ky = (k.ravel() for k in half_plane_frequencies(self.shell))
-        slices = extract_slices(self.reference.ft, slice_rows(rotation, self.reference.scale), kx, ky)
-        slices = slices * ctf(phase_coefficients(self.particles), phase_basis(kx, ky, BOX, PIXEL_SIZE))
+        p, everyone = self.particles, np.arange(PARTICLES)
+        matrices = magnifications(p)
+        distorted = None if matrices is None else matrices[p.optics_group]
+        slices = extract_slices(self.reference.ft, slice_rows(rotation, self.reference.scale, distorted), kx, ky)
+        phases = np.array([aberration_phase(group, True, kx, ky) for group in p.optics])[p.optics_group]
+        slices = slices * CtfOnPixels(p, kx, ky, CPU.put)(everyone) * np.exp(1j * phases)
         spectrum = np.zeros((PARTICLES, BOX, BOX // 2 + 1), np.complex64)
         rows = np.arange(-self.shell, self.shell + 1) % BOX
         spectrum[:, rows, :self.shell + 1] = slices.reshape(PARTICLES, 2 * self.shell + 1, self.shell + 1)

@@ -1,0 +1,134 @@
+"""Higher-order optics in files: RELION 3.1 and 3.0, and through Scipion sets by scipion-em-relion's own converter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import mrcfile
+import numpy as np
+import pytest
+from aberrations import NONE, STRONG, Aberrations, aberrated, image_shifts, star_columns
+from particle_files import Inputs, rows_of_relion_30, table_text
+from relion_files import write_star
+from test_convert import new_set, relion_converter
+
+from localrefine_plugin import convert
+from localrefine_plugin.engine.files import read_particles, write_particles
+from localrefine_plugin.engine.records import NO_DISTORTION, InputError
+from localrefine_plugin.engine.star import read_star
+
+BOX, PIXEL_SIZE = 16, 4.0
+
+
+def write_relion_files(folder, e):
+    """particles.star as RELION writes it, with origins of the images, and its stack."""
+    with mrcfile.new(str(folder / "images.mrcs"), overwrite=True) as mrc:
+        mrc.set_data(e.images.astype(np.float32))
+        mrc.set_image_stack()
+    columns = {label: [text if text[0] == "[" else f"{float(text):f}" for text in texts]
+               for label, texts in star_columns(STRONG).items()}  # fmt: skip
+    shift = image_shifts(e.particles, e.particles.shift_px, STRONG)
+    write_star(folder / "particles.star", e.particles, "images.mrcs", shift_px=shift, optics_columns=columns)
+    return folder / "particles.star"
+
+
+@pytest.fixture
+def e():
+    return aberrated(8, box=BOX, pixel_size=PIXEL_SIZE, seed=2)
+
+
+def assert_same_optics(found, expected):
+    for a, b in zip(found, expected):
+        assert a.magnification == b.magnification
+        np.testing.assert_allclose(a.odd_zernike, b.odd_zernike if any(b.odd_zernike) else (), rtol=1e-6)
+        np.testing.assert_allclose(a.even_zernike, b.even_zernike if any(b.even_zernike) else (), rtol=1e-6)
+
+
+def test_optics_table_of_relion_31(tmp_path, e):
+    """Groups as they are; shifts come from the images into the specimen's plane and go back."""
+    particles, table = read_particles(write_relion_files(tmp_path, e))
+    assert_same_optics(particles.optics, e.particles.optics)
+    np.testing.assert_allclose(particles.shift_px, e.particles.shift_px, atol=1e-6)
+    write_particles(tmp_path / "again.star", table, particles.rotation, particles.shift_px)
+    labels = ["rlnOriginXAngst", "rlnOriginYAngst"]
+    before, after = (read_star(tmp_path / name)[1].texts(labels) for name in ("particles.star", "again.star"))
+    for label in labels:
+        np.testing.assert_allclose(*([float(v) for v in texts[label]] for texts in (before, after)), atol=2e-6)
+
+
+def test_optics_survive_a_scipion_set_of_the_relion_plugin(tmp_path, e, monkeypatch):
+    """STAR → set (scipion-em-relion) → STAR (ours) and → set (ours) keep the aberrations of every group."""
+    from pwem.constants import ALIGN_PROJ
+    monkeypatch.chdir(tmp_path)  # the converter takes image names as they are
+    star = write_relion_files(tmp_path, e)
+    particles = new_set(tmp_path)
+    reader = relion_converter().Reader()  # by itself it leaves out the group, which items have from their extraction
+    reader.readSetOfParticles(str(star), particles, alignType=ALIGN_PROJ, extraLabels=["rlnOpticsGroup"])
+    particles.write()
+    ours = str(tmp_path / "ours.star")
+    convert.write_particles(particles, ours, str(tmp_path / "stacks"))
+    found, _ = read_particles(ours)
+    expected, _ = read_particles(star)
+    assert_same_optics(found.optics, e.particles.optics)
+    assert (found.optics_group == expected.optics_group).all()
+    np.testing.assert_allclose(found.shift_px, expected.shift_px, atol=1e-5)
+    output = new_set(tmp_path, "output.sqlite")
+    output.copyInfo(particles)
+    output.copyItems(particles, updateItemCallback=convert.RefinedParticles(ours, ours, PIXEL_SIZE).update)
+    output.write()
+    assert output.getAcquisition().opticsGroupInfo.get() == particles.getAcquisition().opticsGroupInfo.get()
+    for before, after in zip([item.clone() for item in particles], [item.clone() for item in output]):
+        assert before._rlnOpticsGroup.get() == after._rlnOpticsGroup.get()
+        difference = before.getTransform().getMatrix() - after.getTransform().getMatrix()
+        assert np.abs(difference).max() < 1e-5
+
+
+def test_beam_tilts_of_relion_30_are_groups_of_rows(tmp_path):
+    """RELION 3.1 makes optics groups of them when it converts such a file."""
+    inputs = Inputs(tmp_path)
+    rows = rows_of_relion_30(inputs.rows)
+    for i, row in enumerate(rows):
+        row.update(rlnBeamTiltX=("0.0", "0.4")[i % 2], rlnBeamTiltY="0.0")
+    inputs.star.write_text(table_text(rows, ""))
+    particles, _ = read_particles(inputs.star)
+    assert len(particles.optics) == 4
+    for i, g in enumerate(particles.optics_group):
+        group = particles.optics[g]
+        expected = ()
+        if i % 2:
+            expected = Aberrations(tilt=(0.4, 0.0)).group("", 2.0, 16).odd_zernike
+            cs, voltage = group.spherical_aberration_mm, group.voltage_kv
+            scale = cs / 2.7 * (1 if voltage == 300 else (0.0250793 / 0.0196875) ** 2)  # ∝ Cs λ²
+            expected = scale * np.array(expected)
+        np.testing.assert_allclose(group.odd_zernike, expected, rtol=1e-4, atol=1e-9)
+
+
+def with_column(inputs, label, text):
+    inputs.optics = inputs.optics.replace("_rlnImageDimensionality #8\n", f"_rlnImageDimensionality #8\n_{label} #9\n")
+    inputs.optics = inputs.optics.replace("16 2\n", f"16 2 {text}\n")
+    inputs.write_star()
+    return read_particles(inputs.star)[0].optics[0]
+
+
+@pytest.mark.parametrize("label, text", [("rlnBeamTiltX", "0.000000"), ("rlnOddZernike", "[0,0,0,0,0,0]"),
+                                         ("rlnEvenZernike", "[]"), ("rlnMagMat11", "1.000000")])  # fmt: skip
+def test_columns_that_say_nothing_cost_nothing(tmp_path, label, text):
+    group = with_column(Inputs(tmp_path), label, text)
+    assert (group.odd_zernike, group.even_zernike, group.magnification) == ((), (), NO_DISTORTION)
+
+
+@pytest.mark.parametrize("label, text, problem", [
+    ("rlnOddZernike", "[0,x]", "rlnOddZernike '.0,x.', not a list of finite numbers"),
+    ("rlnEvenZernike", "[nan]", "not a list of finite numbers"),
+    ("rlnBeamTiltX", "None", "rlnBeamTiltX 'None', not a finite number"),
+    ("rlnMagMat00", "0.5", "magnification matrix 0.5, 0, 0, 1"),
+    ("rlnMagMat11", "-1", "magnification matrix 1, 0, 0, -1"),
+])  # fmt: skip
+def test_columns_that_cannot_be_are_named(tmp_path, label, text, problem):
+    with pytest.raises(InputError, match=problem):
+        with_column(Inputs(tmp_path), label, text)
+
+
+def test_records_come_back_from_json_as_they_were():
+    group = replace(NONE.group("g", 1.0, 16), odd_zernike=[0.0, 1.0], magnification=[1.1, 0, 0, 1])
+    assert group.odd_zernike == (0.0, 1.0) and hash(group) == hash(replace(group))
