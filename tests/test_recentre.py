@@ -175,8 +175,7 @@ def test_the_verb_takes_the_mask_centre_and_crops(inputs, tmp_path, capsys):
 
 @pytest.mark.parametrize("change, words", [
     (dict(point_px=[99, 0, 0]), "outside of the box"), (dict(box=40), "is not between"),
-    (dict(box=16), "of the mask"), (dict(maps="small"), "voxels of"), (dict(maps={}), "neither is a mask"),
-    (dict(matrix=True), "magnification matrix")])
+    (dict(box=16), "of the mask"), (dict(maps="small"), "voxels of"), (dict(maps={}), "neither is a mask")])
 def test_what_cannot_be_recentred_is_refused(inputs, tmp_path, change, words):
     maps, star = maps_of(inputs), inputs[0]
     if change.get("maps") == "small":
@@ -184,12 +183,6 @@ def test_what_cannot_be_recentred_is_refused(inputs, tmp_path, change, words):
         change, maps = {}, dict(maps, map=tmp_path / "small.mrc")
     elif "maps" in change:
         change, maps = {}, {}
-    if change.pop("matrix", False):
-        from localrefine_plugin.engine.star import read_star, write_star
-        tables = read_star(star)
-        tables[0] = tables[0].with_columns({label: [v] for label, v in zip(engine.MATRIX, (1.01, 0, 0, 1))})
-        star = Path(inputs[0]).with_name("sheared.star")
-        write_star(star, tables)
     with pytest.raises(InputError, match=words):
         engine.recentre(star, tmp_path / "out", maps, **change)
     assert not (tmp_path / "out").exists()

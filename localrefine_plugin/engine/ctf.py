@@ -4,18 +4,18 @@
 
 with Δf(θ) = ½(U + V) + ½(U − V) cos 2(θ − α). C > 0 at low s for underfocus and white particles,
 which is RELION's sign. χ is linear in five fixed functions of the pixel, so that the phases of all
-images of a batch are one product (n, 5)·(5, K); an optics group with a magnification matrix or even Zernike
-coefficients has functions of its own, and those coefficients are a sixth.
+images of a batch are one product (n, 5)·(5, K). A magnification matrix has functions of its own, and even Zernike
+coefficients are subtracted from χ (optics.py).
 """
 from __future__ import annotations
 
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import numpy as np
 
 from .kernels.device import array_module
 from .optics import aberration_phase, specimen_frequencies
-from .records import NO_DISTORTION, OpticsGroup, Particles
+from .records import OpticsGroup, Particles
 
 Array = Any
 
@@ -53,10 +53,12 @@ def per_group(optics: Sequence[OpticsGroup], name: str) -> np.ndarray:
     return np.array([getattr(group, name) for group in optics], dtype=np.float64)
 
 
-def ctf(coefficients: Array, basis: Array) -> Array:
-    """C (n, K) float32 from `phase_coefficients` (n, 5) and `phase_basis` (5, K)."""
+def ctf(coefficients: Array, basis: Array, even: Optional[Array] = None) -> Array:
+    """C (n, K) float32 from `phase_coefficients` (n, 5), `phase_basis` (5, K) and what is subtracted from χ (K,)."""
     xp = array_module(basis)
     chi = xp.matmul(coefficients, basis)
+    if even is not None:
+        chi -= even
     return xp.sin(chi, out=chi)
 
 
@@ -64,28 +66,26 @@ class CtfOnPixels:
     """C of particles at fixed image frequencies kx, ky (K,), with all their optics groups have."""
 
     def __init__(self, particles: Particles, kx: np.ndarray, ky: np.ndarray, put: Callable[[np.ndarray], Array]):
-        self.put, self.group = put, particles.optics_group
-        self.coefficients, groups = phase_coefficients(particles), particles.optics
-        if any(group.even_zernike or group.magnification != NO_DISTORTION for group in groups):
-            self.coefficients = np.pad(self.coefficients, ((0, 0), (0, 1)), constant_values=1)
-            self.bases = [put(own_basis(group, kx, ky)) for group in groups]
-        else:
-            self.bases = [put(phase_basis(kx, ky, particles.box_size, particles.pixel_size))]
+        self.put, self.coefficients = put, phase_coefficients(particles)
+        self.group, self.optics = particles.optics_group, particles.optics
+        self.bases = {group.magnification: put(phase_basis(*specimen_frequencies(group, kx, ky), particles.box_size,
+                                                           particles.pixel_size)) for group in self.optics}
+        self.even = [put(aberration_phase(group, False, kx, ky).astype(np.float32)) if group.even_zernike else None
+                     for group in self.optics]
+        self.alike = len(self.bases) == 1 and not any(group.even_zernike for group in self.optics)
 
     def __call__(self, rows: np.ndarray) -> Array:
         """C (n, K) of these particles."""
-        coefficients = self.put(self.coefficients[rows])
-        if len(self.bases) == 1:
-            return ctf(coefficients, self.bases[0])
+        coefficients, group = self.put(self.coefficients[rows]), self.group[rows]
+        present = [0] if self.alike else np.unique(group)
+        if len(present) == 1:
+            return self._of_group(coefficients, present[0])
         xp = array_module(coefficients)
-        out = xp.empty((len(rows), self.bases[0].shape[1]), np.float32)
-        for group in np.unique(self.group[rows]):
-            mine = self.put(np.flatnonzero(self.group[rows] == group))
-            out[mine] = ctf(coefficients[mine], self.bases[group])
+        out = xp.empty((len(rows), next(iter(self.bases.values())).shape[1]), np.float32)
+        for g in present:
+            mine = self.put(np.flatnonzero(group == g))
+            out[mine] = self._of_group(coefficients[mine], g)
         return out
 
-
-def own_basis(group: OpticsGroup, kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
-    """(6, K) float32: `phase_basis` at M k, and minus the phase of the even Zernike coefficients."""
-    basis = phase_basis(*specimen_frequencies(group, kx, ky), group.box_size, group.pixel_size)
-    return np.vstack([basis, -aberration_phase(group, False, kx, ky)]).astype(np.float32)
+    def _of_group(self, coefficients: Array, group: int) -> Array:
+        return ctf(coefficients, self.bases[self.optics[group].magnification], self.even[group])

@@ -32,6 +32,7 @@ from .files import (
     write_star,
 )
 from .mask import mask_centre
+from .optics import image_shift, specimen_shift
 from .pose import project
 from .progress import ProgressBar, say
 from .records import InputError, Particles
@@ -44,7 +45,6 @@ CUT_OFF = 1e-3  # share of the mask that may lie outside of a smaller box
 POINT = ("lrRecentrePointX", "lrRecentrePointY", "lrRecentrePointZ")
 ROLL = ("lrRecentreShiftX", "lrRecentreShiftY")
 BOX, IMAGE = "lrRecentreBoxSize", "lrRecentreImageName"
-MATRIX = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
 MAP_NAMES = ("map", "half_map_1", "half_map_2", "mask")
 
 
@@ -58,16 +58,21 @@ class Recentring(NamedTuple):
 
 # ---------------------------------------------------------------- arrays
 
-def recentred_shifts(rotation: np.ndarray, shift_px: np.ndarray, point: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """(t′, q): rest of the shift (n, 2) and roll of the image (n, 2) int for rotations (n, 3, 3), shifts (n, 2)."""
-    moved = shift_px + project(rotation, np.asarray(point, dtype=float))
+def recentred_shifts(rotation: np.ndarray, shift_px: np.ndarray, point: np.ndarray,
+                     distortion: Optional[np.ndarray] = None) -> Tuple[np.ndarray, np.ndarray]:
+    """(t′, q): rest of the shift (n, 2) and roll of the image (n, 2) int for rotations (n, 3, 3), shifts (n, 2).
+
+    With magnification matrices (n, 2, 2) shifts are those of the specimen's plane, and q that of the image (optics.py).
+    """
+    moved = image_shift(shift_px + project(rotation, np.asarray(point, dtype=float)), distortion)
     roll = np.rint(moved).astype(np.int64)
-    return moved - roll, roll
+    return specimen_shift(moved - roll, distortion), roll
 
 
-def restored_shifts(rotation: np.ndarray, shift_px: np.ndarray, point: np.ndarray, roll: np.ndarray) -> np.ndarray:
+def restored_shifts(rotation: np.ndarray, shift_px: np.ndarray, point: np.ndarray, roll: np.ndarray,
+                    distortion: Optional[np.ndarray] = None) -> np.ndarray:
     """t = t′ − P R p + q: the way back of `recentred_shifts`, for poses (R, t′) as they are now."""
-    return shift_px - project(rotation, np.asarray(point, dtype=float)) + roll
+    return shift_px - project(rotation, np.asarray(point, dtype=float)) + specimen_shift(roll, distortion)
 
 
 def roll_image(image: np.ndarray, roll: Sequence[int], box: int) -> np.ndarray:
@@ -106,8 +111,7 @@ def recentre(particles: PathLike, output: PathLike, maps: Mapping[str, PathLike]
     point_px : x, y, z from the corner of the box; rounded to a voxel. None: the centre of mass of the mask.
     box : size of the new images, no larger than before; None keeps it.
 
-    Raises InputError for boxes that do not fit together, a box that cuts off the mask, a point outside of the box,
-    and for particles with a magnification matrix, whose images are not sheared back by a shift.
+    Raises InputError for boxes that do not fit together, a box that cuts off the mask and a point outside of the box.
     """
     output = Path(output)
     check_output(output, "new", dict(maps, particles=particles))
@@ -116,7 +120,7 @@ def recentre(particles: PathLike, output: PathLike, maps: Mapping[str, PathLike]
     point = _voxel(point_px, volumes.get("mask"), parts.box_size)
     new_box = parts.box_size if box is None else int(box)
     _check_box(new_box, parts.box_size, point, volumes.get("mask"))
-    shift, roll = recentred_shifts(parts.rotation, parts.shift_px, point)
+    shift, roll = recentred_shifts(parts.rotation, parts.shift_px, point, table.distortion)
     output.mkdir(parents=True, exist_ok=True)
     stack = output / "particles.mrcs"
     _write_images(stack, parts, roll, new_box)
@@ -153,7 +157,7 @@ def restore(particles: PathLike, output: PathLike, maps: Mapping[str, PathLike])
         if not os.path.isfile(name):
             raise InputError(f"names the image stack {name}, which is not there any more", str(particles),
                              "put it back: the restored particles are the images from before")
-    shift = restored_shifts(parts.rotation, parts.shift_px, done.point, done.roll)
+    shift = restored_shifts(parts.rotation, parts.shift_px, done.point, done.roll, table.distortion)
     output.mkdir(parents=True, exist_ok=True)
     _write_table(output / "particles.star", table, shift, {"rlnImageName": names}, box, (*POINT, *ROLL, BOX, IMAGE))
     for name, volume in volumes.items():
@@ -176,11 +180,6 @@ def _checked_particles(path: PathLike) -> Tuple[ParticleTable, Particles]:
     particles, table = read_particles(path, need_half_sets=False)
     if len({group.box_size for group in particles.optics}) > 1 or len({g.pixel_size for g in particles.optics}) > 1:
         raise InputError("has particles of different boxes or pixel sizes", str(path), "bring them to one first")
-    texts = {} if table.optics is None else table.optics.texts(MATRIX)
-    if len(texts) == 4 and any(abs(float(v) - unit) > 1e-9
-                               for label, unit in zip(MATRIX, (1, 0, 0, 1)) for v in texts[label]):
-        raise InputError("has optics groups with a magnification matrix, which moves a point differently in every "
-                         "image", str(path), "correct the images for it, or refine without re-centring")
     return table, particles
 
 
@@ -253,7 +252,7 @@ def _columns(now: Recentring, names: List[str], stack: Path) -> Dict[str, Sequen
 def _write_table(path: Path, table: ParticleTable, shift: np.ndarray, columns: Mapping[str, Sequence[Any]], box: int,
                  drop: Sequence[str] = ()) -> None:
     """The input table with new origins and these columns; the angles keep every digit."""
-    new, known = dict(columns), set(table.particles.labels)
+    new, known, shift = dict(columns), set(table.particles.labels), image_shift(shift, table.distortion)
     dialect = ORIGINS_PX if table.optics is None else ORIGINS_ANGSTROM
     for labels, unit in ((ORIGINS_ANGSTROM, table.pixel_size), (ORIGINS_PX, np.ones(len(shift)))):
         if known & set(labels) or (labels is dialect and not known & set(ORIGINS_ANGSTROM + ORIGINS_PX)):
