@@ -74,7 +74,8 @@ class Watch:
         relative = name in ("os.remove", "os.rmdir") and arguments[1] != -1  # within shutil.rmtree, which has its event
         if writes and not relative and isinstance(arguments[0], (str, bytes, os.PathLike)):
             path = os.path.realpath(os.fsdecode(arguments[0]))
-            if not path.startswith(self.folder) and "__pycache__" not in path:
+            # apart from compiled kernels, and the process's own counter of its memory
+            if not path.startswith(self.folder) and "__pycache__" not in path and not path.startswith("/proc/"):
                 self.found.append(f"{name} {path}")
 
 
