@@ -97,6 +97,14 @@ def test_randomise_threshold_reaches_the_fsc(tmp_path):
     assert early.randomise_shell < late.randomise_shell
 
 
+def test_seed_reaches_the_random_phases(tmp_path):
+    _, first, second = half_maps(BOX, noise=2.0)
+    one, same, other = (masks_after(tmp_path / name, (first, second), seed=seed)[0].randomised
+                        for name, seed in (("one", 2), ("same", 2), ("other", 3)))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
 def test_symmetry_widens_the_error_of_the_fsc(tmp_path):
     """n mates make n times fewer independent coefficients."""
     _, first, second = half_maps(BOX, noise=2.0)

@@ -1,0 +1,28 @@
+"""Every setting has a test of its effect, which fails when the setting is disconnected (benchmarks/disconnected.py)."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.disconnected import DEVELOPER, TESTS, TESTS_FAILED, page, status_without
+from localrefine_plugin.engine.records import Settings
+
+HERE = Path(__file__).resolve().parent
+
+
+def test_every_setting_has_its_test():
+    assert set(TESTS) == set(Settings().as_dict()), "name the test of the setting in benchmarks/disconnected.py"
+    for name, test in TESTS.items():
+        file, function = test.split("::")
+        assert f"\ndef {function}(" in (HERE / file).read_text(encoding="utf-8"), f"{name}: {test} does not exist"
+
+
+def test_the_table_for_developers_is_up_to_date():
+    assert page() in DEVELOPER.read_text(encoding="utf-8"), "run: python -m benchmarks.disconnected seed --write"
+
+
+@pytest.mark.parametrize("name", ("join_halves_resolution_angstrom", "resplit_half_sets"))
+def test_a_disconnected_setting_is_noticed(name):
+    """Two quick ones; `python -m benchmarks.disconnected` does all."""
+    assert status_without(name) == TESTS_FAILED
