@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from gpu.driver import Driver
 from gpu.fixtures import install
 
 from localrefine_plugin.engine import refine as refine_module
@@ -14,32 +15,6 @@ from localrefine_plugin.engine.kernels import device as device_module
 from localrefine_plugin.engine.kernels.batches import in_batches
 from localrefine_plugin.engine.kernels.device import CPU, Device, array_module, choose_device, to_host
 from localrefine_plugin.engine.records import InputError, Settings
-
-
-class Driver:
-    """libcuda.so.1 of a machine with these cards."""
-
-    def __init__(self, cards=1, version=12080, status=0):
-        self.cards, self.version, self.status = cards, version, status
-
-    def cuInit(self, flags):
-        return self.status
-
-    def cuDeviceGetCount(self, count):
-        count._obj.value = self.cards
-        return 0
-
-    def cuDriverGetVersion(self, version):
-        version._obj.value = self.version
-
-    def cuDeviceGet(self, handle, index):
-        handle._obj.value = index
-
-    def cuDeviceGetName(self, name, size, handle):
-        name.value = f"Card {handle.value}".encode()
-
-    def cuDeviceGetAttribute(self, value, attribute, handle):
-        value._obj.value = {75: 8, 76: 6}[attribute]
 
 
 @pytest.fixture

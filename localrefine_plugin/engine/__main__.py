@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add("settings", run_settings, "print every setting as JSON")
     _add_inputs(add("refine", run_refine, "the whole refinement: prepare, iterate, finish"))
     _add_inputs(add("prepare", run_prepare, "check every input and make the run folder"))
-    align = add("align", run_align, "align and reconstruct one half-set in one iteration")
+    align = add("align", run_align, "align and reconstruct a half-set, or both, in one iteration")
     merge = add("merge", run_merge, "FSC, convergence and new references of one iteration")
     finish = add("finish", run_finish, "write the final maps, particles and report")
     report = add("report", run_report, "print the report as JSON")
@@ -73,8 +73,8 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument("run", metavar="RUN", help="the run folder")
     for verb in (align, merge):
         verb.add_argument("--iteration", type=_positive, required=True, metavar="K")
-    align.add_argument("--half", type=int, choices=(1, 2), required=True)
-    _add_device(align)
+    align.add_argument("--half", choices=("1", "2", "both"), required=True)
+    _add_devices(align)
     for verb in (align, merge, finish):
         _add_threads(verb)
     return top
@@ -87,7 +87,7 @@ def _add_inputs(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--mask", required=True, metavar="MRC", help="soft mask of the part to refine, values 0 … 1")
     verb.add_argument("--output", required=True, metavar="RUN", help="the run folder to make")
     verb.add_argument("--settings", metavar="JSON", help="settings that differ from their defaults")
-    _add_device(verb)
+    _add_devices(verb)
     _add_threads(verb)
     mode = verb.add_mutually_exclusive_group()
     mode.add_argument("--overwrite", dest="mode", action="store_const", const="overwrite", default="new",
@@ -113,6 +113,11 @@ def _add_device(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
 
 
+def _add_devices(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--device", type=_devices, default="auto", help="auto, cpu, cuda or cuda:N (default: auto); "
+                      "cuda:N,cuda:M aligns the half-sets at the same time, each on a card of its own")
+
+
 def _add_threads(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--threads", type=_threads, default=0, metavar="N",
                       help="0 (the default) means every core available to the process")
@@ -121,6 +126,14 @@ def _add_threads(verb: argparse.ArgumentParser) -> None:
 def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
         raise argparse.ArgumentTypeError(f"'{text}' is none of auto, cpu, cuda and cuda:N")
+    return text
+
+
+def _devices(text: str) -> str:
+    if "," not in text:
+        return _device(text)
+    if not re.fullmatch(r"cuda:\d{1,3},cuda:\d{1,3}", text) or len(set(text.split(","))) == 1:
+        raise argparse.ArgumentTypeError(f"'{text}' does not name two different cards, like cuda:0,cuda:1")
     return text
 
 
@@ -191,7 +204,13 @@ def _checked_arguments(options: argparse.Namespace) -> Dict[str, Any]:
 def run_align(options: argparse.Namespace) -> None:
     _check_run(options)
     from . import refine
-    refine.align(options.run, options.iteration, options.half, device=options.device, threads=options.threads)
+    if options.half == "both":
+        refine.align_both(options.run, options.iteration, device=options.device, threads=options.threads)
+    elif "," in options.device:
+        from .arguments import OutputError
+        raise OutputError("names two cards for one half-set", f"--device {options.device}", "use --half both")
+    else:
+        refine.align(options.run, options.iteration, int(options.half), device=options.device, threads=options.threads)
 
 
 def run_merge(options: argparse.Namespace) -> None:

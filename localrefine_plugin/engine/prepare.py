@@ -38,8 +38,10 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
     run = RunFolder(output)
     paths = {name: os.path.realpath(path) for name, path in dict(
         particles=particles, half_map_1=half_map_1, half_map_2=half_map_2, mask=mask).items()}
-    chosen = choose_device(device)  # a card that cannot be had stops us before the folder is touched
-    say(f"alignment will run on {chosen.description}")
+    # a card that cannot be had stops us before the folder is touched
+    devices = [choose_device(word) for word in device.split(",")]
+    on = " and ".join(chosen.description for chosen in devices)
+    say(f"alignment will run on {on}")
     if open_run(run, paths, settings, mode):
         return run
     workers = worker_count(threads)
@@ -49,9 +51,10 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         curves = five_curves(*inputs.maps, inputs.mask, inputs.pixel_size, settings.seed, settings.fsc_randomise_below,
                              workers=workers)
         resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
-        need = finest_need(inputs, resolved, chosen)
-        check_fits(chosen, need)
-        say(prediction(chosen, need))
+        for chosen in devices:
+            need = finest_need(inputs, resolved, chosen)
+            check_fits(chosen, need)
+            say(prediction(chosen, need))
         looks, references = first_references(inputs, resolved, workers)
         resolved.update(expectations(looks, inputs))
         warnings = list(inputs.warnings) + first_warnings(looks, inputs.mask, resolved, inputs.pixel_size)
@@ -67,7 +70,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
     stored = save_particles(run, inputs.particles)
     write_json(run.settings, settings.as_dict())
     write_json(run.input, dict(
-        paths, versions=versions(), device=chosen.description, device_word=chosen.word,
+        paths, versions=versions(), device=on, device_word=",".join(chosen.word for chosen in devices),
         box_size=inputs.particles.box_size, pixel_size=inputs.pixel_size,
         resolved=resolved, grey_scale=scales, warnings=warnings,
         excluded=[asdict(particle) for particle in inputs.excluded], **stored))

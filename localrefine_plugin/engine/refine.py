@@ -17,6 +17,7 @@ from .records import InputError, Settings
 from .results import write_results
 from .run_folder import RunFolder, read_json, remove_temporary, write_json
 from .selftest import ensure_tested
+from .side_by_side import align_side_by_side
 from .state import load_input, load_motion, load_noise, load_particles, load_poses, measured, save_arrays, worker_count
 
 
@@ -27,7 +28,7 @@ def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: 
     Parameters
     ----------
     particles, half_map_1, half_map_2, mask : paths of the inputs.  output : the run folder.
-    device : "auto", "cpu", "cuda" or "cuda:N".  threads : 0 = all available.
+    device : "auto", "cpu", "cuda", "cuda:N", or "cuda:N,cuda:M" for a card each half-set.  threads : 0 = all available.
     mode : "new", "overwrite" or "continue".
 
     Raises
@@ -38,11 +39,20 @@ def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: 
     for k in range(run.iterations_done() + 1, settings.max_iterations + settings.extra_final_passes + 1):
         if run.stopped_before(k):
             break
-        for half in (1, 2):
-            align(str(run.path), k, half, device, threads)
+        align_both(str(run.path), k, device, threads)
         merge(str(run.path), k, threads)
     finish(str(run.path), threads)
     return run
+
+
+def align_both(run: str, iteration: int, device: str = "auto", threads: int = 0) -> None:
+    """Align both half-sets: one after the other, or at the same time on two cards."""
+    devices = device.split(",")
+    if len(devices) == 1:
+        for half in (1, 2):
+            align(run, iteration, half, device, threads)
+    elif not RunFolder(run).stopped_before(iteration):
+        align_side_by_side(run, iteration, devices, worker_count(threads))
 
 
 def align(run: str, iteration: int, half: int, device: str = "auto", threads: int = 0) -> None:
@@ -61,7 +71,7 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
     with measured() as cost:
         given = load_input(folder)
         resolved = given["resolved"]
-        if chosen.word != given.get("device_word"):  # the one of the whole run was named at its beginning
+        if chosen.word not in given.get("device_word", "").split(","):  # those of the run were named at its beginning
             say(f"iteration {iteration} half {half}: on {chosen.description}")
         everything = load_particles(folder)
         row = np.flatnonzero(everything.half_set == half)

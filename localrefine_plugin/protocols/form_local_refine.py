@@ -67,7 +67,8 @@ def define_params(form: Any) -> None:
                    help="Yes: an NVIDIA GPU with CuPy does the work; if it cannot be used, the run stops and says why. "
                         "No: the processor does it. The result is the same up to round-off.")
     form.addHidden(GPU_LIST, params.StringParam, default="0", label="GPU ID",
-                   help="The number of the GPU, as nvidia-smi shows it. The first of the list is used.")
+                   help="The number of the GPU as nvidia-smi shows it. Two numbers (0 1): the half-sets are aligned at "
+                        "the same time, each on a GPU of its own. More are not used.")
     define_inputs(form)
     for section in sections():
         form.addSection(label=section)

@@ -9,6 +9,7 @@ from typing import Any, Dict, List
 from pwem.objects import SetOfFSCs, SetOfParticles, Volume, VolumeMask
 from pwem.protocols import ProtRefine3D
 from pyworkflow import BETA
+from pyworkflow.protocol.constants import VOID_GPU
 from pyworkflow.utils import cleanPath, makePath
 
 from ..engine.run_folder import RunFolder, remove_temporary, write_json
@@ -65,7 +66,7 @@ class ProtLocalRefine(ProtRefine3D):
             self._insertFunctionStep(function, *chain.arguments(function.__name__, *arguments), needsGPU=gpu)
 
         insert(self.convertInputStep, fingerprint(inputs))
-        insert(self.prepareStep, fingerprint(dict(settings=settings, inputs=inputs)))
+        insert(self.prepareStep, fingerprint(dict(settings=settings, inputs=inputs)), gpu=True)
         for k in range(1, settings["max_iterations"] + settings.get("extra_final_passes", 0) + 1):
             insert(self.alignStep, k, 1, gpu=True)
             insert(self.alignStep, k, 2, gpu=True)
@@ -106,11 +107,16 @@ class ProtLocalRefine(ProtRefine3D):
         return [str(folder.settings), str(folder.input)] + self._written(folder.iteration_done(0))
 
     def alignStep(self, iteration: int, half: int, token: str) -> List[str]:
-        """Align one half-set to its own reference and reconstruct its half-map; opens this half only."""
+        """Align one half-set to its own reference and reconstruct its half-map; opens this half only.
+
+        With two cards the first of the two steps does both halves at once, each in a process of its own, and the
+        second one finds its work done.
+        """
         folder = self._run_folder()
         if not (folder.half_complete(iteration, half) or folder.stopped_before(iteration)):
-            self._engine("align", str(folder.path), "--iteration", str(iteration), "--half", str(half),
-                         *self._resources())
+            resources = self._resources()
+            halves = "both" if "," in resources[1] else str(half)
+            self._engine("align", str(folder.path), "--iteration", str(iteration), "--half", halves, *resources)
         return self._written(folder.half_done(iteration, half))
 
     def mergeStep(self, iteration: int, token: str) -> List[str]:
@@ -195,12 +201,16 @@ class ProtLocalRefine(ProtRefine3D):
         return ["--device", self._device(), "--threads", str(max(1, self.numberOfThreads.get() or 1))]
 
     def _device(self) -> str:
-        """cpu, or the first GPU of the slot this protocol was given (the form's list otherwise)."""
+        """cpu, or the first two GPUs of the slot this protocol was given.
+
+        The executor knows the slot, and counts from 0 what a queue has assigned; 99 is its word for no GPU.
+        """
         if not self.usesGpu():
             return "cpu"
         executor = self._stepsExecutor
-        gpus = (executor.getGpuList() if executor is not None else None) or self.getGpuList() or [0]
-        return f"cuda:{gpus[0]}"
+        given = self.getGpuList() if executor is None else executor.getGpuList()
+        gpus = list(dict.fromkeys(gpu for gpu in given or [] if gpu != VOID_GPU))
+        return ",".join(f"cuda:{gpu}" for gpu in gpus[:2]) or "cuda:0"
 
     # ---------------------------------------------------------------- files
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import re
 import shutil
 import struct
@@ -104,12 +105,14 @@ class Source:
         code = "\n".join([SHIM.read_text(), self.code, launcher(self.code, name), text])
         path = self.folder / (hashlib.sha256((code + str(options)).encode()).hexdigest()[:24])
         if not path.exists():
-            source = path.with_suffix(".cpp")
+            source = path.with_suffix(f".{os.getpid()}.cpp")  # processes side by side may compile the same
             source.write_text(code)
-            command = ["g++", "-std=c++14", "-O1", "-g", "-pthread", *options, "-o", str(path), str(source)]
+            made = source.with_suffix(".made")
+            command = ["g++", "-std=c++14", "-O1", "-g", "-pthread", *options, "-o", str(made), str(source)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(done.stderr)
+            os.replace(made, path)
         return path
 
     def library(self, name: str) -> ctypes.CDLL:

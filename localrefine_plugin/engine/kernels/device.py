@@ -179,6 +179,7 @@ def load_driver() -> Any:
 
 def ask_driver(index: int) -> Dict[str, Any]:
     """Driver version, name and compute capability of a card, from the driver alone; Unusable if there is none."""
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # cards counted as nvidia-smi shows them
     try:
         driver = load_driver()
     except OSError:

@@ -1,0 +1,14 @@
+"""With this folder in PYTHONPATH a process of its own finds two cards: a driver made up, and the stand-in as CuPy."""
+import os
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from gpu.driver import Driver  # noqa: E402
+from gpu.stand_in import make_cupy  # noqa: E402
+
+from localrefine_plugin.engine.kernels import device  # noqa: E402
+
+sys.modules["cupy"] = make_cupy(Path(os.environ["KERNELS_OF_STAND_IN"]))
+device.load_driver = lambda: Driver(cards=2)
