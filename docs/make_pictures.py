@@ -37,6 +37,7 @@ def main(folder: str = "tutorial_output") -> int:
         os.environ["DISPLAY"] = display
         of_the_tutorial(tutorial.project_of(output))
     of_the_parameters(output)
+    of_the_recentring(output)
     for path in sorted(IMAGES.glob("*.png")):
         print(f"{path.stat().st_size / 1024:6.0f} kB  {path.name}")
     return 0
@@ -69,6 +70,7 @@ def of_the_tutorial(project: Any) -> None:
     window.root.withdraw()
     if not protocol.isFinished():  # else the project is one of an earlier time: only its results are pictured
         of_the_form(protocol)
+        of_the_recentring_form(project, protocol)
         project.launchProtocol(protocol, wait=False)
         wait_until(lambda: len(protocol.run_state().iterations) > 1)
         shot_of_the_run(window, protocol, "running")
@@ -119,6 +121,20 @@ def of_the_form(protocol: Any) -> None:
     form.root.destroy()
 
 
+def of_the_recentring_form(project: Any, protocol: Any) -> None:
+    """The form of the other protocol, with the inputs of the local refinement; it is not stored."""
+    from pyworkflow.gui.form import FormWindow
+
+    from localrefine_plugin.protocols import ProtLocalRecentre
+    other = project.newProtocol(ProtLocalRecentre, newBox=56)
+    for name in ("inputParticles", "inputVolume", "inputMask"):
+        getattr(other, name).copy(getattr(protocol, name))
+    form = FormWindow("re-centre particles", other, lambda *args: None, None)
+    form.adjustSize()
+    shot(form.root, "form_recentre", "760x520+0+0")
+    form.root.destroy()
+
+
 def of_the_wizards(form: Any) -> None:
     from localrefine_plugin import wizards
 
@@ -156,8 +172,8 @@ def of_the_viewer(project: Any, protocol: Any) -> None:
     window = opened[0]
     window.adjustSize()
     shot(window.root, "viewer", "640x760+0+0")
-    for name in ("fsc", "fsc_history", "progress", "pose_change", "pose_uncertainty", "axis_change", "orientations",
-                 "map_slices", "filter_resolution", "noise"):
+    for name in ("fsc", "fsc_history", "progress", "pose_change", "pose_uncertainty", "learned_motion", "axis_change",
+                 "orientations", "map_slices", "filter_resolution", "noise"):
         picture = viewer._getVisualizeDict()[name](name)[0].show()
         shot(picture, f"viewer_{name}")
         picture.destroy()
@@ -205,6 +221,46 @@ def truth_of(data: Path, run: Path) -> Dict[str, float]:
                  **evaluation.of_map(evaluate.read_map(run / "final" / "map.mrc"), poses))
     found["half_maps_angstrom"] = evaluation.of_halves(*halves)
     return {name: round(float(value), 3) for name, value in found.items()}
+
+
+# ---------------------------------------------------------------- re-centring
+
+def of_the_recentring(output: Path) -> None:
+    """The head of the tutorial's data in the middle of a smaller box: docs/recentring.md."""
+    import shutil
+    data, folder = output / "data", output / "recentred"
+    shutil.rmtree(folder, ignore_errors=True)
+    words = ["recentre", "--particles", data / "particles.star", "--map", data / "consensus.mrc", "--mask",
+             data / "mask_B.mrc", "--box", 56, "--output", folder]
+    subprocess.run([sys.executable, "-m", "localrefine_plugin.engine", *map(str, words)], check=True, cwd=HERE.parent,
+                   stdout=subprocess.DEVNULL)
+    before = [data / name for name in ("consensus.mrc", "mask_B.mrc", "particles.mrcs")]
+    after = [folder / name for name in ("map.mrc", "mask.mrc", "particles.mrcs")]
+    save(recentring_figure({"before": before, "after": after}), "recentring")
+
+
+def recentring_figure(files: Dict[str, Any]) -> Any:
+    """A row per frame: three slices of the map through the box centre, and the mean of the images."""
+    import mrcfile
+
+    from localrefine_plugin.viewers.map_plots import outline, slice_of
+    from localrefine_plugin.viewers.plots import VERMILION, new_figure
+    figure = new_figure("Slices through the centre of the box, and the mean of all images", height=3.9)
+    for row, (name, (volume, mask, stack)) in zip(figure.subplots(2, 4), files.items()):
+        volume, mask = mrcfile.read(str(volume)), mrcfile.read(str(mask))
+        centre = [n // 2 for n in volume.shape]
+        for axes, axis, plane in zip(row, range(3), ("xy", "xz", "yz")):
+            axes.imshow(slice_of(volume, axis, centre), cmap="gray", origin="lower")
+            outline(axes, slice_of(mask, axis, centre))
+            axes.set_title(f"{name}, {plane}", fontsize=9)
+        row[3].imshow(mrcfile.read(str(stack)).mean(axis=0), cmap="gray", origin="lower")
+        row[3].set_title(f"{name}, images", fontsize=9)
+        for axes in row:
+            axes.plot(centre[2], centre[1], "+", color=VERMILION, ms=10)
+            axes.set_xticks([])
+            axes.set_yticks([])
+    figure.supxlabel("blue: mask of the head at 0.5; cross: centre of the box", fontsize=9)
+    return figure
 
 
 def save(figure: Any, name: str) -> None:

@@ -293,10 +293,10 @@ class ProtLocalRefine(ProtRefine3D):
     def _summary(self) -> List[str]:
         state = self.run_state()
         lines = run_state.summary_lines(state)
-        if not lines:
-            return [self.summaryVar.get() or "Not started yet."]
         if self.isActive():
             lines += run_state.live_line(self.getStdoutLog())
+        if not lines:
+            return [self.summaryVar.get() or "Not started yet."]
         if os.path.exists(self.html_report_path()):
             lines.append(f"[[{self.html_report_path()}][Report with pictures]]")
         return lines

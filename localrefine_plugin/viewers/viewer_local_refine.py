@@ -32,7 +32,7 @@ class LocalRefineViewer(ProtocolViewer):
     def _defineParams(self, form: Any) -> None:
         pictures = {picture.name: picture for picture in PICTURES}
         form.addSection(label="Results")
-        form.addParam("iteration", params.IntParam, default=None, allowsNull=True, label="Iteration",
+        form.addParam("iteration", params.IntParam, default=None, allowsNull=True, label="Iteration (empty: the best)",
                       help="Leave empty for the best one so far (the result). 0 is the input.")
         form.addParam("compareWith", params.EnumParam, choices=[NO_RUN] + [name for name, _ in self._other_runs()],
                       default=0, label="Compare with",
