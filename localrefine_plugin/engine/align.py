@@ -308,12 +308,9 @@ def unsettled(previous: Optional[PoseTable], rows: np.ndarray) -> np.ndarray:
 def model_match(reference: Reference, packed: PackedImages, best: Modes) -> Tuple[Array, Array]:
     """Re(conj(Z) Y) and W|Y|² per pixel (n, K): log L = Σ (cross − ½ energy), and σ²/2 · (energy − 2 cross) is
     |X − C Y|² − |X|²."""
-    xp = array_module(packed.matched)
     p, m = packed.pixels, packed.magnification
     slices = extract_slices(reference.ft, slice_rows(best.rotation, reference.scale, m), p.kx, p.ky)
-    omega, shift = 2 * np.pi / p.box_size, image_shift(best.shift, m)
-    phase = xp.exp(-1j * (omega * (shift[:, :1] * p.kx + shift[:, 1:] * p.ky)).astype(np.float32))
-    slices *= phase
+    slices *= p.phases(-image_shift(best.shift, m))
     cross = packed.matched.real * slices.real + packed.matched.imag * slices.imag
     return cross, packed.weight * (slices.real ** 2 + slices.imag ** 2)
 

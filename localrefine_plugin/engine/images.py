@@ -7,7 +7,7 @@ from typing import Any, Callable, List, Optional, Tuple
 import numpy as np
 
 from .ctf import CtfOnPixels
-from .kernels.device import CPU, Device, array_module
+from .kernels.device import CPU, Device
 from .kernels.fft import rfft2
 from .optics import aberration_phase, image_shift, magnifications
 from .pixels import PixelList, half_plane_frequencies, last_column
@@ -78,14 +78,12 @@ def phase_corrections(particles: Particles, kx: np.ndarray, ky: np.ndarray) -> L
 
 def pack(batch: Batch, pixels: PixelList, centre_shift: Array) -> PackedImages:
     """What the search sees of a batch: only listed pixels, moved so that u = 0 is ``centre_shift`` (n, 2) px."""
-    xp = array_module(batch.signal)
     n = len(batch.signal)
-    omega = 2 * np.pi / pixels.box_size
-    shift = image_shift(centre_shift, batch.magnification)
-    phase = xp.exp(1j * omega * (shift[:, :1] * pixels.kx + shift[:, 1:] * pixels.ky).astype(np.float32))
-    matched = 2 * batch.signal.reshape(n, -1).take(pixels.index, axis=1) * phase
+    matched = batch.signal.reshape(n, -1).take(pixels.index, axis=1)
+    matched *= pixels.phases(image_shift(centre_shift, batch.magnification))
+    matched *= 2
     weight = 2 * batch.weight.reshape(n, -1).take(pixels.index, axis=1)
-    return PackedImages(pixels, matched.astype(np.complex64), weight, batch.magnification)
+    return PackedImages(pixels, matched, weight, batch.magnification)
 
 
 def scaled(batch: Batch, scale: Array) -> Batch:

@@ -6,6 +6,8 @@ from typing import Any, Callable, Tuple
 
 import numpy as np
 
+from .kernels.device import array_module
+
 Array = Any
 
 
@@ -35,6 +37,14 @@ class PixelList:
     def put(self, put: Callable[[np.ndarray], Array]) -> "PixelList":
         """The list where ``put`` puts arrays."""
         return replace(self, kx=put(self.kx), ky=put(self.ky), index=put(self.index))
+
+    def phases(self, displacement_px: Array) -> Array:
+        """e^{2πi k·u/N} (n, K) complex64 for displacements u (n, 2) px, as products of one table per axis."""
+        xp = array_module(displacement_px)
+        frequency = xp.arange(-self.max_shell, self.max_shell + 1) * (2 * np.pi / self.box_size)
+        table = xp.exp(1j * frequency * displacement_px[:, :, None]).astype(np.complex64)
+        column, row = (k.astype(np.int64) + self.max_shell for k in (self.kx, self.ky))
+        return table[:, 0].take(column, axis=1) * table[:, 1].take(row, axis=1)
 
     def prefix(self, max_shell: float) -> int:
         """Number of pixels whose shell is at most ``max_shell``."""
