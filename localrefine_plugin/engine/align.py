@@ -32,6 +32,7 @@ from .records import Particles, PoseTable
 from .reference import Reference, make_reference, slice_rows, support_box
 from .scale import fitted_scales
 from .search import Grid, Levels, Modes, Motion, PackedImages, best_modes, make_grid, mode_weights, search
+from .static_part import SIGMA, static_reference, subtract, surface_motion
 
 Array = Any
 BATCH_BYTES = 192 << 20  # on the host
@@ -123,7 +124,7 @@ def levels_of(pixels: PixelList, grid_shell: int, align_shell: int) -> Levels:
 def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray], np.ndarray],
                reference_map: np.ndarray, mask: np.ndarray, noise_power: np.ndarray, plan: SearchPlan,
                previous: Optional[PoseTable], workers: int, progress: Callable[[int, int], None],
-               device: Device = CPU) -> HalfResult:
+               device: Device = CPU, static_part: Optional[np.ndarray] = None) -> HalfResult:
     """Align and reconstruct one half-set, on ``device``; the result is the host's.
 
     Parameters
@@ -133,12 +134,13 @@ def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray
     reference_map : filtered, unmasked map of this half; mask : (N, N, N).
     noise_power : (groups, M + 1) σ² = E|N(k)|² per shell.
     previous : poses of the last iteration, or None.
+    static_part : (N, N, N) map of the whole particle whose part outside the mask is subtracted, or None.
     """
     need = need_of(plan, particles, noise_power.shape[1] - 1, support_box(mask, plan.centre), device)
     check_fits(device, need)
     with Prefetch(read, len(particles), particles.box_size, device) as ahead:
         work = HalfAlignment(particles, ahead, noise_power, plan, previous, workers, device)
-        work.set_reference(reference_map, mask)
+        work.set_reference(reference_map, mask, static_part)
 
         def batch(rows: np.ndarray) -> None:
             work.add(rows)
@@ -191,10 +193,17 @@ class HalfAlignment:
         self.evidence: List[Evidence] = []
         self.matches: List[Tuple[np.ndarray, np.ndarray]] = []
 
-    def set_reference(self, reference_map: np.ndarray, mask: np.ndarray) -> None:
+    def set_reference(self, reference_map: np.ndarray, mask: np.ndarray,
+                      static_part: Optional[np.ndarray] = None) -> None:
+        plan, self.static = self.plan, None
         with self.clock("reference"):
-            last = int(np.ceil(self.plan.align_shell * stretch(self.particles)))
-            reference = make_reference(reference_map, mask, self.plan.centre, last, self.workers)
+            last = int(np.ceil(plan.align_shell * stretch(self.particles)))
+            if static_part is not None:
+                reach = plan.shift_extent if plan.motion_covariance is None else SIGMA * surface_motion(
+                    plan.motion_covariance, plan.mask_radius)
+                static = static_reference(static_part, mask, reach, self.particles.pixel_size, last, self.workers)
+                self.static = replace(static, ft=self.put(static.ft))
+            reference = make_reference(reference_map, mask, plan.centre, last, self.workers)
             self.reference = replace(reference, ft=self.put(reference.ft))
 
     def add(self, rows: np.ndarray) -> None:
@@ -208,6 +217,10 @@ class HalfAlignment:
         u0 = shift0 + project(rotation0, plan.centre)
         with self.clock("pack"):
             packed = pack(batch, self.pixels, self.put(u0))
+            removed = 0
+            if self.static is not None:
+                packed, removed = subtract(packed, self.static, self.put(self.particles.rotation[rows]),
+                                           self.put(self.particles.shift_px[rows] - u0))
         motion = motion_of(plan, rotation0)
         with self.clock("search"):
             modes = self.search(rows, packed, motion, u0)
@@ -220,7 +233,7 @@ class HalfAlignment:
             insert_batch(self.accumulator, batch, chosen, self.put(u0), plan, self.images.last_column,
                          self.particles.box_size)
         with self.clock("noise"):
-            self.noise.add(rows, batch.power, energy - 2 * cross, self.pixels.shell)
+            self.noise.add(rows, batch.power, energy - 2 * cross + removed, self.pixels.shell)
         self.matches.append(match)
         best = best.to_host()
         if plan.learn:

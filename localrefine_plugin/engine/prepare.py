@@ -28,6 +28,7 @@ from .reference import support_box
 from .references import joined
 from .run_folder import RunFolder, remove, remove_temporary, write_json
 from .state import measured, save_arrays, save_particles, worker_count
+from .static_part import static_parts
 
 FIRST_IMAGES = 500  # per half-set: shells of a few hundred pixels times this many images
 
@@ -57,6 +58,8 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
             say(prediction(chosen, need))
         looks, references = first_references(inputs, resolved, workers)
         resolved.update(expectations(looks, inputs))
+        static = static_parts(inputs.maps, inputs.mask, inputs.pixel_size, curves.resolutions()["unmasked"],
+                              workers) if settings.subtract else []
         warnings = list(inputs.warnings) + first_warnings(looks, inputs.mask, resolved, inputs.pixel_size)
     scales = [look.scale for look in looks]
     run.iteration(0).mkdir(parents=True, exist_ok=True)
@@ -66,6 +69,9 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         write_map(run.reference(0, half), references[half - 1] * scales[half - 1], inputs.pixel_size)
         save_arrays(run.noise(0, half), power=looks[half - 1].noise_power)
         files += [run.reference(0, half), run.noise(0, half)]
+        if settings.subtract:
+            write_map(run.static_part(half), static[half - 1] * scales[half - 1], inputs.pixel_size)
+            files.append(run.static_part(half))
     write_fsc(run.fsc(0), curves)
     stored = save_particles(run, inputs.particles)
     write_json(run.settings, settings.as_dict())

@@ -102,6 +102,11 @@ class Settings:
     marginalize: bool = setting(
         True, "Insert each image at several poses weighted by their posterior probability instead of at "
         "the best pose only.", kind="bool", label="Marginalise over poses", group=ALIGNMENT)
+    subtract: bool = setting(
+        False, "While searching, take out of each image what the half-map shows outside the mask, at the input pose "
+        "(the map is made of the images as they are). Helps where one image alone shows much, i.e. large particles "
+        "with good contrast; with usual noise it changes nothing (measured).", kind="bool",
+        label="Subtract the rest of the particle", group=ALIGNMENT, expert=True)
     join_halves_resolution_angstrom: float = setting(
         20.0, "Below this resolution both references share the average of the two half-maps, so that the "
         "halves stay in one frame. 0 = never.", kind="float", label="Half-map join resolution",

@@ -86,7 +86,8 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
         with ImageReader(particles) as reader:
             result = align_half(particles, row, reader.read, reference_map, mask,
                                 load_noise(folder, iteration - 1, half), plan,
-                                load_poses(folder, iteration - 1, half), worker_count(threads), bar.update, chosen)
+                                load_poses(folder, iteration - 1, half), worker_count(threads), bar.update, chosen,
+                                read_map(folder.static_part(half))[0] if resolved["subtract"] else None)
         files = save_half(folder, iteration, half, result, particles.pixel_size)
     write_json(folder.half_done(iteration, half), dict(
         iteration=iteration, half=half, particles=len(particles), phase_seconds=result.phase_seconds,

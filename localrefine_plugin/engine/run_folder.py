@@ -129,6 +129,9 @@ class RunFolder:
     def half_map(self, k: int, half: int) -> Path:
         return self.iteration(k) / f"half_{half}_map.mrc"
 
+    def static_part(self, half: int) -> Path:
+        return self.iteration(0) / f"half_{half}_static.mrc"
+
     def poses(self, k: int, half: int) -> Path:
         return self.iteration(k) / f"half_{half}_poses.npz"
 
