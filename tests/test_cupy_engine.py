@@ -120,7 +120,7 @@ DYNAMIC = dict(mask_mode="dynamic", mask_threshold=0.4, mask_near_angstrom=0.0, 
     dict(),  # as a user gets it: learned prior, non-uniform references, marginalisation
     dict(prior="learned-isotropic", non_uniform=False, per_particle_scale=True, deterministic=True, **DYNAMIC),
     dict(prior="gaussian", symmetry="C2", allow_asymmetric_mask=True, recenter_rotations=True, recenter_shifts=True,
-         marginalize=False, non_negativity=True, resplit_half_sets=True),
+         marginalize=False, non_negativity=True, resplit_half_sets=True, subtract=True),
 ], ids=["defaults", "isotropic-scale-dynamic-deterministic", "symmetry-recentred"])
 def test_a_whole_refinement_is_that_of_the_cpu(cupy, monkeypatch, tmp_path, choices):
     """Two iterations, so that what the first one learned, masked and filtered is used by the second."""

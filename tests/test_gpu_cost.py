@@ -13,7 +13,6 @@ from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.memory import MemoryNeed, check_fits, prediction
 from localrefine_plugin.engine.pixels import pixel_list
 from localrefine_plugin.engine.records import InputError
-from localrefine_plugin.engine.reference import support_box
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def watched(e, after_batch, **settings):
 
 def need(e, **settings):
     plan = e.plan(RESOLUTION, **settings)
-    return need_of(plan, e.particles, (BOX - 1) // 2, support_box(e.mask, plan.centre), STAND_IN)
+    return need_of(plan, e.particles, (BOX - 1) // 2, e.mask, STAND_IN)
 
 
 @pytest.mark.parametrize("settings", [dict(), dict(deterministic=True), dict(prior="gaussian", marginalize=True)],

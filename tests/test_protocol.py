@@ -19,6 +19,7 @@ NAMES_OF_THE_FIELD = {
     "prior": "usePrior", "prior_rotation_deg": "priorRotation", "prior_shift_angstrom": "priorShift",
     "rotation_extent_deg": "rotationExtent", "shift_extent_angstrom": "shiftExtent", "fulcrum": "fulcrum",
     "recenter_rotations": "recenterRotations", "recenter_shifts": "recenterShifts", "marginalize": "marginalize",
+    "subtract": "subtract",
     "initial_lowpass_angstrom": "initialLowpass", "non_uniform": "nonUniform", "symmetry": "symmetryGroup",
     "per_particle_scale": "minimizeScale", "max_iterations": "maxIterations"}
 

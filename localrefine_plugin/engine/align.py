@@ -136,7 +136,7 @@ def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray
     previous : poses of the last iteration, or None.
     static_part : (N, N, N) map of the whole particle whose part outside the mask is subtracted, or None.
     """
-    need = need_of(plan, particles, noise_power.shape[1] - 1, support_box(mask, plan.centre), device)
+    need = need_of(plan, particles, noise_power.shape[1] - 1, mask, device, static_part is not None)
     check_fits(device, need)
     with Prefetch(read, len(particles), particles.box_size, device) as ahead:
         work = HalfAlignment(particles, ahead, noise_power, plan, previous, workers, device)
@@ -155,13 +155,15 @@ def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray
     return result
 
 
-def need_of(plan: SearchPlan, particles: Particles, max_shell: int, edge: int, device: Device) -> MemoryNeed:
-    """What a half-set takes of memory; ``edge`` is that of the reference's `support_box`."""
+def need_of(plan: SearchPlan, particles: Particles, max_shell: int, mask: np.ndarray, device: Device,
+            subtracts: bool = False) -> MemoryNeed:
+    """What a half-set takes of memory."""
     box = particles.box_size
     pixels = pixel_list(box, plan.align_shell, max_shell)
     grid, shell = grid_of(plan, box, particles.pixel_size)
-    return memory_need(box, max_shell, reach_of_reference(edge, box, plan.align_shell), len(pixels),
-                       pixels.prefix(shell), len(grid.rotations), len(grid.shifts),
+    edges = [support_box(mask, plan.centre)] + subtracts * [box]
+    return memory_need(box, max_shell, [reach_of_reference(edge, box, plan.align_shell) for edge in edges],
+                       len(pixels), pixels.prefix(shell), len(grid.rotations), len(grid.shifts),
                        fixed=plan.deterministic and device.on_card)
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Sequence
 
 import numpy as np
 
@@ -54,7 +55,7 @@ class MemoryNeed:
         return f"use a card with {self.least / MEMORY_SHARE / GIB:.1f} GiB free, {binning}or --device cpu"
 
 
-def memory_need(box_size: int, max_shell: int, reference_reach: float, pixels: int, grid_pixels: int, rotations: int,
+def memory_need(box_size: int, max_shell: int, reaches: Sequence[float], pixels: int, grid_pixels: int, rotations: int,
                 shifts: int, fixed: bool) -> MemoryNeed:
     """The need of images used to ``max_shell`` for the map and with ``pixels`` pixels for the alignment.
 
@@ -62,13 +63,13 @@ def memory_need(box_size: int, max_shell: int, reference_reach: float, pixels: i
 
     Parameters
     ----------
-    reference_reach : grid steps from the origin of the reference's transform to its faces.
+    reaches : grid steps from the origin to its faces, of the transform of each reference.
     grid_pixels, rotations, shifts : of the coarse grid.  fixed : whether the sums are 64-bit integers.
     """
     half_plane = (2 * max_shell + 1) * (max_shell + 1)
     return MemoryNeed(
         box_size, half_plane, sums=(24 if fixed else 12) * float(np.prod(accumulator_shape(max_shell)[:3])),
-        reference=8 * (2 * reference_reach + 1) ** 2 * (reference_reach + 2),
+        reference=sum(8 * (2 * reach + 1) ** 2 * (reach + 2) for reach in reaches),
         image=8 * box_size ** 2 + 80 * half_plane + 60 * pixels + 40 * rotations * shifts,
         temporaries=16 * (rotations + shifts) * grid_pixels, reconstruction=working_bytes(box_size))
 

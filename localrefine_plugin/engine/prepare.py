@@ -24,7 +24,6 @@ from .pixels import highest_shell
 from .plan import resolve, search_plan
 from .progress import say
 from .records import Settings
-from .reference import support_box
 from .references import joined
 from .run_folder import RunFolder, remove, remove_temporary, write_json
 from .state import measured, save_arrays, save_particles, worker_count
@@ -125,7 +124,7 @@ def finest_need(inputs: CheckedInputs, resolved: Dict[str, Any], device: Device)
     """What the alignment takes of memory once it goes as far as it may."""
     particles = inputs.particles
     plan = search_plan(resolved, particles, 2 * inputs.pixel_size)
-    return need_of(plan, particles, highest_shell(particles.box_size), support_box(inputs.mask, plan.centre), device)
+    return need_of(plan, particles, highest_shell(particles.box_size), inputs.mask, device, resolved["subtract"])
 
 
 def expectations(looks: List[FirstLook], inputs: CheckedInputs) -> Dict[str, float]:
