@@ -167,7 +167,7 @@ def test_extra_passes_follow_convergence(tmp_path, extra):
     for k in range(8):
         run.iteration(k).mkdir()
         write_json(run.iteration_done(k), {"converged": k >= 3})
-    assert [k for k in range(1, 9) if not engine.finished(run, k)] == list(range(1, 4 + extra))
+    assert [k for k in range(1, 9) if not run.stopped_before(k)] == list(range(1, 4 + extra))
 
 
 def test_advice_goes_to_iteration_report_and_is_warned_of_once():
