@@ -117,6 +117,20 @@ def test_the_summary_says_what_it_runs_on(tmp_path):
 
 # ---------------------------------------------------------------- report
 
+def test_the_summary_gives_the_advice_on_the_result_and_not_what_is_outdated(tmp_path):
+    """Iteration 1 was at the limit; iteration 3, the best, is not, but has two peaks. The end adds its own."""
+    folder = fake_run(tmp_path / "run")
+    for k, said in ((1, {"rotation limit": "at the limit of old"}), (3, {"rotation peaks": "two peaks of now"})):
+        write_json(folder.iteration_done(k), dict(read_json(folder.iteration_done(k)), advice=said,
+                                                  warnings=list(said.values())))
+    everything = ["the mask of the input", "at the limit of old", "two peaks of now"]
+    write_json(folder.report, dict(read_json(folder.report), warnings=everything, advice=["blurred by the poses"]))
+    text = "\n".join(summary_lines(RunState(folder.path)))
+    assert "at the limit of old" not in text
+    for words in ("less than five times", "the mask of the input", "two peaks of now", "blurred by the poses"):
+        assert text.count(words) == 1, words
+
+
 def test_the_report_is_self_contained_and_tells_everything(run, tmp_path):
     path = tmp_path / "report.html"
     write_report(run.path, str(path), "A <run>")

@@ -132,14 +132,25 @@ class RunState:
         return read_map(path)
 
     def warnings(self) -> List[str]:
-        """Every warning of the run once, in the order they came up."""
-        found: List[str] = []
-        for content in [self.input, *self.iterations, read_json(self.folder.report)]:
-            given = content.get("warnings")
-            for text in given if isinstance(given, list) else []:
-                if isinstance(text, str) and text not in found:
-                    found.append(text)
-        return found
+        """What is to be said of the run as it stands: of its input, then the advice on its best iteration.
+
+        What an earlier iteration was warned of, and the result no longer suffers from, is left out.
+        """
+        report = read_json(self.folder.report)
+        advised = [content for content in self.iterations if isinstance(content.get("advice"), dict)]
+        outdated = [text for content in advised if content["iteration"] > 0 for text in texts(content.get("warnings"))]
+        found = texts(self.input.get("warnings"))
+        for content in self.iterations:
+            found += texts(content.get("warnings")) if content not in advised else []
+        advice = self.best.get("advice")
+        found += texts(list(advice.values()) if isinstance(advice, dict) else None) + texts(report.get("advice"))
+        found += [text for text in texts(report.get("warnings")) if text not in outdated]
+        return list(dict.fromkeys(found))
+
+
+def texts(value: Any) -> List[str]:
+    """The strings of a list; none of anything else."""
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
 def read_json(path: Path) -> Dict[str, Any]:
