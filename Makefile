@@ -1,6 +1,8 @@
 # Every target does its own set-up in .venv, from nothing but a Python 3.8 - 3.11 with venv and tkinter.
 #   make test    the whole suite          make demo    a simulated complex refined in a Scipion project
 #   make check   ruff, mypy, import rules  make clean   removes .venv and demo_output
+#   make test-lowest    the core of the suite with the oldest versions setup.py allows (tests/lowest.txt), oldest Python
+#   make test-latest    the same with the newest versions, newest Python      make audit   known vulnerabilities
 #   make gpu-check      on a machine with an NVIDIA GPU: its tests, self-test and figures; writes docs/gpu-records/
 #   make test-gpu       only the tests that need one; fails without one
 #   make tutorial       the project of docs/tutorial.md      make docs-pictures  all pictures of the docs
@@ -13,7 +15,7 @@ NAMES := python3 python3.11 python3.10 python3.9 python3.8
 SUITABLE := import sys, venv, ensurepip, tkinter; sys.exit(not (3, 8) <= sys.version_info < (3, 12))
 PYTHON ?= $(shell for name in $(NAMES); do $$name -c '$(SUITABLE)' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: test test-gpu gpu-check check demo tutorial docs-pictures clean
+.PHONY: test test-core test-lowest test-latest audit test-gpu gpu-check check demo tutorial docs-pictures clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -21,12 +23,42 @@ $(BIN)/python:
 	  "apt-get install python3-venv python3-tk); or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# What an installation is made with; 'make test-lowest' adds a file of constraints.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+CONSTRAINTS :=
+
 $(INSTALLED): setup.py pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python $(PIP_INSTALL) $(CONSTRAINTS) --editable '.[test]'
 	touch $@
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Core of the suite: files, operators, one run of the engine, Scipion's side of it.
+CORE := $(addprefix tests/test_,$(addsuffix .py,files bad_star bad_mrc bad_settings excluded cli pose ctf fourier fsc \
+	mask kernels search reconstruct refine plugin convert protocol viewers))
+OLDEST := python3.8 python3.9 python3.10 python3.11 python3
+NEWEST := python3.11 python3.10 python3.9 python3.8 python3
+first = $(shell for name in $(1); do $$name -c '$(SUITABLE)' 2>/dev/null && command -v $$name && break; done)
+
+test-lowest:
+	$(MAKE) test-core VENV=.venv-lowest PYTHON="$(call first,$(OLDEST))" CONSTRAINTS='--constraint tests/lowest.txt'
+
+test-latest:
+	rm -rf .venv-latest
+	$(MAKE) test-core VENV=.venv-latest PYTHON="$(call first,$(NEWEST))"
+
+test-core: $(INSTALLED)
+	$(BIN)/python --version
+	$(BIN)/python -m pip list --disable-pip-version-check | grep -i -E '^(scipion|numpy|scipy|numba|mrcfile|emtable)'
+	$(BIN)/python -m pytest $(CORE)
+
+# --strict: a package that the service does not answer for is a failure.
+audit: $(INSTALLED)
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python $(PIP_INSTALL) pip-audit
+	$(BIN)/python -m pip freeze --exclude-editable > .venv-audit/installed.txt
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --requirement .venv-audit/installed.txt
 
 test-gpu: $(INSTALLED)
 	LOCALREFINE_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
@@ -50,4 +82,4 @@ docs-pictures: demo
 	$(BIN)/python docs/make_pictures.py
 
 clean:
-	rm -rf $(VENV) demo_output
+	rm -rf $(VENV) .venv-lowest .venv-latest .venv-audit demo_output

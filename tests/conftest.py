@@ -36,6 +36,14 @@ def require_program(name: str) -> str:
     return str(path)
 
 
+def require_xmipp() -> None:
+    """Xmipp's library, which reads formats that are not MRC; it comes with scipion-em from 3.11 on."""
+    try:
+        import xmippLib  # noqa: F401
+    except ImportError:
+        _missing("Xmipp's library is not installed", REQUIRE_OPTIONAL)
+
+
 def _missing(reason: str, required: bool) -> None:
     if required:
         pytest.fail(reason + ", and this run requires it", pytrace=False)

@@ -6,7 +6,7 @@ import importlib.util
 import mrcfile
 import numpy as np
 import pytest
-from conftest import REQUIRE_OPTIONAL, _missing
+from conftest import REQUIRE_OPTIONAL, _missing, require_xmipp
 from scipion_data import PIXEL_SIZE, fill_particles, make_acquisition, random_transforms, soft_ball, volume, write_map
 
 from localrefine_plugin import convert
@@ -168,6 +168,7 @@ def test_particles_without_half_sets_are_refused_unless_they_are_split_anew(tmp_
 
 def test_other_image_formats_are_converted(tmp_path):
     """A Spider stack (read by Xmipp's library) becomes an MRC stack with the same pixels."""
+    require_xmipp()
     import pwem.emlib as emlib
     images = np.random.default_rng(1).normal(size=(12, 16, 16)).astype(np.float32)
     name = str(tmp_path / "images.stk")
@@ -228,6 +229,7 @@ def test_maps_are_used_in_place_when_their_header_agrees(tmp_path):
 
 
 def test_maps_of_other_formats_are_converted(tmp_path):
+    require_xmipp()
     import pwem.emlib as emlib
     data = np.random.default_rng(2).normal(size=(8, 8, 8)).astype(np.float32)
     image = emlib.Image()
