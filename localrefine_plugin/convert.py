@@ -165,10 +165,18 @@ def _attribute_reader(name: str, text: bool) -> Callable[[Any], Any]:
 def _ctf_readers(item: Any) -> List[Tuple[str, Callable[[Any], Any]]]:
     if not item.hasCTF():
         return []
-    return [("rlnDefocusU", lambda i: float(i.getCTF().getDefocusU())),
-            ("rlnDefocusV", lambda i: float(i.getCTF().getDefocusV())),
-            ("rlnDefocusAngle", lambda i: float(i.getCTF().getDefocusAngle())),
+    return [("rlnDefocusU", lambda i: _ctf_value(i, "getDefocusU")),
+            ("rlnDefocusV", lambda i: _ctf_value(i, "getDefocusV")),
+            ("rlnDefocusAngle", lambda i: _ctf_value(i, "getDefocusAngle")),
             ("rlnPhaseShift", lambda i: float(i.getCTF().getPhaseShift() or 0.0))]
+
+
+def _ctf_value(item: Any, getter: str) -> float:
+    value = getattr(item.getCTF(), getter, lambda: None)()
+    if value is None:
+        raise InputError(f"item {item.getObjId()} has no CTF", "input particles",
+                         "estimate the CTF of all particles, or leave out those without")
+    return float(value)
 
 
 def _coordinate_readers(item: Any) -> List[Tuple[str, Callable[[Any], Any]]]:

@@ -166,6 +166,19 @@ def test_particles_without_half_sets_are_refused_unless_they_are_split_anew(tmp_
     assert len(read_particles(star, need_half_sets=False)[0]) == 12
 
 
+@pytest.mark.parametrize("spoil, words", [
+    (lambda item: item.getCTF()._defocusU.set(None), "item 5 has no CTF"),
+    (lambda item: item.setCTF(None), "item 5 has no CTF"),
+    (lambda item: item.getTransform().setMatrix(np.zeros((4, 4))), "item 5")])
+def test_an_item_without_ctf_or_pose_among_others_is_named(tmp_path, stack, monkeypatch, spoil, words):
+    particles = fill_particles(new_set(tmp_path), stack, random_transforms(12, seed=7))
+    items = [item.clone() for item in particles]
+    spoil(items[4])
+    monkeypatch.setattr(particles, "iterItems", lambda *_: iter(items))
+    with pytest.raises(InputError, match=words):
+        convert.write_particles(particles, str(tmp_path / "particles.star"), str(tmp_path / "stacks"))
+
+
 def test_other_image_formats_are_converted(tmp_path):
     """A Spider stack (read by Xmipp's library) becomes an MRC stack with the same pixels."""
     require_xmipp()
