@@ -129,6 +129,7 @@ def of_the_recentring_form(project: Any, protocol: Any) -> None:
     other = project.newProtocol(ProtLocalRecentre, newBox=56)
     for name in ("inputParticles", "inputVolume", "inputMask"):
         getattr(other, name).copy(getattr(protocol, name))
+    other.setObjLabel("re-centre on the head")
     form = FormWindow("re-centre particles", other, lambda *args: None, None)
     form.adjustSize()
     shot(form.root, "form_recentre", "760x520+0+0")
