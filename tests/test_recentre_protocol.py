@@ -6,7 +6,15 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
-from scipion_data import PIXEL_SIZE, new_project, simulated_inputs, store_inputs
+from scipion_data import (
+    PIXEL_SIZE,
+    fill_particles,
+    new_project,
+    random_transforms,
+    simulated_inputs,
+    store_inputs,
+    write_map,
+)
 from scipy.spatial.transform import Rotation
 
 BOX, SMALL = 32, 26
@@ -137,6 +145,39 @@ def test_poses_refined_in_between_come_back(project, there):
                       for _, item in sorted(items(there.outputParticles).items())])
     seen = new[:, :2, 3] + new[:, :2, :3] @ POINT
     np.testing.assert_allclose(seen, first[:, :2, 3] + rolls, atol=1e-5)
+
+
+def test_the_way_back_follows_the_magnification_matrix(project, tmp_path):
+    """Group 1 of two has a matrix M: v lies at Mᵀ(P R v) + t, in closed form, and comes back to where it was."""
+    from pwem.objects import Transform
+    from pyworkflow.object import Integer, String
+
+    from localrefine_plugin.engine import recentre
+    from localrefine_plugin.protocols.protocol_recentre import RestoredItems
+    sheared = np.array([[1.02, 0.01], [-0.01, 0.97]])
+    optics = "\ndata_optics\n\nloop_\n_rlnOpticsGroupName #1\n_rlnOpticsGroup #2\n" + "".join(
+        f"_rlnMagMat{i}{j} #{3 + 2 * i + j}\n" for i in (0, 1) for j in (0, 1)) + (
+        "one 1 1.02 0.01 -0.01 0.97\ntwo 2 1 0 0 1\n\n")
+    first, roll = random_transforms(6, 8), np.array([3, -4])
+    stack = write_map(tmp_path / "images.mrcs", np.random.default_rng(0).standard_normal((6, 16, 16)), stack=True)
+    made = store_inputs(project, {"outputParticles": lambda p: fill_particles(
+        p._createSetOfParticles(), stack, first, optics=optics)})
+    protocol = protocol_of(project, "matrices", made, None, None, direction=1)
+    project.saveProtocol(protocol)
+    protocol.makePathsAndClean()
+    (tmp_path.cwd() / protocol._folder()).mkdir()
+    distortions = protocol._distortions()
+    np.testing.assert_allclose([distortions[number] for number in (1, 2)], [sheared, np.eye(2)])
+    for number, item in items(made.outputParticles).items():
+        before = np.linalg.inv(item.getTransform().getMatrix())
+        after = before.copy()
+        after[:2, 3] += distortions[number].T @ before[:2, :3] @ POINT - roll
+        item.setTransform(Transform(matrix=np.linalg.inv(after)))
+        for label, value in zip((*recentre.POINT, *recentre.ROLL, recentre.BOX), (*POINT, *roll, BOX)):
+            setattr(item, "_" + label, Integer(int(value)))
+        setattr(item, "_" + recentre.IMAGE, String(f"000001@{stack}"))
+        RestoredItems(distortions).update(item)
+        np.testing.assert_allclose(np.linalg.inv(item.getTransform().getMatrix()), before, atol=1e-9)
 
 
 @pytest.mark.parametrize("values, words", [

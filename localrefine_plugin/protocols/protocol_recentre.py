@@ -14,6 +14,7 @@ from pyworkflow.utils import cleanPath, makePath
 
 from ..engine import recentre
 from ..engine.mrc import write_map
+from ..engine.optics import image_shift, specimen_shift
 from ..engine.run_folder import RunFolder, write_json
 from .engine_process import run_engine
 from .form_local_refine import FULCRUM_AXES, FULCRUM_CHOICES, FULCRUM_COORDINATES
@@ -136,12 +137,26 @@ class ProtLocalRecentre(ProtProcessParticles):
     def _output_particles(self) -> SetOfParticles:
         source = self.inputParticles.get()
         update = RecentredItems(self._folder("particles.star"), source.getSamplingRate()).update \
-            if self.direction.get() == THERE else restore_item
+            if self.direction.get() == THERE else RestoredItems(self._distortions()).update
         particles = self._createSetOfParticles()
         particles.copyInfo(source)
         particles.setAlignmentProj()
         particles.copyItems(source, updateItemCallback=update, doClone=False)
         return particles
+
+    def _distortions(self) -> Dict[int, np.ndarray]:
+        """Magnification matrix (2, 2) by object id; {} where no optics group has one."""
+        from ..convert import particles_table, write_particles
+        from ..engine.files import read_particles
+        source = self.inputParticles.get()
+        text = getattr(source.getAcquisition(), "opticsGroupInfo", None)
+        if text is None or "rlnMagMat00" not in (text.get() or ""):
+            return {}
+        star = self._folder("input.star")
+        write_particles(source, star, self._folder("stacks"))
+        matrices = read_particles(star, need_half_sets=False)[1].distortion
+        ids = particles_table(star).texts(["rlnImageId"])["rlnImageId"]
+        return {} if matrices is None else {int(number): matrix for number, matrix in zip(ids, matrices)}
 
     def _output_map(self, source: Volume, name: str, volume: Volume) -> Volume:
         """The moved map; its origin keeps the density where it was in space."""
@@ -254,21 +269,36 @@ def done_to(item: Any) -> Optional[Dict[str, int]]:
     return None if None in values.values() else {label: int(value) for label, value in values.items()}
 
 
-def restore_item(item: Any, _row: Any = None) -> None:
-    """Give the item its first image back, with the pose it has now (a callback of copyItems).
+class RestoredItems:
+    """The way back of items.
 
-    Scipion's matrix T = inv([R | t]): M = inv(T) has R in M[:3, :3] and t, in px, in M[:2, 3].
+    Parameters
+    ----------
+    distortions : magnification matrix (2, 2) by object id, where there are any.
     """
-    done = done_to(item)
-    if done is None:
-        raise RuntimeError(f"particle {item.getObjId()} was not re-centred")
-    matrix = np.linalg.inv(np.asarray(item.getTransform().getMatrix(), dtype=float))
-    point, roll = (np.array([[done[label] for label in labels]]) for labels in (recentre.POINT, recentre.ROLL))
-    matrix[:2, 3] = recentre.restored_shifts(matrix[None, :3, :3], matrix[None, :2, 3], point, roll)[0]
-    item.setTransform(Transform(matrix=np.linalg.inv(matrix)))
-    item.setLocation(*location(item.getAttributeValue("_" + recentre.IMAGE)))
-    for label in (*NUMBERS, recentre.IMAGE):
-        setattr(item, "_" + label, Integer() if label in NUMBERS else String())
+
+    def __init__(self, distortions: Dict[int, np.ndarray]):
+        self._distortions = distortions
+
+    def update(self, item: Any, _row: Any = None) -> None:
+        """Give the item its first image back, with the pose it has now (a callback of copyItems).
+
+        Scipion's matrix T = inv([R | t]): M = inv(T) has R in M[:3, :3] and t, in px of the image, in M[:2, 3].
+        """
+        done = done_to(item)
+        if done is None:
+            raise RuntimeError(f"particle {item.getObjId()} was not re-centred")
+        distortion = self._distortions.get(item.getObjId())
+        distortion = None if distortion is None else distortion[None]
+        matrix = np.linalg.inv(np.asarray(item.getTransform().getMatrix(), dtype=float))
+        point, roll = (np.array([[done[label] for label in labels]]) for labels in (recentre.POINT, recentre.ROLL))
+        shift = recentre.restored_shifts(matrix[None, :3, :3], specimen_shift(matrix[None, :2, 3], distortion), point,
+                                         roll, distortion)
+        matrix[:2, 3] = image_shift(shift, distortion)[0]
+        item.setTransform(Transform(matrix=np.linalg.inv(matrix)))
+        item.setLocation(*location(item.getAttributeValue("_" + recentre.IMAGE)))
+        for label in (*NUMBERS, recentre.IMAGE):
+            setattr(item, "_" + label, Integer() if label in NUMBERS else String())
 
 
 def back_errors(item: Any) -> List[str]:
