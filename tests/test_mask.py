@@ -74,6 +74,8 @@ def test_mask_off_the_density_is_refused_and_beside_it_named():
     blob = density(rng.normal(scale=4, size=(200, 3)) - [12, 0, 0], 64, 2.0)
     noisy = blob + blob.max() * rng.standard_normal(blob.shape)
     assert masks.check_mask(ball(64, 9, 3, centre=(-12, 0, 0)), 64, 3.0, 1.0, noisy) == []
+    warning, = masks.check_mask(ball(64, 9, 3, centre=(2, 0, 0)), 64, 3.0, 1.0, noisy)
+    assert "of the mask covers density; do map and mask share an origin?" in warning
     with pytest.raises(InputError, match="covers no density"):
         masks.check_mask(ball(64, 9, 3, centre=(16, 12, 12)), 64, 3.0, 1.0, noisy)
 

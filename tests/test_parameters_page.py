@@ -8,7 +8,7 @@ from pathlib import Path
 from localrefine_plugin.engine.__main__ import main
 from localrefine_plugin.engine.records import Settings
 from localrefine_plugin.protocols import ProtLocalRefine
-from localrefine_plugin.protocols.form_local_refine import param_name
+from localrefine_plugin.protocols.form_local_refine import param_name, settings_values
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -25,14 +25,24 @@ def test_the_page_is_up_to_date():
     assert page == writer().page(), "run: python docs/write_parameters.py"
 
 
-def test_verb_page_and_form_name_the_same_settings(capsys):
+def test_verb_page_and_form_say_the_same_of_every_setting(capsys):
+    """Name, label, unit, help, default, choices and expert level."""
     assert main(["settings"]) == 0
-    names = [entry["name"] for entry in json.loads(capsys.readouterr().out)]
-    assert names == list(Settings().as_dict())
-    page, protocol = (DOCS / "parameters.md").read_text(encoding="utf-8"), ProtLocalRefine()
-    for name in names:
-        assert f"`{name}` in settings.json, `{param_name(name)}` in the protocol" in page
-        assert protocol.getParam(param_name(name)) is not None
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads(json.dumps(Settings.describe()))
+    assert [entry["name"] for entry in told] == list(Settings().as_dict())
+    sections = (DOCS / "parameters.md").read_text(encoding="utf-8").split("\n### ")[1:]
+    assert sorted(section.split("\n")[0] for section in sections) == sorted(entry["label"] for entry in told)
+    values = settings_values(ProtLocalRefine())
+    for entry in told:
+        name, param = param_name(entry["name"]), ProtLocalRefine().getParam(param_name(entry["name"]))
+        section = next(section for section in sections if section.startswith(entry["label"] + "\n"))
+        assert f"`{entry['name']}` in settings.json, `{name}` in the protocol" in section and entry["help"] in section
+        assert param.label.get().startswith(entry["label"]) and entry["help"] in param.help.get()
+        assert param.isExpert() == entry["expert"] == section.rstrip().split("\n## ")[0].rstrip().endswith("- expert")
+        assert values[entry["name"]] == entry["default"]
+        if entry["kind"] == "choice":
+            assert param.choices == entry["choices"]
 
 
 def test_a_changed_default_changes_the_page(monkeypatch):

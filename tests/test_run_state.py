@@ -142,6 +142,7 @@ def test_the_report_is_self_contained_and_tells_everything(run, tmp_path):
                   "version of scipion-em", "mask: 18, 15.5, 17", "--half-map-1", "less than five times",
                   "FSC 0.143 / 0.5: unmasked 9.62 Å / 12.51 Å",
                   "One standard error of the corrected FSC: 7.30 to 7.60 Å", "adds no correlation of its own: 7.25 Å",
+                  "inserted, on average: 1.4",
                   "B-factor of the sharpened map: -85 Å²", "share what is coarser than 20 Å"):
         assert words in text, words
 

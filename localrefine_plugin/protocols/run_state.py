@@ -273,6 +273,9 @@ def pose_lines(content: Dict[str, Any]) -> List[str]:
     limits = [number(content.get(name)) for name in ("at_rotation_limit", "at_shift_limit")]
     if None not in limits:
         lines.append(f"At the search limit: {100 * limits[0]:.1f} % in rotation, {100 * limits[1]:.1f} % in shift")
+    insertions = number(content.get("insertions_mean"))
+    if insertions:
+        lines.append(f"Poses at which an image was inserted, on average: {insertions:.1f}")
     return lines
 
 
