@@ -41,7 +41,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return _fail(str(memory), options, memory.as_dict())
     except OSError as failure:
         system = InputError(failure.strerror or str(failure), str(failure.filename or "a file"),
-                            "check free space and permissions")
+                            "check free space and permissions, then continue the run")
         return _fail(str(system), options, dict(system.as_dict(), traceback=traceback.format_exc()))
     except Exception as failure:
         return _fail_unexpected(options, failure)

@@ -70,11 +70,11 @@ def remove(path: Path) -> None:
     """Remove a file or folder, which may be gone already."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-        return
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        pass
+    elif os.path.lexists(path):  # asked first: on a read-only disk what is not there could not be removed either
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            pass
 
 
 def check_regular_file(path: PathLike) -> None:
