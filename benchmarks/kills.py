@@ -81,7 +81,8 @@ def kill_at_write(number: int, inside: str) -> None:
     os.replace = replace  # type: ignore[assignment]
 
 
-def forked(work: Callable[[], None], hook: Optional[Callable[[], None]] = None, kill_cpu: float = 0.0) -> Tuple[int, float]:
+def forked(work: Callable[[], None], hook: Optional[Callable[[], None]] = None,
+           kill_cpu: float = 0.0) -> Tuple[int, float]:
     """Run ``work`` in a child, silently; its exit status (−9: killed) and CPU seconds."""
     child = os.fork()
     if child == 0:

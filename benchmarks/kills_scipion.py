@@ -51,7 +51,8 @@ def new_protocol(project: Any, inputs: Any) -> Any:
     return protocol
 
 
-def killed_until_done(project: Any, protocol: Any, rng: random.Random, seconds: float, tally: Tally, count: int) -> None:
+def killed_until_done(project: Any, protocol: Any, rng: random.Random, seconds: float, tally: Tally,
+                      count: int) -> None:
     from pyworkflow.protocol import MODE_RESUME
     folder = Path(protocol._getExtraPath("run"))
     before: Dict[str, Any] = {}

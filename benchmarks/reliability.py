@@ -31,8 +31,8 @@ def row(path: str, tally: kills.Tally) -> List[str]:
 
 
 def kill_text(count: int, tallies: Dict[str, kills.Tally]) -> str:
-    return (f"`python -m benchmarks.reliability kills --count {count} --write`, two iterations of {PARTICLES} images of "
-            f"{BOX} px, killed once (SIGKILL) and continued, for each kill a new run:\n\n"
+    return (f"`python -m benchmarks.reliability kills --count {count} --write`, two iterations of {PARTICLES} images "
+            f"of {BOX} px, killed once (SIGKILL) and continued, for each kill a new run:\n\n"
             + table(HEAD, [row(path, tally) for path, tally in tallies.items()])
             + "\n\nAt the kill the runs had finished "
             + "; ".join(f"({path}) " + ", ".join(f"{steps} steps {n} times" for steps, n in sorted(tally.steps.items()))
@@ -47,8 +47,8 @@ def protocol_text(count: int, tally: kills.Tally) -> str:
 
 def disk_text(outcomes: Sequence[disk.Outcome], folder: str) -> str:
     rows = [[o.broken, o.said.replace(folder, "").strip(), "yes" if o.continued else "NO"] for o in outcomes]
-    return ("`python -m benchmarks.reliability disk --write`; what standard error shows, and whether the run, continued "
-            "once the cause is gone, gives the same bits as one that nobody disturbed:\n\n"
+    return ("`python -m benchmarks.reliability disk --write`; what standard error shows, and whether the run, "
+            "continued once the cause is gone, gives the same bits as one that nobody disturbed:\n\n"
             + table(["broken", "said", "same bits"], rows))
 
 
