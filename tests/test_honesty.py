@@ -32,9 +32,12 @@ def corrected_shells(run):
     ], lowpass
 
 
-@pytest.mark.parametrize("marginalize", [True, False])
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_pure_noise_gains_no_resolution(tmp_path, seed, marginalize):
+@pytest.mark.parametrize(
+    "seed, changes",
+    [(seed, dict(marginalize=marginalize)) for seed in (1, 2, 3) for marginalize in (True, False)]
+    + [(1, dict(prior="off"))],
+)
+def test_pure_noise_gains_no_resolution(tmp_path, seed, changes):
     """The half-maps and the grey scale are real, the images are replaced by noise before the first alignment.
 
     Aligned noise looks like the reference (Henderson 2013, doi:10.1073/pnas.1314449110): both halves started from the
@@ -42,7 +45,7 @@ def test_pure_noise_gains_no_resolution(tmp_path, seed, marginalize):
     """
     e = experiment(400, box=40, noise=4.0, seed=seed)
     arguments = write_inputs(tmp_path, e, half_map_noise=1.0, seed=seed)
-    settings = Settings(marginalize=marginalize)
+    settings = Settings(**changes)
     prepare(*arguments, str(tmp_path / "run"), settings, threads=1)
     write_inputs(tmp_path, noise_like(e, seed), half_map_noise=1.0, seed=seed)
     run = refine(*arguments, str(tmp_path / "run"), settings, threads=1, mode="continue")

@@ -63,19 +63,21 @@ def parser() -> argparse.ArgumentParser:
     align = add("align", run_align, "align and reconstruct a half-set, or both, in one iteration")
     merge = add("merge", run_merge, "FSC, convergence and new references of one iteration")
     finish = add("finish", run_finish, "write the final maps, particles and report")
+    validate = add("validate", run_validate, "null tests of a finished run: noise for images, random phases, and so on")
     report = add("report", run_report, "print the report as JSON")
     _add_recentring(add("recentre", run_recentre, "particles, maps and mask about a point, in a smaller box if wanted; "
                         "and back"))
     selftest = add("selftest", run_selftest, "compare a GPU with the CPU: kernels, transforms, one tiny iteration")
     _add_device(selftest)
     _add_threads(selftest)
-    for verb in (align, merge, finish, report):
+    for verb in (align, merge, finish, validate, report):
         verb.add_argument("run", metavar="RUN", help="the run folder")
     for verb in (align, merge):
         verb.add_argument("--iteration", type=_positive, required=True, metavar="K")
     align.add_argument("--half", choices=("1", "2", "both"), required=True)
     _add_devices(align)
-    for verb in (align, merge, finish):
+    _add_device(validate)
+    for verb in (align, merge, finish, validate):
         _add_threads(verb)
     return top
 
@@ -223,6 +225,12 @@ def run_finish(options: argparse.Namespace) -> None:
     _check_run(options)
     from . import refine
     refine.finish(options.run, threads=options.threads)
+
+
+def run_validate(options: argparse.Namespace) -> None:
+    _check_run(options)
+    from .validate import validate
+    validate(options.run, device=options.device, threads=options.threads)
 
 
 def run_report(options: argparse.Namespace) -> None:

@@ -160,3 +160,18 @@ def drifting(history: Sequence[Dict[str, Any]], resolved: Dict[str, Any]) -> str
             return (f"the median {what} from the input grows with every iteration ({listed}) while re-centring is on: "
                     "the poses drift; switch re-centring off, or the prior on")
     return ""
+
+
+def advise_on_validation(tests: Sequence[Dict[str, Any]]) -> List[str]:
+    """What to do about null tests (validate.NullTest as dicts) that did not come out as expected."""
+    failed = {test["name"]: test for test in tests if test["passed"] is False}
+    said = []
+    if any(name in failed for name in ("pure_noise", "random_phases", "empty_place")):
+        said.append("the half-maps agree where there is nothing to agree on, so the resolution cannot be trusted: look "
+                    "for particles that are in both half-sets, remove them and refine the consensus anew")
+    if "other_reference" in failed:
+        share = failed["other_reference"]["value"]
+        said.append(f"{100 * share:.0f} % of the particles follow the noise of their reference: use a learned or "
+                    "narrower prior, narrower search extents or a larger mask; until then the resolution to quote is "
+                    "the one expected against the true structure")
+    return said

@@ -201,6 +201,13 @@ def _randomised_parts(map_ft: np.ndarray, box_size: int, first_shell: int, rng: 
     return kept, random
 
 
+def random_phases_beyond(volume: np.ndarray, first_shell: int, seed: int, workers: int = 1) -> np.ndarray:
+    """A map (N, N, N) with random phases from ``first_shell`` on, amplitudes kept."""
+    kept, random = _randomised_parts(fourier.forward(volume, workers), len(volume), first_shell,
+                                     np.random.default_rng(seed), workers)
+    return fourier.inverse(kept + random, volume.shape, workers)
+
+
 def corrected_fsc(tight: np.ndarray, randomised: np.ndarray, randomise_shell: int) -> np.ndarray:
     """(F_t − F_n) / (1 − F_n) from UNRELIABLE_SHELLS after the start of randomisation on, F_t before."""
     corrected = tight.copy()

@@ -130,14 +130,19 @@ def _refuse_unusable(mask: np.ndarray, box_size: int, source: str) -> None:
                          "give a mask that is 1 over the part to be refined")
 
 
-def density_inside(mask: np.ndarray, density: np.ndarray, pixel_size: float) -> float:
-    """The share of a mask's voxels (≥ 0.5) with density of the map, low-passed to 20 Å, above that of solvent."""
+def dense_region(density: np.ndarray, pixel_size: float) -> np.ndarray:
+    """Where a map (N, N, N), low-passed to 20 Å, differs from the solvent in the corners of the box: bool."""
     smooth = lowpass(density, pixel_size, DENSITY_LOWPASS_ANGSTROM)
-    axis = np.square(np.arange(len(mask)) - len(mask) // 2)
-    solvent = smooth[axis[:, None, None] + axis[:, None] + axis > len(mask) ** 2 / 4]  # the corners of the box
+    axis = np.square(np.arange(len(density)) - len(density) // 2)
+    solvent = smooth[axis[:, None, None] + axis[:, None] + axis > len(density) ** 2 / 4]  # the corners of the box
     # absolute: a map of inverted contrast is refused elsewhere, with a better reason
-    dense = np.abs(smooth - solvent.mean()) > DENSITY_SIGMAS * solvent.std()
-    return float(dense[mask >= 0.5].mean())
+    dense: np.ndarray = np.abs(smooth - solvent.mean()) > DENSITY_SIGMAS * solvent.std()
+    return dense
+
+
+def density_inside(mask: np.ndarray, density: np.ndarray, pixel_size: float) -> float:
+    """The share of a mask's voxels (≥ 0.5) that lie on density of the map."""
+    return float(dense_region(density, pixel_size)[mask >= 0.5].mean())
 
 
 def _check_overlap(mask: np.ndarray, density: np.ndarray, pixel_size: float, source: str) -> List[str]:

@@ -48,6 +48,9 @@ def build_report(run: RunFolder) -> Dict[str, Any]:
     report["expected_truth_resolution_angstrom"] = blur.get("expected_resolution_angstrom")
     report["advice"] += [blur["advice"]] if blur.get("advice") else []
     report["mask_ladder"] = _read(run.final("mask_ladder.json"), warnings)
+    validation = _read(run.final("validation.json"), warnings)
+    report["validation"] = validation.get("tests", [])
+    report["advice"] += validation.get("advice", [])
     report["sharpening"] = _read(run.final("sharpening.json"), warnings)
     return report
 

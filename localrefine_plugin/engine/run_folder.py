@@ -20,7 +20,7 @@
         iteration.json           resolution, limits, convergence decision    (merge step; written last)
     RUN/final/                   particles.star half_map_1.mrc half_map_2.mrc map.mrc map_sharpened.mrc
                                  mask.mrc fsc.star mask_ladder.json tightest_mask.mrc sharpening.json pose_blur.json,
-                                 filter_resolution.mrc if non-uniform
+                                 filter_resolution.mrc if non-uniform, validation.json if validated
 
 A step is done when the file it writes last is there (half_H.json, iteration.json, report.json), and so are all files
 that are listed in it under "files", each as long as it was.
@@ -241,4 +241,5 @@ class RunFolder:
 
 FINAL_FILES = ("particles.star", "half_map_1.mrc", "half_map_2.mrc", "map.mrc", "map_sharpened.mrc",
                "mask.mrc", "fsc.star", "mask_ladder.json", "tightest_mask.mrc", "sharpening.json", "pose_blur.json")
-OPTIONAL_FINAL_FILES = ("filter_resolution.mrc",)  # where the filter was non-uniform
+OPTIONAL_FINAL_FILES = ("filter_resolution.mrc",  # where the filter was non-uniform
+                        "validation.json")  # of the verb validate

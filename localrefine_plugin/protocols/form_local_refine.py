@@ -36,6 +36,13 @@ SHOWN_WHEN = {
     "mask_start_resolution_angstrom": ("mask_mode", ("dynamic",)),
 }
 
+VALIDATE = "validateResults"
+VALIDATE_HELP = ("Null tests of the results, as a last step: noise in place of the images, random phases at high "
+                 "resolution, the mask where there is no density, and the other half-set's reference. None of them may "
+                 "find anything; what they found stands in the summary and in the report. They take 500 particles of "
+                 "each half-set through five iterations, whatever the size of the data: a third of the time of a run "
+                 "with 2,000 particles, little beside one with 100,000.")
+
 FULCRUM_CHOICES = {"mask": "centre of mass of the mask", "box": "centre of the box"}
 FULCRUM_COORDINATES = "coordinates"
 FULCRUM_AXES = ("fulcrumX", "fulcrumY", "fulcrumZ")
@@ -80,6 +87,9 @@ def define_params(form: Any) -> None:
             if heading and heading not in groups:
                 groups[heading] = form.addGroup(heading)
             draw_setting(groups[heading] if heading else form, entry)
+        if section == REFINEMENT:
+            form.addParam(VALIDATE, params.BooleanParam, default=False, expertLevel=LEVEL_ADVANCED,
+                          label="Validate results", help=VALIDATE_HELP)
     form.addParallelSection(threads=4, mpi=0)
 
 

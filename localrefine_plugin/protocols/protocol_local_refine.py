@@ -72,6 +72,8 @@ class ProtLocalRefine(ProtRefine3D):
             insert(self.alignStep, k, 2, gpu=True)
             insert(self.mergeStep, k)
         insert(self.finishStep)
+        if self.getAttributeValue(form_local_refine.VALIDATE, False):
+            insert(self.validateStep, gpu=True)
         insert(self.createOutputStep)
 
     def convertInputStep(self, digest: str, token: str) -> List[str]:
@@ -133,6 +135,18 @@ class ProtLocalRefine(ProtRefine3D):
         if not folder.results_complete():
             self._engine("finish", str(folder.path))
         return self._written(folder.report)
+
+    def validateStep(self, token: str) -> List[str]:
+        """Null tests; results are not lost because they could not be tested."""
+        folder = self._run_folder()
+        found = folder.final("validation.json")
+        if not found.exists():
+            try:
+                self._engine("validate", str(folder.path), *self._resources())
+            except RuntimeError as error:
+                logger.warning("the results could not be validated: %s", error)
+                cleanPath(str(folder.error))
+        return self._written(found)
 
     def createOutputStep(self, token: str) -> None:
         """Publish all outputs at once: a scheduled protocol takes a volume as ready as soon as it exists."""

@@ -131,6 +131,12 @@ class RunState:
     def map(self, path: Path) -> Optional[np.ndarray]:
         return read_map(path)
 
+    def null_tests(self) -> List[Dict[str, Any]]:
+        """What a validation of the results found, test by test ([] without one)."""
+        tests = read_json(self.folder.final("validation.json")).get("tests")
+        keys = {"title", "value", "low", "high", "unit", "passed", "verdict"}
+        return [t for t in tests if isinstance(t, dict) and keys <= set(t)] if isinstance(tests, list) else []
+
     def warnings(self) -> List[str]:
         """What is to be said of the run as it stands: of its input, then the advice on its best iteration.
 
@@ -221,8 +227,17 @@ def progress_lines(state: RunState) -> List[str]:
     lines += auto_lines(state) + device_lines(state)
     if state.last.get("stop_reason"):
         lines.append(f"Stopped after iteration {state.last['iteration']}: {state.last['stop_reason']}")
+    lines += validation_lines(state)
     lines += [f"*Warning*: {text}" for text in state.warnings()]
     return lines
+
+
+def validation_lines(state: RunState) -> List[str]:
+    """How the null tests came out: one line, and one for each that did not come out as expected."""
+    tests = state.null_tests()
+    done = [test for test in tests if test["passed"] is not None]
+    lines = [f"Null tests: {sum(bool(test['passed']) for test in done)} of {len(done)} as expected"] if done else []
+    return lines + [f"*Warning*: {test['title']}: {test['verdict']}" for test in done if not test["passed"]]
 
 
 def resolution_line(state: RunState) -> str:
@@ -314,8 +329,9 @@ def angstrom(value: Optional[float]) -> str:
 
 
 STEPS = {"convertInputStep": "writing the input", "prepareStep": "checking the input", "alignStep": "aligning",
-         "mergeStep": "FSC and next references", "finishStep": "writing the results", "createOutputStep": "outputs"}
-ENGINE_WORDS = ("iteration ", "checking ", "alignment will ", "results ")
+         "mergeStep": "FSC and next references", "finishStep": "writing the results", "validateStep": "null tests",
+         "createOutputStep": "outputs"}
+ENGINE_WORDS = ("iteration ", "checking ", "alignment will ", "results ", "validating ", "null test: ")
 
 
 def live_line(path: Optional[str], tail: int = 8192) -> List[str]:

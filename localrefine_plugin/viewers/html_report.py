@@ -50,6 +50,8 @@ def report_html(state: RunState, title: str) -> str:
         parts += ["<h2>The resolution in tighter masks</h2>",
                   _table(["Mask", "Volume (nm³)", "Corrected (Å)", "Not corrected (Å)", "The mask's own FSC"],
                          _ladder_rows(ladder))]
+    if state.null_tests():
+        parts += ["<h2>Null tests</h2>", _table(["Test", "Found", "As expected"], _null_test_rows(state))]
     parts.append("<h2>Pictures</h2>")
     parts += _pictures(state)
     parts += ["<h2>Settings</h2>", _table(["Setting", "Value", "Unit"], _setting_rows(state)),
@@ -88,6 +90,11 @@ def _ladder_rows(rungs: List[Dict[str, Any]]) -> Iterable[Tuple[str, ...]]:
     for rung in rungs:
         yield (str(rung["mask"]), f"{rung['volume_angstrom3'] / 1000:.0f}", f"{rung['resolution_angstrom']:.2f}",
                f"{rung['uncorrected_angstrom']:.2f}", f"{rung['mask_correlation']:.3f}")
+
+
+def _null_test_rows(state: RunState) -> Iterable[Tuple[str, ...]]:
+    for test in state.null_tests():
+        yield test["title"], test["verdict"], "not done" if test["passed"] is None else _words(bool(test["passed"]))
 
 
 def _setting_rows(state: RunState) -> Iterable[Tuple[str, ...]]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..engine.pose import log_map, project
 from ..protocols.run_state import RunState, read_npz, resolution
-from . import map_plots, motion_plots, plots, pose_plots
+from . import map_plots, motion_plots, plots, pose_plots, validation_plots
 
 logger = logging.getLogger(__name__)
 
@@ -201,6 +201,13 @@ def scale(state: RunState, k: int, _other: Other) -> Figure:
     return map_plots.scale_figure(scales)
 
 
+def validation(state: RunState, _k: int, _other: Other) -> Figure:
+    tests = state.null_tests()
+    if not tests:
+        raise NotThere("The results have not been validated.")
+    return validation_plots.validation_figure(tests)
+
+
 PICTURES: List[Picture] = [
     Picture("fsc", "FSC, five curves", "Trust the corrected curve. It should fall to zero and stay there; a tail "
             "that does not comes from the mask or from particles that are in both half-sets.", fsc),
@@ -224,6 +231,8 @@ PICTURES: List[Picture] = [
             "reference keeps detail and where it is low-passed. It should be finest in the ordered core.",
             filter_resolution),
     Picture("noise", "Noise spectra", "Smooth, and the same for both half-sets.", noise),
+    Picture("validation", "Null tests", "Only after a validation. Each dot should lie in its green range: what lies "
+            "outside was found where there is nothing to find.", validation, of_one_iteration=False),
     Picture("scale", "Scale of the particles", "One narrow peak at 1 (only when the scale is refined).", scale),
 ]
 

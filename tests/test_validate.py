@@ -1,0 +1,192 @@
+"""Null tests: each passes on a good run, and each planted failure is found by the test that is there for it."""
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from experiments import experiment, write_inputs
+from oracles import soft_ball
+from relion_files import write_map
+
+from localrefine_plugin.engine import __main__ as command_line
+from localrefine_plugin.engine import null_tests, validate
+from localrefine_plugin.engine.files import read_map
+from localrefine_plugin.engine.fsc import fsc
+from localrefine_plugin.engine.kernels.device import CPU
+from localrefine_plugin.engine.pose import exp_map, random_rotations
+from localrefine_plugin.engine.records import InputError, PoseTable, Settings
+from localrefine_plugin.engine.refine import refine
+from localrefine_plugin.engine.run_folder import RunFolder, read_json
+
+NAMES = ["pure_noise", "random_phases", "empty_place", "other_reference", "common_drift"]
+
+
+def run_of(folder, e, half_map_noise=1.0, **settings):
+    arguments = write_inputs(folder, e, half_map_noise=half_map_noise, seed=1)
+    return refine(*arguments, str(folder / "run"), Settings(**dict(dict(max_iterations=2), **settings)), threads=1)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    return run_of(tmp_path_factory.mktemp("good"), experiment(400, box=40, noise=1.0, seed=1))
+
+
+def outcome(content):
+    return {test["name"]: test["passed"] for test in content["tests"]}
+
+
+def bytes_of(run):
+    return {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+
+def test_a_good_run_passes_every_test_and_stays_as_it_is(good):
+    before = bytes_of(good)
+    assert command_line.main(["validate", str(good.path), "--threads", "1"]) == 0
+    content = read_json(good.final("validation.json"))
+    assert outcome(content) == dict.fromkeys(NAMES, True)
+    assert content["advice"] == [] and content["particles_per_half"] == [200, 200]
+    after = bytes_of(good)
+    assert set(after) - set(before) == {good.final("validation.json")}
+    assert [path for path in before if after[path] != before[path]] == [good.report]
+    assert read_json(good.report)["validation"] == content["tests"] and good.results_complete()
+    again = validate.validate(str(good.path), threads=1)
+    assert again["tests"] == content["tests"]  # the same seed
+    json.loads(good.final("validation.json").read_text(), parse_constant=pytest.fail)  # no Infinity
+
+
+def test_images_in_both_half_sets_are_found(tmp_path):
+    """Half-set 2 holds the images of half-set 1: three tests see it, poses and drift have no reason to."""
+    e = experiment(400, box=40, noise=2.0, seed=1)
+    first = np.repeat(np.arange(0, 400, 2), 2)
+    twice = replace(e.particles.take(first), half_set=e.particles.half_set, stack=e.particles.stack,
+                    slice=e.particles.slice)
+    content = validate.validate(str(run_of(tmp_path, replace(e, particles=twice, images=e.images[first])).path),
+                                threads=1)
+    assert [name for name, passed in outcome(content).items() if not passed] == NAMES[:3]
+    assert "in both half-sets" in content["advice"][0] and len(content["advice"]) == 1
+
+
+def test_noise_common_to_the_half_maps_is_found_where_there_is_no_density(good, tmp_path):
+    run = RunFolder(shutil.copytree(good.path, tmp_path / "run"))
+    k = read_json(run.iteration_done(run.iterations_done()))["best_iteration"]
+    maps = [read_map(run.half_map(k, half))[0] for half in (1, 2)]
+    noise = np.random.default_rng(3).standard_normal(maps[0].shape) * np.std(maps[0] - maps[1])
+    for half, volume in enumerate(maps, 1):
+        write_map(run.half_map(k, half), volume + noise, 4.0)
+    finished = null_tests.load_finished(run, CPU, 1)
+    assert validate.empty_place(finished).passed is False
+    assert validate.empty_place(null_tests.load_finished(good, CPU, 1)).passed is True
+
+
+def test_overfitted_poses_follow_their_own_reference(tmp_path):
+    """No prior, 20° and 10 Å, a small mask, and references whose noise is not filtered: two thirds go elsewhere.
+    A prior and the automatic low-pass keep the same particles in place."""
+    e = experiment(400, box=40, noise=2.0, seed=1, rotation_deg=2.0)
+    e = replace(e, mask=soft_ball(40, 6, 8, e.centre))
+    free = dict(prior="off", rotation_extent_deg=20.0, shift_extent_angstrom=10.0, initial_lowpass_angstrom=8.0)
+    shares = []
+    for name, settings in (("free", free), ("kept", {})):
+        run = run_of(tmp_path / name, e, half_map_noise=8.0, max_iterations=1, **settings)
+        shares.append(validate.other_reference(null_tests.load_finished(run, CPU, 1)))
+    assert shares[0].value > 0.3 and shares[0].passed is False and "overfitting" in shares[0].verdict
+    assert shares[1].value < 0.02 and shares[1].passed is True
+
+
+def test_an_unfinished_run_is_refused(good, tmp_path):
+    run = RunFolder(shutil.copytree(good.path, tmp_path / "run"))
+    shutil.rmtree(run.path / "final")
+    with pytest.raises(InputError, match="not finished"):
+        validate.validate(str(run.path), threads=1)
+
+
+# ---------------------------------------------------------------- what they are made of
+
+def test_random_phases_keep_amplitudes_low_shells_and_copies():
+    images = np.random.default_rng(0).standard_normal((3, 32, 32)).astype(np.float32)
+    images[2] = images[0]
+    changed = null_tests.with_random_phases(images, 6, seed=4)
+    before, after = (np.fft.fft2(x.astype(np.float64)) for x in (images, changed))
+    k = np.hypot(*np.meshgrid(np.fft.fftfreq(32, 1 / 32), np.fft.fftfreq(32, 1 / 32)))
+    np.testing.assert_allclose(np.abs(after), np.abs(before), atol=1e-3)
+    np.testing.assert_allclose(after[:, np.rint(k) < 6], before[:, np.rint(k) < 6], atol=1e-3)
+    beyond = np.rint(k) >= 6
+    correlation = np.sum(before * after.conj(), axis=(1, 2), where=beyond).real / np.sum(
+        np.abs(before) ** 2, axis=(1, 2), where=beyond)
+    assert np.abs(correlation).max() < 0.15  # 1/√(500 independent values) = 0.045
+    np.testing.assert_array_equal(changed[0], changed[2])
+    assert np.abs(changed[0] - changed[1]).max() > 1
+    np.testing.assert_array_equal(null_tests.with_random_phases(images[1:2], 6, seed=4)[0], changed[1])
+
+
+def test_the_subset_takes_whole_micrographs():
+    e = experiment(600, box=32)
+    micrograph = np.repeat(np.arange(60), 10)
+    given = {name: getattr(e.particles, name)[micrograph] for name in ("defocus_u", "defocus_v", "defocus_angle")}
+    particles = replace(e.particles, **given)
+    rows = null_tests.chosen_rows(particles, 100, seed=1)
+    assert [len(rows[half]) for half in (1, 2)] == [100, 100]
+    assert all(np.all(particles.half_set[rows[half]] == half) for half in (1, 2))
+    chosen = np.bincount(micrograph[np.concatenate([rows[1], rows[2]])], minlength=60)
+    assert np.sum((chosen > 0) & (chosen < 10)) <= 1
+    np.testing.assert_array_equal(null_tests.chosen_rows(particles, 100, seed=1)[1], rows[1])
+
+
+def pose_table(rotation, shift, covariance):
+    n = len(rotation)
+    zeros = np.zeros(n)
+    return PoseTable(row=np.arange(n), rotation=rotation, shift_px=shift, rotation_change_deg=np.zeros((n, 3)),
+                     shift_change_angstrom=np.zeros((n, 2)), covariance=covariance, log_likelihood=zeros, modes=zeros,
+                     insertions=zeros, at_rotation_limit=zeros, at_shift_limit=zeros)
+
+
+@pytest.mark.parametrize("factor", (1.0, 0.5))
+def test_disagreement_is_one_for_draws_from_the_posterior_whatever_the_frames(factor):
+    """Poses drawn with ``factor`` times the predicted standard deviation, and the reference as a whole turned and
+    moved: χ² per degree of freedom is factor²."""
+    rng = np.random.default_rng(2)
+    n, centre = 2000, np.array([4.0, -3.0, 2.0])
+    spread = np.array([0.03, 0.05, 0.02, 0.4, 0.3])
+    rotation, shift = random_rotations(n, rng), rng.normal(0, 1, (n, 2))
+    x = factor * spread * rng.standard_normal((n, 5))
+    common, moved = exp_map(np.array([[0.02, -0.03, 0.01]])), np.array([0.5, -0.2, 0.3])
+    turned = rotation @ exp_map(x[:, :3]) @ common
+    at_centre = shift + (rotation @ centre)[:, :2] + x[:, 3:] + (rotation @ moved)[:, :2]
+    other = pose_table(turned, at_centre - (turned @ centre)[:, :2], np.tile(np.diag(spread ** 2), (n, 1, 1)))
+    own = pose_table(rotation, shift, other.covariance)
+    assert null_tests.disagreement(own, other, centre).mean() == pytest.approx(factor ** 2, rel=0.06)
+
+
+def test_the_emptiest_place_is_the_one_a_search_over_all_finds():
+    rng = np.random.default_rng(5)
+    mask = np.zeros((12, 12, 12), np.float32)
+    mask[2:5, 3:8, 4:6] = rng.uniform(0.2, 1, (3, 5, 2))
+    dense = rng.random((12, 12, 12)) < 0.4
+    moved, share = validate.emptiest_place(mask, dense)
+    found = np.inf
+    for axes in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        turned = np.transpose(mask, axes)
+        part = turned[np.ix_(*(np.flatnonzero(turned.any(axis=tuple({0, 1, 2} - {a}))) for a in range(3)))]
+        for z, y, x in np.ndindex(*(13 - np.array(part.shape))):
+            cut = dense[z:z + part.shape[0], y:y + part.shape[1], x:x + part.shape[2]]
+            found = min(found, float((part * cut).sum() / part.sum()))
+    assert share == pytest.approx(found, abs=1e-6)
+    assert (moved * dense).sum() / moved.sum() == pytest.approx(found, abs=1e-6)
+    assert np.sort(moved, axis=None) == pytest.approx(np.sort(mask, axis=None))
+
+
+def test_without_an_empty_place_the_test_is_not_done(good, monkeypatch):
+    monkeypatch.setattr(validate, "dense_region", lambda density, _: np.ones(density.shape, bool))
+    test = validate.empty_place(null_tests.load_finished(good, CPU, 1))
+    assert test.passed is None and test.value is None and "no empty place" in test.verdict
+
+
+def test_the_error_of_a_band_is_that_of_noise():
+    """The mean FSC of independent noise in a mask over a band of shells scatters as predicted, to a third."""
+    mask, band = soft_ball(32, 7, 11), slice(6, 14)
+    rng = np.random.default_rng(8)
+    curves = [fsc(*(rng.standard_normal((32,) * 3).astype(np.float32) * mask for _ in range(2))) for _ in range(150)]
+    means = np.array([curve[band].mean() for curve in curves])
+    assert validate.band_error(np.zeros(17), mask, band) == pytest.approx(means.std(), rel=0.33)
