@@ -269,6 +269,11 @@ def test_continue_does_again_what_depends_on_a_change_and_no_more(project, finis
     assert read_json(folder.settings)["prior_rotation_deg"] == 3.0
     os.remove(finished.getStepsFile())  # as after a kill while Scipion writes it
     assert continued(project, finished) == []
+    assert not any("Null tests" in line for line in finished.summary())
+    assert continued(project, finished, validateResults=True) == ["report"]
+    assert any(line.startswith("Null tests: ") for line in finished.summary())
+    assert "<h2>Null tests</h2>" in open(finished.html_report_path(), encoding="utf-8").read()
+    assert continued(project, finished) == []
 
 
 def test_a_failure_of_the_engine_is_one_sentence(project, tmp_path):

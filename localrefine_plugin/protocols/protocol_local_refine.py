@@ -141,8 +141,9 @@ class ProtLocalRefine(ProtRefine3D):
         folder = self._run_folder()
         found = folder.final("validation.json")
         if not found.exists():
+            _, devices, *threads = self._resources()
             try:
-                self._engine("validate", str(folder.path), *self._resources())
+                self._engine("validate", str(folder.path), "--device", devices.split(",")[0], *threads)
             except RuntimeError as error:
                 logger.warning("the results could not be validated: %s", error)
                 cleanPath(str(folder.error))

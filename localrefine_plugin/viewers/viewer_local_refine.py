@@ -15,7 +15,7 @@ from .html_report import write_report
 from .run_figures import PICTURES, chosen_iteration, draw, picture_of
 
 NO_RUN = "no other run"
-SECTIONS = (("Resolution", ("fsc", "fsc_history", "progress")),
+SECTIONS = (("Resolution", ("fsc", "fsc_history", "progress", "validation")),
             ("Poses", ("pose_change", "pose_uncertainty", "learned_motion", "axis_change", "orientations")),
             ("Maps and images", ("map_slices", "filter_resolution", "noise", "scale")))
 MAPS = (("map_sharpened.mrc", "sharpened map"), ("map.mrc", "map"), ("half_map_1.mrc", "half-map 1"),
