@@ -1,6 +1,7 @@
 """Every setting has a test of its effect, which fails when the setting is disconnected (benchmarks/disconnected.py)."""
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ def test_every_setting_has_its_test():
     for name, test in TESTS.items():
         file, function = test.split("::")
         assert f"\ndef {function}(" in (HERE / file).read_text(encoding="utf-8"), f"{name}: {test} does not exist"
+
+
+def test_every_test_the_docs_name_exists():
+    named = {name for page in DEVELOPER.parent.glob("*.md")
+             for name in re.findall(r"\b(test_\w+\.py)::(\w+)", page.read_text(encoding="utf-8"))}
+    assert len(named) > 60
+    files = {file: (HERE / file).read_text(encoding="utf-8") for file, _ in named}
+    assert [f"{file}::{name}" for file, name in sorted(named) if f"\ndef {name}(" not in files[file]] == []
 
 
 def test_the_table_for_developers_is_up_to_date():
