@@ -99,7 +99,7 @@ def shot_of_the_run(window: Any, protocol: Any, name: str) -> None:
     view.updateRunsGraph(refresh=True)
     view._selectItemProtocol(next(run for run in window.project.getRuns() if run.getObjId() == protocol.getObjId()))
     view._updateSelection()
-    shot(window.root, name, "1150x800+0+0", 2)
+    shot(window.root, name, "1150x940+0+0", 2)
     window.root.withdraw()
 
 
@@ -172,7 +172,7 @@ def of_the_viewer(project: Any, protocol: Any) -> None:
         viewer.visualize(protocol)
     window = opened[0]
     window.adjustSize()
-    shot(window.root, "viewer", "640x760+0+0")
+    shot(window.root, "viewer", "700x840+0+0")
     for name in ("fsc", "fsc_history", "progress", "pose_change", "pose_uncertainty", "learned_motion", "axis_change",
                  "orientations", "map_slices", "filter_resolution", "noise"):
         picture = viewer._getVisualizeDict()[name](name)[0].show()

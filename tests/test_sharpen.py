@@ -30,6 +30,16 @@ def test_fit_finds_the_width_of_the_atoms(n, sigma_px):
     assert fit.correlation < -0.98 and fit.shells > 15
 
 
+def test_a_resolution_at_nyquist_leaves_out_the_shell_that_a_reconstruction_leaves_empty():
+    n = 64
+    volume = density(atoms(1500, 20, seed=3), n, 0.9)
+    filled = fourier.multiply_radial(fourier.forward(volume), n, lambda r: np.where(r < n // 2 - 0.5, 1.0, 1e-6))
+    at_nyquist = sharpen.guinier_fit(fourier.inverse(filled, volume.shape), PIXEL_SIZE, np.ones(n // 2 + 1),
+                                     2 * PIXEL_SIZE)
+    below = sharpen.guinier_fit(volume, PIXEL_SIZE, np.ones(n // 2 + 1), 2 * PIXEL_SIZE * 1.05)
+    assert at_nyquist.b_factor == pytest.approx(below.b_factor, rel=0.05) and at_nyquist.correlation < -0.98
+
+
 def test_sharpening_flattens_the_spectrum_up_to_the_resolution_and_ends_there():
     n, resolution = 64, 4.0
     volume = density(atoms(1500, 20, seed=3), n, 1.1)

@@ -12,6 +12,7 @@ from typing import NamedTuple, Optional, Tuple
 import numpy as np
 
 from . import fourier
+from .pixels import highest_shell
 
 GUINIER_LOW_ANGSTROM = 10.0
 """Coarser than this the shape of the particle, not the blur, makes the slope (Rosenthal & Henderson 2003)."""
@@ -70,6 +71,7 @@ def _fit(map_ft: np.ndarray, n: int, pixel_size: float, curve: np.ndarray,
     amplitude = fourier.shell_sums(lambda z: np.abs(map_ft[z]), n) / fourier.shell_counts(n) * fsc_weights(curve)
     frequency = np.arange(n // 2 + 1) / (n * pixel_size)
     used = (frequency >= 1 / GUINIER_LOW_ANGSTROM) & (frequency <= 1 / resolution_angstrom) & (amplitude > 0)
+    used[highest_shell(n) + 1:] = False  # no image goes there: what is left is round-off
     if np.count_nonzero(used) < MIN_FIT_SHELLS:
         return GuinierFit(0.0, 0.0, 0.0, 0)
     square, log_amplitude = frequency[used] ** 2, np.log(amplitude[used])

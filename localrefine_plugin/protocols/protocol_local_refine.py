@@ -309,7 +309,7 @@ class ProtLocalRefine(ProtRefine3D):
         state = self.run_state()
         lines = run_state.summary_lines(state)
         if self.isActive():
-            lines += run_state.live_line(self.getStdoutLog())
+            lines = run_state.live_line(self.getStdoutLog()) + lines
         if not lines:
             return [self.summaryVar.get() or "Not started yet."]
         if os.path.exists(self.html_report_path()):
