@@ -141,7 +141,8 @@ def text(boxes: Sequence[Peaks], growth: Sequence[Peaks]) -> str:
     few, many = growth
     added = (many.largest - few.largest) * 2 ** 20 / (many.particles - few.particles)
     head = ["particles", "box, px", "prepare", "align", "merge", "finish", "predicted", "off by"]
-    return ("`python -m benchmarks.memory --write`, peak of each verb (VmHWM) and prediction of the whole run in MB:\n\n"
+    return ("`python -m benchmarks.memory --write`, peak of each verb (VmHWM) and prediction of the whole run in MB:\n"
+            "\n"
             f"{table(head, [row(p) for p in list(boxes) + list(growth)])}\n\n"
             f"{many.particles - few.particles} more particles of {many.box} px add {added:.0f} bytes each, the rows of "
             f"tables (poses, their covariances, the text of the STAR file); an image itself has {4 * many.box ** 2} "
