@@ -5,7 +5,7 @@ from scipy.ndimage import gaussian_filter
 
 from localrefine_plugin.engine.fsc import fsc
 from localrefine_plugin.engine.pose import exp_map, random_rotations
-from localrefine_plugin.engine.pose_blur import advice, blur_correlation, expected_map_to_truth
+from localrefine_plugin.engine.pose_blur import advice, as_half_map_fsc, blur_correlation, expected_map_to_truth
 
 BOX = 32
 
@@ -53,6 +53,11 @@ def test_half_map_fsc_of_one_seventh_is_one_half_to_the_truth_without_blur():
     np.testing.assert_allclose(expected_map_to_truth(curve, np.ones(2), True), [1, 0.5])
     np.testing.assert_allclose(expected_map_to_truth(curve, np.full(2, 0.9), True), [0.81, 0.405])
     np.testing.assert_allclose(expected_map_to_truth(curve, np.full(2, 0.9), False), [0.9, 0.45])
+
+
+def test_as_half_map_fsc_is_the_way_back():
+    f = np.array([1.0, 0.6, 1 / 7, 0.0])
+    np.testing.assert_allclose(as_half_map_fsc(expected_map_to_truth(f, np.ones(4), True)), f, atol=1e-12)
 
 
 def test_advice_is_given_only_where_it_matters():

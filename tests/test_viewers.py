@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from scipion_data import new_project, soft_ball, write_map
 from scipy.spatial.transform import Rotation
 
 from localrefine_plugin import wizard_values
+from localrefine_plugin.engine.run_folder import write_json
 from localrefine_plugin.protocols.run_state import RunState, summary_lines
 from localrefine_plugin.viewers import map_plots, motion_plots, plots, pose_plots
 from localrefine_plugin.viewers.html_report import png
@@ -80,6 +82,18 @@ def test_fsc_figure_shows_five_curves_threshold_band_and_resolutions(state):
     assert "7.40 Å" in names[5]
     assert any(np.allclose(line.get_ydata(), 0.143) for line in axes.get_lines())
     assert axes.get_xlabel() == "Resolution (Å)"
+
+
+def test_fsc_figure_shows_what_to_report_in_the_iteration_of_the_result_only(state, tmp_path):
+    run = shutil.copytree(state.folder.path, tmp_path / "run")
+    curve = np.linspace(1, 0, len(state.fsc(3)["rlnResolution"]))
+    write_json(run / "final" / "pose_blur.json", {"expected_fsc": curve.tolist(), "resolution_to_report_angstrom": 8.6})
+    copied = RunState(run)
+    best = copied.best["iteration"]
+    shown = {k: [text.get_text() for text in draw(picture_of("fsc"), copied, k).axes[0].get_legend().get_texts()]
+             for k in (best, best - 1)}
+    assert "To report  8.60 Å" in shown[best] and not any("report" in name for name in shown[best - 1])
+    assert any("to report" in line and "8.60" in line for line in summary_lines(copied))
 
 
 def test_resolution_ticks_stand_where_they_say(state):

@@ -16,9 +16,10 @@ def build_report(run: RunFolder) -> Dict[str, Any]:
     Keys: ``iterations`` (every iteration.json), ``halves`` (every half_H.json), ``input``, ``settings``,
     ``wall_seconds`` and ``cpu_seconds`` (summed over the steps, which may have run side by side),
     ``peak_memory_mb`` (of the largest step), ``warnings``, ``final_resolution_angstrom`` (of the best
-    iteration; empty before the first), ``expected_truth_resolution_angstrom`` (pose_blur.py; None before the
-    end), ``advice`` (sentences on the best iteration), ``sharpening`` (of the final map),
-    ``mask_ladder`` (the resolution in ever tighter masks, mask_ladder.py). A file that a killed
+    iteration; empty before the first), ``expected_truth_resolution_angstrom`` and
+    ``resolution_to_report_angstrom``, the coarser of both (pose_blur.py; None before the end), ``advice``
+    (sentences on the best iteration), ``sharpening`` (of the final map), ``mask_ladder`` (the resolution
+    in ever tighter masks, mask_ladder.py). A file that a killed
     step left unreadable is left out, with a warning.
 
     Raises InputError when the folder holds no run.
@@ -46,6 +47,7 @@ def build_report(run: RunFolder) -> Dict[str, Any]:
     report["final_resolution_angstrom"] = best.get("resolution_angstrom", {})
     blur = _read(run.final("pose_blur.json"), warnings)
     report["expected_truth_resolution_angstrom"] = blur.get("expected_resolution_angstrom")
+    report["resolution_to_report_angstrom"] = blur.get("resolution_to_report_angstrom")
     report["advice"] += [blur["advice"]] if blur.get("advice") else []
     report["mask_ladder"] = _read(run.final("mask_ladder.json"), warnings)
     validation = _read(run.final("validation.json"), warnings)

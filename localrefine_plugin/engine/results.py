@@ -9,7 +9,7 @@ import numpy as np
 from .files import read_map, read_particles, write_map, write_particles
 from .fsc import read_fsc
 from .mask_ladder import mask_ladder
-from .pose_blur import advice, blur_correlation, expected_map_to_truth, expected_resolution
+from .pose_blur import advice, as_half_map_fsc, blur_correlation, expected_map_to_truth, expected_resolution
 from .progress import say
 from .records import InputError
 from .report import build_report
@@ -48,9 +48,12 @@ def write_results(run: RunFolder, workers: int) -> None:
     write_maps(run, k, workers)
     write_ladder(run, k, workers)
     write_final_particles(run, k)
-    write_json(run.final("pose_blur.json"), pose_blur(run, k))
+    blur = pose_blur(run, k)
+    write_json(run.final("pose_blur.json"), blur)
     files = [run.final(name) for name in names if run.final(name).exists()]
     write_json(run.report, dict(build_report(run), files=run.sizes(files)))
+    reason = f" ({blur['advice']})" if blur["advice"] else ""
+    say(f"resolution to report: {blur['resolution_to_report_angstrom']:.2f} Å{reason}")
     say(f"results of iteration {k} are in {final}")
 
 
@@ -90,7 +93,8 @@ def pose_blur(run: RunFolder, iteration: int) -> Dict[str, Any]:
                              np.concatenate([t.rotation for t in tables]), reported / pixel_size, resolved["seed"])
     curve = expected_map_to_truth(curves.corrected, kappa, resolved["marginalize"])
     expected = expected_resolution(curve, len(volume), pixel_size)
-    return {"expected_resolution_angstrom": expected, "expected_map_to_truth": curve.tolist(),
+    return {"expected_resolution_angstrom": expected, "resolution_to_report_angstrom": max(expected, reported),
+            "expected_map_to_truth": curve.tolist(), "expected_fsc": as_half_map_fsc(curve).tolist(),
             "kappa": kappa.tolist(), "advice": advice(expected, reported)}
 
 

@@ -328,6 +328,9 @@ class ProtLocalRefine(ProtRefine3D):
         if value is not None:
             text += (f" The resolution is {value:.2f} Å at FSC 0.143 between masked half-maps, corrected for the "
                      f"effect of the mask by phase randomisation [Chen2013] [RosenthalHenderson2003].")
+        honest = run_state.resolution_to_report(state)
+        if honest is not None and value is not None and honest > 1.01 * value:
+            text += f" With the blur by the uncertainty of the poses, which half-maps share, it is {honest:.2f} Å."
         return [text]
 
     def _citations(self) -> List[str]:

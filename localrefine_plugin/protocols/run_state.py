@@ -240,11 +240,19 @@ def validation_lines(state: RunState) -> List[str]:
     return lines + [f"*Warning*: {test['title']}: {test['verdict']}" for test in done if not test["passed"]]
 
 
+def resolution_to_report(state: RunState) -> Optional[float]:
+    """The resolution that allows for the blur by uncertain poses, once the run has finished."""
+    return number(read_json(state.folder.final("pose_blur.json")).get("resolution_to_report_angstrom"))
+
+
 def resolution_line(state: RunState) -> str:
     before, now = resolution(state.iterations[0]), resolution(state.best)
     text = f"Resolution (FSC 0.143, corrected): input {angstrom(before)}"
     if len(state.iterations) > 1:
         text += f", iteration {state.best['iteration']}: {angstrom(now)}"
+    honest = resolution_to_report(state)
+    if honest is not None:
+        text += f"; to report, with the uncertainty of the poses: *{angstrom(honest)}*"
     return text
 
 

@@ -69,7 +69,8 @@ def percent_weights(values: np.ndarray) -> np.ndarray:
 
 def fsc_figure(columns: Dict[str, np.ndarray], resolution: Dict[str, Any],
                before: Optional[Dict[str, np.ndarray]] = None, title: str = "Fourier shell correlation",
-               other: Optional[Tuple[str, Dict[str, np.ndarray], Any]] = None) -> Figure:
+               other: Optional[Tuple[str, Dict[str, np.ndarray], Any]] = None,
+               expected: Optional[Tuple[np.ndarray, Any]] = None) -> Figure:
     """The five curves of one iteration, the standard error of the corrected one, and the input's for comparison.
 
     Parameters
@@ -78,6 +79,7 @@ def fsc_figure(columns: Dict[str, np.ndarray], resolution: Dict[str, Any],
     resolution : resolution in Å at 0.143 by curve ("unmasked", …), for the legend.
     before : the columns of the input's fsc.star; its corrected curve is drawn.
     other : (name, columns, resolution in Å) of another run; its corrected curve is drawn.
+    expected : (curve by shell, resolution in Å) that allows for the uncertainty of the poses.
     """
     figure = new_figure(title)
     axes = figure.add_subplot()
@@ -94,6 +96,10 @@ def fsc_figure(columns: Dict[str, np.ndarray], resolution: Dict[str, Any],
     if CORRECTED in columns and ERROR in columns:
         axes.fill_between(frequency, columns[CORRECTED] - columns[ERROR], columns[CORRECTED] + columns[ERROR],
                           color=BLUE, alpha=0.18, lw=0, label="Standard error")
+    if expected is not None:
+        curve = expected[0][:len(frequency)]
+        axes.plot(frequency[:len(curve)], curve, color=VERMILION, lw=1.6, ls=(0, (4, 2)),
+                  label=_with_resolution("To report", expected[1]))
     _fsc_axes(axes, frequency)
     _fsc_legend(axes)
     return figure

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..engine.pose import log_map, project
-from ..protocols.run_state import RunState, read_npz, resolution
+from ..protocols.run_state import RunState, read_json, read_npz, resolution
 from . import map_plots, motion_plots, plots, pose_plots, validation_plots
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,15 @@ def fsc(state: RunState, k: int, other: Other) -> Figure:
         name, run = other
         overlay = (name, _fsc(run, chosen_iteration(run)), resolution(run.best))
     return plots.fsc_figure(_fsc(state, k), _iteration(state, k).get("resolution_angstrom") or {}, before, title,
-                            overlay)
+                            overlay, _expected(state, k))
+
+
+def _expected(state: RunState, k: int) -> Optional[Tuple[np.ndarray, Any]]:
+    """The FSC that allows for the poses' uncertainty and its resolution, of the iteration the result is from."""
+    blur = read_json(state.folder.final("pose_blur.json"))
+    if k != state.best.get("iteration") or not blur.get("expected_fsc"):
+        return None
+    return np.array(blur["expected_fsc"], dtype=float), blur.get("resolution_to_report_angstrom")
 
 
 def fsc_history(state: RunState, _k: int, _other: Other) -> Figure:
@@ -210,7 +218,8 @@ def validation(state: RunState, _k: int, _other: Other) -> Figure:
 
 PICTURES: List[Picture] = [
     Picture("fsc", "FSC, five curves", "Trust the corrected curve. It should fall to zero and stay there; a tail "
-            "that does not comes from the mask or from particles that are in both half-sets.", fsc),
+            "that does not comes from the mask or from particles that are in both half-sets. The curve to report "
+            "allows for the blur by uncertain poses, which both half-maps share.", fsc),
     Picture("fsc_history", "FSC over the iterations", "The curve should move to the right and then stand still.",
             fsc_history, of_one_iteration=False),
     Picture("pose_change", "Change of pose", "Most particles should move by less than the prior widths and few should "
