@@ -270,6 +270,16 @@ def test_launchers_refuse_what_a_kernel_would_misread(cupy):
     refused("not on the device but a numpy.ndarray", accumulator=lambda a: a, image=lambda a: a.get())
 
 
+def test_more_pixels_than_there_are_is_refused_and_nothing_to_insert_changes_nothing(cupy):
+    problem = Problem().on(cupy)
+    with pytest.raises(ValueError, match="pixels of"):
+        problem.sums(n_pixels=len(problem.kx) + 1)
+    for name in ("rows", "owner", "gamma", "shift", "variance"):
+        setattr(problem, name, getattr(problem, name)[:0])
+    before = cupy.ledger.counts.launches
+    assert not problem.inserted().any() and cupy.ledger.counts.launches == before
+
+
 def test_a_launch_with_a_wrong_argument_is_refused(cupy):
     """What `checked` does not see, the kernel's own declaration does: a Python int is 8 bytes, a double no float."""
     problem = Problem().on(cupy)

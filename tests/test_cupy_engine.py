@@ -22,9 +22,10 @@ from gpu.streams import CLASSES_USED, NOT_CUPYS
 from localrefine_plugin.engine import align as align_module
 from localrefine_plugin.engine import prepare as prepare_module
 from localrefine_plugin.engine import refine as refine_module
-from localrefine_plugin.engine.align import align_half
+from localrefine_plugin.engine.align import align_half, levels_of
 from localrefine_plugin.engine.files import read_map
 from localrefine_plugin.engine.kernels.device import CPU
+from localrefine_plugin.engine.pixels import pixel_list
 from localrefine_plugin.engine.records import Settings
 from localrefine_plugin.engine.run_folder import read_json
 from localrefine_plugin.engine.state import load_motion
@@ -76,6 +77,17 @@ def test_one_iteration_is_that_of_the_cpu(cupy, settings):
     e = small_experiment()
     assert_same(aligned(e, STAND_IN, **settings), aligned(e, CPU, **settings))
     assert cupy.ledger.counts.launches > 5
+
+
+def test_three_levels_of_resolution_are_those_of_the_cpu(cupy):
+    """From the grid at 14 Å over one level between to 8.8 Å."""
+    e = small_experiment()
+    plan = e.plan(8.8)
+    assert len(levels_of(pixel_list(BOX, plan.align_shell, 11), 6, plan.align_shell).pixels) == 3
+    results = [align_half(e.particles, np.arange(len(e.particles)), lambda rows: e.images[rows].astype(np.float32),
+                          e.phantom.density(BOX), e.mask, e.noise_power, plan, None, 1, lambda *_: None, device)
+               for device in (STAND_IN, CPU)]
+    assert_same(*results)
 
 
 def test_a_second_iteration_is_that_of_the_cpu(cupy):
