@@ -5,6 +5,7 @@
 #   make test-latest    the same with the newest versions, newest Python      make audit   known vulnerabilities
 #   make gpu-check      on a machine with an NVIDIA GPU: its tests, self-test and figures; writes docs/gpu-records/
 #   make test-gpu       only the tests that need one; fails without one
+#   make gpu-coverage   which test executes what runs on a GPU; needs none; writes docs/gpu-coverage.md
 #   make tutorial       the project of docs/tutorial.md      make docs-pictures  all pictures of the docs
 
 SHELL := /bin/bash
@@ -63,8 +64,14 @@ audit: $(INSTALLED)
 test-gpu: $(INSTALLED)
 	LOCALREFINE_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
 
-gpu-check: $(INSTALLED)
+gpu-gpu-coverage: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu_coverage --write
+
+check: $(INSTALLED)
 	$(BIN)/python -m benchmarks.gpu
+
+gpu-coverage: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu_coverage --write
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -54,7 +54,7 @@ setup(
         "cuda12": [cupy(12)],
         "cuda13": [cupy(13)],
         # scipion-em-relion: the converter that ours is compared with
-        "test": ["pytest>=8", "hypothesis", "ruff", "mypy", "import-linter>=2", "scipion-em-relion",
+        "test": ["pytest>=8", "hypothesis", "coverage", "ruff", "mypy", "import-linter>=2", "scipion-em-relion",
                  # the CUDA compiler: the kernels are compiled for every architecture, without a GPU
                  "nvidia-cuda-nvrtc-cu12==12.9.*; platform_system == 'Linux'"],
     },

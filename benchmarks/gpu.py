@@ -28,6 +28,7 @@ from localrefine_plugin.engine.kernels.device import CPU, Device, choose_device,
 from localrefine_plugin.engine.kernels.fixed_point import FixedPointSums
 from localrefine_plugin.engine.kernels.gather import extract_slices, gauss_newton_sums, score_grid
 from localrefine_plugin.engine.kernels.insert import insert_slices
+from localrefine_plugin.engine.kernels.prefetch import Prefetch
 from localrefine_plugin.engine.records import InputError, Settings
 from localrefine_plugin.engine.run_folder import read_json
 
@@ -137,7 +138,7 @@ def operator_figures(device: Device, shape: Shape, turns: int) -> Tuple[List[Tup
 
 
 def transfer_figures(device: Device, count: int = TRANSFER_BYTES, turns: int = 5) -> List[Tuple[str, str]]:
-    """GB/s between pageable host memory, which is what images are read into, and the card."""
+    """GB/s between pageable host memory and the card, and through the pinned buffers that images go through."""
     images = np.zeros(count // 4, np.float32)
     there = device.put(images)
 
@@ -145,6 +146,9 @@ def transfer_figures(device: Device, count: int = TRANSFER_BYTES, turns: int = 5
         device.put(images)
         device.wait()
     seconds = best_seconds({"to the card": up, "from the card": lambda: to_host(there)}, turns, time.perf_counter)
+    with Prefetch(lambda rows: images.reshape(-1, 64, 64)[rows], count // 4 // 64 ** 2, 64, device) as ahead:
+        everything = np.arange(count // 4 // 64 ** 2)
+        seconds.update(best_seconds({"read ahead, to the card": lambda: ahead(everything)}, turns, time.perf_counter))
     return [(f"images {way}, GB/s", f"{count / 1e9 / value:.2f}") for way, value in seconds.items()]
 
 

@@ -31,7 +31,8 @@ ALWAYS = ("kernels/cuda.py", "kernels/device.py", "kernels/prefetch.py", "kernel
           "selftest.py", "memory.py")
 HOST = ("mrc.py", "run_folder.py", "records.py")  # reading files is the same for both
 WHY = {"kernels/gather.py": "the processor's twin", "kernels/insert.py": "the processor's twin",
-       "kernels/device.py": "needs a driver", "selftest.py": "where the cache cannot be written"}
+       "kernels/device.py": "needs a driver", "selftest.py": "where the cache cannot be written",
+       "scale.py": "on the host", "mask.py": "on the host"}
 CARD = "card"
 
 
@@ -135,7 +136,7 @@ def cuda_lines(folder: Path, source: str) -> Tuple[int, List[str]]:
                 seen.add(text)
                 if not found.group(1).strip().startswith(("#", "=")):
                     executed.add(text)
-    executable = [text for text in wanted if text in seen]
+    executable = [text for text in wanted if text in seen and re.search(r"\w", text)]
     return len(executable), [text for text in executable if text not in executed]
 
 

@@ -4,21 +4,23 @@
 
 Arithmetic, not a measurement on a GPU. A small refinement runs on the processor with a counter around each operator.
 FLOP per pixel are those of the CUDA sources, counted by executing them (tests/test_gpu_time.py compares); bytes follow
-from what a pixel reads. An operator takes as long as the slowest of arithmetic, L2 and memory at full data-sheet
-speed, which no kernel reaches.
+from what a pixel reads. Everything else is counted on the tests' stand-in for CuPy, in the last iteration. An operator
+takes as long as the slowest of arithmetic, L2 and memory at full data-sheet speed, which no kernel reaches.
 """
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from examples import simulate
 from localrefine_plugin.engine import align, refine, search
+from localrefine_plugin.engine.kernels.device import Device
 from localrefine_plugin.engine.records import Settings
-from localrefine_plugin.engine.run_folder import read_json
+from localrefine_plugin.engine.run_folder import RunFolder, read_json
 
 from .measure import commit
 from .page import PAGE, table, write_section
@@ -26,6 +28,7 @@ from .page import PAGE, table, write_section
 SIMULATED = simulate.Options(particles=400)
 ITERATIONS = 3
 CORNERS, COMPLEX, REAL = 8, 8, 4  # bytes of a complex64 and a float32
+CALL_SECONDS = 10e-6  # what Python and CuPy take for a call; published measurements say 5 to 20 µs
 SECTOR = 32  # bytes of the L2 that one atomic addition is taken to occupy
 
 
@@ -77,7 +80,7 @@ class Count:
         self.product_flop += 4 * shifts * slices * pixels
 
 
-def counted_run(folder: Path, options: simulate.Options, iterations: int) -> Dict[str, Count]:
+def counted_run(folder: Path, options: simulate.Options, iterations: int) -> Tuple[Dict[str, Count], Work]:
     """Means for a particle and iteration of a refinement of simulated particles; the engine is put back afterwards."""
     counts = {name: Count() for name in PER_PIXEL}
     kept = search.gauss_newton_sums, search.score_grid, align.extract_slices, align.insert_slices
@@ -108,7 +111,55 @@ def counted_run(folder: Path, options: simulate.Options, iterations: int) -> Dic
         search.gauss_newton_sums, search.score_grid, align.extract_slices, align.insert_slices = kept
     visits = sum(read_json(run.half_done(k, half))["particles"]
                  for k in range(1, run.iterations_done() + 1) for half in (1, 2))
-    return {name: Count(c.slices / visits, c.pixels / visits, c.product_flop / visits) for name, c in counts.items()}
+    means = {name: Count(c.slices / visits, c.pixels / visits, c.product_flop / visits) for name, c in counts.items()}
+    return means, array_work(run, run.iterations_done())
+
+
+@dataclass
+class Work:
+    """Operations on arrays other than our kernels, in the alignment of a half-set: bytes they read and write for a
+    particle, calls for a batch, bytes of the reconstruction, host's waits for a batch."""
+
+    bytes_per_particle: float
+    calls: int
+    reconstruction_bytes: float
+    waits: int
+
+
+def array_work(run: RunFolder, iteration: int) -> Work:
+    """Counted by aligning half-set 1 of an iteration once more, on the stand-in for CuPy of the tests."""
+    sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+    from gpu.stand_in import make_cupy
+    count: Dict[str, Dict[str, int]] = {}
+
+    def counted(name: str) -> Any:
+        kept = getattr(align.HalfAlignment, name)
+
+        def wrapped(self: Any, *args: Any) -> Any:
+            before = dict(vars(cupy.ledger.counts))
+            result = kept(self, *args)
+            count[name] = {key: value - before[key] for key, value in vars(cupy.ledger.counts).items()}
+            return result
+        return kept, wrapped
+    with tempfile.TemporaryDirectory() as folder:
+        cupy = make_cupy(Path(folder))
+        methods = {name: counted(name) for name in ("add", "result")}
+        choose, test = refine.choose_device, refine.ensure_tested
+        try:
+            sys.modules["cupy"] = cupy
+            refine.choose_device, refine.ensure_tested = lambda word: Device("cuda:0", "stand-in"), lambda device: None
+            for name, (_, wrapped) in methods.items():
+                setattr(align.HalfAlignment, name, wrapped)
+            run.half_done(iteration, 1).unlink()
+            refine.align(str(run.path), iteration, 1, "cuda", 1)
+        finally:
+            del sys.modules["cupy"]
+            refine.choose_device, refine.ensure_tested = choose, test
+            for name, (kept, _) in methods.items():
+                setattr(align.HalfAlignment, name, kept)
+    particles = read_json(run.half_done(iteration, 1))["particles"]
+    add = count["add"]
+    return Work(add["traffic"] / particles, add["calls"] + add["launches"], count["result"]["traffic"], add["waits"])
 
 
 def seconds_of(name: str, count: Count, card: Card) -> float:
@@ -119,7 +170,7 @@ def seconds_of(name: str, count: Count, card: Card) -> float:
     return gather + count.product_flop / card.flop
 
 
-def page(counts: Dict[str, Count], options: simulate.Options) -> str:
+def page(counts: Dict[str, Count], work: Work, options: simulate.Options) -> str:
     image_bytes = 4 * options.box_size ** 2
     rows = [[name, f"{c.slices:.1f}", f"{c.pixels:.0f}", f"{1e-6 * c.pixels * PER_PIXEL[name].l2:.2f}",
              f"{1e-6 * c.pixels * PER_PIXEL[name].memory:.2f}",
@@ -127,12 +178,18 @@ def page(counts: Dict[str, Count], options: simulate.Options) -> str:
              *(f"{1e6 * seconds_of(name, c, card):.2f}" for card in CARDS.values())] for name, c in counts.items()]
     rows.append(["image over the bus", "–", "–", "–", f"{1e-6 * image_bytes:.2f}", "–",
                  *(f"{1e6 * image_bytes / card.bus:.2f}" for card in CARDS.values())])
-    totals = [1e6 * (sum(seconds_of(name, c, card) for name, c in counts.items()) + image_bytes / card.bus)
+    rows.append(["all other operations on arrays", "–", "–", "–", f"{1e-6 * work.bytes_per_particle:.2f}", "–",
+                 *(f"{1e6 * work.bytes_per_particle / card.memory:.2f}" for card in CARDS.values())])
+    totals = [1e6 * (sum(seconds_of(name, c, card) for name, c in counts.items()) + image_bytes / card.bus
+                     + work.bytes_per_particle / card.memory)
               for card in CARDS.values()]
     rows.append(["**together**", "", "", "", "", "", *(f"**{total:.1f}**" for total in totals)])
     head = ["for a particle and iteration", "slices", "pixels", "MB through L2", "MB memory", "MFLOP",
             *(f"{name}, µs" for name in CARDS)]
-    return table(head, rows)
+    return table(head, rows) + (
+        f"\n\nA batch is {work.calls} calls of CuPy, whatever its size, and {work.waits} waits: at "
+        f"{1e6 * CALL_SECONDS:.0f} µs a call {1e3 * CALL_SECONDS * work.calls:.0f} ms, which all images of "
+        f"the batch share. A reconstruction moves {1e-9 * work.reconstruction_bytes:.2f} GB, once for each half-set.")
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
@@ -140,7 +197,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--write", action="store_true", help="write the section of gpu.md")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        text = page(counted_run(Path(folder), SIMULATED, ITERATIONS), SIMULATED)
+        text = page(*counted_run(Path(folder), SIMULATED, ITERATIONS), SIMULATED)
     text += (f"\n\nCounted on {SIMULATED.particles} simulated particles of {SIMULATED.box_size}² px, mean of "
              f"{ITERATIONS} iterations with the default settings, commit {commit()}: "
              "`python -m benchmarks.gpu_time --write`.")

@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import require_program
 from gpu import stand_in
 from gpu.cuda_on_cpu import Source
 from gpu.fixtures import install
@@ -61,10 +63,14 @@ def test_counts_of_a_run(tmp_path):
     """Each particle is inserted at least once, over the half-disc; the engine is as it was afterwards."""
     options = simulate.Options(particles=40, box_size=40, pixel_size=7.2, threads=1)
     before = gpu_time.align.insert_slices
-    counts = gpu_time.counted_run(tmp_path, options, 1)
-    assert gpu_time.align.insert_slices is before
+    require_program("g++")
+    counts, work = gpu_time.counted_run(tmp_path, options, 1)
+    assert gpu_time.align.insert_slices is before and "cupy" not in sys.modules
     assert counts["insertion"].slices >= 1 and counts["slice"].slices == 1
     per_slice = counts["insertion"].pixels / counts["insertion"].slices
     assert per_slice == pytest.approx(np.pi * 19.5 ** 2 / 2, rel=0.05)
     assert counts["grid score"].product_flop >= 4 * counts["grid score"].pixels
-    assert "**together**" in gpu_time.page(counts, options)
+    # at the least the image is read, its transform written and multiplied twice; per batch, not per particle
+    assert 100 * 4 * 40 ** 2 > work.bytes_per_particle > 8 * 4 * 40 ** 2 and 100 < work.calls < 2000
+    assert work.reconstruction_bytes > 4 * 4 * 80 ** 3
+    assert "**together**" in gpu_time.page(counts, work, options)

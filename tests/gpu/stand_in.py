@@ -21,6 +21,7 @@ from gpu.streams import Ledger, Pool, cuda_namespace
 
 RECORD, OLDER = (json.loads((Path(__file__).parent / f"cupy_{name}.json").read_text()) for name in ("names", "older"))
 WAITING_FUNCTIONS = {"nonzero", "flatnonzero", "argwhere", "unique", "asnumpy", "bincount", "array_equal", "allclose"}
+VIEWS = {"get", "reshape", "view", "swapaxes", "transpose", "ravel"}  # which move nothing on the card
 WAITING_METHODS = {"get", "item", "tolist", "nonzero", "tobytes"}
 SCALARS = (bool, int, float, complex, np.generic)
 BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
@@ -68,6 +69,8 @@ class ndarray:
             check_call(name, kind, args, kwargs)
             if name in WAITING_METHODS:
                 self._ledger.counts.waits += 1
+            if name not in VIEWS:
+                self._ledger.moved(self._a)
             if name == "get":
                 self._ledger.counts.bytes_to_host += self._a.nbytes
                 return self._a.copy()
@@ -90,7 +93,10 @@ class ndarray:
         return (wrap(row, self._ledger) for row in self._a)
 
     def __getitem__(self, key: Any) -> "ndarray":
-        return wrap(self._a[self._key(key)], self._ledger)
+        found = self._a[self._key(key)]
+        if found.base is None:
+            self._ledger.moved(found)
+        return wrap(found, self._ledger)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         key = self._key(key)
@@ -98,6 +104,7 @@ class ndarray:
         masks = [part for part in parts if isinstance(part, np.ndarray) and part.dtype.kind == "b"]
         if masks and isinstance(value, ndarray) and value.ndim:
             raise NotImplementedError("assignment of an array to a mask")
+        self._ledger.moved(value._a if isinstance(value, ndarray) else self._a[key])
         self._a[key] = unwrap(value)
 
     def _key(self, key: Any) -> Any:
@@ -134,7 +141,7 @@ ndarray.__module__ = "cupy"
 
 def _unary(name: str) -> None:
     plain = getattr(operator, f"__{name}__")
-    setattr(ndarray, f"__{name}__", lambda self: wrap(plain(self._a), self._ledger))
+    setattr(ndarray, f"__{name}__", lambda self: wrap(plain(self._ledger.moved(self._a)), self._ledger))
 
 
 def _binary(name: str) -> None:
@@ -142,13 +149,13 @@ def _binary(name: str) -> None:
     plain = getattr(operator, f"__{name}__")
 
     def forward(self: ndarray, other: Any) -> Any:
-        return wrap(plain(self._a, unwrap(other)), self._ledger)
+        return wrap(plain(self._ledger.moved(self._a), unwrap(other)), self._ledger)
 
     def reflected(self: ndarray, other: Any) -> Any:
-        return wrap(plain(unwrap(other), self._a), self._ledger)
+        return wrap(plain(unwrap(other), self._ledger.moved(self._a)), self._ledger)
 
     def in_place(self: ndarray, other: Any) -> Any:
-        getattr(operator, f"__i{name}__")(self._a, unwrap(other))
+        getattr(operator, f"__i{name}__")(self._ledger.moved(self._a, self._a), unwrap(other))
         return self
 
     for method, function in ((f"__{name}__", forward), (f"__r{name}__", reflected), (f"__i{name}__", in_place)):
@@ -174,6 +181,7 @@ def unwrap(value: Any) -> Any:
     """The numpy arrays inside; TypeError for an array that is not on the device."""
     if isinstance(value, ndarray):
         value._ledger.used(value._a)
+        value._ledger.counts.traffic += value._a.nbytes
         return value._a
     if isinstance(value, np.ndarray):
         raise TypeError(f"Unsupported type {type(value)}")
@@ -246,6 +254,7 @@ class Function:
         check_values(self.name, args, kwargs)
         if self.name in WAITING_FUNCTIONS:
             self.ledger.counts.waits += 1
+        self.ledger.counts.calls += 1
         result = wrap(self.function(*unwrap(args), **unwrap(kwargs)), self.ledger)
         if isinstance(kwargs.get("out"), ndarray):
             return kwargs["out"]
@@ -291,7 +300,8 @@ def make_cupy(folder: Path, sanitizer: str = "", workers: int = 1, backwards: bo
 def launchable(value: Any) -> Any:
     """A kernel's argument: an array of the device, or a typed scalar (a Python int would be 8 bytes)."""
     if isinstance(value, ndarray):
-        return unwrap(value)
+        value._ledger.used(value._a)
+        return value._a
     if isinstance(value, np.generic):
         return value
     raise TypeError(f"a kernel cannot take a {type(value).__name__}")

@@ -19,6 +19,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.waits = self.waits_of_reader = self.bytes_to_device = self.bytes_to_host = self.launches = 0
+        self.calls = self.traffic = 0  # operations on arrays but for our kernels; bytes they read and write
 
 
 class Ledger:
@@ -46,11 +47,18 @@ class Ledger:
         if self.held + array.nbytes > self.limit:
             raise OutOfMemoryError(f"Out of memory allocating {array.nbytes} bytes")
         self.live[id(array)] = array.nbytes
+        self.counts.traffic += array.nbytes
         self.held += array.nbytes
         self.peak = max(self.peak, self.held)
         if array.dtype in (np.float64, np.complex128):
             self.largest_double = max(self.largest_double, array.nbytes)
         weakref.finalize(array, self.free, id(array))
+
+    def moved(self, *arrays: np.ndarray) -> np.ndarray:
+        """Count an operation that reads (or writes) these; returns the first."""
+        self.counts.calls += 1
+        self.counts.traffic += sum(array.nbytes for array in arrays)
+        return arrays[0]
 
     def free(self, key: int) -> None:
         self.held -= self.live.pop(key)
