@@ -131,15 +131,12 @@ def radial_profile(density: Array, radius: Array) -> Array:
     return xp.maximum(xp.interp(radius.ravel(), at, mean).reshape(radius.shape), tiny).astype(np.float32)
 
 
-def to_real_space(spectrum: Array, box_size: int, workers: int, outside: float = 0) -> Array:
-    """Padded map (2N, 2N, 2N), origin at voxel 0, of a half spectrum [x, z, y] or [x, z, y, (re, im)]."""
+def to_real_space(spectrum: Array, box_size: int, workers: int) -> Array:
+    """Padded map (2N, 2N, 2N), origin at voxel 0, of a half spectrum [x, z, y, (re, im)]."""
     xp = array_module(spectrum)
     padded = PADDING * box_size
     nx, nz, ny = spectrum.shape[:3]
-    full = xp.full((padded, padded, padded // 2 + 1), outside, np.complex64)
+    full = xp.zeros((padded, padded, padded // 2 + 1), np.complex64)
     target = xp.ix_((xp.arange(nz) - nz // 2) % padded, (xp.arange(ny) - ny // 2) % padded, xp.arange(nx))
-    if spectrum.ndim == 4:
-        full[target] = xp.ascontiguousarray(spectrum).view(np.complex64)[..., 0].transpose(1, 2, 0)
-    else:
-        full[target] = spectrum.transpose(1, 2, 0)
+    full[target] = xp.ascontiguousarray(spectrum).view(np.complex64)[..., 0].transpose(1, 2, 0)
     return irfftn(full, (padded,) * 3, workers)
