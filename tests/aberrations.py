@@ -122,10 +122,11 @@ def model(phantom, particles, rotation, shift, aberrations, kx, ky):
 
 
 def aberrated(n, aberrations=STRONG, noise=0.0, noise_seed=3, wider_shifts=1.0, **arguments) -> Experiment:
-    """`experiment` in as many optics groups as ``aberrations``, with images made of the formula above; true shifts
-    ``wider_shifts`` times as large."""
+    """`experiment` in as many optics groups as ``aberrations``, with images made of the formula above; shifts are
+    ``wider_shifts`` times as large, the input's as far from them as before."""
     e = experiment(n, **arguments)
-    p, e = e.particles, replace(e, shift=wider_shifts * e.shift)
+    p = replace(e.particles, shift_px=e.particles.shift_px + (wider_shifts - 1) * e.shift)
+    e = replace(e, shift=wider_shifts * e.shift)
     p = replace(
         p,
         optics=tuple(a.group(f"g{i}", p.pixel_size, p.box_size) for i, a in enumerate(aberrations)),

@@ -15,7 +15,7 @@ from oracles import at_frequencies, centred_transform, full_frequencies, log_lik
 from relion_files import write_map, write_star
 
 from localrefine_plugin.engine import optics
-from localrefine_plugin.engine.align import align_half
+from localrefine_plugin.engine.align import align_half, model_match
 from localrefine_plugin.engine.ctf import CtfOnPixels
 from localrefine_plugin.engine.files import read_particles
 from localrefine_plugin.engine.images import HalfSetImages, pack
@@ -146,7 +146,7 @@ def test_relion_reconstruct_agrees_with_the_image_model(tmp_path):
 def test_log_likelihood_with_aberrations_is_the_direct_sum():
     """Σ (|X|² − |X − Y|²)/σ² at the poses found, as without them."""
     e = aberrated(60, noise=1.0, **SIGMA)
-    poses = align(e, RESOLUTION)
+    poses = align(e, RESOLUTION).poses
     kx, ky = full_frequencies(BOX)
     used = (np.hypot(kx, ky) < e.plan(RESOLUTION).align_shell + 0.5) & ((kx > 0) | ((kx == 0) & (ky > 0)))
     kx, ky = kx[used], ky[used]
@@ -159,15 +159,15 @@ def test_log_likelihood_with_aberrations_is_the_direct_sum():
 def align(e, resolution):
     return align_half(e.particles, np.arange(len(e.particles)), lambda rows: e.images[rows].astype(np.float32),
                       e.phantom.density(BOX), e.mask, np.repeat(e.noise_power, len(e.particles.optics), 0),
-                      e.plan(resolution), None, 1, lambda *_: None).poses  # fmt: skip
+                      e.plan(resolution), None, 1, lambda *_: None)  # fmt: skip
 
 
 def test_planted_poses_are_recovered_with_aberrations_and_not_without_them():
-    e = aberrated(60, **SIGMA)
-    w, moved = e.errors(align(e, RESOLUTION))
+    e = aberrated(60, wider_shifts=4.0, **SIGMA)
+    w, moved = e.errors(align(e, RESOLUTION).poses)
     assert np.sqrt(np.mean(w**2)) < 0.15 and np.sqrt(np.mean(moved**2)) < 0.01
     blind = replace(e, particles=replace(e.particles, optics=(NONE.group("g", PIXEL_SIZE, BOX),) * 2))
-    w, moved = blind.errors(align(blind, RESOLUTION))
+    w, moved = blind.errors(align(blind, RESOLUTION).poses)
     assert np.sqrt(np.mean(moved**2)) > 0.1
 
 
@@ -191,8 +191,11 @@ def test_gradient_with_aberrations_is_the_difference_quotient():
     for j, step in enumerate(steps):
         up, down = at(start + step), at(start - step)
         quotient = (up[0].log_likelihood - down[0].log_likelihood) / (2 * step[j])
-        np.testing.assert_allclose(gradient[:, j], quotient, rtol=0.05, atol=0.03 * np.abs(quotient).max())
+        tolerance = 0.03 if j < 3 else 1e-3  # the trilinear slice has kinks in w, phases have none
+        np.testing.assert_allclose(gradient[:, j], quotient, atol=tolerance * np.abs(quotient).max())
     assert np.linalg.eigvalsh(found.curvature).min() > 0
+    cross, energy = model_match(reference, packed, found)  # what noise and scales are fitted from
+    np.testing.assert_allclose(cross.sum(1) - 0.5 * energy.sum(1), found.log_likelihood, rtol=1e-3)
 
 
 def test_ctf_of_a_group_with_aberrations_leaves_the_others_alone():

@@ -15,6 +15,7 @@ from oracles import shell_correlation
 from relion_files import read_poses
 from test_optics import relion
 
+from localrefine_plugin.engine.prepare import prepare
 from localrefine_plugin.engine.records import Settings
 from localrefine_plugin.engine.refine import refine
 from localrefine_plugin.engine.run_folder import read_json
@@ -22,16 +23,19 @@ from localrefine_plugin.engine.star import read_star
 from localrefine_plugin.engine.state import load_poses
 
 BOX, PIXEL_SIZE, PARTICLES = 36, 3.0, 300
-MADE = dict(box=BOX, pixel_size=PIXEL_SIZE, centre=(6.0, -4.0, 3.0), sigma=1.0, noise=0.3, seed=6)
+MADE = dict(box=BOX, pixel_size=PIXEL_SIZE, centre=(6.0, -4.0, 3.0), sigma=1.0, noise=0.3, seed=6, wider_shifts=4.0)
+
+
+def inputs_of(folder, e, aberrations):
+    """The files of ``e``; the STAR file says ``aberrations``, its origins are the images' own."""
+    said = replace(e.particles, shift_px=image_shifts(e.particles, e.particles.shift_px, aberrations))
+    return write_inputs(folder, replace(e, particles=said), half_map_noise=0.3,
+                        optics_columns=star_columns(aberrations))  # fmt: skip
 
 
 def refined(folder, e, aberrations):
-    """The run on images of ``e``; the STAR file says ``aberrations``, its origins are the images' own."""
-    said = replace(e.particles, shift_px=image_shifts(e.particles, e.particles.shift_px, aberrations))
-    inputs = write_inputs(folder, replace(e, particles=said), half_map_noise=0.3,
-                          optics_columns=star_columns(aberrations))  # fmt: skip
     settings = Settings(marginalize=False, max_iterations=2, non_uniform=False)
-    return refine(*inputs, str(folder / "run"), settings, threads=1)
+    return refine(*inputs_of(folder, e, aberrations), str(folder / "run"), settings, threads=1)
 
 
 def poses_of(run, iteration):
@@ -68,6 +72,14 @@ def test_modelled_aberrations_cost_nothing_and_ignored_ones_do(runs):
     assert fsc_m[1 : last + 1].min() > fsc[1 : last + 1].min() - 0.01
     assert turn_i > 1.5 * turn_m and move_i > 2 * move_m
     assert fsc_i[last] < fsc_m[last] - 0.05
+
+
+def test_the_first_look_finds_the_grey_scale_through_aberrations(tmp_path):
+    """At the true poses it is 1; without the matrices in the slices it would be 0.97."""
+    e = aberrated(PARTICLES, **MADE)
+    at_truth = replace(e, particles=replace(e.particles, rotation=e.rotation, shift_px=e.shift))
+    run = prepare(*inputs_of(tmp_path, at_truth, STRONG), str(tmp_path / "run"), Settings(), threads=1)
+    assert read_json(run.input)["grey_scale"] == pytest.approx([1, 1], abs=0.01)
 
 
 def test_nothing_warns_of_what_is_modelled(runs):
