@@ -53,7 +53,8 @@ def shrink(path: Path) -> None:
     from PIL import Image
     picture = Image.open(path).convert("RGB")
     for colours in COLOURS:
-        picture.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
+        # this method keeps colours that only a few pixels have, as a cross-hair's
+        picture.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
         if path.stat().st_size < LARGEST_BYTES:
             return
 

@@ -106,8 +106,8 @@ def fsc_figure(columns: Dict[str, np.ndarray], resolution: Dict[str, Any],
 
 
 def _fsc_legend(axes: Any, columns: int = 1) -> None:
-    """Where curves that start at 1 never are: at low resolution, between the threshold and 1."""
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(0.01, 0.55), ncols=columns)
+    """Where it hides least of the curves, and readable over what it does hide."""
+    axes.legend(fontsize=8, loc="best", ncols=columns, facecolor="white", framealpha=0.8, edgecolor="none")
 
 
 def _with_resolution(name: str, value: Any) -> str:
