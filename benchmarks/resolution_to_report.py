@@ -24,7 +24,8 @@ from .truth import Truth
 CHOOSING = PAGE.with_name("choosing-parameters.md")
 HEAD = ("data", "prior", "half-maps", "to report", "FSC 0.5 to truth", "to report, ahead of the truth by",
         "angle, median")
-PRIORS: Dict[str, Dict[str, object]] = {"learned": {}, "gaussian 7°, 4 Å": {"prior": "gaussian"}, "off": {"prior": "off"}}
+PRIORS: Dict[str, Dict[str, object]] = {"learned": {}, "gaussian 7°, 4 Å": {"prior": "gaussian"},
+                                        "off": {"prior": "off"}}
 OTHERS_DENSITY = 0.25
 """Share of the other body in the mask from which the truth, in which that body is blurred, is not the map's."""
 ALLOWED = 0.06
