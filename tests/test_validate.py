@@ -16,7 +16,7 @@ from relion_files import write_map
 from localrefine_plugin.engine import __main__ as command_line
 from localrefine_plugin.engine import null_tests, validate
 from localrefine_plugin.engine.files import read_map
-from localrefine_plugin.engine.fsc import fsc
+from localrefine_plugin.engine.fsc import FscCurves, fsc
 from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.pose import exp_map, random_rotations
 from localrefine_plugin.engine.records import InputError, PoseTable, Settings
@@ -186,6 +186,23 @@ def test_without_an_empty_place_the_test_is_not_done(good, monkeypatch):
     monkeypatch.setattr(validate, "dense_region", lambda density, _: np.ones(density.shape, bool))
     test = validate.empty_place(null_tests.load_finished(good, CPU, 1))
     assert test.passed is None and test.value is None and "no empty place" in test.verdict
+
+
+def curves_with(corrected, error):
+    zero = np.zeros(17)
+    return FscCurves(32, 2.0, np.arange(17) / 64, zero, zero, zero, zero, zero, corrected, error, 1)
+
+
+@pytest.mark.parametrize("beyond, reached", ((0.2, 64 / 8), (0.4, 64 / 16), (0.0, 64 / 8)))
+def test_noise_beyond_the_low_pass_counts_once_it_is_certain(beyond, reached):
+    """FSC 1 up to shell 6, then ``beyond`` ± 0.05 to the end of the box; the low-pass ends at shell 8. What the few
+    coefficients of the first shells say does not matter."""
+    shell = np.arange(17)
+    curves = curves_with(np.where(shell <= 6, 1.0, beyond), np.where(shell <= 6, 0.0, 0.05))
+    found = validate.noise_resolution(curves, 8)
+    assert found == pytest.approx(reached) if beyond else found > reached
+    scattered = curves_with(np.where(shell == 1, -0.2, curves.corrected), np.where(shell < 3, 0.5, 0.05))
+    assert (validate.noise_resolution(scattered, 8) < 64 / 8) == (beyond > 0.3)
 
 
 def test_the_error_of_a_band_is_that_of_noise():

@@ -9,7 +9,7 @@ import numpy as np
 from .advice import advise_on_validation
 from .files import read_map
 from .fourier import forward, inverse
-from .fsc import fsc, randomised_fsc, resolution_at, standard_error
+from .fsc import FscCurves, first_below, fsc, randomised_fsc, resolution_at, standard_error
 from .kernels.device import choose_device
 from .mask import dense_region
 from .null_tests import (
@@ -104,22 +104,27 @@ def judged(name: str, title: str, value: float, low: float, high: Optional[float
 # ---------------------------------------------------------------- the tests
 
 def pure_noise(finished: FinishedRun) -> NullTest:
-    """The resolution that noise reaches: no finer than the initial low-pass, which is all the references share.
-
-    It counts as far as the FSC less three standard errors is above 0.143: in a small mask noise crosses it anywhere.
-    """
+    """The resolution that noise reaches: no finer than the initial low-pass, which is all the references share."""
     curves = noise_only(finished)
-    sure = curves.corrected - SIGMAS * curves.corrected_error
-    sure[0] = 1.0
-    reached = resolution_at(sure, FSC_THRESHOLD, curves.box_size, curves.pixel_size)
     length = curves.box_size * curves.pixel_size
     lowpass = finished.align_resolution(0)
-    finest = length / (length / lowpass + LOWPASS_EDGE_SHELLS)
+    edge = int(np.ceil(length / lowpass + LOWPASS_EDGE_SHELLS))
+    reached, finest = noise_resolution(curves, edge), length / edge
     extent = f"to {reached:.1f} Å" if reached < length else "nowhere"
     found = f"with noise of the same spectrum for images the half-maps agree {extent}"
     return judged("pure_noise", "Noise instead of images", reached, finest, None, "Å",
                   f"{found}, no finer than the initial low-pass of {lowpass:.1f} Å",
                   f"{found}, beyond the initial low-pass of {lowpass:.1f} Å: {SHARED}")
+
+
+def noise_resolution(curves: FscCurves, edge: int) -> float:
+    """Å at FSC 0.143; beyond shell ``edge`` only what is above it by three standard errors counts: in a small mask
+    the FSC of noise crosses 0.143 anywhere."""
+    sure = curves.corrected - SIGMAS * curves.corrected_error
+    sure[:edge + 1] = 1.0
+    if first_below(sure, FSC_THRESHOLD) == edge + 1:
+        return max(curves.resolutions()["corrected"], curves.box_size * curves.pixel_size / edge)
+    return resolution_at(sure, FSC_THRESHOLD, curves.box_size, curves.pixel_size)
 
 
 def random_phases(finished: FinishedRun) -> NullTest:
