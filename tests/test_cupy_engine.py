@@ -128,18 +128,33 @@ DYNAMIC = dict(mask_mode="dynamic", mask_threshold=0.4, mask_near_angstrom=0.0, 
                mask_start_resolution_angstrom=40.0)
 
 
-@pytest.mark.parametrize("choices", [
-    dict(),  # as a user gets it: learned prior, non-uniform references, marginalisation
-    dict(prior="learned-isotropic", non_uniform=False, per_particle_scale=True, deterministic=True, **DYNAMIC),
-    dict(prior="gaussian", symmetry="C2", allow_asymmetric_mask=True, recenter_rotations=True, recenter_shifts=True,
-         marginalize=False, non_negativity=True, resplit_half_sets=True, subtract=True),
-], ids=["defaults", "isotropic-scale-dynamic-deterministic", "symmetry-recentred"])
+EXTENTS = dict(max_iterations=2, rotation_extent_deg=12.0, shift_extent_angstrom=8.0)
+REFINEMENTS = {
+    "defaults": EXTENTS,  # learned prior, non-uniform references, marginalisation
+    "isotropic-scale-dynamic-deterministic": dict(
+        EXTENTS, prior="learned-isotropic", non_uniform=False, per_particle_scale=True, deterministic=True, **DYNAMIC,
+        mask_threshold_type="absolute", initial_lowpass_angstrom=14.0, join_halves_resolution_angstrom=30.0),
+    "symmetry-recentred": dict(
+        EXTENTS, max_iterations=1, extra_final_passes=1, prior="gaussian", prior_rotation_deg=5.0,
+        prior_shift_angstrom=3.0, symmetry="C2", allow_asymmetric_mask=True, recenter_rotations=True,
+        recenter_shifts=True, marginalize=False, non_negativity=True, resplit_half_sets=True, subtract=True,
+        fulcrum="box", max_align_resolution_angstrom=10.0)}
+BEFORE_OR_AFTER = {"resample_maps", "fsc_randomise_below", "sharpen_bfactor", "seed"}  # on the host
+
+
+def test_every_setting_is_in_a_refinement_on_the_stand_in():
+    defaults = Settings().as_dict()
+    changed = {name for choices in REFINEMENTS.values() for name, value in choices.items() if value != defaults[name]}
+    assert changed | BEFORE_OR_AFTER == set(defaults)
+
+
+@pytest.mark.parametrize("choices", REFINEMENTS.values(), ids=REFINEMENTS)
 def test_a_whole_refinement_is_that_of_the_cpu(cupy, monkeypatch, tmp_path, choices):
     """Two iterations, so that what the first one learned, masked and filtered is used by the second."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # the self-test at the first use remembers
     inputs = write_inputs(tmp_path / "in", small_experiment(24))
     on_stand_in(monkeypatch)
-    settings = Settings(max_iterations=2, rotation_extent_deg=12.0, shift_extent_angstrom=8.0, **choices)
+    settings = Settings(**choices)
     runs = [refine_module.refine(*inputs, str(tmp_path / word), settings, device=word, threads=1)
             for word in ("cuda", "cpu")]
     assert read_json(runs[0].half_done(2, 2))["device"] == "stand-in"
