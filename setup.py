@@ -53,8 +53,11 @@ setup(
         "cuda11": [cupy(11)],
         "cuda12": [cupy(12)],
         "cuda13": [cupy(13)],
-        # scipion-em-relion: the converter that ours is compared with
-        "test": ["pytest>=8", "hypothesis", "coverage", "ruff", "mypy", "import-linter>=2", "scipion-em-relion",
+        # The plugins whose converters make the sets of the tests, in the versions that docs/chaining.md names.
+        # scipion-app: scipion-em-xmipp imports it without saying so.
+        "test": ["pytest>=8", "hypothesis", "coverage", "ruff", "mypy", "import-linter>=2",
+                 "scipion-em-relion==5.0.2", "scipion-em-cryosparc2==5.0.1", "scipion-em-xmipp==29.0.1",
+                 "scipion-em-eman2==3.7.0", "scipion-app",
                  # the CUDA compiler: the kernels are compiled for every architecture, without a GPU
                  "nvidia-cuda-nvrtc-cu12==12.9.*; platform_system == 'Linux'"],
     },

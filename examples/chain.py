@@ -3,7 +3,8 @@
     python -m examples.chain [FOLDER]      (FOLDER is chain_output; what is there is replaced)
 
 Builds a Scipion project, imports simulated data through the plugin's template, refines the head directly and
-after the body, and compares both with the truth. No window is opened.
+after the body, and compares both with the truth. No window is opened. The workflow is left in FOLDER/chain.json, for
+*Import workflow* of Scipion's window or Project.loadProtocols.
 """
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def main(folder: str = "chain_output") -> int:
     write_body_mask(output / "data")
     set_environment(output)
     from .demo import new_project
-    found = chain(new_project("chain"), output / "data", OPTIONS.pixel_size, **SETTINGS)
+    project = new_project("chain")
+    found = chain(project, output / "data", OPTIONS.pixel_size, **SETTINGS)
+    project.exportProtocols(project.getRuns(), str(output / "chain.json"))
     print(table(output / "data", found))
     return 0
 

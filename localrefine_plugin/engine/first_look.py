@@ -123,7 +123,8 @@ def first_warnings(looks: Sequence[FirstLook], mask: np.ndarray, resolved: Dict[
     if not all(low <= s <= high for s in scales):
         warnings.append(
             f"the particles have {scales[0]:.3g} and {scales[1]:.3g} times the grey scale of the half-maps; it was "
-            "fitted and corrected, but check that the particles are normalised and are those the maps came from")
+            "fitted and corrected, but check that the particles are normalised, are those the maps came from, and that "
+            "maps and poses are of the same hand")
     if any(look.phase_flipped for look in looks):
         warnings.append(f"{PHASE_FLIPPED[0]}, or their CTF was corrected, by what they have in common with the "
                         f"half-maps; {PHASE_FLIPPED[1]}")
