@@ -15,7 +15,7 @@ from conftest import require_program
 from examples import screen
 from localrefine_plugin.viewers.run_figures import PICTURES
 
-NOT_IN_THE_FAKE_RUN = ("scale", "filter_resolution")
+NOT_IN_THE_FAKE_RUN = ("scale", "filter_resolution", "validation")
 NO_LEGEND = ("orientations", "map_slices", "axis_change")  # one thing drawn, or named in titles and caption
 HERE = Path(__file__).resolve().parent
 

@@ -25,7 +25,7 @@ from localrefine_plugin.viewers.run_figures import (
     picture_of,
 )
 
-NOT_IN_THE_FAKE_RUN = ("scale", "filter_resolution")
+NOT_IN_THE_FAKE_RUN = ("scale", "filter_resolution", "validation")
 
 
 @pytest.fixture(scope="module")

@@ -212,7 +212,7 @@ def scale(state: RunState, k: int, _other: Other) -> Figure:
 def validation(state: RunState, _k: int, _other: Other) -> Figure:
     tests = state.null_tests()
     if not tests:
-        raise NotThere("The results have not been validated.")
+        raise NotThere("The results have not been validated: switch 'Validate results' on (expert level) and continue.")
     return validation_plots.validation_figure(tests)
 
 
