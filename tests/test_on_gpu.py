@@ -7,8 +7,10 @@ from experiments import experiment, write_inputs
 
 from localrefine_plugin.engine import refine as refine_module
 from localrefine_plugin.engine.files import read_map
+from localrefine_plugin.engine.kernels import prefetch
 from localrefine_plugin.engine.kernels.device import choose_device
-from localrefine_plugin.engine.records import Settings
+from localrefine_plugin.engine.kernels.prefetch import Prefetch
+from localrefine_plugin.engine.records import InputError, Settings
 from localrefine_plugin.engine.run_folder import read_json
 from localrefine_plugin.engine.selftest import selftest
 
@@ -34,6 +36,35 @@ def test_a_whole_refinement_is_that_of_the_cpu(card, tmp_path):
     on_card, on_cpu = (read_map(run.path / "final" / "map.mrc")[0] for run in runs)
     assert np.linalg.norm(on_card - on_cpu) < 0.02 * np.linalg.norm(on_cpu)
     assert read_json(runs[0].half_done(1, 1))["device"].startswith("GPU")
+
+
+def test_images_reach_the_card_as_they_were_read(card, monkeypatch):
+    """Through many turns of small pinned buffers, with work between that takes longer than the copies."""
+    monkeypatch.setattr(prefetch, "PINNED_BYTES", 1 << 16)
+    images = np.random.default_rng(0).standard_normal((2000, 64, 64)).astype(np.float32)
+    xp, found = card.xp, []
+    with Prefetch(lambda rows: images[rows], len(images), 64, card) as ahead:
+        for start in range(0, len(images), 250):
+            batch = ahead(np.arange(start, start + 250))
+            for _ in range(20):
+                xp.fft.rfft2(batch)
+            found.append(batch + 0)
+    np.testing.assert_array_equal(xp.concatenate(found).get(), images)
+
+
+def test_two_cards_do_a_half_set_each(card, tmp_path):
+    try:
+        choose_device("cuda:1")
+    except InputError as missing:
+        pytest.skip(f"no second card: {missing.problem}")
+    inputs = write_inputs(tmp_path / "in", experiment(60, noise=0.5))
+    settings = Settings(max_iterations=1, rotation_extent_deg=12.0, shift_extent_angstrom=8.0)
+    run = refine_module.refine(*inputs, str(tmp_path / "two"), settings, device="cuda:0,cuda:1")
+    one = refine_module.refine(*inputs, str(tmp_path / "one"), settings, device="cuda:0")
+    assert [read_json(run.half_done(1, half))["device"][:5] for half in (1, 2)] == ["GPU 0", "GPU 1"]
+    for half in (1, 2):
+        np.testing.assert_allclose(np.load(run.poses(1, half))["rotation"], np.load(one.poses(1, half))["rotation"],
+                                   atol=1e-6)
 
 
 def test_poses_do_not_change_from_run_to_run_but_for_rounding(card, tmp_path):

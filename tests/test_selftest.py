@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gpu.fixtures import STAND_IN, install
+from gpu.streams import Stream
 
 from localrefine_plugin.engine import __main__ as command_line
 from localrefine_plugin.engine import selftest as selftest_module
@@ -72,6 +73,11 @@ def test_a_library_that_computes_something_else_fails(cupy, module, name):
         return result
     owner.__dict__[name] = wrong
     assert not all(check.passed for check in selftest(CARD))
+
+
+def test_images_that_do_not_arrive_in_time_fail(cupy, monkeypatch):
+    monkeypatch.setattr(Stream, "synchronize", lambda self: None)
+    assert "images read ahead" in [check.name for check in selftest(CARD) if not check.passed]
 
 
 def test_nothing_that_is_not_a_number_passes():
