@@ -19,7 +19,7 @@ from .kernels.fixed_point import FixedPointSums
 from .kernels.gather import extract_slices
 from .kernels.insert import insert_slices
 from .kernels.prefetch import Prefetch
-from .marginalize import Insertions, best_only, posterior_insertions
+from .marginalize import Insertions, best_only, mode_weights, posterior_insertions
 from .memory import MemoryNeed, check_fits, memory_need, reach_of_reference
 from .motion_prior import Evidence, LearnedMotion, evidence_at, examine, learn, precision_of
 from .noise import NoiseSums
@@ -31,7 +31,7 @@ from .reconstruct import PADDING, accumulator_shape, new_accumulator, reconstruc
 from .records import Particles, PoseTable
 from .reference import Reference, make_reference, slice_rows, support_box
 from .scale import fitted_scales
-from .search import Grid, Levels, Modes, Motion, PackedImages, best_modes, make_grid, mode_weights, search
+from .search import Grid, Levels, Modes, Motion, PackedImages, best_modes, make_grid, search
 from .static_part import SIGMA, static_reference, subtract, surface_motion
 
 Array = Any

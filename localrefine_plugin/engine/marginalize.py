@@ -36,6 +36,24 @@ class Insertions:
     shift_variance: Array
 
 
+def mode_weights(modes: Modes, n: int) -> Array:
+    """Posterior probability (m,) of each mode among those of its image (Laplace): ∝ e^score |A|^{−½}."""
+    xp = array_module(modes.w)
+    _, log_det = xp.linalg.slogdet(modes.precision + 1e-9 * xp.eye(5))
+    log_mass = modes.score - 0.5 * log_det
+    start = xp.searchsorted(modes.owner, xp.arange(n))
+    top = xp.full(n, -xp.inf)
+    maximum_at(top, modes.owner, log_mass)
+    mass = summable(xp.exp(log_mass - top[modes.owner]))
+    total = xp.add.reduceat(mass, start) if xp is np else xp.bincount(modes.owner, mass, n)
+    return mass / total[modes.owner]
+
+
+def maximum_at(target: Array, index: Array, values: Array) -> None:
+    xp = array_module(target)
+    xp.maximum.at(target, index, values)
+
+
 def best_only(modes: Modes) -> Insertions:
     """One insertion per mode, no smearing (modes: the best of each image)."""
     xp = array_module(modes.w)

@@ -15,7 +15,6 @@ from typing import Any, Callable, List, Optional, Tuple
 import numpy as np
 
 from .kernels.device import array_module, to_host, working_bytes
-from .kernels.fixed_point import summable
 from .kernels.gather import gauss_newton_sums, score_grid
 from .optics import derivatives_by_specimen_shift, image_shift, specimen_shift
 from .pixels import PixelList
@@ -374,24 +373,6 @@ def modes_at(motion: Motion, owner: Array, w: Array, shift: Array) -> Modes:
     w, shift, rotation = clip_to_extents(motion, owner, w, shift)
     m = len(owner)
     return Modes(owner, w, shift, rotation, xp.zeros(m), xp.zeros(m), xp.zeros((m, 5, 5)), xp.zeros((m, 5, 5)))
-
-
-def mode_weights(modes: Modes, n: int) -> Array:
-    """Posterior probability (m,) of each mode among those of its image (Laplace): ∝ e^score |A|^{−½}."""
-    xp = array_module(modes.w)
-    _, log_det = xp.linalg.slogdet(modes.precision + 1e-9 * xp.eye(5))
-    log_mass = modes.score - 0.5 * log_det
-    start = xp.searchsorted(modes.owner, xp.arange(n))
-    top = xp.full(n, -xp.inf)
-    maximum_at(top, modes.owner, log_mass)
-    mass = summable(xp.exp(log_mass - top[modes.owner]))
-    total = xp.add.reduceat(mass, start) if xp is np else xp.bincount(modes.owner, mass, n)
-    return mass / total[modes.owner]
-
-
-def maximum_at(target: Array, index: Array, values: Array) -> None:
-    xp = array_module(target)
-    xp.maximum.at(target, index, values)
 
 
 def best_modes(modes: Modes, n: int) -> Modes:
