@@ -210,6 +210,20 @@ def open_maps(viewer: Any, project: Any) -> None:
     FACTS["no_data_viewer"] = said[0]
 
 
+def open_files(viewer: Any) -> None:
+    """The report in the browser, and ChimeraX where there is none."""
+    import webbrowser
+    opened, said = [], []
+    original, webbrowser.open = webbrowser.open, lambda address: bool(opened.append(address)) or True
+    viewer._show_report()
+    webbrowser.open = original
+    viewer.errorMessage = lambda message, title: said.append(message)
+    viewer._show_chimera()
+    text = Path(opened[0][len("file://"):]).read_text(encoding="utf-8")
+    FACTS["report"] = {"pictures": text.count("data:image/png"), "end": text[-7:]}
+    FACTS["no_chimera"] = said[0] if said else ""
+
+
 def main() -> None:
     import pyworkflow.gui.project  # noqa: F401  (first: pyworkflow.gui.form alone cannot be imported)
     from fake_run import fake_run
@@ -243,6 +257,7 @@ def main() -> None:
 
     def of_the_finished(viewer: Any) -> None:
         slide(viewer, folder)
+        open_files(viewer)
         open_maps(viewer, project)
     every = [picture.name for picture in PICTURES]
     photograph_viewer(project, finished, "finished", every, of_the_finished)

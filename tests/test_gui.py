@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -121,7 +122,13 @@ def test_maps_open_in_the_viewer_of_scipion(windows):
     assert viewer["still_running"], viewer["errors"]
 
 
+def test_the_report_opens_in_the_browser(windows):
+    _, facts = windows
+    assert facts["report"] == {"pictures": len(PICTURES) - len(NOT_IN_THE_FAKE_RUN), "end": "</html>"}
+
+
 def test_a_missing_viewer_is_a_message(windows):
     _, facts = windows
     assert "no program" in facts["no_data_viewer"] and "Slices of the map" in facts["no_data_viewer"]
     assert "finished" in facts["no_maps_yet"]
+    assert "maps.cxc" in facts["no_chimera"] or shutil.which("ChimeraX")
