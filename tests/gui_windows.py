@@ -31,11 +31,16 @@ def photograph(window: Any, name: str, seconds: float = 0.6, **more: Any) -> Non
     FACTS[name] = {"title": window.title(), "width": window.winfo_width(), "height": window.winfo_height(), **more}
 
 
+def heading(figure: Any) -> str:
+    """Figure.get_suptitle, which Matplotlib before 3.8 lacks."""
+    return "" if figure._suptitle is None else figure._suptitle.get_text()
+
+
 def artists(figure: Any) -> Dict[str, Any]:
     """What is written in a figure: its title, the labels of its axes, and its legends."""
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend() is not None)]
     labels = [text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) if text]
-    return {"heading": figure.get_suptitle(), "labels": labels,
+    return {"heading": heading(figure), "labels": labels,
             "legend": [text.get_text() for legend in legends for text in legend.get_texts()]}
 
 
@@ -167,7 +172,7 @@ def slide(viewer: Any, folder: Any) -> None:
     view._slider.set(1)
     screen.settle(window)
     shown.append(view._shown)
-    title = view.figure.get_suptitle()
+    title = heading(view.figure)
     view.choose(None)
     shown.append(view._shown)
     before = view.figure

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,3 +88,21 @@ def test_refine_as_a_program_refuses_without_a_traceback(inputs):
     assert done.stderr.count("\n") == 1 and "mask.mrc: cannot be read" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "mask.mrc" in json.loads((inputs.output / "error.json").read_text())["message"]
+
+
+def test_the_page_counts_the_cases():
+    """docs/reliability.md: cases by input, refused and read."""
+    import test_bad_mrc
+    import test_bad_settings
+    import test_bad_star
+    counted = {
+        "STAR": (len(test_bad_star.BAD), len(test_bad_star.GOOD)),
+        "stacks": (len(test_bad_mrc.STACKS), len(test_bad_mrc.MODES) + len(test_bad_mrc.HEADERS)),
+        "half-maps": (len(test_bad_mrc.HALF_MAPS), len(test_bad_mrc.MODES) + len(test_bad_mrc.HEADERS)),
+        "masks": (len(test_bad_mrc.MASKS), len(test_bad_mrc.MODES) + len(test_bad_mrc.HEADERS)),
+        "settings.json": (len(test_bad_settings.BAD_FILES) + len(test_bad_settings.BAD_SETTINGS), 3),
+    }
+    page = (Path(__file__).parent.parent / "docs" / "reliability.md").read_text(encoding="utf-8")
+    for name, (refused, read) in counted.items():
+        assert f"| {name} | {refused} | {read} |" in page
+    assert f"| all | {sum(n for n, _ in counted.values())} | {sum(n for _, n in counted.values())} |" in page

@@ -100,3 +100,10 @@ def test_operators_equal_plain_cpp():
             found = problem.value(ours)
             assert operators.difference(found, problem.value(judge[name])) < operators.TOLERANCE, name
             assert np.abs(found).max() > 0
+
+
+def test_a_table_of_many_rows_is_read_and_written(tmp_path):
+    """The figures of docs/reliability.md come from tables that arrive whole."""
+    from benchmarks.rows import measure
+    text = measure(tmp_path, 300)
+    assert "300 particles and 25 columns" in text

@@ -42,7 +42,7 @@ def calls(monkeypatch):
         setattr(stand_in, name, verb(name))
     monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
     monkeypatch.setattr(engine, "refine", stand_in, raising=False)
-    for name in cli.THREAD_VARIABLES:  # whatever main() sets is undone
+    for name in cli.THREAD_VARIABLES + cli.BLAS_VARIABLES:  # whatever main() sets is undone
         monkeypatch.setenv(name, os.environ.get(name, "1"))
     return noted
 
@@ -118,13 +118,13 @@ def test_overwrite_and_continue_exclude_each_other(inputs):
 def test_threads_are_in_the_environment_before_numpy_is_imported():
     code = ("import os, sys; from localrefine_plugin.engine import __main__ as cli; assert 'numpy' not in sys.modules; "
             "cli.main(['settings']); cli.main(['finish', 'nowhere', '--threads', '%s']); "
-            "print(' '.join(os.environ[n] for n in cli.THREAD_VARIABLES), cli.available_cores())")
+            "print(*(os.environ[n] for n in cli.BLAS_VARIABLES + cli.THREAD_VARIABLES), cli.available_cores())")
     for asked in ("5", "0"):
-        clean = {name: value for name, value in os.environ.items() if name not in cli.THREAD_VARIABLES}
+        clean = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
         done = subprocess.run([sys.executable, "-c", code % asked], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                               env=clean, check=True, universal_newlines=True)
         words = done.stdout.strip().splitlines()[-1].split()
-        assert words[:-1] == [asked if asked != "0" else words[-1]] * len(cli.THREAD_VARIABLES)
+        assert words[:-1] == ["1", "1"] + [asked if asked != "0" else words[-1]] * len(cli.THREAD_VARIABLES)
     assert 1 <= cli.available_cores() <= os.cpu_count()
 
 

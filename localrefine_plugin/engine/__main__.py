@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 PROGRAM = "python -m localrefine_plugin.engine"
-THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
+# The matrices given to BLAS and LAPACK are small, and with more threads their last bits may differ (OpenBLAS 0.3.21)
+BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -28,6 +30,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         options.threads = options.threads or available_cores()
         if "numba" not in sys.modules:  # numba refuses another number once it runs
             os.environ.update({name: str(options.threads) for name in THREAD_VARIABLES})
+            os.environ.update({name: "1" for name in BLAS_VARIABLES})
     from .arguments import OutputError
     from .records import InputError
     try:
