@@ -1,8 +1,9 @@
 """The null tests beside the truth: what they find in runs of simulated data, and how far each is ahead of the truth.
 
-    python -m benchmarks.null_tests --data FOLDER --run RUN [--data FOLDER --run RUN …] [--write]
+    python -m benchmarks.null_tests --data FOLDER --run RUN [--data FOLDER --run RUN …] [--write] [--picture PNG]
 
-RUN is a finished run; one that has not been validated is (in place: it writes RUN/final/validation.json).
+RUN is a finished run; one that has not been validated is (in place: it writes RUN/final/validation.json). The picture
+(docs/images/null_tests.png) is that of the first one.
 """
 from __future__ import annotations
 
@@ -13,6 +14,9 @@ from typing import Any, Dict, List
 from examples.evaluate import read_map, read_poses
 from localrefine_plugin.engine.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.validate import validate
+from localrefine_plugin.protocols.run_state import RunState
+from localrefine_plugin.viewers.html_report import png
+from localrefine_plugin.viewers.validation_plots import validation_figure
 
 from .page import PAGE, table, write_section
 from .truth import Truth
@@ -53,11 +57,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--run", type=Path, action="append", required=True)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     text = table(HEAD, [row_of(data, RunFolder(run)) for data, run in zip(options.data, options.run)])
     print(text)
     if options.write:
         write_section("null-tests", text, RELIABILITY)
+    if options.picture:
+        options.picture.write_bytes(png(validation_figure(RunState(options.run[0]).null_tests())))
 
 
 if __name__ == "__main__":

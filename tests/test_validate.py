@@ -252,4 +252,4 @@ def test_a_resolution_finer_than_expected_lies_outside():
 
 def test_the_picture_says_what_was_found():
     words = [text.get_text() for text in validation_figure(TESTS).axes[0].texts]
-    assert "8.0 Å  (not finer than 10.7)" in words and "not done" in words and "0.01  (at most 0.04)" in words
+    assert "8.0 Å  (not finer than 10.7)" in words and "not done" in words and "FSC 0.010  (at most 0.040)" in words

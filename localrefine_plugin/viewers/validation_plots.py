@@ -54,8 +54,9 @@ def found_words(test: Dict[str, Any]) -> str:
     if test["value"] is None:
         return "not done"
     if test["unit"] == "of the particles":
-        return f"{100 * test['value']:.1f} %  (at most {100 * test['high']:.0f} %)"
+        return f"{100 * test['value']:.1f} %  (at most {100 * test['high']:.1f} %)"
     if test["high"] is None:
         return f"{test['value']:.1f} {test['unit']}  (not finer than {test['low']:.1f})"
-    unit = f" {test['unit']}" if test["unit"] != "FSC" else ""
-    return f"{test['value']:.2g}{unit}  (at most {test['high']:.2g})"
+    if test["unit"] == "FSC":
+        return f"FSC {test['value']:.3f}  (at most {test['high']:.3f})"
+    return f"{test['value']:.1f} {test['unit']}  (at most {test['high']:.1f})"
