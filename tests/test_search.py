@@ -139,7 +139,7 @@ def test_a_narrow_prior_holds_the_poses():
 
 def test_a_prior_pulls_towards_the_input():
     e, values = experiment(60, noise=4.0, seed=2), dict(rotation_extent_deg=40.0, shift_extent_angstrom=40.0)
-    values.update(prior_rotation_deg=3.0, prior_shift_angstrom=3.0)
+    values.update(prior_rotation_deg=3.0, prior_shift_angstrom=1.0)
     free, held = (e.align(RESOLUTION, prior=prior, **values).poses for prior in ("off", "gaussian"))
     for change in ("rotation_change_deg", "shift_change_angstrom"):
         assert rms(getattr(held, change)) < 0.7 * rms(getattr(free, change))
