@@ -26,9 +26,9 @@ from localrefine_plugin.engine.star import StarTable, write_star
 from .page import replace_section, table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
-BOXES = {64: 8000, 128: 2000, 192: 1000}  # px: particles, enough for full batches
+BOXES = {64: 8000, 96: 3600, 128: 2000}  # px: particles, enough for full batches
 GROWTH = (10_000, 100_000)
-GROWTH_BOX = 32
+GROWTH_BOX = 48  # 10⁴ images fill a batch of each half-set
 TOLERANCE = 0.2
 ROW_BYTES = 4096  # of a particle in tables, all copies and the STAR file's text
 PIXEL_SIZE, CHUNK = 3.0, 1000
@@ -141,8 +141,7 @@ def text(boxes: Sequence[Peaks], growth: Sequence[Peaks]) -> str:
     few, many = growth
     added = (many.largest - few.largest) * 2 ** 20 / (many.particles - few.particles)
     head = ["particles", "box, px", "prepare", "align", "merge", "finish", "predicted", "off by"]
-    return ("`python -m benchmarks.memory --write`, peak of each verb (VmHWM) and prediction of the whole run in MB:\n"
-            "\n"
+    return ("`python -m benchmarks.memory --write`, peak of each verb (VmHWM) and prediction of the run in MB:\n\n"
             f"{table(head, [row(p) for p in list(boxes) + list(growth)])}\n\n"
             f"{many.particles - few.particles} more particles of {many.box} px add {added:.0f} bytes each, the rows of "
             f"tables (poses, their covariances, the text of the STAR file); an image itself has {4 * many.box ** 2} "

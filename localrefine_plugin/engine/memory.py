@@ -1,8 +1,10 @@
 """What the alignment of a half-set takes of memory, before it begins."""
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass
-from typing import Sequence
+from pathlib import Path
+from typing import Optional, Sequence
 
 import numpy as np
 
@@ -12,6 +14,10 @@ from .reconstruct import PADDING, accumulator_shape, working_bytes
 from .records import InputError
 
 GIB = 2 ** 30
+# Of a run on the processor, measured (benchmarks.memory):
+PROGRAM_BYTES = 160 * 2 ** 20  # interpreter, libraries, compiled kernels
+ROW_BYTES = 500  # a particle in tables: poses, covariances, text of the STAR file
+HOST_RECONSTRUCTION = 0.77  # of working_bytes, which is for a card
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,53 @@ def check_fits(device: Device, need: MemoryNeed) -> None:
                          need.remedy(free))
 
 
+def host_memory(need: MemoryNeed, batch: int, particles: int) -> float:
+    """Peak bytes of a run on the processor; measured to be within 20 % (benchmarks.memory).
+
+    The larger of what the batches take and what the reconstruction takes, beside the sums. An image takes itself in
+    two batches and 36 bytes for each pixel of its transform while that is weighed (the search takes less).
+    """
+    images = min(batch, (particles + 1) // 2) * (8 * need.box_size ** 2 + 36 * need.half_plane)
+    reconstruction = HOST_RECONSTRUCTION * need.reconstruction
+    return PROGRAM_BYTES + ROW_BYTES * particles + need.sums + max(need.reference + images, reconstruction)
+
+
+def free_host_memory() -> Optional[float]:
+    """Bytes this process may still take: of the machine, its control group and its limits; None if nobody says."""
+    free = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free.append(1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
+    except (OSError, StopIteration):
+        pass
+    for folder, limit, used in (("/sys/fs/cgroup", "memory.max", "memory.current"),
+                                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")):
+        try:
+            most, taken = (int((Path(folder) / name).read_text()) for name in (limit, used))
+            cached = next(int(line.split()[1]) for line in (Path(folder) / "memory.stat").read_text().splitlines()
+                          if line.split()[0] in ("inactive_file", "total_inactive_file"))
+            free.append(float(most - taken + cached))
+        except (OSError, ValueError, StopIteration):  # no control groups, or "max"
+            pass
+    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if soft != resource.RLIM_INFINITY:
+        free.append(float(soft))
+    return min(free) if free else None
+
+
+def check_host(taken: float, box_size: int) -> None:
+    """Raise InputError if the machine has not the memory a run takes."""
+    free = free_host_memory()
+    if free is not None and taken > free:
+        box = int(box_size * ((free - PROGRAM_BYTES) / taken) ** (1 / 3)) // 2 * 2 if free > PROGRAM_BYTES else 0
+        binning = f", or bin the particles to {box} px" if box >= 32 else ""
+        raise InputError(f"the run takes about {taken / GIB:.1f} GiB and {free / GIB:.1f} GiB are free", "memory",
+                         f"use another machine or wait for other programs to end{binning}")
+
+
 def prediction(device: Device, need: MemoryNeed) -> str:
-    """One line for the log before a run."""
+    """One line for the log before a run on a card."""
     shared = (need.sums + need.reference) / GIB
-    if not device.on_card:
-        return f"memory: about {shared + need.reconstruction / GIB:.1f} GiB to align and reconstruct a half-set"
     free = device.memory_bytes()
     place = "" if free - need.sums >= need.reconstruction else ", for which the processor is taken"
     return (f"memory of the card: {shared:.1f} GiB for sums and reference, {need.image / 2**20:.1f} MiB for an image, "

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from .align import need_of
+from .align import batch_size, need_of
 from .arguments import check_output, check_same_run
 from .changes import take_over
 from .checks import CheckedInputs, check_inputs
@@ -19,7 +19,7 @@ from .fourier import lowpass
 from .fsc import FscCurves, five_curves, write_fsc
 from .kernels.device import Device, choose_device
 from .mask import mass_kda
-from .memory import MemoryNeed, check_fits, prediction
+from .memory import MemoryNeed, check_fits, check_host, host_memory, prediction
 from .pixels import highest_shell
 from .plan import resolve, search_plan
 from .progress import say
@@ -51,10 +51,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         curves = five_curves(*inputs.maps, inputs.mask, inputs.pixel_size, settings.seed, settings.fsc_randomise_below,
                              workers=workers)
         resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
-        for chosen in devices:
-            need = finest_need(inputs, resolved, chosen)
-            check_fits(chosen, need)
-            say(prediction(chosen, need))
+        predicted = max(said_memory(inputs, resolved, chosen) for chosen in devices)
         looks, references = first_references(inputs, resolved, workers)
         resolved.update(expectations(looks, inputs))
         static = static_parts(inputs.maps, inputs.mask, inputs.pixel_size, curves.resolutions()["unmasked"],
@@ -76,7 +73,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
     write_json(run.settings, settings.as_dict())
     write_json(run.input, dict(
         paths, versions=versions(), device=on, device_word=",".join(chosen.word for chosen in devices),
-        box_size=inputs.particles.box_size, pixel_size=inputs.pixel_size,
+        box_size=inputs.particles.box_size, pixel_size=inputs.pixel_size, predicted_memory_mb=predicted / 2 ** 20,
         resolved=resolved, grey_scale=scales, warnings=warnings,
         excluded=[asdict(particle) for particle in inputs.excluded], **stored))
     write_json(run.iteration_done(0), dict(first_decision(curves, resolved, warnings), files=run.sizes(files), **cost))
@@ -118,6 +115,19 @@ def first_references(inputs: CheckedInputs, resolved: Dict[str, Any],
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, FIRST_IMAGES).astype(int))]
         looks.append(look_at(inputs.particles.take(rows), references[half - 1], inputs.mask, resolved, workers))
     return looks, references
+
+
+def said_memory(inputs: CheckedInputs, resolved: Dict[str, Any], device: Device) -> float:
+    """Say what memory the run will take, or refuse it; bytes of the machine's, 0 where the work is done on a card."""
+    need = finest_need(inputs, resolved, device)
+    if device.on_card:
+        check_fits(device, need)
+        say(prediction(device, need))
+        return 0.0
+    taken = host_memory(need, batch_size(need, device), len(inputs.particles))
+    check_host(taken, need.box_size)
+    say(f"memory: about {taken / 2 ** 30:.2f} GiB")
+    return taken
 
 
 def finest_need(inputs: CheckedInputs, resolved: Dict[str, Any], device: Device) -> MemoryNeed:
