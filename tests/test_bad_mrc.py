@@ -118,6 +118,8 @@ HALF_MAPS = {
                                        "half-map 1 .* 4 dimensions", "three-dimensional"),
     "half-map of complex numbers": (lambda i: change(i.half_1, lambda d: d.astype(np.complex64)), "mode 4", "mode 2"),
     "half-map of 0 samples": (lambda i: field(i.half_1, MX, 0, 0, 0), "half-map 1 .* no pixel size", "relion"),
+    "half-map with a signalling NaN for a cell": (lambda i: field(i.half_1, 40, 0x7fa00001), "half-map 1 .* no pixel",
+                                                  "relion"),
     "half-map of values of 1e20": (lambda i: change(i.half_1, lambda d: d * 1e20), "half-map 1 .* has values from",
                                    "normalised"),
     "half-map of values of 1e-20": (lambda i: change(i.half_1, lambda d: d * 1e-20), "half-map 1 .* has values from",

@@ -75,7 +75,8 @@ def _first_line(error: Exception) -> str:
 def pixel_size_of(mrc: Any, source: str) -> float:
     """Pixel size in Å from the cell of the header, to a millionth; it must be the same along every axis."""
     header = mrc.header
-    cell = np.array([header.cella.x, header.cella.y, header.cella.z], dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        cell = np.array([header.cella.x, header.cella.y, header.cella.z], dtype=np.float64)
     samples = np.array([header.mx, header.my, header.mz], dtype=np.float64)
     if not np.isfinite(cell).all() or (cell <= 0).any() or (samples <= 0).any():
         raise InputError("has no pixel size in its header", source,
@@ -99,7 +100,8 @@ def read_map(path: PathLike) -> Tuple[np.ndarray, float]:
         pixel_size = pixel_size_of(mrc, str(path))
         header = mrc.header
         axes = [int(header.maps), int(header.mapr), int(header.mapc)]
-        volume = np.array(mrc.data, dtype=np.float32)
+        with np.errstate(invalid="ignore"):
+            volume = np.array(mrc.data, dtype=np.float32)
     if sorted(axes) == [1, 2, 3]:
         volume = volume.transpose([axes.index(axis) for axis in (3, 2, 1)])
     return np.ascontiguousarray(volume), pixel_size
@@ -198,8 +200,9 @@ class ImageReader:
         n = self._particles.box_size
         images = np.empty((len(rows), n, n), dtype=np.float32)
         stack, number = self._particles.stack[rows], self._particles.slice[rows]
-        for i in np.lexsort((number, stack)):
-            images[i] = self._image(int(stack[i]), int(number[i]), int(rows[i]))
+        with np.errstate(invalid="ignore"):
+            for i in np.lexsort((number, stack)):
+                images[i] = self._image(int(stack[i]), int(number[i]), int(rows[i]))
         return images
 
     def _image(self, stack: int, number: int, row: int) -> np.ndarray:
