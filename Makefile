@@ -16,7 +16,7 @@ NAMES := python3 python3.11 python3.10 python3.9 python3.8
 SUITABLE := import sys, venv, ensurepip, tkinter; sys.exit(not (3, 8) <= sys.version_info < (3, 12))
 PYTHON ?= $(shell for name in $(NAMES); do $$name -c '$(SUITABLE)' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: test test-core test-lowest test-latest audit test-gpu gpu-check check demo tutorial docs-pictures clean
+.PHONY: test test-core test-lowest test-latest audit test-gpu gpu-check gpu-coverage check demo tutorial docs-pictures clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -64,10 +64,7 @@ audit: $(INSTALLED)
 test-gpu: $(INSTALLED)
 	LOCALREFINE_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
 
-gpu-gpu-coverage: $(INSTALLED)
-	$(BIN)/python -m benchmarks.gpu_coverage --write
-
-check: $(INSTALLED)
+gpu-check: $(INSTALLED)
 	$(BIN)/python -m benchmarks.gpu
 
 gpu-coverage: $(INSTALLED)

@@ -140,7 +140,8 @@ def decide(history: List[Dict[str, Any]], resolved: Dict[str, Any], box_angstrom
     """Best iteration so far, and whether to stop.
 
     Still = the corrected resolution gained less than half a shell in each of the last two iterations and
-    the median rotation since the last is below 0.2 posterior s.d.
+    the median rotation since the last is below 0.2 posterior s.d. Lost = the half-maps agree on nothing finer than
+    the mask: references made of that would hold nothing, and empty maps correlate by chance.
     """
     shells = np.array([box_angstrom / h["resolution_angstrom"]["corrected"] for h in history])
     best = 1 + int(np.argmax(shells[1:] > shells[1:].max() - 1e-9))
@@ -150,6 +151,9 @@ def decide(history: List[Dict[str, Any]], resolved: Dict[str, Any], box_angstrom
     quiet = history[-1]["pose_change"]["rotation_since_last_median_sigma"] < STILL_SIGMA
     converged = still and quiet
     reason = "neither resolution nor poses change any more" if converged else ""
+    if box_angstrom / shells[-1] > 2 * resolved["mask_radius_angstrom"]:
+        converged, reason = True, ("the half-maps agree on nothing inside the mask any more; use a prior, a larger mask, "
+                                   "or more particles")
     if not converged and n >= resolved["max_iterations"]:
         reason = "maximum number of iterations"
     return {"best_iteration": best, "converged": converged, "stop_reason": reason}
