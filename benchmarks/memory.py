@@ -156,7 +156,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     for particles, box, found in [(n, box, boxes) for box, n in BOXES.items()] + [
             (n, GROWTH_BOX, growth) for n in GROWTH]:
         with tempfile.TemporaryDirectory() as work:
-            found.append(measured(particles, box, Path(work), 2 if found is boxes else 1))
+            found.append(measured(particles, box, Path(work), iterations=1))
         print(*row(found[-1]), flush=True)
     if options.write:
         page = PAGE.read_text(encoding="utf-8")
