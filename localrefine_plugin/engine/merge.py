@@ -152,8 +152,8 @@ def decide(history: List[Dict[str, Any]], resolved: Dict[str, Any], box_angstrom
     converged = still and quiet
     reason = "neither resolution nor poses change any more" if converged else ""
     if box_angstrom / shells[-1] > 2 * resolved["mask_radius_angstrom"]:
-        converged, reason = True, ("the half-maps agree on nothing inside the mask any more; use a prior, a larger mask, "
-                                   "or more particles")
+        converged, reason = True, ("the half-maps agree on nothing inside the mask any more; use a prior, a larger "
+                                   "mask, or more particles")
     if not converged and n >= resolved["max_iterations"]:
         reason = "maximum number of iterations"
     return {"best_iteration": best, "converged": converged, "stop_reason": reason}
