@@ -51,7 +51,7 @@ def test_pure_noise_gains_no_resolution(tmp_path, seed, changes):
     run = refine(*arguments, str(tmp_path / "run"), settings, threads=1, mode="continue")
     shells, lowpass = corrected_shells(run)
     assert lowpass < 0.75 * e.box / 2  # there is room to gain
-    assert len(shells) >= 3
+    assert len(shells) >= 3 or "agree on nothing" in read_json(run.iteration_done(len(shells)))["stop_reason"]
     assert max(shells) <= lowpass + LOWPASS_EDGE
 
 
@@ -98,8 +98,15 @@ def test_half_1_does_not_know_the_images_of_half_2(tmp_path):
     assert prepared(tmp_path / "a", e) == prepared(tmp_path / "b", replace(e, images=images))
 
 
+def make_unreadable(path):
+    """The images are gone; a file of the run, whose size tells that its step has finished, is nonsense of that size."""
+    if path.suffix == ".mrcs":
+        path.unlink()
+    else:
+        path.write_bytes(bytes(path.stat().st_size))
+
+
 def test_half_1_is_aligned_without_any_file_of_half_2(tmp_path):
-    """Not only unread: gone."""
     folder = tmp_path / "data"
     expected = prepared(folder, two_halves())
     run = RunFolder(folder / "run")
@@ -111,7 +118,7 @@ def test_half_1_is_aligned_without_any_file_of_half_2(tmp_path):
         run.reference(0, 2),
         run.noise(0, 2),
     ):
-        path.unlink()
+        make_unreadable(path)
     align(str(run.path), 1, 1, threads=1)
     assert outputs_of(run, 1) == expected
 
@@ -145,7 +152,7 @@ def test_poses_of_one_half_do_not_reach_the_other_in_later_iterations(tmp_path):
     expected = [path.read_bytes() for path in (run.half_map(2, 1), run.poses(2, 1), run.noise(2, 1))]
     shutil.rmtree(run.iteration(2))
     for path in (folder / "half_2.mrcs", run.half_map(1, 2), run.poses(1, 2), run.noise(1, 2), run.reference(1, 2)):
-        path.unlink()
+        make_unreadable(path)
     align(str(run.path), 2, 1, threads=1)
     assert [path.read_bytes() for path in (run.half_map(2, 1), run.poses(2, 1), run.noise(2, 1))] == expected
 
