@@ -5,13 +5,14 @@ kernel:
 
     V = crop F⁻¹[ N / D̄ ] / sinc²,      D̄ = r · smooth(D / r),
 
-with r the radial profile of D and smooth a triangular window in real space (its transform is positive). Division
-by D itself gives voxels that a single image touched with a tiny weight the full noise of that image; dividing by
-the local average does not. Taking out the profile first leaves the average without the bias that the curvature of
-D ∝ 1/|k| and the CTF's rings would give it. The few voxels about the origin, which every image touched, keep
-their own D. Measured on half 1 (1,000 images) of the benchmark's `mid` at the true poses of body A, mean FSC to the
-truth in its mask: relion_reconstruct 3.1.3 0.847, D smoothed without taking out r 0.853, this 0.855; at a quarter
-of the signal (`mid02`) 0.714, 0.721, 0.722. Without noise the grey scale comes out 1 to 3 % low (RELION 1.5 %).
+with r the radial profile of D and smooth a mean over neighbouring cells with the binomial weights of order 4 along
+each axis. Division by D itself gives voxels that a single image touched with a tiny weight the full noise of that
+image; dividing by the local average does not. Taking out the profile first leaves the average without the bias that the
+curvature of D ∝ 1/|k| and the CTF's rings would give it. The few voxels about the origin, which every image touched,
+keep their own D. Measured on half 1 (1,000 images) of the benchmark's `mid` at the true poses of body A, mean FSC to the
+truth in its mask: relion_reconstruct 3.1.3 0.847, D smoothed without taking out r 0.853, this 0.855; at a quarter of the
+signal (`mid02`) 0.714, 0.721, 0.722. Weights of order 2 give 0.001 less, of order 6 no more, and 0.002 less where there
+is no noise. Without noise the grey scale comes out 1 to 3 % low (RELION 1.5 %).
 """
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ from .kernels.fft import irfftn, rfftn
 Array = Any
 PADDING = 2
 FLOOR = 0.01  # of the radial profile, for directions hardly any image covers
+SMOOTHINGS = 2  # by ¼, ½, ¼ along each axis
 OWN_RADIUS = 4.0  # padded voxels; closer to the origin D is not smoothed
 
 
@@ -105,7 +107,9 @@ def local_mean(density: Array, radius: Array, inside: Array) -> Array:
     xp = array_module(density)
     profile = radial_profile(density, radius)
     ratio = xp.where(inside, density / profile, xp.float32(1))
-    smooth = profile * xp.maximum(averaged(ratio), xp.float32(FLOOR))
+    for _ in range(SMOOTHINGS):
+        ratio = averaged(ratio)
+    smooth = profile * xp.maximum(ratio, xp.float32(FLOOR))
     return xp.where(radius < OWN_RADIUS, xp.maximum(density, FLOOR * profile), smooth)
 
 
