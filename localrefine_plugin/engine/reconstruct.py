@@ -7,12 +7,12 @@ kernel:
 
 with r the radial profile of D and smooth a mean over neighbouring cells with the binomial weights of order 4 along
 each axis. Division by D itself gives voxels that a single image touched with a tiny weight the full noise of that
-image; dividing by the local average does not. Taking out the profile first leaves the average without the bias that the
-curvature of D ∝ 1/|k| and the CTF's rings would give it. The few voxels about the origin, which every image touched,
-keep their own D. Measured on half 1 (1,000 images) of the benchmark's `mid` at the true poses of body A, mean FSC to the
-truth in its mask: relion_reconstruct 3.1.3 0.847, D smoothed without taking out r 0.853, this 0.855; at a quarter of the
-signal (`mid02`) 0.714, 0.721, 0.722. Weights of order 2 give 0.001 less, of order 6 no more, and 0.002 less where there
-is no noise. Without noise the grey scale comes out 1 to 3 % low (RELION 1.5 %).
+image; dividing by the local average does not. Taking out the profile first leaves the average without the bias that
+the curvature of D ∝ 1/|k| and the CTF's rings would give it. The few voxels about the origin, which every image
+touched, keep their own D. Measured on half 1 (1,000 images) of the benchmark's `mid` at the true poses of body A,
+mean FSC to the truth in its mask: relion_reconstruct 3.1.3 0.847, D smoothed without taking out r 0.853, this 0.855;
+at a quarter of the signal (`mid02`) 0.714, 0.721, 0.722. Weights of order 2 give 0.001 less, of order 6 no more, and
+0.002 less where there is no noise. Without noise the grey scale comes out 1 to 3 % low (RELION 1.5 %).
 """
 from __future__ import annotations
 
