@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange
 
 from . import cuda
 from .device import array_module
@@ -63,11 +63,12 @@ def _column_range(offset, slope, low, high, first, last):  # type: ignore[no-unt
 
 
 @njit(parallel=True, fastmath=True, cache=True, nogil=True)
-def _insert_cpu(flat, nx, nz, ny, rows, owner, gamma, phases_x, phases_y, last_column, z_in, w_in, edges):  # type: ignore[no-untyped-def]
+def _insert_cpu(flat, nx, nz, ny, rows, owner, gamma, phases_x, phases_y, last_column, z_in, w_in, edges, order):  # type: ignore[no-untyped-def]
     half_y, half_z = np.float32(ny // 2), np.float32(nz // 2)
     max_k = last_column.shape[0] // 2
     one = np.float32(1.0)
-    for slab in prange(edges.shape[0] - 1):
+    for task in prange(order.shape[0]):
+        slab = order[task]
         low, high = edges[slab], edges[slab + 1]
         below, above = np.float32(low - 1), np.float32(high)
         for i in range(rows.shape[0]):
@@ -107,6 +108,12 @@ def _insert_cpu(flat, nx, nz, ny, rows, owner, gamma, phases_x, phases_y, last_c
                             _add_plane(flat, base + 3 * nz * ny, 3 * ny, fx, w0, w1, w2, w3, re, im, w)
 
 
+def dealt(slabs: int, threads: int) -> np.ndarray:
+    """The slabs in the order that gives each of the threads, which take equal runs of it, every so many-th one: slabs
+    near x = 0, through which all slices go, have the most to do."""
+    return np.argsort(np.arange(slabs) % threads, kind="stable").astype(np.int32)
+
+
 def insert_slices(accumulator: Array, rows: Array, owner: Array, gamma: Array, shift_px: Array, shift_variance: Array,
                   last_column: Array, image: Array, weight: Array, box_size: int) -> None:
     """Add m insertions to ``accumulator`` in place.
@@ -127,4 +134,4 @@ def insert_slices(accumulator: Array, rows: Array, owner: Array, gamma: Array, s
     phases_x = np.ascontiguousarray(phases[:, 0, max_k:]).view(np.float32)
     phases_y = np.ascontiguousarray(phases[:, 1]).view(np.float32)
     _insert_cpu(accumulator.reshape(-1), nx, nz, ny, rows, owner, gamma.astype(np.float32), phases_x, phases_y,
-                last_column, image.view(np.float32), weight, edges)
+                last_column, image.view(np.float32), weight, edges, dealt(len(edges) - 1, get_num_threads()))
