@@ -115,7 +115,10 @@ def with_random_phases(images: np.ndarray, first_shell: int, seed: int) -> np.nd
 
 def aligned(finished: FinishedRun, half: int, reference: np.ndarray, start: int, resolution: float,
             previous: Optional[PoseTable], motion: Optional[np.ndarray], change: Change, phase: str) -> HalfResult:
-    """The subset of a half-set, its images changed, aligned and reconstructed as the step after iteration ``start``."""
+    """The subset of a half-set, its images changed, aligned and reconstructed as the step after iteration ``start``.
+
+    Nothing is subtracted, whatever the run did: what is put in the images' place has no rest of a particle.
+    """
     rows = finished.rows[half]
     particles = finished.particles.take(rows)
     plan = search_plan(finished.resolved, particles, resolution, motion)
