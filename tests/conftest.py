@@ -77,3 +77,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _require_program():
     """The function of that name, for tests that prefer a fixture to an import."""
     return require_program
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of `fake_run`, for those who look at runs; modules with a run of their own define it anew."""
+    from fake_run import fake_run
+    return fake_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture
+def state(run):
+    from localrefine_plugin.protocols.run_state import RunState
+    return RunState(run.path)

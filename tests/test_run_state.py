@@ -17,16 +17,6 @@ from localrefine_plugin.viewers.html_report import report_html, reproduce_comman
 from localrefine_plugin.viewers.run_figures import PICTURES, chosen_iteration, draw
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return fake_run(tmp_path_factory.mktemp("runs") / "run")
-
-
-@pytest.fixture
-def state(run):
-    return RunState(run.path)
-
-
 def damage(folder, how):
     iteration = folder.iteration(3)
     if how == "half-written json":

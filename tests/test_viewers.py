@@ -28,16 +28,6 @@ from localrefine_plugin.viewers.run_figures import (
 NOT_IN_THE_FAKE_RUN = ("scale", "filter_resolution", "validation")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return fake_run(tmp_path_factory.mktemp("runs") / "run")
-
-
-@pytest.fixture
-def state(run):
-    return RunState(run.path)
-
-
 def pixels(figure):
     from PIL import Image
     return np.asarray(Image.open(io.BytesIO(png(figure))).convert("RGB"))

@@ -15,9 +15,9 @@ that the FSC of the map to the truth is expected at
 with F the corrected half-map FSC (Rosenthal & Henderson 2003, doi:10.1016/j.jmb.2003.07.013, for the square root).
 Half-map FSC 0.143 corresponds to C = 0.5 where κ = 1. The resolution to report is the coarser of both.
 
-Measured against the truth (FSC 0.5, benchmark data, half-maps / to report / truth in Å): `mid` 5.51 / 5.53 / 5.54;
-prior off 5.53 / 5.56 / 5.55; at SNR .02 7.42 / 8.65 / 9.15, Gaussian prior 8.57 / 9.43 / 9.79, prior off
-10.09 / 11.83 / 11.22; twice the motion 5.50 / 5.53 / 5.55.
+Measured against the truth (FSC 0.5, benchmark data, half-maps / to report / truth in Å): `mid` 5.47 / 5.50 / 5.51;
+prior off 5.47 / 5.51 / 5.53; at SNR .02 7.42 / 8.68 / 8.90, Gaussian prior 8.70 / 9.43 / 9.85, prior off
+10.29 / 11.87 / 11.45; twice the motion 5.46 / 5.48 / 5.52 (benchmarks/resolution_to_report.py).
 """
 from __future__ import annotations
 

@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 import numpy as np
 
 from .files import read_map, read_particles, write_map, write_particles
-from .fsc import read_fsc
+from .fsc import FscCurves, read_fsc
 from .mask_ladder import mask_ladder
 from .pose_blur import advice, as_half_map_fsc, blur_correlation, expected_map_to_truth, expected_resolution
 from .progress import say
@@ -45,10 +45,12 @@ def write_results(run: RunFolder, workers: int) -> None:
     if run.filter_resolution(k).exists():
         copy(run.filter_resolution(k), run.final("filter_resolution.mrc"))
     copy(run.fsc(k), run.final("fsc.star"))
-    write_maps(run, k, workers)
-    write_ladder(run, k, workers)
+    maps, curves = [read_map(run.half_map(k, half))[0] for half in (1, 2)], read_fsc(run.fsc(k))
+    mean, mask = 0.5 * (maps[0] + maps[1]), read_map(run.mask_in_use(k))[0]
+    write_maps(run, mean, curves, workers)
+    write_ladder(run, maps, mask, curves, workers)
     write_final_particles(run, k)
-    blur = pose_blur(run, k)
+    blur = pose_blur(run, k, mean, mask, curves)
     write_json(run.final("pose_blur.json"), blur)
     files = [run.final(name) for name in names if run.final(name).exists()]
     write_json(run.report, dict(build_report(run), files=run.sizes(files)))
@@ -57,13 +59,11 @@ def write_results(run: RunFolder, workers: int) -> None:
     say(f"results of iteration {k} are in {final}")
 
 
-def write_maps(run: RunFolder, iteration: int, workers: int) -> None:
+def write_maps(run: RunFolder, mean: np.ndarray, curves: FscCurves, workers: int) -> None:
     """The mean of the half-maps, as it is and sharpened, and how it was sharpened."""
     described = load_input(run)
     pixel_size, b_factor = described["pixel_size"], described["resolved"]["sharpen_bfactor"]
-    mean = 0.5 * (read_map(run.half_map(iteration, 1))[0] + read_map(run.half_map(iteration, 2))[0])
     write_map(run.final("map.mrc"), mean, pixel_size)
-    curves = read_fsc(run.fsc(iteration))
     sharpened, fit = sharpen(mean, pixel_size, curves.corrected, curves.resolutions()["corrected"], b_factor, workers)
     write_map(run.final("map_sharpened.mrc"), sharpened, pixel_size)
     write_json(run.final("sharpening.json"), {
@@ -71,22 +71,20 @@ def write_maps(run: RunFolder, iteration: int, workers: int) -> None:
         "guinier_correlation": fit.correlation, "guinier_shells": fit.shells})
 
 
-def write_ladder(run: RunFolder, iteration: int, workers: int) -> None:
+def write_ladder(run: RunFolder, maps: Sequence[np.ndarray], mask: np.ndarray, curves: FscCurves,
+                 workers: int) -> None:
     """The resolution in ever tighter masks, and the tightest that adds no correlation of its own."""
-    described = read_json(run.input)
-    maps = [read_map(run.half_map(iteration, half))[0] for half in (1, 2)]
-    mask, _ = read_map(run.mask_in_use(iteration))
-    ladder = mask_ladder(maps[0], maps[1], mask, read_fsc(run.fsc(iteration)), described["resolved"]["seed"], workers)
+    described = load_input(run)
+    ladder = mask_ladder(maps[0], maps[1], mask, curves, described["resolved"]["seed"], workers)
     write_map(run.final("tightest_mask.mrc"), ladder.mask, described["pixel_size"])
     write_json(run.final("mask_ladder.json"), ladder.as_dict())
 
 
-def pose_blur(run: RunFolder, iteration: int) -> Dict[str, Any]:
+def pose_blur(run: RunFolder, iteration: int, volume: np.ndarray, mask: np.ndarray,
+              curves: FscCurves) -> Dict[str, Any]:
     """κ and the FSC to the truth to be expected of the final map (pose_blur.py)."""
-    resolved = load_input(run)["resolved"]
-    volume, pixel_size = read_map(run.final("map.mrc"))
-    mask, _ = read_map(run.final("mask.mrc"))
-    curves = read_fsc(run.fsc(iteration))
+    described = load_input(run)
+    resolved, pixel_size = described["resolved"], described["pixel_size"]
     reported = curves.resolutions()["corrected"]
     tables = [t for t in (load_poses(run, iteration, half) for half in (1, 2)) if t is not None]
     kappa = blur_correlation(volume, mask, curves.corrected, np.concatenate([t.covariance for t in tables]),

@@ -77,9 +77,9 @@ def judge(device: Device, checks: List[Check]) -> None:
     failed = [check for check in checks if not check.passed]
     if failed:
         report = cache_folder() / "selftest_failed.json"
-        write_report(report, device, checks)
+        written = write_report(report, device, checks)
         worst = ", ".join(f"{check.name} by {check.difference:.1e}" for check in failed)
-        raise InputError(f"computes something else than the CPU ({worst}); report: {report}", device.description,
+        raise InputError(f"computes something else than the CPU ({worst}); {written}", device.description,
                          "update the NVIDIA driver and CuPy, or use --device cpu, and please report it")
     remember(dict(passed_before(), **{key_of(device): time.strftime("%Y-%m-%d")}))
 
@@ -112,12 +112,14 @@ def remember(known: Dict[str, str]) -> None:
         pass
 
 
-def write_report(path: Path, device: Device, checks: List[Check]) -> None:
+def write_report(path: Path, device: Device, checks: List[Check]) -> str:
+    """Where the report is, or why there is none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, dict(device=device.description, identity=device.identity, checks=[asdict(c) for c in checks]))
-    except OSError:
-        pass
+    except OSError as error:
+        return f"no report: {error}"
+    return f"report: {path}"
 
 
 def selftest(device: Device) -> List[Check]:
