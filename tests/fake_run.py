@@ -90,10 +90,11 @@ def fake_half(folder: RunFolder, k: int, half: int, n: int, rng: np.random.Gener
     w = rng.normal(0, spread_deg, (n, 3)) * [1.5, 1.0, 0.4]
     start = Rotation.random(n, random_state=half).as_matrix()
     spread = np.diag([np.deg2rad(1.0)] * 3 + [0.2] * 2) ** 2  # rad and px
+    covariance = spread * rng.gamma(20, 1 / 20, (n, 1, 1))
     np.savez(folder.poses(k, half), **PoseTable(
         row=np.arange(half - 1, 2 * n, 2), rotation=start @ Rotation.from_rotvec(w, degrees=True).as_matrix(),
         shift_px=rng.normal(0, 0.5, (n, 2)), rotation_change_deg=w,
-        shift_change_angstrom=rng.normal(0, 2.0, (n, 2)), covariance=spread * rng.gamma(20, 1 / 20, (n, 1, 1)),
+        shift_change_angstrom=rng.normal(0, 2.0, (n, 2)), covariance=covariance, error_covariance=covariance,
         log_likelihood=rng.normal(50, 5, n), modes=np.ones(n, int), insertions=rng.integers(1, 4, n),
         at_rotation_limit=rng.random(n) < 0.02, at_shift_limit=rng.random(n) < 0.04).columns())
     np.savez(folder.motion(k, half), covariance=fake_covariance(), along_axes=rng.standard_normal((n, 2)))

@@ -401,13 +401,13 @@ def test_the_report_of_a_run_has_the_motion_of_both_halves(run):
 
 
 def test_uncertainties_are_written_to_the_particles(run):
-    """Standard deviations per axis, root mean square: of half 1 by hand from its covariances."""
+    """Standard deviations per axis, root mean square: of half 1 by hand from the covariances of its errors."""
     rotation, shift = read_columns(run.final("particles.star"), ("lrRotationUncertainty", "lrShiftUncertainty")).T
     best = read_json(run.iteration_done(run.iterations_done()))["best_iteration"]
     poses = load_poses(run, best, 1)
     pixel_size = hinged_experiment()[0].particles.pixel_size
     for i in (0, 7):
-        c = poses.covariance[i]
+        c = poses.error_covariance[i]
         assert rotation[poses.row[i]] == pytest.approx(np.degrees(((c[0, 0] + c[1, 1] + c[2, 2]) / 3) ** 0.5), rel=1e-4)
         assert shift[poses.row[i]] == pytest.approx(pixel_size * ((c[3, 3] + c[4, 4]) / 2) ** 0.5, rel=1e-4)
     assert rotation.min() > 0 and shift.min() > 0

@@ -251,7 +251,7 @@ def test_posterior_spread_is_in_degrees_and_angstrom():
 
 def test_the_change_stands_beside_its_uncertainty():
     table = dict(poses(np.random.default_rng(0), 5000, 0.0, spread=2.0),
-                 covariance=np.tile(np.diag([np.deg2rad(1.0) ** 2] * 3 + [1.0, 1.0]), (5000, 1, 1)))
+                 error_covariance=np.tile(np.diag([np.deg2rad(1.0) ** 2] * 3 + [1.0, 1.0]), (5000, 1, 1)))
     assert "median rotation is 3.1°, and a rotation is known to 1.7°" in texts(
         pose_plots.uncertainty_figure({1: table}, 1.0))
 

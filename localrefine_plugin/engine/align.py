@@ -30,7 +30,15 @@ from .progress import say
 from .reconstruct import PADDING, accumulator_shape, new_accumulator, reconstruct, working_bytes
 from .records import Particles, PoseTable
 from .reference import Reference, make_reference, slice_rows, support_box
-from .scale import fitted_scales
+from .reference_errors import (
+    OwnTerm,
+    ReferenceErrors,
+    coverage,
+    error_covariance,
+    own_term,
+    signal_share,
+)
+from .scale import refitted_scales
 from .search import Grid, Levels, Modes, Motion, PackedImages, best_modes, make_grid, search
 from .static_part import SIGMA, static_reference, subtract, surface_motion
 
@@ -75,9 +83,12 @@ class SearchPlan:
 
 @dataclass(frozen=True)
 class HalfResult:
+    """What an align step found. ``coverage`` (M + 1,): the mean of the accumulator's D by shell."""
+
     half_map: np.ndarray
     poses: PoseTable
     noise_power: np.ndarray
+    coverage: np.ndarray
     motion: Optional[LearnedMotion]
     phase_seconds: Dict[str, float]
 
@@ -124,7 +135,8 @@ def levels_of(pixels: PixelList, grid_shell: int, align_shell: int) -> Levels:
 def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray], np.ndarray],
                reference_map: np.ndarray, mask: np.ndarray, noise_power: np.ndarray, plan: SearchPlan,
                previous: Optional[PoseTable], workers: int, progress: Callable[[int, int], None],
-               device: Device = CPU, static_part: Optional[np.ndarray] = None) -> HalfResult:
+               device: Device = CPU, static_part: Optional[np.ndarray] = None,
+               errors: Optional[ReferenceErrors] = None) -> HalfResult:
     """Align and reconstruct one half-set, on ``device``; the result is the host's.
 
     Parameters
@@ -135,11 +147,12 @@ def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray
     noise_power : (groups, M + 1) σ² = E|N(k)|² per shell.
     previous : poses of the last iteration, or None.
     static_part : (N, N, N) map of the whole particle whose part outside the mask is subtracted, or None.
+    errors : of the reference map; None for one without noise.
     """
     need = need_of(plan, particles, noise_power.shape[1] - 1, mask, device, static_part is not None)
     check_fits(device, need)
     with Prefetch(read, len(particles), particles.box_size, device) as ahead:
-        work = HalfAlignment(particles, ahead, noise_power, plan, previous, workers, device)
+        work = HalfAlignment(particles, ahead, noise_power, plan, previous, workers, device, errors)
         work.set_reference(reference_map, mask, static_part)
 
         def batch(rows: np.ndarray) -> None:
@@ -178,8 +191,9 @@ class HalfAlignment:
     """A half-set being aligned: what all batches share, and what they have added up to so far."""
 
     def __init__(self, particles: Particles, read: Callable[[np.ndarray], np.ndarray], noise_power: np.ndarray,
-                 plan: SearchPlan, previous: Optional[PoseTable], workers: int, device: Device):
-        self.particles, self.plan, self.previous = particles, plan, previous
+                 plan: SearchPlan, previous: Optional[PoseTable], workers: int, device: Device,
+                 errors: Optional[ReferenceErrors] = None):
+        self.particles, self.plan, self.previous, self.errors = particles, plan, previous, errors
         self.workers, self.device, self.put, self.clock = workers, device, device.put, Clock(device)
         self.max_shell, box = noise_power.shape[1] - 1, particles.box_size
         pixels = pixel_list(box, plan.align_shell, self.max_shell)
@@ -191,9 +205,10 @@ class HalfAlignment:
         fixed = device.on_card and plan.deterministic
         self.accumulator = (FixedPointSums(accumulator_shape(self.max_shell), len(particles) * len(plan.symmetry),
                                            device.xp) if fixed else new_accumulator(self.max_shell, device.xp))
+        self.weight_sum = device.xp.zeros(self.images.shape)
         self.tables: List[Dict[str, np.ndarray]] = []
         self.evidence: List[Evidence] = []
-        self.matches: List[Tuple[np.ndarray, np.ndarray]] = []
+        self.matches: List[np.ndarray] = []
 
     def set_reference(self, reference_map: np.ndarray, mask: np.ndarray,
                       static_part: Optional[np.ndarray] = None) -> None:
@@ -213,8 +228,9 @@ class HalfAlignment:
         plan, n = self.plan, len(rows)
         with self.clock("read and transform"):
             batch = self.images.batch(rows)
-            if self.previous is not None and self.previous.scale is not None:
-                batch = scaled(batch, self.put(self.previous.scale[rows]))
+            scale = self.last_scale()
+            if scale is not None:
+                batch = scaled(batch, self.put(scale[rows]))
         rotation0, shift0 = search_centre(self.particles, self.previous, plan, rows)
         u0 = shift0 + project(rotation0, plan.centre)
         with self.clock("pack"):
@@ -223,13 +239,15 @@ class HalfAlignment:
             if self.static is not None:
                 packed, removed = subtract(packed, self.static, self.put(self.particles.rotation[rows]),
                                            self.put(self.particles.shift_px[rows] - u0))
-        motion = motion_of(plan, rotation0)
+        motion = replace(motion_of(plan, rotation0), own=self.own_term(rows, packed, u0))
         with self.clock("search"):
             modes = self.search(rows, packed, motion, u0)
             best = best_modes(modes, n)
         with self.clock("noise"):
             cross, energy = model_match(self.reference, packed, best)
-            match = to_host(cross.sum(axis=1)), to_host(energy.sum(axis=1))
+            match = to_host(self.device.xp.stack([cross.sum(axis=1), energy.sum(axis=1)]))
+            errors = to_host(self.error_covariance(best, energy))
+            weight_sum = self.weight_sum + batch.weight.sum(axis=0, dtype=np.float64)
         with self.clock("insert"):
             chosen = insertions(modes, best, plan, n)
             insert_batch(self.accumulator, batch, chosen, self.put(u0), plan, self.images.last_column,
@@ -237,17 +255,39 @@ class HalfAlignment:
         with self.clock("noise"):
             self.noise.add(rows, batch.power, energy - 2 * cross + removed, self.pixels.shell)
         self.matches.append(match)
+        self.weight_sum = weight_sum
         best = best.to_host()
         if plan.learn:
             self.evidence.append(evidence_at(rotation0, best.w, best.shift, best.curvature, motion.precision))
         inserted = np.bincount(to_host(chosen.owner), minlength=n)
-        self.tables.append(pose_columns(self.particles, rows, best, to_host(modes.owner), u0, plan, inserted))
+        self.tables.append(pose_columns(self.particles, rows, best, to_host(modes.owner), u0, plan, inserted,
+                                        errors))
 
     def search(self, rows: np.ndarray, packed: PackedImages, motion: Motion, u0: np.ndarray) -> Modes:
         known = known_start(self.previous, motion.rotation0, u0, self.plan, rows)
         start = None if known is None else (self.put(known[0]), self.put(known[1]))
         return search(self.reference, packed, motion.put(self.put), self.grid, self.levels, start,
                       self.put(unsettled(self.previous, rows)))
+
+    def last_scale(self) -> Optional[np.ndarray]:
+        return None if self.previous is None else self.previous.scale
+
+    def own_term(self, rows: np.ndarray, packed: PackedImages, u0: np.ndarray) -> Optional[OwnTerm]:
+        """What the images' own noise in the reference adds to their scores; None before there are last poses."""
+        last = self.previous
+        if last is None or self.errors is None:
+            return None
+        rotation = last.rotation[rows]
+        shift = last.shift_px[rows] + project(rotation, self.plan.centre) - u0
+        variance = np.diagonal(last.covariance[rows], axis1=1, axis2=2) * self.plan.marginalize
+        spread = np.stack([variance[:, :3].mean(axis=1), variance[:, 3:].mean(axis=1)], axis=1)
+        return own_term(self.errors.share, self.plan.mask_radius, self.pixels, packed.weight,
+                        *(self.put(a) for a in (spread, rotation, shift, last.modes[rows] == 1)))
+
+    def error_covariance(self, best: Modes, energy: Array) -> Array:
+        """(n, 5, 5) of the best poses; ``energy`` of `model_match`."""
+        agreement = np.ones(self.max_shell + 1) if self.errors is None else self.errors.agreement
+        return error_covariance(best.curvature, best.precision, signal_share(agreement, self.pixels, energy))
 
     def result(self, row: np.ndarray) -> HalfResult:
         """The half-map and everything else, once all particles have been added."""
@@ -262,8 +302,10 @@ class HalfAlignment:
             motion = learned_motion(plan, self.evidence)
         columns = {name: np.concatenate([t[name] for t in self.tables]) for name in self.tables[0]}
         if plan.per_particle_scale:
-            columns["scale"] = refitted_scales(self.matches, self.previous)
-        return HalfResult(half_map, PoseTable(row=row, **columns), self.noise.power(), motion,
+            columns["scale"] = refitted_scales(self.matches, self.last_scale())
+        weight_sum = to_host(self.weight_sum)[self.noise.counted] * len(plan.symmetry)
+        density = coverage(weight_sum, self.noise.shell, self.max_shell)
+        return HalfResult(half_map, PoseTable(row=row, **columns), self.noise.power(), density, motion,
                           self.clock.seconds)
 
 
@@ -330,13 +372,6 @@ def model_match(reference: Reference, packed: PackedImages, best: Modes) -> Tupl
     return cross, packed.weight * (slices.real ** 2 + slices.imag ** 2)
 
 
-def refitted_scales(matches: List[Tuple[np.ndarray, np.ndarray]], previous: Optional[PoseTable]) -> np.ndarray:
-    """Scales (m,) of the half-set from the sums of `model_match`, which were made with the last scales in Z and W."""
-    cross, energy = (np.concatenate([pair[i] for pair in matches]).astype(np.float64) for i in (0, 1))
-    last = np.ones(len(cross)) if previous is None or previous.scale is None else previous.scale
-    return fitted_scales(cross / last, energy / last ** 2)
-
-
 def insertions(modes: Modes, best: Modes, plan: SearchPlan, n: int) -> Insertions:
     """At which poses n images are inserted, not counting symmetry."""
     if not plan.marginalize:
@@ -361,8 +396,9 @@ def insert_batch(accumulator: Array, batch: Batch, chosen: Insertions, u0: Array
 
 
 def pose_columns(particles: Particles, rows: np.ndarray, best: Modes, owner: np.ndarray, u0: np.ndarray,
-                 plan: SearchPlan, inserted: np.ndarray) -> Dict[str, np.ndarray]:
-    """The columns of records.PoseTable (but ``row``) for one batch; ``owner`` is that of all modes."""
+                 plan: SearchPlan, inserted: np.ndarray, errors: np.ndarray) -> Dict[str, np.ndarray]:
+    """The columns of records.PoseTable (but ``row``) for one batch; ``owner`` is that of all modes, ``errors``
+    are their covariance."""
     shift = u0 + best.shift - project(best.rotation, plan.centre)
     input_rotation, input_shift = particles.rotation[rows], particles.shift_px[rows]
     w = log_map(np.swapaxes(input_rotation, 1, 2) @ best.rotation)
@@ -372,7 +408,8 @@ def pose_columns(particles: Particles, rows: np.ndarray, best: Modes, owner: np.
     return dict(
         rotation=best.rotation, shift_px=shift, rotation_change_deg=np.rad2deg(w),
         shift_change_angstrom=moved * particles.pixel_size,
-        covariance=np.linalg.inv(best.precision + 1e-9 * np.eye(5)), log_likelihood=best.log_likelihood,
+        covariance=np.linalg.inv(best.precision + 1e-9 * np.eye(5)), error_covariance=errors.astype(np.float32),
+        log_likelihood=best.log_likelihood,
         modes=np.bincount(owner, minlength=len(rows)), insertions=inserted,
         at_rotation_limit=np.linalg.norm(best.w, axis=1) > 0.98 * plan.rotation_extent,
         at_shift_limit=np.linalg.norm(at_fulcrum, axis=1) > 0.98 * plan.shift_extent)

@@ -20,7 +20,8 @@ from .plan import search_plan
 from .pose import log_map, project
 from .progress import ProgressBar
 from .records import Particles, PoseTable
-from .references import next_references
+from .reference_errors import ReferenceErrors, own_share
+from .references import next_references, reference_fsc
 from .run_folder import RunFolder, read_json
 from .state import load_input, load_motion, load_noise, load_particles, load_poses
 
@@ -114,7 +115,8 @@ def with_random_phases(images: np.ndarray, first_shell: int, seed: int) -> np.nd
 
 
 def aligned(finished: FinishedRun, half: int, reference: np.ndarray, start: int, resolution: float,
-            previous: Optional[PoseTable], motion: Optional[np.ndarray], change: Change, phase: str) -> HalfResult:
+            previous: Optional[PoseTable], motion: Optional[np.ndarray], change: Change, phase: str,
+            errors: Optional[ReferenceErrors] = None) -> HalfResult:
     """The subset of a half-set, its images changed, aligned and reconstructed as the step after iteration ``start``.
 
     Nothing is subtracted, whatever the run did: what is put in the images' place has no rest of a particle.
@@ -126,7 +128,7 @@ def aligned(finished: FinishedRun, half: int, reference: np.ndarray, start: int,
     with ImageReader(particles) as reader:
         return align_half(particles, rows, lambda some: change(reader.read(some)), reference, finished.mask,
                           load_noise(finished.folder, start, half), plan, previous, finished.workers, bar.update,
-                          finished.device)
+                          finished.device, errors=errors)
 
 
 def noise_only(finished: FinishedRun) -> FscCurves:
@@ -138,15 +140,17 @@ def noise_only(finished: FinishedRun) -> FscCurves:
     resolution = finished.align_resolution(0)
     poses: List[Optional[PoseTable]] = [None, None]
     motions: List[Optional[np.ndarray]] = [None, None]
+    errors: List[Optional[ReferenceErrors]] = [None, None]
     for i in range(PASSES):
         results = [aligned(finished, half, references[half - 1], 0, resolution, poses[half - 1], motions[half - 1],
                            lambda images: with_random_phases(images, 1, finished.seed),
-                           f"noise for images, pass {i + 1} of {PASSES}") for half in (1, 2)]
+                           f"noise for images, pass {i + 1} of {PASSES}", errors[half - 1]) for half in (1, 2)]
         poses = [result.poses for result in results]
         motions = [None if result.motion is None else result.motion.covariance for result in results]
         maps = [result.half_map for result in results]
         references = [fourier.lowpass(volume, finished.particles.pixel_size, resolution, workers=finished.workers)
                       for volume in maps]
+        errors = errors_of(finished, references, results)
     return finished.curves_of(maps, finished.mask)
 
 
@@ -162,15 +166,26 @@ def without_detail(finished: FinishedRun, first_shell: int) -> List[np.ndarray]:
                                        finished.workers) for half in (1, 2)]
     poses = [finished.poses(last, half) for half in (1, 2)]
     maps: List[np.ndarray] = []
+    errors: List[Optional[ReferenceErrors]] = [None, None]
     for i in range(PASSES):
         results = [aligned(finished, half, references[half - 1], last, resolution, poses[half - 1],
                            finished.motion(last, half),
                            lambda images: with_random_phases(images, first_shell, finished.seed),
-                           f"random phases, pass {i + 1} of {PASSES}") for half in (1, 2)]
+                           f"random phases, pass {i + 1} of {PASSES}", errors[half - 1]) for half in (1, 2)]
         maps, poses = [result.half_map for result in results], [result.poses for result in results]
         references = next_references(maps, finished.mask, finished.curves, dict(finished.resolved, non_uniform=False),
                                      finished.workers).maps
+        errors = errors_of(finished, references, results)
     return maps
+
+
+def errors_of(finished: FinishedRun, references: Sequence[np.ndarray],
+              results: Sequence[HalfResult]) -> List[Optional[ReferenceErrors]]:
+    """What the next pass knows of the errors of references made of these results."""
+    centre = np.rint(np.array(finished.resolved["mask_centre_px"])) - finished.particles.box_size // 2
+    agreement = np.array(reference_fsc(references, finished.mask))
+    return [ReferenceErrors(agreement, own_share(volume, result.half_map, finished.mask, centre, result.coverage))
+            for volume, result in zip(references, results)]
 
 
 def with_other_reference(finished: FinishedRun, half: int) -> Tuple[PoseTable, PoseTable]:

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 import numpy as np
 
 from .fourier import apply_shell_filter
-from .fsc import FscCurves, first_below
+from .fsc import FscCurves, first_below, fsc
 from .nonuniform import nonuniform_filter
 
 FSC_LIMIT = 0.143
@@ -65,3 +65,8 @@ def next_references(maps: Sequence[np.ndarray], mask: np.ndarray, curves: FscCur
     if resolved["non_negativity"]:
         filtered = [np.maximum(volume, 0) for volume in filtered]
     return References(filtered, cutoff)
+
+
+def reference_fsc(maps: Sequence[np.ndarray], mask: np.ndarray) -> List[float]:
+    """FSC by shell of the two half-sets' references inside the mask: how much of their detail is signal."""
+    return [round(float(value), 4) for value in fsc(maps[0] * mask, maps[1] * mask)]

@@ -14,6 +14,7 @@ from .plan import search_plan
 from .prepare import prepare as prepare
 from .progress import ProgressBar, say
 from .records import InputError, Settings
+from .reference_errors import ReferenceErrors, own_share
 from .results import write_results
 from .run_folder import RunFolder, read_json, remove_temporary, write_json
 from .selftest import ensure_tested
@@ -82,16 +83,27 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
         motion = load_motion(folder, iteration - 1, half)
         plan = search_plan(resolved, particles, before["align_resolution_angstrom"],
                            None if motion is None else motion.covariance)
+        errors = errors_of_reference(folder, iteration - 1, half, reference_map, mask, plan.centre)
         bar = ProgressBar(f"iteration {iteration} half {half}: align and insert", len(particles))
         with ImageReader(particles) as reader:
             result = align_half(particles, row, reader.read, reference_map, mask,
                                 load_noise(folder, iteration - 1, half), plan,
                                 load_poses(folder, iteration - 1, half), worker_count(threads), bar.update, chosen,
-                                read_map(folder.static_part(half))[0] if resolved["subtract"] else None)
+                                read_map(folder.static_part(half))[0] if resolved["subtract"] else None, errors)
         files = save_half(folder, iteration, half, result, particles.pixel_size)
     write_json(folder.half_done(iteration, half), dict(
         iteration=iteration, half=half, particles=len(particles), phase_seconds=result.phase_seconds,
         device=chosen.description, files=folder.sizes(files), **cost))
+
+
+def errors_of_reference(folder: RunFolder, iteration: int, half: int, reference_map: np.ndarray, mask: np.ndarray,
+                        centre: np.ndarray) -> ReferenceErrors:
+    """What is known of the errors of the reference that an iteration left; that of the input holds nobody's noise."""
+    agreement = np.array(read_json(folder.iteration_done(iteration))["reference_fsc"])
+    if iteration == 0:
+        return ReferenceErrors(agreement, np.zeros(len(agreement)))
+    half_map, density = read_map(folder.half_map(iteration, half))[0], load_noise(folder, iteration, half, "coverage")
+    return ReferenceErrors(agreement, own_share(reference_map, half_map, mask, centre, density))
 
 
 def save_half(folder: RunFolder, iteration: int, half: int, result: HalfResult, pixel_size: float) -> List[Path]:
@@ -100,7 +112,7 @@ def save_half(folder: RunFolder, iteration: int, half: int, result: HalfResult, 
     files = [folder.half_map(iteration, half), folder.poses(iteration, half), folder.noise(iteration, half)]
     write_map(files[0], result.half_map, pixel_size)
     save_arrays(files[1], **result.poses.columns())
-    save_arrays(files[2], power=result.noise_power)
+    save_arrays(files[2], power=result.noise_power, coverage=result.coverage)
     if result.motion is not None:
         files.append(folder.motion(iteration, half))
         save_arrays(files[3], **result.motion.columns())

@@ -87,7 +87,7 @@ def pose_blur(run: RunFolder, iteration: int, volume: np.ndarray, mask: np.ndarr
     resolved, pixel_size = described["resolved"], described["pixel_size"]
     reported = curves.resolutions()["corrected"]
     tables = [t for t in (load_poses(run, iteration, half) for half in (1, 2)) if t is not None]
-    kappa = blur_correlation(volume, mask, curves.corrected, np.concatenate([t.covariance for t in tables]),
+    kappa = blur_correlation(volume, mask, curves.corrected, np.concatenate([t.error_covariance for t in tables]),
                              np.concatenate([t.rotation for t in tables]), reported / pixel_size, resolved["seed"])
     curve = expected_map_to_truth(curves.corrected, kappa, resolved["marginalize"])
     expected = expected_resolution(curve, len(volume), pixel_size)
@@ -111,7 +111,7 @@ def write_final_particles(run: RunFolder, iteration: int) -> None:
         if poses is not None:
             rotation[poses.row], shift[poses.row] = poses.rotation, poses.shift_px
             scale[poses.row] = 1 if poses.scale is None else poses.scale
-            uncertainty[poses.row] = pose_uncertainty(poses.covariance, particles.pixel_size)
+            uncertainty[poses.row] = pose_uncertainty(poses.error_covariance, particles.pixel_size)
     extra: Dict[str, np.ndarray] = dict(zip(UNCERTAINTY_LABELS, uncertainty.T))
     if described["resolved"]["resplit_half_sets"]:
         extra["rlnRandomSubset"] = particles.half_set
@@ -127,10 +127,10 @@ def write_final_particles(run: RunFolder, iteration: int) -> None:
 
 
 def pose_uncertainty(covariance: np.ndarray, pixel_size: float) -> np.ndarray:
-    """(n, 2) standard deviation per axis, root mean square over the axes, of posterior covariances (n, 5, 5).
+    """(n, 2) standard deviation per axis, root mean square over the axes, of covariances (n, 5, 5) of the errors.
 
     Of the rotation sqrt(tr C_w / 3) in degrees (three axes), and of the in-plane position of the centre of the
-    mask sqrt(tr C_u / 2) in Å (two axes). With the prior in it: C = (H + Q)⁻¹.
+    mask sqrt(tr C_u / 2) in Å (two axes). With the prior and the reference's noise in it (reference_errors.py).
     """
     variance = np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 0)
     rotation, shift = variance[:, :3].mean(axis=1), variance[:, 3:].mean(axis=1)

@@ -10,7 +10,7 @@
     RUN/iter_NNN/
         half_H_map.mrc           unfiltered, unmasked half-map               (align step of half H)
         half_H_poses.npz         records.PoseTable                           (align step of half H)
-        half_H_noise.npz         noise power per optics group and shell      (align step of half H)
+        half_H_noise.npz         noise power and coverage by shell           (align step of half H)
         half_H_motion.npz        covariance of the motion, if it is learned  (align step of half H)
         half_H.json              timings, memory, counts                     (align step of half H; written last)
         half_H_reference.mrc     filtered map the NEXT align step starts from (merge step)

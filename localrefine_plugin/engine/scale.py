@@ -10,6 +10,8 @@ doi:10.1016/0197-2456(86)90046-2): where the scales scatter no more than noise m
 """
 from __future__ import annotations
 
+from typing import Optional, Sequence
+
 import numpy as np
 
 CLIP = 0.2, 5.0  # × median: what is outside is no particle
@@ -32,3 +34,11 @@ def fitted_scales(cross: np.ndarray, energy: np.ndarray) -> np.ndarray:
     scale = np.clip(scale, CLIP[0] * middle, CLIP[1] * middle)
     result: np.ndarray = scale / scale.mean()
     return result
+
+
+def refitted_scales(matches: Sequence[np.ndarray], last: Optional[np.ndarray]) -> np.ndarray:
+    """Scales (m,) of a half-set from batches (2, n) of the sums of `align.model_match`, which were made with the ``last``
+    scales in Z and W; None: ones."""
+    cross, energy = np.concatenate(matches, axis=1).astype(np.float64)
+    last = np.ones(len(cross)) if last is None else last
+    return fitted_scales(cross / last, energy / last ** 2)

@@ -20,6 +20,7 @@ from .optics import derivatives_by_specimen_shift, image_shift, specimen_shift
 from .pixels import PixelList
 from .pose import cross_matrix, exp_map, inverse_right_jacobian, log_map, project, rotation_vector_ball, shift_disc
 from .reference import Reference, slice_rows
+from .reference_errors import OwnTerm
 
 Array = Any
 MAX_MODES = 4
@@ -60,6 +61,7 @@ class Motion:
     mean : (n, 5).
     prior_offset, fulcrum_offset : (3,) px, prior point and fulcrum relative to the mask centre.
     rotation_extent : rad.  shift_extent : px; both hard, the shift at the fulcrum.
+    own : what the image's own noise in the reference adds to the score, or None.
     """
 
     rotation0: Array
@@ -69,9 +71,11 @@ class Motion:
     fulcrum_offset: Array
     rotation_extent: float
     shift_extent: float
+    own: Optional[OwnTerm] = None
 
     def take(self, rows: Array) -> "Motion":
-        return replace(self, rotation0=self.rotation0[rows], precision=self.precision[rows], mean=self.mean[rows])
+        return replace(self, rotation0=self.rotation0[rows], precision=self.precision[rows], mean=self.mean[rows],
+                       own=None if self.own is None else self.own.each(lambda column: column[rows]))
 
     def put(self, put: Callable[[np.ndarray], Array]) -> "Motion":
         """The motion where ``put`` puts arrays."""
@@ -196,6 +200,9 @@ def evaluate(reference: Reference, images: PackedImages, motion: Motion, modes: 
         p.ky, n_pixels, images.matched, images.weight, p.box_size, curvature)
     gradient, h = derivatives_by_specimen_shift(gradient, h, m)
     log_p, prior_gradient, prior_curvature = log_prior(motion, modes.owner, modes.w, modes.rotation, modes.shift)
+    if motion.own is not None:
+        own, own_gradient = motion.own.at(modes.owner, modes.rotation, modes.shift)
+        log_l, gradient = log_l - own, gradient - own_gradient
     modes = replace(modes, log_likelihood=log_l, score=log_l + log_p)
     if curvature:
         modes = replace(modes, curvature=h, precision=h + prior_curvature)

@@ -111,11 +111,12 @@ def load_motion(run: RunFolder, iteration: int, half: int) -> Optional[LearnedMo
         return LearnedMotion(**stored)
 
 
-def load_noise(run: RunFolder, iteration: int, half: int) -> np.ndarray:
+def load_noise(run: RunFolder, iteration: int, half: int, name: str = "power") -> np.ndarray:
+    """The noise's σ² (groups, M + 1), or another column of that file: "coverage" (M + 1,), from iteration 1 on."""
     path = run.noise(iteration, half)
     with opened(path), np.load(path, allow_pickle=False) as stored:
-        power: np.ndarray = stored["power"]
-    return power
+        column: np.ndarray = stored[name]
+    return column
 
 
 def save_particles(run: RunFolder, particles: Particles) -> Dict[str, Any]:

@@ -1,0 +1,144 @@
+"""What the noise in a reference does to scores and poses: the image's own, and that of all others."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from experiments import experiment
+
+from localrefine_plugin.engine.align import HalfAlignment, align_half
+from localrefine_plugin.engine.fourier import lowpass, shell_index_rfft
+from localrefine_plugin.engine.images import pack
+from localrefine_plugin.engine.kernels.device import CPU
+from localrefine_plugin.engine.kernels.gather import extract_slices
+from localrefine_plugin.engine.pose import exp_map, project
+from localrefine_plugin.engine.reconstruct import enforce_hermitian, grid_radius
+from localrefine_plugin.engine.reference import make_reference, slice_rows
+from localrefine_plugin.engine.reference_errors import ReferenceErrors, coverage, own_share, own_term
+
+RESOLUTION = 9.0
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """300 images of noise, left where they were: their half-map is made of nothing but their noise."""
+    e = experiment(300, noise=1.0, seed=4)
+    e = replace(e, images=np.random.default_rng(8).standard_normal(e.images.shape))
+    return e, e.align(RESOLUTION, marginalize=False, rotation_extent_deg=0.1, shift_extent_angstrom=0.1)
+
+
+def share_of(e, result, reference):
+    return own_share(reference, result.half_map, e.mask, e.centre, result.coverage)
+
+
+def packed_images(e, plan, u0):
+    work = HalfAlignment(e.particles, lambda rows: e.images[rows].astype(np.float32), e.noise_power, plan, None, 1,
+                         CPU)
+    rows = np.arange(len(e.particles))
+    return work.pixels, pack(work.images.batch(rows), work.pixels, u0)
+
+
+def scores(reference, pixels, packed, rotation, shift):
+    """log L (n,) of images at poses, straight from its definition."""
+    slices = extract_slices(reference.ft, slice_rows(rotation, reference.scale), pixels.kx, pixels.ky)
+    slices = slices * pixels.phases(-shift)
+    cross = (packed.matched.conj() * slices).real.sum(axis=1, dtype=np.float64)
+    return cross - 0.5 * (packed.weight * np.abs(slices) ** 2).sum(axis=1, dtype=np.float64)
+
+
+@pytest.mark.parametrize("w, u", [((0, 0, 0), (0, 0)), ((0.06, 0, 0), (0, 0)), ((0, -0.1, 0.1), (0, 0)),
+                                  ((0, 0, 0), (0.4, -0.3)), ((0.05, 0.05, -0.05), (0.2, 0.3))])
+def test_noise_agrees_with_the_map_made_of_it_by_as_much_as_foretold(noisy, w, u):
+    """Images of noise have no pose: what they score near the one they were inserted at, beyond the mean of −½|Y|², is S
+    (their other contributions to the score have mean zero)."""
+    e, result = noisy
+    plan = e.plan(RESOLUTION)
+    reference_map = lowpass(result.half_map, e.particles.pixel_size, RESOLUTION)
+    reference = make_reference(reference_map, e.mask, e.centre, plan.align_shell)
+    last = result.poses
+    u0 = last.shift_px + project(last.rotation, e.centre)
+    pixels, packed = packed_images(e, plan, u0)
+    rotation, shift = last.rotation @ exp_map(np.array(w, float)), np.tile(np.array(u, float), (len(last), 1))
+    share, nowhere = share_of(e, result, reference_map), np.zeros_like(shift)
+    own = own_term(share, plan.mask_radius, pixels, packed.weight, nowhere, last.rotation, nowhere,
+                   np.ones(len(last), bool))
+    foretold, _ = own.at(np.arange(len(last)), rotation, shift)
+    slices = extract_slices(reference.ft, slice_rows(rotation, reference.scale), pixels.kx, pixels.ky)
+    energy = 0.5 * (packed.weight * np.abs(slices) ** 2).sum(axis=1, dtype=np.float64)
+    measured = scores(reference, pixels, packed, rotation, shift) + energy
+    error = measured.std() / np.sqrt(len(last))
+    assert foretold.mean() > 6 * error  # it is seen
+    assert abs(measured.mean() - foretold.mean()) < 3 * error + 0.1 * foretold.mean()
+
+
+def test_gradient_is_that_of_the_value(noisy):
+    e, result = noisy
+    rng = np.random.default_rng(2)
+    n = 20
+    last = result.poses.rotation[:n]
+    pixels, packed = packed_images(e, e.plan(RESOLUTION), np.zeros((len(e.particles), 2)))
+    own = own_term(np.linspace(1, 0.1, 16), 5.0, pixels, packed.weight[:n], np.full((n, 2), 0.02), last,
+                   np.zeros((n, 2)), np.ones(n, bool))
+    rotation, shift = last @ exp_map(rng.normal(0, 0.08, (n, 3))), rng.normal(0, 0.4, (n, 2))
+    gradient = own.at(np.arange(n), rotation, shift)[1]
+    step = 1e-2
+    for i, direction in enumerate(np.eye(5)):
+        forward, backward = (own.at(np.arange(n), rotation @ exp_map(h * direction[:3]), shift + h * direction[3:])[0]
+                             for h in (step, -step))
+        np.testing.assert_allclose((forward - backward) / (2 * step), gradient[:, i], rtol=0.02,
+                                   atol=0.01 * np.abs(gradient).max())
+
+
+def test_an_image_inserted_over_its_posterior_agrees_less_and_further(noisy):
+    e, result = noisy
+    pixels, packed = packed_images(e, e.plan(RESOLUTION), np.zeros((len(e.particles), 2)))
+    one = slice(0, 1)
+    at = result.poses.rotation[one], np.zeros((1, 2))
+    sharp, wide = (own_term(np.ones(16), 5.0, pixels, packed.weight[one], np.full((1, 2), v), *at, np.ones(1, bool))
+                   for v in (0.0, 0.2))
+    far = at[0] @ exp_map(np.array([1.5, 0, 0])), np.array([[2.5, 0.0]])
+    near, further = ([term.at(np.zeros(1, int), *pose)[0][0] for term in (sharp, wide)] for pose in (at, far))
+    assert near[1] < 0.8 * near[0]
+    assert further[1] / near[1] > 1.5 * further[0] / near[0]
+
+
+def test_density_of_the_accumulator(noisy):
+    """D by shell of an accumulator filled by the engine, from the accumulator itself."""
+    e, _ = noisy
+    work = HalfAlignment(e.particles, lambda rows: e.images[rows].astype(np.float32), e.noise_power,
+                         e.plan(RESOLUTION), None, 1, CPU)
+    work.set_reference(e.phantom.density(e.box), e.mask)
+    work.add(np.arange(len(e.particles)))
+    enforce_hermitian(work.accumulator)
+    radius, d = 0.5 * grid_radius(work.accumulator), work.accumulator[..., 2]
+    found = coverage(work.weight_sum[work.noise.counted], work.noise.shell, work.max_shell)
+    for k in (4, 8, 12):
+        assert found[k] == pytest.approx(d[np.abs(radius - k) < 0.5].mean(), rel=0.05)
+
+
+def with_noisy_reference(e, share, seed):
+    """Map of a phantom with white noise of this variance relative to its own, shell by shell, and F = P / (P + E)."""
+    truth = e.phantom.density(e.box)
+    noise = np.random.default_rng(seed).standard_normal(truth.shape)
+    shell = shell_index_rfft(truth.shape).ravel()
+    power, of_noise = (np.bincount(shell, np.abs(np.fft.rfftn(v * e.mask)).ravel() ** 2) for v in (truth, noise))
+    gain = np.sqrt(share * power / of_noise)[shell_index_rfft(truth.shape)]
+    return truth + np.fft.irfftn(np.fft.rfftn(noise) * gain, truth.shape), np.full(e.box // 2 + 1, 1 / (1 + share))
+
+
+def test_errors_made_by_a_noisy_reference_are_in_the_covariance():
+    """Whitened errors of poses found with a reference a third of which is noise: χ² is as it should be, and twice
+    that without what the reference's noise does. """
+    # next to the noise of an image that of the reference is small, as in experiments
+    e = experiment(400, noise=12.0, seed=9, rotation_deg=1.0, displacement_px=0.3)
+    found, before = [], []
+    for seed in range(3):
+        reference, agreement = with_noisy_reference(e, 0.5, seed)
+        for target, errors in ((found, ReferenceErrors(agreement, np.zeros(17))), (before, None)):
+            poses = align_half(e.particles, np.arange(400), lambda rows: e.images[rows].astype(np.float32), reference,
+                               e.mask, e.noise_power, e.plan(RESOLUTION), None, 1, lambda *_: None, errors=errors).poses
+            w, moved = e.errors(poses)
+            x = np.concatenate([np.deg2rad(w - np.median(w, axis=0)), moved], axis=1)
+            target.append(np.einsum("ni,ni->n", x, np.linalg.solve(poses.error_covariance, x[..., None])[..., 0]))
+    assert np.median(np.concatenate(found)) == pytest.approx(4.351, rel=0.2)  # median of χ² of five
+    assert np.median(np.concatenate(before)) > 1.8 * np.median(np.concatenate(found))
