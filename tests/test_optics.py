@@ -20,8 +20,9 @@ from localrefine_plugin.engine.ctf import CtfOnPixels
 from localrefine_plugin.engine.files import read_particles
 from localrefine_plugin.engine.images import HalfSetImages, pack
 from localrefine_plugin.engine.pixels import pixel_list
+from localrefine_plugin.engine.prior import Motion
 from localrefine_plugin.engine.reference import make_reference
-from localrefine_plugin.engine.search import Motion, evaluate, modes_at
+from localrefine_plugin.engine.search import evaluate, modes_at
 
 BOX, PIXEL_SIZE, RESOLUTION = 32, 4.0, 10.0
 SIGMA = dict(box=BOX, pixel_size=PIXEL_SIZE, centre=(6.0, -4.0, 3.0))

@@ -11,9 +11,10 @@ from experiments import experiment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
+from scipy.stats import multivariate_t
 
 from localrefine_plugin.engine.pose import exp_map, inverse_right_jacobian, random_rotations
-from localrefine_plugin.engine.search import Motion, clip_to_extents, log_prior
+from localrefine_plugin.engine.prior import Motion, clip_to_extents, log_prior
 
 RESOLUTION = 10.0  # Å; pixels of 4 Å
 
@@ -264,16 +265,21 @@ def some_motion(n, rng):
 
 
 def prior_formula(motion, i, w, u):
-    """−½ (x − μ)ᵀ Q (x − μ) at x = (w, displacement of the projected prior point)."""
+    """−½ (x − μ)ᵀ Q (x − μ) at x = (w, displacement of the projected prior point), or that of a Student t."""
     turned = motion.rotation0[i] @ Rotation.from_rotvec(w).as_matrix() - motion.rotation0[i]
     x = np.concatenate([w, u + turned[:2] @ motion.prior_offset]) - motion.mean[i]
+    if motion.tails:
+        t = multivariate_t(np.zeros(5), np.linalg.inv(motion.precision[i]), df=motion.tails)
+        return t.logpdf(x) - t.logpdf(np.zeros(5))
     return -0.5 * x @ motion.precision[i] @ x
 
 
-def test_log_prior_and_its_gradient():
+@pytest.mark.parametrize("tails", (0.0, 7.0))
+
+def test_log_prior_and_its_gradient(tails):
     """Value by the formula; gradient in (right increment of R, u) by central differences."""
     rng, n = np.random.default_rng(3), 20
-    motion, owner = some_motion(n, rng), np.arange(n)
+    motion, owner = replace(some_motion(n, rng), tails=tails), np.arange(n)
     w, u = rng.normal(0, 0.2, (n, 3)), rng.normal(0, 2, (n, 2))
     rotation = motion.rotation0 @ exp_map(w)
     value, gradient, curvature = log_prior(motion, owner, w, rotation, u)

@@ -21,11 +21,12 @@ from .kernels.insert import insert_slices
 from .kernels.prefetch import Prefetch
 from .marginalize import Insertions, best_only, mode_weights, posterior_insertions
 from .memory import MemoryNeed, check_fits, memory_need, reach_of_reference
-from .motion_prior import Evidence, LearnedMotion, evidence_at, examine, learn, precision_of
+from .motion_prior import TAILS, Evidence, LearnedMotion, evidence_at, examine, learn, precision_of
 from .noise import NoiseSums
 from .optics import image_shift, stretch
 from .pixels import PixelList, pixel_list
 from .pose import exp_map, log_map, project
+from .prior import Motion, pulling_precision
 from .progress import say
 from .reconstruct import PADDING, accumulator_shape, new_accumulator, reconstruct, working_bytes
 from .records import Particles, PoseTable
@@ -39,7 +40,7 @@ from .reference_errors import (
     signal_share,
 )
 from .scale import refitted_scales
-from .search import Grid, Levels, Modes, Motion, PackedImages, best_modes, make_grid, search
+from .search import Grid, Levels, Modes, PackedImages, best_modes, make_grid, search
 from .static_part import SIGMA, static_reference, subtract, surface_motion
 
 Array = Any
@@ -258,7 +259,8 @@ class HalfAlignment:
         self.weight_sum = weight_sum
         best = best.to_host()
         if plan.learn:
-            self.evidence.append(evidence_at(rotation0, best.w, best.shift, best.curvature, motion.precision))
+            precision = pulling_precision(motion, best.w, best.shift)
+            self.evidence.append(evidence_at(rotation0, best.w, best.shift, best.curvature, precision))
         inserted = np.bincount(to_host(chosen.owner), minlength=n)
         self.tables.append(pose_columns(self.particles, rows, best, to_host(modes.owner), u0, plan, inserted,
                                         errors))
@@ -315,7 +317,7 @@ def motion_of(plan: SearchPlan, rotation0: np.ndarray) -> Motion:
     if plan.motion_covariance is not None:
         precision = precision_of(plan.motion_covariance, rotation0)
     return Motion(rotation0, precision, np.zeros((n, 5)), plan.prior_point - plan.centre,
-                  plan.fulcrum - plan.centre, plan.rotation_extent, plan.shift_extent)
+                  plan.fulcrum - plan.centre, plan.rotation_extent, plan.shift_extent, TAILS if plan.learn else 0.0)
 
 
 def learned_motion(plan: SearchPlan, evidence: List[Evidence]) -> Optional[LearnedMotion]:

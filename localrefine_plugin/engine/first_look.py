@@ -21,9 +21,9 @@ from .optics import stretch
 from .pixels import highest_shell, pixel_list
 from .plan import search_plan
 from .pose import project
+from .prior import log_prior
 from .records import InputError, Particles
 from .reference import make_reference, slice_rows
-from .search import log_prior
 
 BATCH = 100
 GREY_SCALE_USUAL = 0.3, 3.0

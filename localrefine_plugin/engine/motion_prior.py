@@ -28,6 +28,7 @@ SWEEPS = 15  # at most, in every iteration of a run …
 STILL = 2e-3  # … until no element of Σ changes by more, in units of its widths: a tenth of its error at most
 PSEUDO_PARTICLES = 1.0  # more pull the hinge to the mask centre: 5 at 7° by 1–2 px of 10 where poses are known to 3°
 JUNK_SHARE, JUNK_WIDTH = 0.1, 2.0  # the share expected (it hardly matters), and how far junk lies in widths of Σ₀
+TAILS = 7.0  # ν of the search's prior: an excess kurtosis of 2, that of the motions tried (docs/motion-prior.md)
 MOST_PARTICLES = 4000  # more add nothing to 21 numbers; keeps the cost constant
 SMALLEST_SIGMA_RAD, SMALLEST_SIGMA_PX = np.deg2rad(0.05), 0.02
 

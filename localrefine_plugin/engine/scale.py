@@ -37,8 +37,8 @@ def fitted_scales(cross: np.ndarray, energy: np.ndarray) -> np.ndarray:
 
 
 def refitted_scales(matches: Sequence[np.ndarray], last: Optional[np.ndarray]) -> np.ndarray:
-    """Scales (m,) of a half-set from batches (2, n) of the sums of `align.model_match`, made with the ``last`` scales in
-    Z and W; None: ones."""
+    """Scales (m,) of a half-set from batches (2, n) of the sums of `align.model_match`, made with the ``last`` scales
+    in Z and W; None: ones."""
     cross, energy = np.concatenate(matches, axis=1).astype(np.float64)
     last = np.ones(len(cross)) if last is None else last
     return fitted_scales(cross / last, energy / last ** 2)

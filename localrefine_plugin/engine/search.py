@@ -18,9 +18,9 @@ from .kernels.device import array_module, to_host, working_bytes
 from .kernels.gather import gauss_newton_sums, score_grid
 from .optics import derivatives_by_specimen_shift, image_shift, specimen_shift
 from .pixels import PixelList
-from .pose import cross_matrix, exp_map, inverse_right_jacobian, log_map, project, rotation_vector_ball, shift_disc
+from .pose import exp_map, log_map, rotation_vector_ball, shift_disc
+from .prior import Motion, clip_to_extents, grid_log_prior, log_prior
 from .reference import Reference, slice_rows
-from .reference_errors import OwnTerm
 
 Array = Any
 MAX_MODES = 4
@@ -48,39 +48,6 @@ class PackedImages:
 
     def magnification_of(self, owner: Any) -> Optional[Array]:
         return None if self.magnification is None else self.magnification[owner]
-
-
-@dataclass(frozen=True)
-class Motion:
-    """Where n sub-volumes may be: centre, prior and limits of the search.
-
-    Attributes
-    ----------
-    rotation0 : (n, 3, 3) float64.
-    precision : (n, 5, 5) of (w in rad, displacement in px of the projected prior point); zeros = no prior.
-    mean : (n, 5).
-    prior_offset, fulcrum_offset : (3,) px, prior point and fulcrum relative to the mask centre.
-    rotation_extent : rad.  shift_extent : px; both hard, the shift at the fulcrum.
-    own : what the image's own noise in the reference adds to the score, or None.
-    """
-
-    rotation0: Array
-    precision: Array
-    mean: Array
-    prior_offset: Array
-    fulcrum_offset: Array
-    rotation_extent: float
-    shift_extent: float
-    own: Optional[OwnTerm] = None
-
-    def take(self, rows: Array) -> "Motion":
-        return replace(self, rotation0=self.rotation0[rows], precision=self.precision[rows], mean=self.mean[rows],
-                       own=None if self.own is None else self.own.each(lambda column: column[rows]))
-
-    def put(self, put: Callable[[np.ndarray], Array]) -> "Motion":
-        """The motion where ``put`` puts arrays."""
-        names = ("rotation0", "precision", "mean", "prior_offset", "fulcrum_offset")
-        return replace(self, **{name: put(getattr(self, name)) for name in names})
 
 
 @dataclass(frozen=True)
@@ -154,41 +121,6 @@ def make_grid(rotation_extent: float, shift_reach_px: float, rotation_step: floa
     own = np.arange(len(rotations))[:, None]
     neighbours = np.where(np.take_along_axis(near, neighbours, axis=1), neighbours, own)
     return Grid(rotations, neighbours, shift_disc(shift_reach_px, shift_step_px), rotation_step, shift_step_px)
-
-
-def prior_displacement(motion: Motion, owner: Array, rotation: Array, shift: Array, offset: Array) -> Array:
-    """Displacement (m, 2) of the projected point c + offset."""
-    return shift + project(rotation - motion.rotation0[owner], offset)
-
-
-def log_prior(motion: Motion, owner: Array, w: Array, rotation: Array, shift: Array) -> Tuple[Array, Array, Array]:
-    """−½ (x − μ)ᵀ Q (x − μ) with its gradient (m, 5) and curvature (m, 5, 5) in (δ, u)."""
-    xp = array_module(w)
-    point = prior_displacement(motion, owner, rotation, shift, motion.prior_offset)
-    x = xp.concatenate([w, point], axis=-1) - motion.mean[owner]
-    jacobian = xp.zeros(x.shape[:-1] + (5, 5))
-    jacobian[:, :3, :3] = inverse_right_jacobian(w)
-    jacobian[:, 3:, :3] = -(rotation[:, :2] @ cross_matrix(motion.prior_offset))
-    jacobian[:, 3, 3] = jacobian[:, 4, 4] = 1
-    q = motion.precision[owner]
-    pull = (q @ x[..., None])
-    transposed = xp.swapaxes(jacobian, 1, 2)
-    gradient = -(transposed @ pull)[..., 0]
-    return -0.5 * xp.sum(x * pull[..., 0], axis=-1), gradient, transposed @ q @ jacobian
-
-
-def clip_to_extents(motion: Motion, owner: Array, w: Array, shift: Array) -> Tuple[Array, Array, Array]:
-    """(w, u, R) moved to the nearest pose inside both extents."""
-    xp = array_module(w)
-    inside = 1 - 1e-7  # so that rounding of a later R0ᵀR never shows a pose outside
-    angle = xp.sqrt(xp.sum(w * w, axis=-1))
-    w = w * xp.minimum(1.0, inside * motion.rotation_extent / xp.maximum(angle, 1e-12))[:, None]
-    rotation = motion.rotation0[owner] @ exp_map(w)
-    lever = project(rotation - motion.rotation0[owner], motion.fulcrum_offset)
-    at_fulcrum = shift + lever
-    length = xp.sqrt(xp.sum(at_fulcrum * at_fulcrum, axis=-1))
-    factor = xp.minimum(1.0, inside * motion.shift_extent / xp.maximum(length, 1e-12))
-    return w, at_fulcrum * factor[:, None] - lever, rotation
 
 
 def evaluate(reference: Reference, images: PackedImages, motion: Motion, modes: Modes, n_pixels: int,
@@ -291,26 +223,6 @@ def grid_scores(reference: Reference, images: PackedImages, motion: Motion, grid
         rows = slice_rows(rotation[part], reference.scale, images.magnification_of((part, None)))
         out[part] = score_grid(reference.ft, rows, kx, ky, matched, weight)
     return out + grid_log_prior(motion, w, shifts, rotation, REACH * grid.shift_step)
-
-
-def grid_log_prior(motion: Motion, w: Array, shifts: Array, rotation: Array, reach: float) -> Array:
-    """log prior (n, G, S) float32 on the grid, −inf further than ``reach`` px outside the shift extent, which may be
-    narrower than the grid's step: nearer, a grid pose stands for those inside, where it is moved to."""
-    xp = array_module(w)
-    turned = rotation - motion.rotation0[:, None]
-    # x − μ = a + b: a (n, G, 5) depends on the rotation, b (S, 5) on the shift
-    a = xp.concatenate([xp.broadcast_to(w, turned.shape[:2] + (3,)), project(turned, motion.prior_offset)], axis=-1)
-    a = a - motion.mean[:, None]
-    b = xp.concatenate([xp.zeros((len(shifts), 3)), shifts], axis=-1)
-    q_a, q_b = a @ motion.precision, b @ motion.precision
-    # float32 from here on, where rotations meet shifts
-    energy = (xp.sum(q_a * a, axis=-1).astype(np.float32)[:, :, None]
-              + xp.sum(q_b * b, axis=-1).astype(np.float32)[:, None]
-              + 2 * q_a.astype(np.float32) @ b.T.astype(np.float32))
-    lever = project(turned, motion.fulcrum_offset).astype(np.float32)
-    moved2 = (xp.sum(lever * lever, axis=-1)[:, :, None] + xp.sum(shifts * shifts, axis=-1).astype(np.float32)
-              + 2 * lever @ shifts.T.astype(np.float32))
-    return xp.where(moved2 > (motion.shift_extent + reach) ** 2, -xp.inf, -0.5 * energy).astype(np.float32)
 
 
 def grid_candidates(scores: Array, grid: Grid) -> Tuple[Array, Array, Array]:
