@@ -16,7 +16,7 @@ from .progress import ProgressBar, say
 from .records import InputError, Settings
 from .reference_errors import ReferenceErrors, own_share
 from .results import write_results
-from .run_folder import RunFolder, read_json, remove_temporary, write_json
+from .run_folder import RunFolder, opened, read_json, remove_temporary, write_json
 from .selftest import ensure_tested
 from .side_by_side import align_side_by_side
 from .state import load_input, load_motion, load_noise, load_particles, load_poses, measured, save_arrays, worker_count
@@ -99,7 +99,8 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
 def errors_of_reference(folder: RunFolder, iteration: int, half: int, reference_map: np.ndarray, mask: np.ndarray,
                         centre: np.ndarray) -> ReferenceErrors:
     """What is known of the errors of the reference that an iteration left; that of the input holds nobody's noise."""
-    agreement = np.array(read_json(folder.iteration_done(iteration))["reference_fsc"])
+    with opened(folder.iteration_done(iteration)):
+        agreement = np.array(read_json(folder.iteration_done(iteration))["reference_fsc"])
     if iteration == 0:
         return ReferenceErrors(agreement, np.zeros(len(agreement)))
     half_map, density = read_map(folder.half_map(iteration, half))[0], load_noise(folder, iteration, half, "coverage")
