@@ -76,6 +76,11 @@ def test_two_peaks_are_found_where_they_are():
     assert "shift peaks" in advice.advise(given, NO_HINGE, curves(), [START, iteration()], settled())
 
 
+def test_where_nothing_moves_there_are_no_peaks():
+    """Images that tell nothing, under a prior; and one of them at the limit of the search."""
+    assert advice.peaks_of(np.zeros(500)) == advice.peaks_of(np.append(np.zeros(500), 20.0)) == []
+
+
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("n", (250, 1000, 5000))
 def test_one_peak_is_one_peak(n, seed):

@@ -88,7 +88,7 @@ def peaks_of(values: np.ndarray) -> List[float]:
     """
     values = np.asarray(values, dtype=np.float64)
     values = np.sort(values[values < PILE * values.max(initial=0.0)])
-    if len(values) < LEAST_FOR_PEAKS:
+    if len(values) < LEAST_FOR_PEAKS or values[-1] == 0:  # nothing moved: images that tell nothing
         return []
     low, high = np.percentile(values, (25, 75))
     width = max(0.9 * min(values.std(), (high - low) / 1.34) * len(values) ** -0.2, 1e-9)

@@ -24,7 +24,7 @@ from .pixels import highest_shell
 from .plan import resolve, search_plan
 from .progress import say
 from .records import Settings
-from .references import joined, reference_fsc
+from .references import joined
 from .run_folder import RunFolder, remove, remove_temporary, write_json
 from .state import measured, save_arrays, save_particles, worker_count
 from .static_part import static_parts
@@ -76,9 +76,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         box_size=inputs.particles.box_size, pixel_size=inputs.pixel_size, predicted_memory_mb=predicted / 2 ** 20,
         resolved=resolved, grey_scale=scales, warnings=warnings,
         excluded=[asdict(particle) for particle in inputs.excluded], **stored))
-    agreement = reference_fsc(references, inputs.mask)
-    write_json(run.iteration_done(0), dict(first_decision(curves, resolved, warnings), reference_fsc=agreement,
-                                           files=run.sizes(files), **cost))
+    write_json(run.iteration_done(0), dict(first_decision(curves, resolved, warnings), files=run.sizes(files), **cost))
     for text in warnings:
         say(f"warning: {text}")
     return run

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List
+from typing import List, Optional
 
 import numpy as np
 
@@ -97,12 +97,15 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
 
 
 def errors_of_reference(folder: RunFolder, iteration: int, half: int, reference_map: np.ndarray, mask: np.ndarray,
-                        centre: np.ndarray) -> ReferenceErrors:
-    """What is known of the errors of the reference that an iteration left; that of the input holds nobody's noise."""
+                        centre: np.ndarray) -> Optional[ReferenceErrors]:
+    """What is known of the errors of the reference that an iteration left.
+
+    None of the input's: it need not be made from these images, and ends where both halves agree.
+    """
+    if iteration == 0:
+        return None
     with opened(folder.iteration_done(iteration)):
         agreement = np.array(read_json(folder.iteration_done(iteration))["reference_fsc"])
-    if iteration == 0:
-        return ReferenceErrors(agreement, np.zeros(len(agreement)))
     half_map, density = read_map(folder.half_map(iteration, half))[0], load_noise(folder, iteration, half, "coverage")
     return ReferenceErrors(agreement, own_share(reference_map, half_map, mask, centre, density))
 
