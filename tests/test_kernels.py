@@ -287,17 +287,36 @@ def test_insertion_is_the_adjoint_of_the_slice(box):
 
 @pytest.fixture
 def thin_slabs(monkeypatch):
-    """Slabs of the accumulator far below a cache's size, so that a small box has many."""
+    """Slabs of the accumulator far below a cache's size, so that a small box has many, down to a single plane."""
     monkeypatch.setattr(insert_module, "SLAB_BYTES", 1)
+    monkeypatch.setattr(insert_module, "THINNEST_SLAB", 1)
 
 
 @pytest.mark.parametrize("box", BOXES)
-def test_slabs_change_no_bit(box, monkeypatch):
-    images, weights = half_plane_images(6, px.highest_shell(box), seed=17)
-    arguments = images, weights, rotations(6, 18), np.arange(6), np.ones(6), np.zeros((6, 2)), np.zeros(6), box
+def test_slabs_lose_nothing_and_double_nothing(box, monkeypatch):
+    """One slab or many, pixels on planes between slabs among them: the same sums but for the order of the additions."""
+    max_shell = px.highest_shell(box)
+    images, weights = half_plane_images(8, max_shell, seed=17)
+    on_the_grid = np.array([np.diag([1.0, 1, 1]), np.diag([-1.0, 1, -1]), [[0, 0, 1.0], [1, 0, 0], [0, 1, 0]]])
+    turns = np.concatenate([on_the_grid, rotations(5, 18)])
+    arguments = images, weights, turns, np.arange(8), np.ones(8), np.zeros((8, 2)), np.zeros(8), box
+    monkeypatch.setattr(insert_module, "slab_edges", lambda nx, nz, ny: np.array([0, nx - 1], np.int32))
     whole = insert(*arguments)
-    monkeypatch.setattr(insert_module, "SLAB_BYTES", 1)
-    np.testing.assert_array_equal(insert(*arguments), whole)
+    monkeypatch.setattr(insert_module, "slab_edges", lambda nx, nz, ny: np.arange(nx, dtype=np.int32))
+    planes = insert(*arguments)
+    for accumulator in (whole, planes):
+        enforce_hermitian(accumulator)
+    np.testing.assert_allclose(planes, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5, 9, 9), (35, 69, 69), (97, 193, 193), (193, 385, 385), (771, 1541, 1541)])
+def test_slabs_have_equal_work_and_cover_all(shape):
+    """Σ over random slices of the pixels per slab, (1 − x/X)² at the edges, within what rounding to planes leaves."""
+    edges = insert_module.slab_edges(*shape)
+    assert edges[0] == 0 and edges[-1] == shape[0] - 1 and (np.diff(edges) > 0).all()
+    work = -np.diff((1 - edges / (shape[0] - 1)) ** 2)
+    ideal = 1 / (len(edges) - 1)
+    assert work.max() < ideal + 2 / (shape[0] - 1)
 
 
 @pytest.mark.parametrize("box", BOXES)
