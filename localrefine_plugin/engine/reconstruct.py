@@ -38,7 +38,9 @@ def accumulator_shape(max_shell: int) -> Tuple[int, int, int, int]:
 
 def new_accumulator(max_shell: int, xp: Any = np) -> Array:
     """Float32 zeros of `accumulator_shape`, numpy's or CuPy's."""
-    return xp.zeros(accumulator_shape(max_shell), np.float32)
+    accumulator = xp.empty(accumulator_shape(max_shell), np.float32)
+    accumulator.fill(0)  # numpy 1 asks for large pages for empty arrays, but not for zeros
+    return accumulator
 
 
 def enforce_hermitian(accumulator: Array) -> None:
@@ -75,7 +77,9 @@ def filter_of(density: Array, last: float) -> Array:
     xp = array_module(density)
     squared = squared_radius(density)
     inside = (squared <= last ** 2) & (density > 0)
-    return xp.where(inside, 1 / local_mean(density, squared, inside), xp.float32(0))
+    profile = radial_profile(density, squared)
+    del squared  # the largest array here
+    return xp.where(inside, 1 / local_mean(density, profile, inside), xp.float32(0))
 
 
 def within_padded_box(accumulator: Array, padded: int) -> Array:
@@ -96,18 +100,16 @@ def cut_beyond(volume: Array, max_shell: int, workers: int) -> Array:
 
 
 def squared_radius(density: Array) -> Array:
-    """Squared distance (nx, nz, ny) of each cell from the zero frequency: integers, so that whatever depends on the
-    radius alone is computed once for each of them."""
+    """Squared distance (nx, nz, ny) of each cell from the zero frequency: few different integers, for each of which
+    what depends on the radius alone is computed once."""
     xp = array_module(density)
-    nx, nz, ny = density.shape
-    x, z, y = xp.arange(nx), xp.arange(nz) - nz // 2, xp.arange(ny) - ny // 2
+    x, z, y = (xp.arange(n) - before for n, before in zip(density.shape, (0, *(n // 2 for n in density.shape[1:]))))
     return (x ** 2)[:, None, None] + (z ** 2)[:, None] + y ** 2
 
 
-def local_mean(density: Array, squared: Array, inside: Array) -> Array:
+def local_mean(density: Array, profile: Array, inside: Array) -> Array:
     """D̄ (nx, nz, ny) > 0, float32."""
     xp = array_module(density)
-    profile = radial_profile(density, squared)
     ratio = xp.where(inside, density / profile, xp.float32(1))
     for _ in range(SMOOTHINGS):
         ratio = averaged(ratio)
@@ -115,7 +117,8 @@ def local_mean(density: Array, squared: Array, inside: Array) -> Array:
     smooth *= profile
     near, (_, nz, ny) = OWN_RADIUS, density.shape
     own = (slice(near), slice(nz // 2 - near, nz // 2 + near + 1), slice(ny // 2 - near, ny // 2 + near + 1))
-    smooth[own] = xp.where(squared[own] < near ** 2, xp.maximum(density[own], FLOOR * profile[own]), smooth[own])
+    kept = xp.maximum(density[own], FLOOR * profile[own])
+    smooth[own] = xp.where(squared_radius(kept) < near ** 2, kept, smooth[own])
     return smooth
 
 
@@ -164,13 +167,15 @@ def to_real_space(accumulator: Array, weight: Array, box_size: int, workers: int
     """
     xp = array_module(accumulator)
     padded, (nx, nz, ny) = PADDING * box_size, weight.shape
-    rows = xp.zeros((nx, padded, ny), np.complex64)
+    rows = xp.empty((nx, padded, ny), np.complex64)
+    rows[:, nz - nz // 2:padded - nz // 2] = 0
     for part in range(2):
         values = (rows.real, rows.imag)[part]
         values[:, :nz - nz // 2] = accumulator[:, nz // 2:, :, part] * weight[:, nz // 2:]
         values[:, padded - nz // 2:] = accumulator[:, :nz // 2, :, part] * weight[:, :nz // 2]
     cropped = around_origin(ifft(rows, 1, workers), 1, box_size)
-    rows = xp.zeros((nx, box_size, padded), np.complex64)
+    rows = xp.empty((nx, box_size, padded), np.complex64)
+    rows[:, :, ny - ny // 2:padded - ny // 2] = 0
     rows[:, :, :ny - ny // 2] = cropped[:, :, ny // 2:]
     rows[:, :, padded - ny // 2:] = cropped[:, :, :ny // 2]
     cropped = around_origin(ifft(rows, 2, workers), 2, box_size)
