@@ -350,6 +350,26 @@ def test_insertion_is_the_direct_sum(box, thin_slabs):
     np.testing.assert_allclose(d, total_d.real[..., middle:], atol=1e-4)
 
 
+def test_pixels_beyond_the_accumulator_are_left_out():
+    """A slice magnified threefold onto the plane of y and z, its pixel (4, 4) in their last cell: nothing is written
+    outside, and all pixels inside but that one are added."""
+    box, scale = 24, 5.875
+    max_shell = px.highest_shell(box)
+    images, weights = half_plane_images(1, max_shell, seed=9)
+    shape = new_accumulator(max_shell).shape
+    assert shape[1:3] == (49, 49)
+    guarded = np.full(int(np.prod(shape)) + 16, 7.0, np.float32)
+    accumulator = guarded[8:-8].reshape(shape)
+    accumulator[...] = 0
+    rows = slice_rows(np.array([[[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]]), scale)
+    insert_slices(accumulator, rows, np.zeros(1, int), np.ones(1), np.zeros((1, 2)), np.zeros(1),
+                  px.last_column(max_shell), images, weights, box)
+    np.testing.assert_array_equal(guarded[[*range(8), *range(-8, 0)]], 7)
+    kx, ky = px.half_plane_frequencies(max_shell)
+    used = ((kx > 0) | (ky >= 0)) & (scale * kx < 24) & (scale * np.abs(ky) < 24) & ((kx != 4) | (ky != 4))
+    assert accumulator[..., 2].sum() == pytest.approx(weights[0][used].sum(), rel=1e-5)
+
+
 def test_damping_is_the_mean_of_phases_over_gaussian_shifts():
     """Monte Carlo: the mean of e^{2πi k·(t + δ)/N} over 20,000 δ has a standard error of 1/√20000 = 0.007 per part."""
     box, n = 24, 20000

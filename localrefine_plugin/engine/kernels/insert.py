@@ -68,7 +68,7 @@ def _prepare(work, cells, n, rows, sign, gamma, low, last_x, ny, nz):  # type: i
     ax, ay, az = sign * rows[0, 0], sign * rows[0, 1], sign * rows[0, 2]
     bx, by, bz = sign * rows[1, 0], sign * rows[1, 1], sign * rows[1, 2]
     half_y, half_z = np.float32(ny // 2), np.float32(nz // 2)
-    top_y, top_z, zero = np.float32(ny - 1), np.float32(nz - 1), np.float32(0.0)
+    top_y, top_z, zero, one = np.float32(ny - 1), np.float32(nz - 1), np.float32(0.0), np.float32(1.0)
     plane, row = np.int32(nz * ny), np.int32(ny)
     for j in range(n):
         kx, ky = work[KX + j], work[KY + j]
@@ -76,7 +76,8 @@ def _prepare(work, cells, n, rows, sign, gamma, low, last_x, ny, nz):  # type: i
         y = ay * kx + by * ky + half_y
         z = az * kx + bz * ky + half_z
         x0, y0, z0 = np.int32(min(max(x, zero), last_x)), np.int32(y), np.int32(z)
-        inside = (y >= zero) & (z >= zero) & (y < top_y) & (z < top_z)
+        # two floats after the last cell are written too: the corner, far outside any sphere, would reach the next plane
+        inside = (y >= zero) & (z >= zero) & (y < top_y) & (z < top_z) & ((y < top_y - one) | (z < top_z - one))
         cells[j] = x0 * plane + z0 * row + y0 if inside else np.int32(-1)
         cx, sx, cy, sy = work[COS_X + j], work[SIN_X + j], work[COS_Y + j], work[SIN_Y + j]
         cos, sin = cx * cy - sx * sy, cx * sy + sx * cy
