@@ -46,16 +46,18 @@ def _columns(starts, counts, a, b, low, high, last_column):  # type: ignore[no-u
     """For each row ky, the columns kx with low ≤ a·kx + b·ky < high: the first, and how many (≤ 0: none).
 
     Not fast-math: slabs that meet must find the same column at their common edge, or a pixel would be lost or added
-    twice. Where rounding, or the sign of a, puts a pixel on the other side of an edge it still lies on the edge.
+    twice. Where rounding puts a pixel on the other side of an edge it still lies on the edge.
     """
     max_k = last_column.shape[0] // 2
-    inverse = np.float32(1.0) / max(abs(a), FLATTEST)
-    if a < 0:
+    inverse, falls = np.float32(1.0) / max(abs(a), FLATTEST), a < 0
+    if falls:
         inverse, low, high = -inverse, high, low
     for iy in range(2 * max_k + 1):
         offset = b * np.float32(iy - max_k)
-        first = np.int32(np.ceil(max(min((low - offset) * inverse, FAR), -FAR)))
-        end = np.int32(np.ceil(max(min((high - offset) * inverse, FAR), -FAR)))
+        first, end = max(min((low - offset) * inverse, FAR), -FAR), max(min((high - offset) * inverse, FAR), -FAR)
+        if falls:  # an edge belongs to what is above it: the zero frequency to x ≥ 0
+            first, end = np.floor(first) + np.float32(1.0), np.floor(end) + np.float32(1.0)
+        first, end = np.int32(np.ceil(first)), np.int32(np.ceil(end))
         # the column kx = 0 holds Friedel pairs: its half ky ≥ 0 is enough
         first = max(first, np.int32(0 if iy >= max_k else 1))
         starts[iy] = first
