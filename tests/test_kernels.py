@@ -287,17 +287,36 @@ def test_insertion_is_the_adjoint_of_the_slice(box):
 
 @pytest.fixture
 def thin_slabs(monkeypatch):
-    """Slabs of the accumulator far below a cache's size, so that a small box has many."""
+    """Slabs of the accumulator far below a cache's size, so that a small box has many, down to a single plane."""
     monkeypatch.setattr(insert_module, "SLAB_BYTES", 1)
+    monkeypatch.setattr(insert_module, "THINNEST_SLAB", 1)
 
 
 @pytest.mark.parametrize("box", BOXES)
-def test_slabs_change_no_bit(box, monkeypatch):
-    images, weights = half_plane_images(6, px.highest_shell(box), seed=17)
-    arguments = images, weights, rotations(6, 18), np.arange(6), np.ones(6), np.zeros((6, 2)), np.zeros(6), box
+def test_slabs_lose_nothing_and_double_nothing(box, monkeypatch):
+    """One slab or many, pixels on planes between slabs among them: the same sums but for the order of the additions."""
+    max_shell = px.highest_shell(box)
+    images, weights = half_plane_images(8, max_shell, seed=17)
+    on_the_grid = np.array([np.diag([1.0, 1, 1]), np.diag([-1.0, 1, -1]), [[0, 0, 1.0], [1, 0, 0], [0, 1, 0]]])
+    turns = np.concatenate([on_the_grid, rotations(5, 18)])
+    arguments = images, weights, turns, np.arange(8), np.ones(8), np.zeros((8, 2)), np.zeros(8), box
+    monkeypatch.setattr(insert_module, "slab_edges", lambda nx, nz, ny: np.array([0, nx - 1], np.int32))
     whole = insert(*arguments)
-    monkeypatch.setattr(insert_module, "SLAB_BYTES", 1)
-    np.testing.assert_array_equal(insert(*arguments), whole)
+    monkeypatch.setattr(insert_module, "slab_edges", lambda nx, nz, ny: np.arange(nx, dtype=np.int32))
+    planes = insert(*arguments)
+    for accumulator in (whole, planes):
+        enforce_hermitian(accumulator)
+    np.testing.assert_allclose(planes, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5, 9, 9), (35, 69, 69), (97, 193, 193), (193, 385, 385), (771, 1541, 1541)])
+def test_slabs_have_equal_work_and_cover_all(shape):
+    """Σ over random slices of the pixels per slab, (1 − x/X)² at the edges, within what rounding to planes leaves."""
+    edges = insert_module.slab_edges(*shape)
+    assert edges[0] == 0 and edges[-1] == shape[0] - 1 and (np.diff(edges) > 0).all()
+    work = -np.diff((1 - edges / (shape[0] - 1)) ** 2)
+    ideal = 1 / (len(edges) - 1)
+    assert work.max() < ideal + 2 / (shape[0] - 1)
 
 
 @pytest.mark.parametrize("box", BOXES)
@@ -329,6 +348,26 @@ def test_insertion_is_the_direct_sum(box, thin_slabs):
     middle = d.shape[2] - 1
     np.testing.assert_allclose(n, total_n[..., middle:], atol=1e-4)
     np.testing.assert_allclose(d, total_d.real[..., middle:], atol=1e-4)
+
+
+def test_pixels_beyond_the_accumulator_are_left_out():
+    """A slice magnified threefold onto the plane of y and z, its pixel (4, 4) in their last cell: nothing is written
+    outside, and all pixels inside but that one are added."""
+    box, scale = 24, 5.875
+    max_shell = px.highest_shell(box)
+    images, weights = half_plane_images(1, max_shell, seed=9)
+    shape = new_accumulator(max_shell).shape
+    assert shape[1:3] == (49, 49)
+    guarded = np.full(int(np.prod(shape)) + 16, 7.0, np.float32)
+    accumulator = guarded[8:-8].reshape(shape)
+    accumulator[...] = 0
+    rows = slice_rows(np.array([[[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]]), scale)
+    insert_slices(accumulator, rows, np.zeros(1, int), np.ones(1), np.zeros((1, 2)), np.zeros(1),
+                  px.last_column(max_shell), images, weights, box)
+    np.testing.assert_array_equal(guarded[[*range(8), *range(-8, 0)]], 7)
+    kx, ky = px.half_plane_frequencies(max_shell)
+    used = ((kx > 0) | (ky >= 0)) & (scale * kx < 24) & (scale * np.abs(ky) < 24) & ((kx != 4) | (ky != 4))
+    assert accumulator[..., 2].sum() == pytest.approx(weights[0][used].sum(), rel=1e-5)
 
 
 def test_damping_is_the_mean_of_phases_over_gaussian_shifts():

@@ -12,7 +12,7 @@ from localrefine_plugin.engine.images import pack
 from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.kernels.gather import extract_slices
 from localrefine_plugin.engine.pose import exp_map, project
-from localrefine_plugin.engine.reconstruct import enforce_hermitian, grid_radius
+from localrefine_plugin.engine.reconstruct import enforce_hermitian, squared_radius
 from localrefine_plugin.engine.reference import make_reference, slice_rows
 from localrefine_plugin.engine.reference_errors import ReferenceErrors, coverage, own_share, own_term
 
@@ -110,7 +110,8 @@ def test_density_of_the_accumulator(noisy):
     work.set_reference(e.phantom.density(e.box), e.mask)
     work.add(np.arange(len(e.particles)))
     enforce_hermitian(work.accumulator)
-    radius, d = 0.5 * grid_radius(work.accumulator), work.accumulator[..., 2]
+    d = work.accumulator[..., 2]
+    radius = 0.5 * np.sqrt(squared_radius(d))
     found = coverage(work.weight_sum[work.noise.counted], work.noise.shell, work.max_shell)
     for k in (4, 8, 12):
         assert found[k] == pytest.approx(d[np.abs(radius - k) < 0.5].mean(), rel=0.05)

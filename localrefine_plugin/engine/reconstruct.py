@@ -21,13 +21,13 @@ from typing import Any, Tuple
 import numpy as np
 
 from .kernels.device import array_module
-from .kernels.fft import irfftn, rfftn
+from .kernels.fft import ifft, irfft, irfftn, rfftn
 
 Array = Any
 PADDING = 2
 FLOOR = 0.01  # of the radial profile, for directions hardly any image covers
 SMOOTHINGS = 2  # by ¼, ½, ¼ along each axis
-OWN_RADIUS = 4.0  # padded voxels; closer to the origin D is not smoothed
+OWN_RADIUS = 4  # padded voxels; closer to the origin D is not smoothed
 
 
 def accumulator_shape(max_shell: int) -> Tuple[int, int, int, int]:
@@ -38,7 +38,9 @@ def accumulator_shape(max_shell: int) -> Tuple[int, int, int, int]:
 
 def new_accumulator(max_shell: int, xp: Any = np) -> Array:
     """Float32 zeros of `accumulator_shape`, numpy's or CuPy's."""
-    return xp.zeros(accumulator_shape(max_shell), np.float32)
+    accumulator = xp.empty(accumulator_shape(max_shell), np.float32)
+    accumulator.fill(0)  # numpy 1 asks for large pages for empty arrays, but not for zeros
+    return accumulator
 
 
 def enforce_hermitian(accumulator: Array) -> None:
@@ -63,18 +65,21 @@ def reconstruct(accumulator: Array, box_size: int, max_shell: int, workers: int 
     xp = array_module(accumulator)
     enforce_hermitian(accumulator)
     accumulator = within_padded_box(accumulator, PADDING * box_size)
-    radius = grid_radius(accumulator)
-    last = PADDING * (max_shell + 0.5)
-    inside = (radius <= last) & (accumulator[..., 2] > 0)
-    density = local_mean(accumulator[..., 2], radius, inside)
-    accumulator[..., :2] *= xp.where(inside, 1 / density, 0)[..., None]
-    volume = to_real_space(accumulator[..., :2], box_size, workers)
-    padded = PADDING * box_size
-    offset = xp.arange(box_size) - box_size // 2
-    volume = volume[xp.ix_(offset % padded, offset % padded, offset % padded)]
-    correction = (1.0 / xp.sinc(offset / padded) ** 2).astype(np.float32)
+    weight = filter_of(xp.ascontiguousarray(accumulator[..., 2]), PADDING * (max_shell + 0.5))
+    volume = to_real_space(accumulator, weight, box_size, workers)
+    correction = (1.0 / xp.sinc((xp.arange(box_size) - box_size // 2) / (PADDING * box_size)) ** 2).astype(np.float32)
     volume *= correction[:, None, None] * correction[None, :, None] * correction
     return cut_beyond(volume, max_shell, workers)
+
+
+def filter_of(density: Array, last: float) -> Array:
+    """What N is multiplied by, 1 / D̄ (nx, nz, ny) float32; 0 where there are no images, or beyond radius ``last``."""
+    xp = array_module(density)
+    squared = squared_radius(density)
+    inside = (squared <= last ** 2) & (density > 0)
+    profile = radial_profile(density, squared)
+    del squared  # the largest array here
+    return xp.where(inside, 1 / local_mean(density, profile, inside), xp.float32(0))
 
 
 def within_padded_box(accumulator: Array, padded: int) -> Array:
@@ -94,53 +99,94 @@ def cut_beyond(volume: Array, max_shell: int, workers: int) -> Array:
     return irfftn(spectrum, (n,) * 3, workers).astype(np.float32)
 
 
-def grid_radius(accumulator: Array) -> Array:
-    """Distance (nx, nz, ny) float32 of each cell from the zero frequency."""
-    xp = array_module(accumulator)
-    nx, nz, ny = accumulator.shape[:3]
-    x, z, y = xp.arange(nx), xp.arange(nz) - nz // 2, xp.arange(ny) - ny // 2
-    return xp.sqrt((x ** 2)[:, None, None] + (z ** 2)[:, None] + y ** 2).astype(np.float32)
+def squared_radius(density: Array) -> Array:
+    """Squared distance (nx, nz, ny) of each cell from the zero frequency: few different integers, for each of which
+    what depends on the radius alone is computed once."""
+    xp = array_module(density)
+    x, z, y = (xp.arange(n) - before for n, before in zip(density.shape, (0, *(n // 2 for n in density.shape[1:]))))
+    return (x ** 2)[:, None, None] + (z ** 2)[:, None] + y ** 2
 
 
-def local_mean(density: Array, radius: Array, inside: Array) -> Array:
+def local_mean(density: Array, profile: Array, inside: Array) -> Array:
     """D̄ (nx, nz, ny) > 0, float32."""
     xp = array_module(density)
-    profile = radial_profile(density, radius)
     ratio = xp.where(inside, density / profile, xp.float32(1))
     for _ in range(SMOOTHINGS):
         ratio = averaged(ratio)
-    smooth = profile * xp.maximum(ratio, xp.float32(FLOOR))
-    return xp.where(radius < OWN_RADIUS, xp.maximum(density, FLOOR * profile), smooth)
+    smooth = xp.maximum(ratio, xp.float32(FLOOR), out=ratio)
+    smooth *= profile
+    near, (_, nz, ny) = OWN_RADIUS, density.shape
+    own = (slice(near), slice(nz // 2 - near, nz // 2 + near + 1), slice(ny // 2 - near, ny // 2 + near + 1))
+    kept = xp.maximum(density[own], FLOOR * profile[own])
+    smooth[own] = xp.where(squared_radius(kept) < near ** 2, kept, smooth[own])
+    return smooth
 
 
 def averaged(ratio: Array) -> Array:
     """Mean over 3 × 3 × 3 cells of weights (¼, ½, ¼) along each axis; 1 outside, Friedel mates beyond x = 0."""
     xp = array_module(ratio)
-    mates = ratio[1:2, ::-1, ::-1]
-    wide = xp.pad(xp.concatenate([mates, ratio]), ((0, 1), (1, 1), (1, 1)), constant_values=1)
-    for axis in range(3):
-        wide = xp.moveaxis(wide, axis, 0)
-        wide = xp.moveaxis(0.25 * (wide[:-2] + wide[2:]) + 0.5 * wide[1:-1], 0, axis)
+    nx, nz, ny = ratio.shape
+    wide = xp.ones((nx + 2, nz + 2, ny + 2), np.float32)
+    wide[1:-1, 1:-1, 1:-1] = ratio
+    wide[0, 1:-1, 1:-1] = ratio[1, ::-1, ::-1]
+    for axis in (2, 1, 0):  # the last axis first: it makes the array smaller
+        before, here, after = (wide[(slice(None),) * axis + (part,)]
+                               for part in (slice(-2), slice(1, -1), slice(2, None)))
+        mean = before + after
+        mean *= xp.float32(0.5)
+        mean += here
+        mean *= xp.float32(0.5)
+        wide = mean
     return wide
 
 
-def radial_profile(density: Array, radius: Array) -> Array:
-    """Mean of D over shells of one cell, linear between the shells' mean radii; positive."""
+def radial_profile(density: Array, squared: Array) -> Array:
+    """Mean of D over shells of one cell, linear between the shells' mean radii; positive.
+
+    Rounded radii are s for the squared radii from s² − s + 1 to s² + s: shells are runs of a sum by squared radius.
+    """
     xp = array_module(density)
-    shell = xp.rint(radius).astype(np.int32).ravel()
-    count = xp.maximum(xp.bincount(shell), 1)
-    mean = xp.bincount(shell, density.ravel().astype(np.float64)) / count
-    at = xp.bincount(shell, radius.ravel().astype(np.float64)) / count
+    cells = xp.bincount(squared.ravel())
+    sums = xp.bincount(squared.ravel(), density.ravel().astype(np.float64))
+    radius, shell = xp.sqrt(xp.arange(len(cells))), xp.arange(int(np.rint(np.sqrt(len(cells) - 1))) + 1)
+    end = xp.minimum(shell * (shell + 1), len(cells) - 1)
+
+    def by_shell(values: Array) -> Array:
+        return xp.diff(xp.concatenate([xp.zeros(1), xp.cumsum(values)[end]]))
+
+    count = xp.maximum(by_shell(cells), 1)
+    mean, at = by_shell(sums) / count, by_shell(cells * radius) / count
     tiny = 1e-12 * max(float(mean.max()), 1e-30)
-    return xp.maximum(xp.interp(radius.ravel(), at, mean).reshape(radius.shape), tiny).astype(np.float32)
+    return xp.maximum(xp.interp(radius, at, mean), tiny).astype(np.float32).take(squared)
 
 
-def to_real_space(spectrum: Array, box_size: int, workers: int) -> Array:
-    """Padded map (2N, 2N, 2N), origin at voxel 0, of a half spectrum [x, z, y, (re, im)]."""
-    xp = array_module(spectrum)
-    padded = PADDING * box_size
-    nx, nz, ny = spectrum.shape[:3]
-    full = xp.zeros((padded, padded, padded // 2 + 1), np.complex64)
-    target = xp.ix_((xp.arange(nz) - nz // 2) % padded, (xp.arange(ny) - ny // 2) % padded, xp.arange(nx))
-    full[target] = xp.ascontiguousarray(spectrum).view(np.complex64)[..., 0].transpose(1, 2, 0)
-    return irfftn(full, (padded,) * 3, workers)
+def to_real_space(accumulator: Array, weight: Array, box_size: int, workers: int) -> Array:
+    """Map (N, N, N), origin at N // 2, of the half spectrum weight · N on the padded grid.
+
+    One axis is transformed at a time and cropped at once: half of the work of a transform of the whole grid.
+    """
+    xp = array_module(accumulator)
+    padded, (nx, nz, ny) = PADDING * box_size, weight.shape
+    rows = xp.empty((nx, padded, ny), np.complex64)
+    rows[:, nz - nz // 2:padded - nz // 2] = 0
+    for part in range(2):
+        values = (rows.real, rows.imag)[part]
+        values[:, :nz - nz // 2] = accumulator[:, nz // 2:, :, part] * weight[:, nz // 2:]
+        values[:, padded - nz // 2:] = accumulator[:, :nz // 2, :, part] * weight[:, :nz // 2]
+    cropped = around_origin(ifft(rows, 1, workers), 1, box_size)
+    rows = xp.empty((nx, box_size, padded), np.complex64)
+    rows[:, :, ny - ny // 2:padded - ny // 2] = 0
+    rows[:, :, :ny - ny // 2] = cropped[:, :, ny // 2:]
+    rows[:, :, padded - ny // 2:] = cropped[:, :, :ny // 2]
+    cropped = around_origin(ifft(rows, 2, workers), 2, box_size)
+    volume = around_origin(irfft(cropped, padded, 0, workers), 0, box_size)
+    return xp.ascontiguousarray(volume.transpose(1, 2, 0))
+
+
+def around_origin(array: Array, axis: int, box_size: int) -> Array:
+    """The ``box_size`` points about point 0 of a periodic axis, in order."""
+    xp = array_module(array)
+    ahead = (slice(None),) * axis
+    before, length = box_size // 2, array.shape[axis]
+    return xp.concatenate([array[ahead + (slice(length - before, None),)],
+                           array[ahead + (slice(box_size - before),)]], axis=axis)

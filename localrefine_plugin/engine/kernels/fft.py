@@ -29,3 +29,19 @@ def irfftn(spectrum: Array, shape: Tuple[int, ...], workers: int = 1) -> Array:
     if xp is np:
         return scipy.fft.irfftn(spectrum, s=shape, workers=workers, overwrite_x=True)
     return xp.fft.irfftn(spectrum, s=shape)
+
+
+def ifft(spectrum: Array, axis: int, workers: int = 1) -> Array:
+    """Inverse transform of one axis of an array, which may be overwritten."""
+    xp = array_module(spectrum)
+    if xp is np:
+        return scipy.fft.ifft(spectrum, axis=axis, workers=workers, overwrite_x=True)
+    return xp.fft.ifft(spectrum, axis=axis)
+
+
+def irfft(spectrum: Array, length: int, axis: int, workers: int = 1) -> Array:
+    """Real array of ``length`` along one axis from half its spectrum, which may be overwritten."""
+    xp = array_module(spectrum)
+    if xp is np:
+        return scipy.fft.irfft(spectrum, length, axis=axis, workers=workers, overwrite_x=True)
+    return xp.fft.irfft(spectrum, length, axis=axis)
