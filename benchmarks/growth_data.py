@@ -2,8 +2,8 @@
 
 The complex fills a core of CORE_ANGSTROM. Its projections are made in a box of that size and put into images of any
 box, where CTF, shift and noise are applied in full, so that a larger box holds the same particle at the same noise per
-frequency. The CTF-free projections of at most DISTINCT particles are made; what goes on from there, with the same poses,
-differs in its noise. The half-maps are the complex as the input poses smear it, with noise of the power that a
+frequency. The CTF-free projections of at most DISTINCT particles are made; further particles have the same poses and
+other noise. The half-maps are the complex as the input poses smear it, with noise of the power that a
 reconstruction from half of the images has,
 
     |F(k)|² = σ²(k) / D(k),     D = ⟨C²⟩ n / (2k)  for n images with ⟨C²⟩ = ½.
@@ -47,13 +47,15 @@ class Complex:
 
 
 def embedded(core: np.ndarray, box: int) -> np.ndarray:
-    """The array with its central voxel N // 2 at that of a larger box, zeros around; leading axes of images stay."""
-    edge = core.shape[-1]
-    axes = 3 if core.shape[0] == edge and core.ndim == 3 else 2
-    out = np.zeros(core.shape[:core.ndim - axes] + (box,) * axes, np.float32)
-    start = box // 2 - edge // 2
-    out[(...,) + (slice(start, start + edge),) * axes] = core
+    """The map with its central voxel at that of a larger box, zeros around."""
+    out = np.zeros((box,) * 3, np.float32)
+    out[(middle(len(core), box),) * 3] = core
     return out
+
+
+def middle(edge: int, box: int) -> slice:
+    """Where ``edge`` voxels lie whose voxel edge // 2 is at box // 2."""
+    return slice(box // 2 - edge // 2, box // 2 - edge // 2 + edge)
 
 
 def projections(particle: Complex, truth: simulate.Truth, pixel_size: float) -> np.ndarray:
@@ -84,8 +86,7 @@ class Camera:
     def signal_ft(self, rows: np.ndarray) -> np.ndarray:
         options, n = self.options, self.options.box_size
         images = np.zeros((len(rows), n, n), np.float32)
-        edge = self.projections.shape[-1]
-        part = slice(n // 2 - edge // 2, n // 2 - edge // 2 + edge)
+        part = middle(self.projections.shape[-1], n)
         images[:, part, part] = self.projections[rows]
         c = imaging.ctf(self.pixels, {k: v[rows] for k, v in self.truth.defocus.items()}, asdict(options))
         return self.pixels.transforms(images) * c * self.truth.amplitude[rows, None]
@@ -122,8 +123,7 @@ def noise_map(options: Options, rng: np.random.Generator) -> np.ndarray:
     """Noise (N, N, N) of a reconstruction from half of the images."""
     n = options.box_size
     pixels = imaging.Pixels(n, options.pixel_size)
-    on_axis = pixels.kx > 0
-    on_axis &= pixels.ky == 0
+    on_axis = (pixels.kx > 0) & (pixels.ky == 0)
     variance = np.interp(np.arange(n // 2), pixels.kx[on_axis],
                          (imaging.noise_amplitude(pixels)[on_axis] * n) ** 2)  # σ²(k) of the images' transforms
     shells = np.arange(n // 2)
@@ -166,7 +166,8 @@ def write(output: Path, options: Options) -> None:
             mrc.data[rows[0]:rows[-1] + 1] = camera.images(rows % distinct, int(rows[0]) // distinct)
         mrc.set_image_stack()
         mrc.voxel_size = options.pixel_size
-    density, rng = embedded(camera.grey_scale * smeared(particle, truth, options), n), np.random.default_rng(options.seed)
+    density = embedded(camera.grey_scale * smeared(particle, truth, options), n)
+    rng = np.random.default_rng(options.seed)
     for half in (1, 2):
         simulate.write_mrc(output / f"half{half}.mrc", density + noise_map(options, rng), options.pixel_size)
     mask = embedded(phantom.soft_mask(particle.body_b, options.pixel_size), n)
