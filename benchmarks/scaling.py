@@ -213,7 +213,7 @@ MEMORY_HEAD = ["peak MB", "predicted", "off by"]
 
 
 def by_number(runs: Sequence[Run]) -> str:
-    few = [run for run in runs if run.case.particles <= max(NUMBERS)]
+    few = [run for run in runs if run.case.particles <= max(NUMBERS)] or runs
     expected = predicted(runs, few, number, lambda run: run.cpu_seconds)
     a, b = line([number(run) for run in few], [run.cpu_seconds for run in few])
     head = ["particles", "CPU s", "predicted", "CPU ms per particle and iteration", "of it the particle's own",
@@ -228,7 +228,7 @@ def by_number(runs: Sequence[Run]) -> str:
 
 
 def by_box(runs: Sequence[Run]) -> str:
-    small = [run for run in runs if run.case.box <= FITTED_BOX]
+    small = [run for run in runs if run.case.box <= FITTED_BOX] or runs
     own = predicted(runs, small, area, lambda run: run.milliseconds(*OF_PARTICLES))
     fixed = predicted(runs, small, transform, lambda run: run.iteration_seconds)
     once = predicted(runs, small, transform, lambda run: run.once_seconds)
@@ -247,7 +247,7 @@ def by_box(runs: Sequence[Run]) -> str:
 
 
 def by_resolution(runs: Sequence[Run]) -> str:
-    coarse = sorted(runs, key=pixels)[:-1]
+    coarse = sorted(runs, key=pixels)[:-1] or runs
     searched = predicted(runs, coarse, pixels, lambda run: run.milliseconds("search"))
     price = float(np.mean([insertion_ms(run) for run in coarse]))
     head = ["to, Å", "shells", "CPU ms of a search", "predicted", "insertions of an image", "CPU ms of them",

@@ -84,7 +84,7 @@ def test_too_little_memory_is_said_before_the_run(tmp_path):
 def test_a_smaller_box_that_would_fit_is_named(monkeypatch):
     monkeypatch.setattr(memory, "free_host_memory", lambda: 2 * 2.0 ** 30)
     memory.check_host(1.9 * 2 ** 30, 256)
-    with pytest.raises(InputError, match=r"about 16\.0 GiB and 2\.0 GiB are free; .* bin the particles to 122 px"):
+    with pytest.raises(InputError, match=r"about 16\.0 GiB and 2\.0 GiB are free; .* bin the particles to 124 px"):
         memory.check_host(16 * 2.0 ** 30, 256)
 
 
