@@ -13,7 +13,7 @@ import pytest
 from conftest import require_program
 
 from benchmarks import growth_data, measure, operators, page, relion, scaling, truth
-from examples import simulate
+from examples import phantom, simulate
 from examples.evaluate import read_poses
 from examples.simulate import Poses
 from localrefine_plugin.engine.pose import random_rotations
@@ -157,8 +157,8 @@ def test_images_of_the_growth_benchmark_are_those_of_the_simulator(tmp_path):
     given, true = angles.values()
     assert 3 < given < 8 and true == pytest.approx(0.0, abs=0.01)
     for half in (1, 2):
-        a, b = (mrcfile.read(tmp_path / name / f"half{half}.mrc") for name in "ab")
-        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.5
+        a, b = (phantom.lowpass(mrcfile.read(tmp_path / name / f"half{half}.mrc"), 8.0, 80.0) for name in "ab")
+        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.6  # the noise of 50 images is beyond
 
 
 def scaling_power(images: np.ndarray) -> np.ndarray:
