@@ -1,16 +1,20 @@
 """The benchmarks' own arithmetic: costs of processes, sections of a page, frames of cropped images, the C++ judge."""
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import tempfile
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 from conftest import require_program
 
-from benchmarks import measure, operators, page, relion, scaling, truth
+from benchmarks import growth_data, measure, operators, page, relion, scaling, truth
+from examples import phantom, simulate
+from examples.evaluate import read_poses
 from examples.simulate import Poses
 from localrefine_plugin.engine.pose import random_rotations
 
@@ -86,9 +90,83 @@ def test_cropped_cube_holds_the_point_at_its_centre():
     assert cube.max() == pytest.approx(1, abs=1e-5)
 
 
-def test_growth_of_a_line():
-    runs = [scaling.Run(n, 64, 3.0 + 2 * 0.002 * n, 0, 0, {}, 0, 0) for n in (1000, 3000, 10000)]
-    assert scaling.growth(runs) == pytest.approx((3.0, 2.0))
+def grown(case: scaling.Case, **changed: object) -> scaling.Run:
+    """A run whose costs are those of the laws that scaling.py predicts by."""
+    n, visits = case.box, case.particles * case.iterations
+    run = scaling.Run(case, 0.0, 0.0, 0.0, {"search": visits * (1e-3 + 2e-7 * n ** 2), "insert": visits * 3e-7 * n ** 2,
+                                            "reconstruct": case.iterations * 4e-7 * n ** 3 * np.log2(n)},
+                      100.0, 100.0, 2.0, 2.0, 4.0)
+    align = sum(run.phases.values())
+    return dataclasses.replace(run, align_seconds=align, cpu_seconds=align + 1.0, **changed)
+
+
+def test_growth_is_predicted_from_the_smaller_runs():
+    numbers = [grown(dataclasses.replace(scaling.ANY_NUMBER, particles=n)) for n in (1000, 3000, 10000, 100000)]
+    for run in numbers:
+        assert run.milliseconds(*scaling.OF_PARTICLES) == pytest.approx(1 + 5e-4 * 64 ** 2)
+        assert run.iteration_seconds == pytest.approx(4e-7 * 64 ** 3 * 6)
+        assert run.once_seconds == pytest.approx(1.0)
+    found = scaling.predicted(numbers, numbers[:3], scaling.number, lambda run: run.cpu_seconds)
+    assert found == pytest.approx([run.cpu_seconds for run in numbers])
+    boxes = [grown(dataclasses.replace(scaling.ANY_BOX, box=n)) for n in (64, 96, 128, 384)]
+    for x, y in ((scaling.area, lambda run: run.milliseconds(*scaling.OF_PARTICLES)),
+                 (scaling.transform, lambda run: run.iteration_seconds)):
+        assert scaling.predicted(boxes, boxes[:3], x, y) == pytest.approx([y(run) for run in boxes])
+    assert scaling.line([1.0, 2.0, 3.0], [0.9, 2.0, 3.1])[0] == 0.0  # nothing costs less than nothing
+
+
+def test_growth_is_judged_by_poses_and_memory():
+    good = [grown(dataclasses.replace(scaling.ANY_BOX, box=n)) for n in (64, 96)]
+    scaling.check(good, good)
+    for bad in (dict(angle_deg=3.9), dict(peak_memory_mb=111.0), dict(peak_memory_mb=79.0)):
+        with pytest.raises(AssertionError):
+            scaling.check([dataclasses.replace(good[0], **bad)], good)
+    with pytest.raises(AssertionError):
+        scaling.check(good, [good[0], dataclasses.replace(good[1], angle_deg=3.0)])
+
+
+def test_growth_is_not_measured_twice_by_one_commit(tmp_path, monkeypatch):
+    case, calls = scaling.ANY_BOX, []
+    monkeypatch.setattr(scaling.growth_data, "write", lambda data, options: data.mkdir(parents=True))
+
+    def refined(case, folder, cores):
+        calls.append(case)
+        (folder / "run").mkdir()
+        return grown(case)
+    monkeypatch.setattr(scaling, "refined", refined)
+    for version, count in (("a", 1), ("a", 1), ("b", 2)):
+        monkeypatch.setattr(scaling, "commit", lambda version=version: version)
+        assert scaling.measured_run(case, tmp_path, "0") == grown(case)
+        assert len(calls) == count
+
+
+def test_images_of_the_growth_benchmark_are_those_of_the_simulator(tmp_path):
+    """The same particles by examples/simulate.py and in a larger box: power of images and half-maps by shell."""
+    options = simulate.Options(particles=100, box_size=36, pixel_size=8.0)
+    simulate.simulate(tmp_path / "a", options)
+    growth_data.write(tmp_path / "b", options)
+    np.testing.assert_array_equal(read_poses(tmp_path / "a" / "true_B.star").rotation,
+                                  read_poses(tmp_path / "b" / "true_B.star").rotation)
+    growth_data.write(tmp_path / "c", dataclasses.replace(options, box_size=72))
+    images = {name: mrcfile.read(tmp_path / name / "particles.mrcs") for name in "abc"}
+    power = {name: scaling_power(stack) for name, stack in images.items()}
+    np.testing.assert_allclose(power["b"][1:17], power["a"][1:17], rtol=0.2)
+    # twice the box: noise of each coefficient four times, that of the signal the same; on even shells
+    assert power["c"][2:34:2].sum() / power["b"][1:17].sum() == pytest.approx(4.0, rel=0.25)
+    angles = growth_data.angles(tmp_path / "b", [tmp_path / "b" / "particles.star", tmp_path / "b" / "true_B.star"])
+    given, true = angles.values()
+    assert 3 < given < 8 and true == pytest.approx(0.0, abs=0.01)
+    for half in (1, 2):
+        a, b = (phantom.lowpass(mrcfile.read(tmp_path / name / f"half{half}.mrc"), 8.0, 80.0) for name in "ab")
+        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.6  # the noise of 50 images is beyond
+
+
+def scaling_power(images: np.ndarray) -> np.ndarray:
+    """Mean |F|² by shell."""
+    n = images.shape[1]
+    shell = np.rint(np.hypot(np.fft.fftfreq(n, 1 / n)[:, None], np.arange(n // 2 + 1))).astype(int).ravel()
+    power = (np.abs(np.fft.rfft2(images)) ** 2).mean(axis=0).ravel()
+    return np.bincount(shell, power)[:n // 2] / np.bincount(shell)[:n // 2]
 
 
 def test_operators_equal_plain_cpp():

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 
 from benchmarks.memory import TOLERANCE, measured, write_data
-from localrefine_plugin.engine import memory
+from localrefine_plugin.engine import align, memory, search
 from localrefine_plugin.engine.files import ImageReader, read_particles
+from localrefine_plugin.engine.kernels.device import CPU, HOST_WORKING_BYTES
+from localrefine_plugin.engine.pixels import pixel_list
+from localrefine_plugin.engine.pose import random_rotations
 from localrefine_plugin.engine.records import InputError
+from localrefine_plugin.engine.reference import make_reference
 from localrefine_plugin.engine.state import forget_peak, peak_memory_mb
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +25,35 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_the_peak_is_the_predicted_one(tmp_path):
     found = measured(1500, 32, tmp_path, iterations=1)
     assert found.largest == pytest.approx(found.predicted, rel=TOLERANCE), found.verbs
+
+
+def test_a_batch_is_bounded_by_what_the_search_takes():
+    """Twice the grid in a small box halves the batch; in a large box the transforms decide."""
+    def batch(box: int, rotations: int) -> int:
+        shell = (box - 1) // 2
+        need = memory.memory_need(box, shell, [20.0], int(1.5 * shell ** 2), 600, rotations, 20, False)
+        return align.batch_size(need, CPU)
+    assert batch(32, 2000) == pytest.approx(batch(32, 1000) / 2, rel=0.1)
+    assert batch(384, 300) == batch(384, 100)
+    assert 50 < batch(384, 300) < batch(64, 300) < 3000
+
+
+def test_the_prior_on_the_grid_does_not_hold_all_images():
+    """Scores of 400 images on a grid of 2000 rotations: the peak is that of the scores, not of rotations in float64."""
+    n, g, s = 400, 2000, 7
+    rng = np.random.default_rng(5)
+    pixels = pixel_list(32, 8, 15)
+    images = search.PackedImages(pixels, np.ones((n, len(pixels)), np.complex64), np.ones((n, len(pixels)), np.float32))
+    motion = search.Motion(random_rotations(n, rng), np.zeros((n, 5, 5)), np.zeros((n, 5)), np.zeros(3), np.zeros(3),
+                           1.0, 5.0)
+    grid = search.Grid(0.1 * rng.standard_normal((g, 3)), np.zeros((g, 1), int), rng.standard_normal((s, 2)), 0.1, 1.0)
+    volume = np.ones((16, 16, 16), np.float32)
+    reference = make_reference(volume, volume, np.zeros(3), 8)
+    search.grid_scores(reference, images.take(np.arange(4)), motion.take(np.arange(4)), grid, len(pixels))  # compiled
+    forget_peak()
+    before = peak_memory_mb()
+    assert search.grid_scores(reference, images, motion, grid, len(pixels)).shape == (n, g, s)
+    assert peak_memory_mb() - before < (4 * n * g * s + 2 * HOST_WORKING_BYTES) / 2 ** 20
 
 
 def test_images_read_do_not_stay_in_memory(tmp_path):

@@ -184,7 +184,7 @@ def need_of(plan: SearchPlan, particles: Particles, max_shell: int, mask: np.nda
 def batch_size(need: MemoryNeed, device: Device) -> int:
     """Images per batch: few megabytes on the host, half of what is left of the memory on a card."""
     if not device.on_card:
-        return max(1, BATCH_BYTES // (36 * need.half_plane))
+        return max(1, int(BATCH_BYTES // need.host_image))
     return int(max(1, min(LARGEST_BATCH, device.memory_bytes() // (2 * need.image))))
 
 
@@ -294,6 +294,7 @@ class HalfAlignment:
     def result(self, row: np.ndarray) -> HalfResult:
         """The half-map and everything else, once all particles have been added."""
         box, plan = self.particles.box_size, self.plan
+        del self.reference, self.static  # their memory is the reconstruction's now
         with self.clock("reconstruct"):
             if isinstance(self.accumulator, FixedPointSums):
                 self.accumulator = self.accumulator.to_float()  # a card's radial profile has no order either

@@ -15,9 +15,11 @@ from .records import InputError
 
 GIB = 2 ** 30
 # Of a run on the processor, measured (benchmarks.memory):
-PROGRAM_BYTES = 160 * 2 ** 20  # interpreter, libraries, compiled kernels
-ROW_BYTES = 500  # a particle in tables: poses, covariances, text of the STAR file
-HOST_RECONSTRUCTION = 0.77  # of working_bytes, which is for a card
+PROGRAM_BYTES = 170 * 2 ** 20  # interpreter, libraries, compiled kernels
+ROW_BYTES = 1200  # a particle in tables: poses, covariances, text of the STAR file
+MAP_BYTES = 8  # a voxel of the reference's map and of the mask
+HOST_RECONSTRUCTION = 0.52  # of working_bytes, which is for a card
+KEPT_BYTES, KEPT_SHARE = 40 * 2 ** 20, 0.1  # of a batch, that the allocator has not given back when it begins
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class MemoryNeed:
     sums : accumulators.  reference : the Fourier volume.  image : each image of a batch.
     temporaries : besides, for each image of the smallest batch.
     reconstruction : besides the sums, once all images are inserted.
+    host_image : on the processor, each image of a batch, without the image itself.
     """
 
     box_size: int
@@ -36,6 +39,7 @@ class MemoryNeed:
     image: float
     temporaries: float
     reconstruction: float
+    host_image: float = 0.0
 
     @property
     def least(self) -> float:
@@ -47,7 +51,8 @@ class MemoryNeed:
         r = box_size / self.box_size
         plane, volume = r ** 2, r ** 3
         return MemoryNeed(box_size, int(self.half_plane * plane), self.sums * volume, self.reference * volume,
-                          self.image * plane, self.temporaries * plane, self.reconstruction * volume)
+                          self.image * plane, self.temporaries * plane, self.reconstruction * volume,
+                          self.host_image * plane)
 
     def largest_box(self, free: float) -> int:
         """Largest even box that fits into ``free`` bytes; 0 if none of at least 32 px does."""
@@ -77,7 +82,16 @@ def memory_need(box_size: int, max_shell: int, reaches: Sequence[float], pixels:
         box_size, half_plane, sums=(24 if fixed else 12) * float(np.prod(accumulator_shape(max_shell)[:3])),
         reference=sum(8 * (2 * reach + 1) ** 2 * (reach + 2) for reach in reaches),
         image=8 * box_size ** 2 + 80 * half_plane + 60 * pixels + 40 * rotations * shifts,
-        temporaries=16 * (rotations + shifts) * grid_pixels, reconstruction=working_bytes(box_size))
+        temporaries=16 * (rotations + shifts) * grid_pixels, reconstruction=working_bytes(box_size),
+        host_image=host_image(half_plane, pixels, rotations, shifts))
+
+
+def host_image(half_plane: int, pixels: int, rotations: int, shifts: int) -> float:
+    """Bytes an image takes on the processor beside itself: the most of while it is transformed and weighed, while the
+    grid is searched, and while the model's power is compared."""
+    weighed = 16 * half_plane  # X or Z, W and |X|², which stay to the end
+    searched = 24 * pixels + 8 * rotations * shifts + 100 * rotations  # Z and W twice, scores, peaks among neighbours
+    return max(36 * half_plane, weighed + searched, weighed + 40 * pixels)
 
 
 def reach_of_reference(edge: int, box_size: int, align_shell: int) -> float:
@@ -95,14 +109,16 @@ def check_fits(device: Device, need: MemoryNeed) -> None:
 
 
 def host_memory(need: MemoryNeed, batch: int, particles: int) -> float:
-    """Peak bytes of a run on the processor; measured to be within 20 % (benchmarks.memory).
+    """Peak bytes of a run on the processor, which is that of the alignment; measured to be within 20 % in boxes of 48
+    to 384 px (benchmarks.memory, benchmarks.scaling).
 
     The larger of what the batches take and what the reconstruction takes, beside the sums. An image takes itself in
-    two batches and 36 bytes for each pixel of its transform while that is weighed (the search takes less).
+    two batches, and `host_image`.
     """
-    images = min(batch, (particles + 1) // 2) * (8 * need.box_size ** 2 + 36 * need.half_plane)
-    reconstruction = HOST_RECONSTRUCTION * need.reconstruction
-    return PROGRAM_BYTES + ROW_BYTES * particles + need.sums + max(need.reference + images, reconstruction)
+    images = min(batch, (particles + 1) // 2) * (8 * need.box_size ** 2 + need.host_image)
+    reconstruction = HOST_RECONSTRUCTION * need.reconstruction + KEPT_BYTES + KEPT_SHARE * images
+    return (PROGRAM_BYTES + ROW_BYTES * particles + MAP_BYTES * need.box_size ** 3 + need.sums
+            + max(need.reference + images, reconstruction))
 
 
 def free_host_memory() -> Optional[float]:

@@ -213,16 +213,18 @@ def grid_scores(reference: Reference, images: PackedImages, motion: Motion, grid
     w, shifts = grid.rotations, grid.shifts
     kx, ky = p.kx[:n_pixels], p.ky[:n_pixels]
     phase = xp.exp(2j * np.pi / p.box_size * (shifts[:, :1] * kx + shifts[:, 1:] * ky)).astype(np.complex64)
-    rotation = motion.rotation0[:, None] @ exp_map(w)
+    turn = exp_map(w)
     out = xp.empty((len(images.matched), len(w), len(shifts)), np.float32)
     chunk = max(1, working_bytes(images.matched) // (8 * n_pixels * (len(shifts) + len(w))))
-    for start in range(0, len(out), chunk):
+    for start in range(0, len(out), chunk):  # the prior too: its float64 would be most of the memory of a batch
         part = slice(start, start + chunk)
+        rotation = motion.rotation0[part, None] @ turn
         matched = images.matched[part, None, :n_pixels] * phase
         weight = xp.ascontiguousarray(images.weight[part, :n_pixels])
-        rows = slice_rows(rotation[part], reference.scale, images.magnification_of((part, None)))
+        rows = slice_rows(rotation, reference.scale, images.magnification_of((part, None)))
         out[part] = score_grid(reference.ft, rows, kx, ky, matched, weight)
-    return out + grid_log_prior(motion, w, shifts, rotation, REACH * grid.shift_step)
+        out[part] += grid_log_prior(motion.take(part), w, shifts, rotation, REACH * grid.shift_step)
+    return out
 
 
 def grid_candidates(scores: Array, grid: Grid) -> Tuple[Array, Array, Array]:
