@@ -10,11 +10,11 @@ import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import numpy as np
 
-from .align import align_half
+from .align import HalfResult, align_half
 from .ctf import CtfOnPixels
 from .kernels import cuda
 from .kernels.device import CPU, Device, to_host
@@ -28,8 +28,9 @@ from .pixels import half_plane_frequencies, highest_shell, last_column, pixel_li
 from .plan import resolve, search_plan
 from .pose import exp_map, random_rotations
 from .reconstruct import accumulator_shape, enforce_hermitian, new_accumulator
-from .records import InputError, OpticsGroup, Particles, Settings
+from .records import InputError, OpticsGroup, Particles, PoseTable, Settings
 from .reference import Reference, make_reference, slice_rows
+from .reference_errors import ReferenceErrors
 from .run_folder import write_json
 
 BOX, PIXEL_SIZE, PARTICLES, RESOLUTION_ANGSTROM = 32, 4.0, 16, 12.0
@@ -197,13 +198,19 @@ def complex_noise(rng: np.random.Generator, shape: Any) -> np.ndarray:
 
 
 def iteration(device: Device) -> List[Check]:
-    """One half-set aligned and reconstructed on the card and on the CPU."""
+    """A second iteration on the card and on the CPU: half of the images from the grid, half from their last poses."""
     e = Example()
-    settings = Settings(prior="gaussian", prior_rotation_deg=4.0, prior_shift_angstrom=4.0)
+    settings = Settings(prior="learned", prior_rotation_deg=4.0, prior_shift_angstrom=4.0)
     plan = search_plan(resolve(settings, e.mask, RESOLUTION_ANGSTROM, PIXEL_SIZE), e.particles, RESOLUTION_ANGSTROM)
     noise = np.full((2, e.shell + 1), 1.0)
-    ours, theirs = (align_half(e.particles, np.arange(PARTICLES), lambda rows: e.images[rows], e.map, e.mask, noise,
-                               plan, None, 1, lambda *_: None, d) for d in (device, CPU))
+    errors = ReferenceErrors(np.full(e.shell + 1, 0.8), np.full(e.shell + 1, 0.01))
+
+    def aligned(d: Device, previous: Optional[PoseTable]) -> HalfResult:
+        return align_half(e.particles, np.arange(PARTICLES), lambda rows: e.images[rows], e.map, e.mask, noise, plan,
+                          previous, 1, lambda *_: None, d, errors=errors)
+    first = aligned(CPU, None).poses
+    first = replace(first, modes=1 + np.arange(PARTICLES) % 2)
+    ours, theirs = aligned(device, first), aligned(CPU, first)
     turned = np.swapaxes(theirs.poses.rotation, 1, 2) @ ours.poses.rotation
     moved = ours.poses.shift_px - theirs.poses.shift_px
     return [Check("rotations of an iteration (rad)", float(np.abs(turned - np.eye(3)).max()), 1e-3),
