@@ -2,7 +2,7 @@
 
     python -m benchmarks.clocked refine ...        as python -m localrefine_plugin.engine
 
-The last line it prints is the peak memory in MB since its last step but `finish` began.
+The last line it prints is the peak memory in MB since the last step that measured itself began.
 """
 from __future__ import annotations
 

@@ -50,14 +50,13 @@ def test_rotation_blur_equals_a_direct_average_of_turned_maps(volume):
 
 def test_half_map_fsc_of_one_seventh_is_one_half_to_the_truth_without_blur():
     curve = np.array([1.0, 1 / 7])
-    np.testing.assert_allclose(expected_map_to_truth(curve, np.ones(2), True), [1, 0.5])
-    np.testing.assert_allclose(expected_map_to_truth(curve, np.full(2, 0.9), True), [0.81, 0.405])
-    np.testing.assert_allclose(expected_map_to_truth(curve, np.full(2, 0.9), False), [0.9, 0.45])
+    np.testing.assert_allclose(expected_map_to_truth(curve, np.ones(2)), [1, 0.5])
+    np.testing.assert_allclose(expected_map_to_truth(curve, np.full(2, 0.9)), [0.9, 0.45])
 
 
 def test_as_half_map_fsc_is_the_way_back():
     f = np.array([1.0, 0.6, 1 / 7, 0.0])
-    np.testing.assert_allclose(as_half_map_fsc(expected_map_to_truth(f, np.ones(4), True)), f, atol=1e-12)
+    np.testing.assert_allclose(as_half_map_fsc(expected_map_to_truth(f, np.ones(4))), f, atol=1e-12)
 
 
 def test_advice_is_given_only_where_it_matters():

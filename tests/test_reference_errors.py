@@ -14,15 +14,15 @@ from localrefine_plugin.engine.kernels.gather import extract_slices
 from localrefine_plugin.engine.pose import exp_map, project
 from localrefine_plugin.engine.reconstruct import enforce_hermitian, squared_radius
 from localrefine_plugin.engine.reference import make_reference, slice_rows
-from localrefine_plugin.engine.reference_errors import ReferenceErrors, coverage, own_share, own_term
+from localrefine_plugin.engine.reference_errors import ReferenceErrors, coverage, error_covariance, own_share, own_term
 
 RESOLUTION = 9.0
 
 
 @pytest.fixture(scope="module")
 def noisy():
-    """300 images of noise, left where they were: their half-map is made of nothing but their noise."""
-    e = experiment(300, noise=1.0, seed=4)
+    """600 images of noise, left where they were: their half-map is made of nothing but their noise."""
+    e = experiment(600, noise=1.0, seed=4)
     e = replace(e, images=np.random.default_rng(8).standard_normal(e.images.shape))
     return e, e.align(RESOLUTION, marginalize=False, rotation_extent_deg=0.1, shift_extent_angstrom=0.1)
 
@@ -67,8 +67,8 @@ def test_noise_agrees_with_the_map_made_of_it_by_as_much_as_foretold(noisy, w, u
     energy = 0.5 * (packed.weight * np.abs(slices) ** 2).sum(axis=1, dtype=np.float64)
     measured = scores(reference, pixels, packed, rotation, shift) + energy
     error = measured.std() / np.sqrt(len(last))
-    assert foretold.mean() > 6 * error  # it is seen
-    assert abs(measured.mean() - foretold.mean()) < 3 * error + 0.1 * foretold.mean()
+    assert foretold.mean() > 20 * error
+    assert abs(measured.mean() - foretold.mean()) < 2 * error + 0.08 * foretold.mean()
 
 
 def test_gradient_is_that_of_the_value(noisy):
@@ -129,7 +129,7 @@ def with_noisy_reference(e, share, seed):
 
 def test_errors_made_by_a_noisy_reference_are_in_the_covariance():
     """Whitened errors of poses found with a reference a third of which is noise: χ² is as it should be, and twice
-    that without what the reference's noise does. """
+    that without what the reference's noise does."""
     # next to the noise of an image that of the reference is small, as in experiments
     e = experiment(400, noise=12.0, seed=9, rotation_deg=1.0, displacement_px=0.3)
     found, before = [], []
@@ -143,3 +143,8 @@ def test_errors_made_by_a_noisy_reference_are_in_the_covariance():
             target.append(np.einsum("ni,ni->n", x, np.linalg.solve(poses.error_covariance, x[..., None])[..., 0]))
     assert np.median(np.concatenate(found)) == pytest.approx(4.351, rel=0.2)  # median of χ² of five
     assert np.median(np.concatenate(before)) > 1.8 * np.median(np.concatenate(found))
+
+
+def test_what_nothing_is_known_of_has_no_small_error():
+    nothing = np.zeros((1, 5, 5))
+    assert error_covariance(nothing, nothing, np.ones(1))[0, 0, 0] > 1e8

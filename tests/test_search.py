@@ -275,7 +275,6 @@ def prior_formula(motion, i, w, u):
 
 
 @pytest.mark.parametrize("tails", (0.0, 7.0))
-
 def test_log_prior_and_its_gradient(tails):
     """Value by the formula; gradient in (right increment of R, u) by central differences."""
     rng, n = np.random.default_rng(3), 20

@@ -239,13 +239,13 @@ def test_a_picture_can_be_saved_as_vectors(state, kind, start):
     assert buffer.getvalue().startswith(start) and b"<image" not in buffer.getvalue()
 
 
-def test_posterior_spread_is_in_degrees_and_angstrom():
+def test_error_spread_is_in_degrees_and_angstrom():
     rng = np.random.default_rng(0)
     sample = rng.normal(size=(200_000, 5)) * [0.01, 0.02, 0.02, 0.3, 0.4]
-    rotation, shift = pose_plots.posterior_spread(np.cov(sample.T)[None], 1.5)
+    rotation, shift = pose_plots.error_spread(np.cov(sample.T)[None], 1.5)
     assert rotation[0] == pytest.approx(np.rad2deg(0.03), rel=0.01)
     assert shift[0] == pytest.approx(1.5 * 0.5, rel=0.01)
-    broken = pose_plots.posterior_spread(-np.eye(5)[None], 1.5)
+    broken = pose_plots.error_spread(-np.eye(5)[None], 1.5)
     assert np.isnan(broken).all()
 
 

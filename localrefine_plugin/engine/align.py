@@ -240,7 +240,7 @@ class HalfAlignment:
             if self.static is not None:
                 packed, removed = subtract(packed, self.static, self.put(self.particles.rotation[rows]),
                                            self.put(self.particles.shift_px[rows] - u0))
-        motion = replace(motion_of(plan, rotation0), own=self.own_term(rows, packed, u0))
+            motion = replace(motion_of(plan, rotation0), own=self.own_term(rows, packed, u0))
         with self.clock("search"):
             modes = self.search(rows, packed, motion, u0)
             best = best_modes(modes, n)

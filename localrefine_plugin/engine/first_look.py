@@ -5,7 +5,7 @@ aligned by what the mask holds.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Sequence
 
 import numpy as np
@@ -82,7 +82,7 @@ def look_at(particles: Particles, volume: np.ndarray, mask: np.ndarray, resolved
                                                     packed.weight, pixels.box_size)
             energy -= 2 * value.sum()
             curvatures.append(curvature)
-            motion = motion_of(plan, rotation)
+            motion = replace(motion_of(plan, rotation), tails=0.0)  # in its middle a Student t is too narrow
             priors.append(log_prior(motion, pose[2], np.zeros((len(rows), 3)), rotation, pose[1])[2])
     scale = float(cross / max(energy, 1e-30))
     if scale <= 0:

@@ -43,7 +43,7 @@ def merge_halves(run: RunFolder, iteration: int, workers: int) -> Dict[str, Any]
         "iteration": iteration, "resolution_angstrom": curves.resolutions(),
         "resolution_0.5_angstrom": curves.resolutions(0.5), "resolution_range_angstrom": curves.resolution_range(),
         "align_resolution_angstrom": curves.resolutions()["corrected"],
-        "reference_fsc": reference_fsc(references.maps, mask),
+        "reference_fsc": reference_fsc(references.maps, mask, workers),
         "files": run.sizes(path for path in files if path.exists())}
     now.update(pose_statistics(run, iteration))
     now.update(decide(earlier + [now], resolved, described["box_size"] * pixel_size))

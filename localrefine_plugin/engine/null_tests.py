@@ -183,7 +183,7 @@ def errors_of(finished: FinishedRun, references: Sequence[np.ndarray],
               results: Sequence[HalfResult]) -> List[Optional[ReferenceErrors]]:
     """What the next pass knows of the errors of references made of these results."""
     centre = np.rint(np.array(finished.resolved["mask_centre_px"])) - finished.particles.box_size // 2
-    agreement = np.array(reference_fsc(references, finished.mask))
+    agreement = np.array(reference_fsc(references, finished.mask, finished.workers))
     return [ReferenceErrors(agreement, own_share(volume, result.half_map, finished.mask, centre, result.coverage))
             for volume, result in zip(references, results)]
 

@@ -87,7 +87,7 @@ def starting_prior(resolved: Dict[str, Any], fulcrum: np.ndarray, centre: np.nda
     if resolved["prior"] == "off":
         return None, fulcrum
     covariance = isotropic_covariance(resolved["prior_rotation_deg"], resolved["prior_shift_angstrom"] / pixel_size)
-    if resolved["prior"] == "learned":
+    if resolved["prior"] in LEARNING:
         return about_point(covariance, centre - fulcrum), centre
     return covariance, fulcrum
 
@@ -98,8 +98,7 @@ def learned_extents(resolved: Dict[str, Any], covariance: np.ndarray, to_fulcrum
 
     Never wider than where the search began: beyond that nothing was ever looked at.
     """
-    at_fulcrum = covariance if resolved["prior"] != "learned" else about_point(covariance, to_fulcrum)
-    rotation, shift = principal_widths(at_fulcrum)
+    rotation, shift = principal_widths(about_point(covariance, to_fulcrum))
     if not resolved["rotation_extent_fixed"]:
         rotation_extent = min(rotation_extent, LEARNED_EXTENT_IN_SIGMA * rotation[0])
     if not resolved["shift_extent_fixed"]:

@@ -2,17 +2,18 @@
 
 Two halves agree on what both lack. Poses that are uncertain by a few degrees blur the sub-volume the more the
 further from its centre; both half-maps are blurred alike, and the FSC between them, which then lives off the
-sharper core, runs ahead of the FSC to the truth. The blur is known: the posterior covariance of every pose.
-Its effect on the map is
+sharper core, runs ahead of the FSC to the truth. The blur is known: the covariance of every pose. The effect of poses
+drawn from such covariances on the map is
 
-    κ(k) = FSC(⟨map moved by a draw from the poses' posteriors⟩, map)   inside the mask,
+    κ(k) = FSC(⟨map moved by a draw⟩, map)   inside the mask,
 
-and a marginalised map carries it twice, once for the errors of the poses and once for the smearing over them, so
-that the FSC of the map to the truth is expected at
+and a marginalised map carries it twice, once for the errors of the poses (PoseTable.error_covariance) and once for the
+smearing over their posteriors (PoseTable.covariance), so that the FSC of the map to the truth is expected at
 
-    C(k) = √(2F / (1 + F)) · κ(k)ᵖ,   p = 2 if marginalised, else 1,
+    C(k) = √(2F / (1 + F)) · κ_error(k) · κ_posterior(k),
 
-with F the corrected half-map FSC (Rosenthal & Henderson 2003, doi:10.1016/j.jmb.2003.07.013, for the square root).
+without the last factor if it is not marginalised, with F the corrected half-map FSC (Rosenthal & Henderson 2003,
+doi:10.1016/j.jmb.2003.07.013, for the square root).
 Half-map FSC 0.143 corresponds to C = 0.5 where κ = 1. The resolution to report is the coarser of both.
 
 Measured against the truth (FSC 0.5, benchmark data, half-maps / to report / truth in Å): `mid` 5.47 / 5.50 / 5.51;
@@ -36,10 +37,10 @@ WORTH_SAYING = 1.05
 FINEST = 0.7  # the map is looked at on pixels of 0.7 × half its resolution
 
 
-def expected_map_to_truth(corrected: np.ndarray, kappa: np.ndarray, marginalized: bool) -> np.ndarray:
-    """C(k) by shell from the corrected half-map FSC and κ, both (N // 2 + 1,)."""
+def expected_map_to_truth(corrected: np.ndarray, kappa: np.ndarray) -> np.ndarray:
+    """C(k) by shell from the corrected half-map FSC and the product of all κ, both (N // 2 + 1,)."""
     f = np.clip(corrected, 0, 1)
-    return np.sqrt(2 * f / (1 + f)) * np.clip(kappa, 0, 1) ** (2 if marginalized else 1)
+    return np.sqrt(2 * f / (1 + f)) * np.clip(kappa, 0, 1)
 
 
 def as_half_map_fsc(curve: np.ndarray) -> np.ndarray:

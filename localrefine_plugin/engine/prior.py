@@ -5,8 +5,8 @@ With x = (w, displacement of the projected prior point) and m² = (x − μ)ᵀ 
     −½ m²      or      −½ (ν + 5) log(1 + m² / ν),
 
 a Gaussian, or a Student t of ν degrees of freedom. The latter's pull is the Gaussian's times (ν + 5) / (ν + m²): an
-image that moved far is not drawn back by the many that did not. Motions have longer tails than a Gaussian of their
-widths.
+image that moved far is not drawn back by the many that did not, who are drawn
+a little more. Motions have longer tails than a Gaussian of their widths.
 """
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def with_tails(m2: Array, tails: float) -> Tuple[Array, Array]:
 
 
 def pulling_precision(motion: Motion, w: Array, shift: Array) -> Array:
-    """(n, 5, 5) by which the prior pulls each of n images back from (w, u), at the mask centre: Q, or less for one far
-    out in the tails."""
+    """(n, 5, 5) by which the prior pulls each of n images back from (w, u), at the mask centre: Q, or with tails up to
+    (1 + 5/ν) Q in the middle and less than Q beyond m² = 5."""
     xp = array_module(w)
     x = xp.concatenate([w, shift], axis=1) - motion.mean
     _, factor = with_tails(xp.einsum("ni,nij,nj->n", x, motion.precision, x), motion.tails)

@@ -344,7 +344,7 @@ class PoseTable:
         centre in px), as if the reference had no noise: what the search goes by.
     error_covariance : (m, 5, 5) float32, of the errors, those made by the reference's noise included
         (reference_errors.py): what is reported.
-    log_likelihood : (m,) of the best pose, relative to no signal.
+    log_likelihood : (m,) of the best pose, relative to no signal, less what its own noise in the reference adds.
     modes : (m,) int, modes kept.  insertions : (m,) int, poses at which the image was inserted.
     at_rotation_limit, at_shift_limit : (m,) bool.
     scale : (m,) grey scale of each particle, mean 1; None where it is not fitted.

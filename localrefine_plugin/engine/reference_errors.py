@@ -95,7 +95,8 @@ def coverage(weight: np.ndarray, shell: np.ndarray, max_shell: int) -> np.ndarra
 def own_share(reference_map: np.ndarray, half_map: np.ndarray, mask: np.ndarray, centre: np.ndarray,
               density: np.ndarray) -> np.ndarray:
     """f V / ((2N)³ D) (M + 1,) of a filtered and an unfiltered half-map (N, N, N) in the mask about ``centre`` (px from
-    the box centre), with D (M + 1,) of `coverage`. f is the regression of the one's transform on the other's, by shell.
+    the box centre), with D (M + 1,) of `coverage`. f is the regression of the one's transform on the other's, by shell;
+    below the join resolution, where the other half's map is in the reference too, it is too large by up to 2.
     """
     box, edge = mask.shape[0], support_box(mask, centre)
     filtered, plain = (scipy.fft.rfftn(cube_about(volume * mask, centre, edge)) for volume in (reference_map, half_map))
@@ -141,5 +142,6 @@ def signal_share(agreement: np.ndarray, pixels: PixelList, energy: Array) -> Arr
 def error_covariance(curvature: Array, precision: Array, share: Array) -> Array:
     """(ρH + Q)⁻¹ (H + Q) (ρH + Q)⁻¹ (n, 5, 5) from H, H + Q and ρ (n,)."""
     xp = array_module(curvature)
-    shrunk = xp.linalg.inv(precision - (1 - share)[:, None, None] * curvature + 1e-9 * xp.eye(5))
+    precision = precision + 1e-9 * xp.eye(5)  # a direction of which nothing is known has no small error
+    shrunk = xp.linalg.inv(precision - (1 - share)[:, None, None] * curvature)
     return shrunk @ precision @ shrunk

@@ -67,6 +67,6 @@ def next_references(maps: Sequence[np.ndarray], mask: np.ndarray, curves: FscCur
     return References(filtered, cutoff)
 
 
-def reference_fsc(maps: Sequence[np.ndarray], mask: np.ndarray) -> List[float]:
+def reference_fsc(maps: Sequence[np.ndarray], mask: np.ndarray, workers: int) -> List[float]:
     """FSC by shell of the two half-sets' references inside the mask: how much of their detail is signal."""
-    return [round(float(value), 4) for value in fsc(maps[0] * mask, maps[1] * mask)]
+    return [round(float(value), 4) for value in fsc(maps[0] * mask, maps[1] * mask, workers)]

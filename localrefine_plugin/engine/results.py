@@ -87,9 +87,13 @@ def pose_blur(run: RunFolder, iteration: int, volume: np.ndarray, mask: np.ndarr
     resolved, pixel_size = described["resolved"], described["pixel_size"]
     reported = curves.resolutions()["corrected"]
     tables = [t for t in (load_poses(run, iteration, half) for half in (1, 2)) if t is not None]
-    kappa = blur_correlation(volume, mask, curves.corrected, np.concatenate([t.error_covariance for t in tables]),
-                             np.concatenate([t.rotation for t in tables]), reported / pixel_size, resolved["seed"])
-    curve = expected_map_to_truth(curves.corrected, kappa, resolved["marginalize"])
+    rotation = np.concatenate([t.rotation for t in tables])
+
+    def blurred(name: str) -> np.ndarray:
+        return blur_correlation(volume, mask, curves.corrected, np.concatenate([getattr(t, name) for t in tables]),
+                                rotation, reported / pixel_size, resolved["seed"])
+    kappa = blurred("error_covariance") * (blurred("covariance") if resolved["marginalize"] else 1)
+    curve = expected_map_to_truth(curves.corrected, kappa)
     expected = expected_resolution(curve, len(volume), pixel_size)
     return {"expected_resolution_angstrom": expected, "resolution_to_report_angstrom": max(expected, reported),
             "expected_map_to_truth": curve.tolist(), "expected_fsc": as_half_map_fsc(curve).tolist(),

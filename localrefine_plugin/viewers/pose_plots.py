@@ -106,24 +106,24 @@ def _draw_since_last(axes: Any, name: str, values: np.ndarray, edges: np.ndarray
 
 def uncertainty_figure(halves: Dict[int, Poses], pixel_size: float,
                        title: str = "How well the poses are known") -> Figure:
-    """Histograms of the posterior standard deviation of each particle's rotation and shift.
+    """Histograms of the standard deviation of the error of each particle's rotation and shift.
 
-    From the posterior covariance C (5 × 5) of a particle: sqrt(tr C_w) of the rotation vector, in degrees, and
+    From the covariance C (5 × 5) of the errors of a particle: sqrt(tr C_w) of the rotation vector, in degrees, and
     sqrt(tr C_s) of the in-plane displacement of the mask's centre, in Å.
     """
     figure = new_figure(title, height=5.0)
     rotation_axes, shift_axes = figure.subplots(1, 2)
-    spreads = {half: posterior_spread(table["error_covariance"], pixel_size) for half, table in halves.items()}
+    spreads = {half: error_spread(table["error_covariance"], pixel_size) for half, table in halves.items()}
     for column, (axes, label, unit) in enumerate(((rotation_axes, "Rotation", "°"), (shift_axes, "Shift", " Å"))):
         values = {half: both[column][np.isfinite(both[column])] for half, both in spreads.items()}
         _half_histograms(axes, values, _edges(list(values.values()), None), unit)
-        finish_axes(axes, f"{label}: posterior s.d. ({unit.strip()})", "Particles (%)" if column == 0 else "")
+        finish_axes(axes, f"{label}: s.d. of the error ({unit.strip()})", "Particles (%)" if column == 0 else "")
     _legend_above(figure, rotation_axes)
     _say_below(figure, [uncertainty_advice(halves, spreads)])
     return figure
 
 
-def posterior_spread(covariance: np.ndarray, pixel_size: float) -> Tuple[np.ndarray, np.ndarray]:
+def error_spread(covariance: np.ndarray, pixel_size: float) -> Tuple[np.ndarray, np.ndarray]:
     """(rotation in degrees, shift in Å) of each particle from its covariance (m, 5, 5) in rad and px."""
     diagonal = np.diagonal(np.asarray(covariance, dtype=float), axis1=1, axis2=2)
     diagonal = np.where(diagonal >= 0, diagonal, np.nan)  # a damaged or failed estimate is no estimate

@@ -224,7 +224,7 @@ PICTURES: List[Picture] = [
             fsc_history, of_one_iteration=False),
     Picture("pose_change", "Change of pose", "Most particles should move by less than the prior widths and few should "
             "sit at the search limit. Both half-sets must look alike.", pose_change),
-    Picture("pose_uncertainty", "Uncertainty of the poses", "The standard deviation of each pose given its image. "
+    Picture("pose_uncertainty", "Uncertainty of the poses", "The standard deviation of the error of each pose. "
             "The motion is believable where it is larger than this.", pose_uncertainty),
     Picture("axis_change", "Rotation about each axis", "A hinge shows as one axis that turns more than the others.",
             axis_change),
