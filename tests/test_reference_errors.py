@@ -14,9 +14,18 @@ from localrefine_plugin.engine.kernels.gather import extract_slices
 from localrefine_plugin.engine.pose import exp_map, project
 from localrefine_plugin.engine.reconstruct import enforce_hermitian, squared_radius
 from localrefine_plugin.engine.reference import make_reference, slice_rows
-from localrefine_plugin.engine.reference_errors import ReferenceErrors, coverage, error_covariance, own_share, own_term
+from localrefine_plugin.engine.reference_errors import (
+    DAMPING,
+    ReferenceErrors,
+    coverage,
+    error_covariance,
+    own_share,
+    own_term,
+    second_moment,
+)
 
 RESOLUTION = 9.0
+FALLING = ReferenceErrors(np.ones(16), np.linspace(1, 0.1, 16), np.diag([4.0, 6.0, 9.0]))
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +68,10 @@ def test_noise_agrees_with_the_map_made_of_it_by_as_much_as_foretold(noisy, w, u
     u0 = last.shift_px + project(last.rotation, e.centre)
     pixels, packed = packed_images(e, plan, u0)
     rotation, shift = last.rotation @ exp_map(np.array(w, float)), np.tile(np.array(u, float), (len(last), 1))
-    share, nowhere = share_of(e, result, reference_map), np.zeros_like(shift)
-    own = own_term(share, plan.mask_radius, pixels, packed.weight, nowhere, last.rotation, nowhere,
+    errors = ReferenceErrors(np.ones(16), share_of(e, result, reference_map), second_moment(e.mask, e.centre))
+    own = own_term(errors, pixels, packed.weight, np.zeros((len(last), 5, 5)), last.rotation, np.zeros_like(shift),
                    np.ones(len(last), bool))
-    foretold, _ = own.at(np.arange(len(last)), rotation, shift)
+    foretold = own.at(np.arange(len(last)), rotation, shift)[0] / DAMPING
     slices = extract_slices(reference.ft, slice_rows(rotation, reference.scale), pixels.kx, pixels.ky)
     energy = 0.5 * (packed.weight * np.abs(slices) ** 2).sum(axis=1, dtype=np.float64)
     measured = scores(reference, pixels, packed, rotation, shift) + energy
@@ -77,8 +86,8 @@ def test_gradient_is_that_of_the_value(noisy):
     n = 20
     last = result.poses.rotation[:n]
     pixels, packed = packed_images(e, e.plan(RESOLUTION), np.zeros((len(e.particles), 2)))
-    own = own_term(np.linspace(1, 0.1, 16), 5.0, pixels, packed.weight[:n], np.full((n, 2), 0.02), last,
-                   np.zeros((n, 2)), np.ones(n, bool))
+    covariance = np.tile(np.diag([0.02] * 5), (n, 1, 1))
+    own = own_term(FALLING, pixels, packed.weight[:n], covariance, last, np.zeros((n, 2)), np.ones(n, bool))
     rotation, shift = last @ exp_map(rng.normal(0, 0.08, (n, 3))), rng.normal(0, 0.4, (n, 2))
     gradient = own.at(np.arange(n), rotation, shift)[1]
     step = 1e-2
@@ -94,7 +103,7 @@ def test_an_image_inserted_over_its_posterior_agrees_less_and_further(noisy):
     pixels, packed = packed_images(e, e.plan(RESOLUTION), np.zeros((len(e.particles), 2)))
     one = slice(0, 1)
     at = result.poses.rotation[one], np.zeros((1, 2))
-    sharp, wide = (own_term(np.ones(16), 5.0, pixels, packed.weight[one], np.full((1, 2), v), *at, np.ones(1, bool))
+    sharp, wide = (own_term(FALLING, pixels, packed.weight[one], np.diag([v] * 5)[None], *at, np.ones(1, bool))
                    for v in (0.0, 0.2))
     far = at[0] @ exp_map(np.array([1.5, 0, 0])), np.array([[2.5, 0.0]])
     near, further = ([term.at(np.zeros(1, int), *pose)[0][0] for term in (sharp, wide)] for pose in (at, far))
@@ -135,7 +144,7 @@ def test_errors_made_by_a_noisy_reference_are_in_the_covariance():
     found, before = [], []
     for seed in range(3):
         reference, agreement = with_noisy_reference(e, 0.5, seed)
-        for target, errors in ((found, ReferenceErrors(agreement, np.zeros(17))), (before, None)):
+        for target, errors in ((found, ReferenceErrors(agreement, np.zeros(17), np.eye(3))), (before, None)):
             poses = align_half(e.particles, np.arange(400), lambda rows: e.images[rows].astype(np.float32), reference,
                                e.mask, e.noise_power, e.plan(RESOLUTION), None, 1, lambda *_: None, errors=errors).poses
             w, moved = e.errors(poses)
@@ -148,3 +157,10 @@ def test_errors_made_by_a_noisy_reference_are_in_the_covariance():
 def test_what_nothing_is_known_of_has_no_small_error():
     nothing = np.zeros((1, 5, 5))
     assert error_covariance(nothing, nothing, np.ones(1))[0, 0, 0] > 1e8
+
+
+def test_second_moment_of_a_bar():
+    """1, 5 and 9 voxels long along x, y and z: variances of equally likely places, (n² − 1) / 12."""
+    mask = np.zeros((32, 32, 32), np.float32)
+    mask[12:21, 10:15, 20] = 1
+    np.testing.assert_allclose(second_moment(mask, np.array([4.0, -4.0, 0.0])), np.diag([0, 2, 80 / 12]), atol=1e-9)

@@ -281,10 +281,9 @@ class HalfAlignment:
             return None
         rotation = last.rotation[rows]
         shift = last.shift_px[rows] + project(rotation, self.plan.centre) - u0
-        variance = np.diagonal(last.covariance[rows], axis1=1, axis2=2) * self.plan.marginalize
-        spread = np.stack([variance[:, :3].mean(axis=1), variance[:, 3:].mean(axis=1)], axis=1)
-        return own_term(self.errors.share, self.plan.mask_radius, self.pixels, packed.weight,
-                        *(self.put(a) for a in (spread, rotation, shift, last.modes[rows] == 1)))
+        inserted_over = last.covariance[rows] * self.plan.marginalize
+        return own_term(self.errors, self.pixels, packed.weight,
+                        *(self.put(a) for a in (inserted_over, rotation, shift, last.modes[rows] == 1)))
 
     def error_covariance(self, best: Modes, energy: Array) -> Array:
         """(n, 5, 5) of the best poses; ``energy`` of `model_match`."""

@@ -4,14 +4,17 @@
 C X / (σ² D) at the pose x₀ it had. So the noise of the image agrees with the reference where the image was before.
 With w and u the rotation and the shift of a pose from x₀, the score is too high by
 
-    S(w, u) = Σ_k s_k exp(−½ κ² k² (⅔ q |w|² + ½ |u|²)),      s_k = W_k f_k V / ((2N)³ D_k),      κ = 2π / N,
+    S(w, u) = Σ_k s_k exp(−½ κ² k² (wᵀA w + ½ |u|²)),      s_k = W_k f_k V / ((2N)³ D_k),      κ = 2π / N,
+    A = ½ ([x̂]×ᵀ M [x̂]× + [ŷ]×ᵀ M [ŷ]×),
 
-W_k the sum of 2 C²/σ² over the pixels of shell k, D_k the mean of the accumulator, V the volume of the mask and q the
-mean square of a coordinate in it: its transform says by how much a slice must turn until it meets another's noise. An
-image inserted over its posterior, of variances c_w and c_u per axis, has each term of S widened by them. S holds images
-back at their last pose: on `mid` its curvature is 0.7 of the likelihood's, so that an iteration went little more
-than half of the way. `search` takes S out of the score of every image that kept one mode. (In the first
-iteration x₀ is the input pose, where S is as good as a narrow prior: taking it out made poses worse, and is not done.)
+W_k the sum of 2 C²/σ² over the pixels of shell k, D_k the mean of the accumulator, V the volume of the mask, M its
+second moment ⟨v vᵀ⟩ about its centre, and x̂, ŷ the axes of the image, both in the body frame: the transform of the mask
+says by how much a slice must turn until it meets another's noise. An image inserted over its posterior has each term
+widened by it. S holds images back at their last pose: on `mid` its curvature is 0.7 of the likelihood's, so that an
+iteration went little more than half of the way. `search` takes DAMPING · S out of the score of every image that kept
+one mode: what is left of S slows by little, while more than there is would make poses swing about their goal. (In the
+first iteration x₀ is the input pose, where S is as good as a narrow prior: taking it out made poses worse, and is not
+done.)
 
 **Everybody's.** The curvature H of the likelihood counts the detail of the reference, be it signal or noise. With F the
 FSC of the two half-sets' references, signal is ρ H with
@@ -35,11 +38,12 @@ import scipy.fft
 from .fourier import shell_index_rfft
 from .kernels.device import array_module
 from .pixels import PixelList
-from .pose import log_map
+from .pose import cross_matrix, inverse_right_jacobian, log_map
 from .reference import cube_about, support_box
 
 Array = Any
 PADDING = 2  # of the accumulator
+DAMPING = 0.8  # of S is taken out
 LEAST_SIGNAL = 0.25  # ρ: with less of it nothing tells how far off poses are
 
 
@@ -47,22 +51,24 @@ LEAST_SIGNAL = 0.25  # ρ: with less of it nothing tells how far off poses are
 class ReferenceErrors:
     """What is known of a reference's errors, by shell (M + 1,).
 
-    agreement : F, FSC of the two references inside the mask.  share : f V / ((2N)³ D), zeros if the reference was not
-    made from the images that are aligned with it.
+    agreement : F, FSC of the two references inside the mask.  share : f V / ((2N)³ D).  moment : M (3, 3) of the mask,
+    px², xyz.
     """
 
     agreement: np.ndarray
     share: np.ndarray
+    moment: np.ndarray
 
 
 @dataclass(frozen=True)
 class OwnTerm:
-    """S of n images: strength (n, S) of its terms with their rates (n, S) per rad² and per px², about the last pose,
-    rotation (n, 3, 3) and shift (n, 2) px as the search counts it."""
+    """S of n images: strength (n, S) of its terms, their rates (n, S) for wᵀA w and for |u|², and A (n, 3, 3), about
+    the last pose, rotation (n, 3, 3) and shift (n, 2) px as the search counts it."""
 
     strength: Array
     rotation_rate: Array
     shift_rate: Array
+    form: Array
     rotation: Array
     shift: Array
 
@@ -75,10 +81,11 @@ class OwnTerm:
         w = log_map(xp.swapaxes(self.rotation[owner], 1, 2) @ rotation)
         u = shift - self.shift[owner]
         rotation_rate, shift_rate = self.rotation_rate[owner], self.shift_rate[owner]
-        w2, u2 = (xp.sum(v * v, axis=1)[:, None].astype(np.float32) for v in (w, u))
+        turned = (self.form[owner] @ w[..., None])[..., 0]
+        w2, u2 = (xp.sum(v * along, axis=1)[:, None].astype(np.float32) for v, along in ((w, turned), (u, u)))
         term = self.strength[owner] * xp.exp(-0.5 * (rotation_rate * w2 + shift_rate * u2))
-        # |w| does not depend on which side the increment is: its gradient is w to either
-        pulls = [xp.sum(term * rate, axis=1)[:, None] * v for rate, v in ((rotation_rate, w), (shift_rate, u))]
+        turned = (xp.swapaxes(inverse_right_jacobian(w), 1, 2) @ turned[..., None])[..., 0]
+        pulls = [xp.sum(term * rate, axis=1)[:, None] * v for rate, v in ((rotation_rate, turned), (shift_rate, u))]
         return xp.sum(term, axis=1).astype(np.float64), -xp.concatenate(pulls, axis=1)
 
 
@@ -109,24 +116,46 @@ def own_share(reference_map: np.ndarray, half_map: np.ndarray, mask: np.ndarray,
     return share
 
 
-def own_term(share: np.ndarray, mask_radius: float, pixels: PixelList, weight: Array, spread: Array, rotation: Array,
-             shift: Array, settled: Array) -> OwnTerm:
-    """S of n images of weight 2 C²/σ² (n, K) at ``pixels``, last at ``rotation`` and ``shift``, inserted there over the
-    variances ``spread`` (n, 2) per axis of rotation (rad²) and shift (px²).
+def second_moment(mask: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """M (3, 3) = ⟨v vᵀ⟩ of a mask about ``centre`` (px from the box centre, xyz), px²."""
+    weight = cube_about(mask, centre, support_box(mask, centre)).astype(np.float64)
+    offset = np.arange(len(weight)) - len(weight) // 2
+    moment: np.ndarray = np.empty((3, 3))
+    for i in range(3):
+        for j in range(3):  # the axes of arrays are z, y, x
+            values = offset.reshape([-1 if axis == 2 - i else 1 for axis in range(3)]) * offset.reshape(
+                [-1 if axis == 2 - j else 1 for axis in range(3)])
+            moment[i, j] = (weight * values).sum() / weight.sum()
+    return moment
 
-    mask_radius : effective, px; q is a fifth of its square.  settled : (n,) bool, the others have no S.
+
+def turning_form(moment: Array, rotation: Array) -> Array:
+    """A (n, 3, 3) of images at ``rotation`` (n, 3, 3)."""
+    crosses = [cross_matrix(rotation[:, axis]) for axis in (0, 1)]
+    form: Array = 0.5 * sum(array_module(c).swapaxes(c, 1, 2) @ moment @ c for c in crosses)
+    return form
+
+
+def own_term(errors: ReferenceErrors, pixels: PixelList, weight: Array, covariance: Array, rotation: Array,
+             shift: Array, settled: Array) -> OwnTerm:
+    """DAMPING · S of n images of weight 2 C²/σ² (n, K) at ``pixels``, last at ``rotation`` and ``shift``, inserted
+    there over the posterior ``covariance`` (n, 5, 5), zeros if at one pose.
+
+    settled : (n,) bool, the others have no S.
     """
     xp = array_module(weight)
     shells = np.unique(pixels.shell)
     first = np.append(np.searchsorted(pixels.shell, shells), len(pixels))
     by_shell = xp.stack([weight[:, a:b].sum(axis=1) for a, b in zip(first[:-1], first[1:])], axis=1)
     k2 = (2 * np.pi / pixels.box_size * shells) ** 2
-    rotation_rate, shift_rate = (xp.asarray((factor * k2).astype(np.float32))
-                                 for factor in (2 / 3 * mask_radius ** 2 / 5, 0.5))
-    wide = [1 + rate * spread[:, i, None].astype(np.float32) for i, rate in enumerate((rotation_rate, shift_rate))]
-    strength = by_shell * xp.asarray(share[shells].astype(np.float32)) / (wide[0] ** 1.5 * wide[1])
+    form = turning_form(xp.asarray(errors.moment), rotation)
+    spread = (xp.trace(form @ covariance[:, :3, :3], axis1=1, axis2=2) / 3,
+              xp.trace(covariance[:, 3:, 3:], axis1=1, axis2=2) / 2)
+    rates = [xp.asarray((factor * k2).astype(np.float32)) for factor in (1.0, 0.5)]
+    wide = [1 + rate * variance[:, None].astype(np.float32) for rate, variance in zip(rates, spread)]
+    strength = by_shell * xp.asarray((DAMPING * errors.share[shells]).astype(np.float32)) / (wide[0] ** 1.5 * wide[1])
     strength *= settled[:, None]
-    return OwnTerm(strength, rotation_rate / wide[0], shift_rate / wide[1], rotation, shift)
+    return OwnTerm(strength, rates[0] / wide[0], rates[1] / wide[1], form, rotation, shift)
 
 
 def signal_share(agreement: np.ndarray, pixels: PixelList, energy: Array) -> Array:

@@ -203,7 +203,7 @@ def iteration(device: Device) -> List[Check]:
     settings = Settings(prior="learned", prior_rotation_deg=4.0, prior_shift_angstrom=4.0)
     plan = search_plan(resolve(settings, e.mask, RESOLUTION_ANGSTROM, PIXEL_SIZE), e.particles, RESOLUTION_ANGSTROM)
     noise = np.full((2, e.shell + 1), 1.0)
-    errors = ReferenceErrors(np.full(e.shell + 1, 0.8), np.full(e.shell + 1, 0.01))
+    errors = ReferenceErrors(np.full(e.shell + 1, 0.8), np.full(e.shell + 1, 0.01), 20 * np.eye(3))
 
     def aligned(d: Device, previous: Optional[PoseTable]) -> HalfResult:
         return align_half(e.particles, np.arange(PARTICLES), lambda rows: e.images[rows], e.map, e.mask, noise, plan,
