@@ -52,8 +52,9 @@ def enforce_hermitian(accumulator: Array) -> None:
 
 
 def working_bytes(box_size: int) -> int:
-    """Memory `reconstruct` takes besides the accumulator: padded spectrum, its copy, cuFFT's work space, padded map
-    (4 times 4 bytes per padded voxel), and as much again for radii and profile in float64."""
+    """Most memory `reconstruct` may take on a card besides the accumulator: squared radii and D for its profile (8 bytes
+    each a cell), D̄ and its averages, the rows of one axis and cuFFT's work space. The host takes a third of it
+    (memory.HOST_RECONSTRUCTION)."""
     return 32 * (PADDING * box_size) ** 3
 
 
