@@ -16,9 +16,9 @@ without the last factor if it is not marginalised, with F the corrected half-map
 doi:10.1016/j.jmb.2003.07.013, for the square root).
 Half-map FSC 0.143 corresponds to C = 0.5 where κ = 1. The resolution to report is the coarser of both.
 
-Measured against the truth (FSC 0.5, benchmark data, half-maps / to report / truth in Å): `mid` 5.47 / 5.50 / 5.51;
-prior off 5.47 / 5.51 / 5.53; at SNR .02 7.42 / 8.68 / 8.90, Gaussian prior 8.70 / 9.43 / 9.85, prior off
-10.29 / 11.87 / 11.45; twice the motion 5.46 / 5.48 / 5.52 (benchmarks/resolution_to_report.py).
+Measured against the truth (FSC 0.5, benchmark data, half-maps / to report / truth in Å): `mid` 5.46 / 5.49 / 5.50;
+prior off 5.47 / 5.51 / 5.52; at SNR .02 7.42 / 8.67 / 8.85, Gaussian prior 8.70 / 9.43 / 9.85, prior off
+10.33 / 11.79 / 11.49; twice the motion 5.49 / 5.52 / 5.53 (benchmarks/resolution_to_report.py).
 """
 from __future__ import annotations
 
