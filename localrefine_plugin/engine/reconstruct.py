@@ -52,8 +52,8 @@ def enforce_hermitian(accumulator: Array) -> None:
 
 
 def working_bytes(box_size: int) -> int:
-    """Most memory `reconstruct` may take on a card besides the accumulator: squared radii and D for its profile (8 bytes
-    each a cell), D̄ and its averages, the rows of one axis and cuFFT's work space. The host takes a third of it
+    """Most memory `reconstruct` may take on a card besides the accumulator: squared radii and D for its profile (8
+    bytes each a cell), D̄ and its averages, the rows of one axis and cuFFT's work space. The host takes a third of it
     (memory.HOST_RECONSTRUCTION)."""
     return 32 * (PADDING * box_size) ** 3
 
