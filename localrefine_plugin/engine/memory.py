@@ -109,8 +109,8 @@ def check_fits(device: Device, need: MemoryNeed) -> None:
 
 
 def host_memory(need: MemoryNeed, batch: int, particles: int) -> float:
-    """Peak bytes of a run on the processor, which is that of the alignment; measured to be within 20 % in boxes of 48
-    to 384 px (benchmarks.memory, benchmarks.scaling).
+    """Peak bytes of a run on the processor, which is that of the alignment; measured to be within 20 % in boxes of 64
+    to 384 px, and 22 % more than is taken at 48 (benchmarks.memory, benchmarks.scaling).
 
     The larger of what the batches take and what the reconstruction takes, beside the sums. An image takes itself in
     two batches, and `host_image`.

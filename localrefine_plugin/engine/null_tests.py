@@ -20,7 +20,7 @@ from .plan import search_plan
 from .pose import log_map, project
 from .progress import ProgressBar
 from .records import Particles, PoseTable
-from .reference_errors import ReferenceErrors, own_share, second_moment
+from .reference_errors import ReferenceErrors, known_errors
 from .references import next_references, reference_fsc
 from .run_folder import RunFolder, read_json
 from .state import load_input, load_motion, load_noise, load_particles, load_poses
@@ -184,10 +184,8 @@ def errors_of(finished: FinishedRun, references: Sequence[np.ndarray],
     """What the next pass knows of the errors of references made of these results."""
     centre = np.rint(np.array(finished.resolved["mask_centre_px"])) - finished.particles.box_size // 2
     agreement = np.array(reference_fsc(references, finished.mask, finished.workers))
-    moment = second_moment(finished.mask, centre)
-    shares = (own_share(volume, result.half_map, finished.mask, centre, result.coverage)
-              for volume, result in zip(references, results))
-    return [ReferenceErrors(agreement, share, moment) for share in shares]
+    return [known_errors(agreement, volume, result.half_map, finished.mask, centre, result.coverage)
+            for volume, result in zip(references, results)]
 
 
 def with_other_reference(finished: FinishedRun, half: int) -> Tuple[PoseTable, PoseTable]:

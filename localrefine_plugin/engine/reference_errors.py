@@ -99,6 +99,13 @@ def coverage(weight: np.ndarray, shell: np.ndarray, max_shell: int) -> np.ndarra
     return density
 
 
+def known_errors(agreement: np.ndarray, reference_map: np.ndarray, half_map: np.ndarray, mask: np.ndarray,
+                 centre: np.ndarray, density: np.ndarray) -> ReferenceErrors:
+    """The errors of a reference made of the images' own half-map; see `own_share` for the arguments."""
+    share = own_share(reference_map, half_map, mask, centre, density)
+    return ReferenceErrors(agreement, share, second_moment(mask, centre))
+
+
 def own_share(reference_map: np.ndarray, half_map: np.ndarray, mask: np.ndarray, centre: np.ndarray,
               density: np.ndarray) -> np.ndarray:
     """f V / ((2N)³ D) (M + 1,) of a filtered and an unfiltered half-map (N, N, N) in the mask about ``centre`` (px from

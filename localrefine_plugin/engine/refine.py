@@ -14,7 +14,7 @@ from .plan import search_plan
 from .prepare import prepare as prepare
 from .progress import ProgressBar, say
 from .records import InputError, Settings
-from .reference_errors import ReferenceErrors, own_share, second_moment
+from .reference_errors import ReferenceErrors, known_errors
 from .results import write_results
 from .run_folder import RunFolder, opened, read_json, remove_temporary, write_json
 from .selftest import ensure_tested
@@ -107,8 +107,7 @@ def errors_of_reference(folder: RunFolder, iteration: int, half: int, reference_
     with opened(folder.iteration_done(iteration)):
         agreement = np.array(read_json(folder.iteration_done(iteration))["reference_fsc"])
     half_map, density = read_map(folder.half_map(iteration, half))[0], load_noise(folder, iteration, half, "coverage")
-    return ReferenceErrors(agreement, own_share(reference_map, half_map, mask, centre, density),
-                           second_moment(mask, centre))
+    return known_errors(agreement, reference_map, half_map, mask, centre, density)
 
 
 def save_half(folder: RunFolder, iteration: int, half: int, result: HalfResult, pixel_size: float) -> List[Path]:
