@@ -44,7 +44,7 @@ def main(folder: str = "chain_relion_output") -> int:
 
 def add_coordinates(star_file: Path) -> None:
     """Places in the micrographs: without them scipion-em-relion drops the micrographs, which CTF refinement needs."""
-    from localrefine_plugin.engine.star import read_star, write_star
+    from localrefine_plugin.engine.io.star import read_star, write_star
     tables = read_star(star_file)
     rows = next(i for i, table in enumerate(tables) if table.name == "particles")
     place = [100 + 10 * i for i in range(len(tables[rows].lines))]

@@ -6,7 +6,7 @@ import random
 import struct
 from typing import Any, Dict, List
 
-from localrefine_plugin.engine.records import Settings
+from localrefine_plugin.engine.records.settings import Settings
 
 WORDS = (b"nan", b"-nan", b"inf", b"1e999", b"-1e308", b"1e-320", b"0", b"-1", b"-0", b"2147483648", b"9" * 25, b"0x10",
          b"1_000", "१२".encode(), "−3".encode(), b'""', b"''", b'"', b"'", b"None", b"<NA>", b"true", b"3.", b".5",

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict
 
-from localrefine_plugin.engine.records import Settings
+from localrefine_plugin.engine.records.settings import Settings
 
 from .page import PAGE, table, write_section
 

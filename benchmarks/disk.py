@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Callable, Iterator, List, Optional, Sequence
 
 from localrefine_plugin.engine.__main__ import main as engine_main
-from localrefine_plugin.engine.run_folder import RunFolder
+from localrefine_plugin.engine.io.run_folder import RunFolder
 
 from .kills import SETTINGS, forked, results, temporary_files
 
@@ -180,7 +180,7 @@ class Cases:
 
     def stack_cut_short(self) -> Outcome:
         """While it is read: the file is complete when it is opened."""
-        from localrefine_plugin.engine import mrc
+        from localrefine_plugin.engine.io import mrc
         output, whole = self.work / "short images", self.images().read_bytes()
         self.engine("prepare", output)
         read = mrc.Stack.image

@@ -17,9 +17,11 @@ from types import SimpleNamespace
 from typing import Any, Callable, Dict, Optional, Sequence
 
 from examples.evaluate import read_poses
-from localrefine_plugin.engine import align, refine, search
-from localrefine_plugin.engine.records import Settings
-from localrefine_plugin.engine.run_folder import RunFolder, read_json
+from localrefine_plugin.engine import refine
+from localrefine_plugin.engine.align import half_set as align
+from localrefine_plugin.engine.align import search
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
+from localrefine_plugin.engine.records.settings import Settings
 
 from .measure import commit, machine
 from .operators import Problem, Shape, best_seconds

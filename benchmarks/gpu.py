@@ -21,16 +21,17 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numba
 import numpy as np
+from localrefine_plugin.engine.records.errors import InputError
 
 from examples import simulate
 from localrefine_plugin.engine import refine
+from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.kernels.device import CPU, Device, choose_device, to_host
 from localrefine_plugin.engine.kernels.fixed_point import FixedPointSums
-from localrefine_plugin.engine.kernels.gather import extract_slices, gauss_newton_sums, score_grid
 from localrefine_plugin.engine.kernels.insert import insert_slices
 from localrefine_plugin.engine.kernels.prefetch import Prefetch
-from localrefine_plugin.engine.records import InputError, Settings
-from localrefine_plugin.engine.run_folder import read_json
+from localrefine_plugin.engine.kernels.slices import extract_slices, gauss_newton_sums, score_grid
+from localrefine_plugin.engine.records.settings import Settings
 
 from .measure import commit, machine
 from .operators import TOLERANCE, Problem, Shape, best_seconds, difference

@@ -30,7 +30,7 @@ TESTS = ("test_cuda_source", "test_fixed_point", "test_prefetch", "test_device",
 ALWAYS = ("kernels/cuda.py", "kernels/device.py", "kernels/prefetch.py", "kernels/batches.py", "kernels/fixed_point.py",
           "selftest.py", "memory.py")
 HOST = ("mrc.py", "run_folder.py", "records.py")  # reading files is the same for both
-WHY = {"kernels/gather.py": "the processor's twin", "kernels/insert.py": "the processor's twin",
+WHY = {"kernels/slices.py": "the processor's twin", "kernels/insert.py": "the processor's twin",
        "kernels/device.py": "needs a driver", "selftest.py": "where the cache cannot be written",
        "scale.py": "on the host", "mask.py": "on the host"}
 CARD = "card"
@@ -173,7 +173,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run_tests(folder)
-        text = page(python_rows(folder), {source: cuda_lines(folder, source) for source in ("gather.cu", "insert.cu")})
+        text = page(python_rows(folder), {source: cuda_lines(folder, source) for source in ("slices.cu", "insert.cu")})
     text += f"\n\nCommit {commit()}: `python -m benchmarks.gpu_coverage --write`."
     print(text)
     if options.write:

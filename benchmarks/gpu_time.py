@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from examples import simulate
-from localrefine_plugin.engine import align, refine, search
+from localrefine_plugin.engine import refine
+from localrefine_plugin.engine.align import half_set as align
+from localrefine_plugin.engine.align import search
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.kernels.device import Device
-from localrefine_plugin.engine.records import Settings
-from localrefine_plugin.engine.run_folder import RunFolder, read_json
+from localrefine_plugin.engine.records.settings import Settings
 
 from .measure import commit
 from .page import PAGE, table, write_section

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from localrefine_plugin.engine import refine as engine
-from localrefine_plugin.engine.records import Settings
-from localrefine_plugin.engine.run_folder import RunFolder
+from localrefine_plugin.engine.io.run_folder import RunFolder
+from localrefine_plugin.engine.records.settings import Settings
 
 TICKS = os.sysconf("SC_CLK_TCK")
 INSIDE = ("half written", "before the move", "after the move")

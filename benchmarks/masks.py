@@ -14,9 +14,9 @@ from typing import List
 import numpy as np
 
 from examples.evaluate import read_map, read_poses
-from localrefine_plugin.engine.fsc import five_curves
-from localrefine_plugin.engine.mask import dilate_soft
-from localrefine_plugin.engine.mask_ladder import mask_ladder
+from localrefine_plugin.engine.finish.mask_ladder import mask_ladder
+from localrefine_plugin.engine.maps.fsc import five_curves
+from localrefine_plugin.engine.maps.mask import dilate_soft
 
 from .page import PAGE, table, write_section
 from .truth import Truth

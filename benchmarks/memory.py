@@ -19,9 +19,9 @@ from typing import Dict, List, Optional, Sequence
 import mrcfile
 import numpy as np
 
-from localrefine_plugin.engine.pose import euler_deg_from_rotation, random_rotations
-from localrefine_plugin.engine.run_folder import RunFolder, read_json, write_json
-from localrefine_plugin.engine.star import StarTable, write_star
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
+from localrefine_plugin.engine.io.star import StarTable, write_star
+from localrefine_plugin.engine.model.pose import euler_deg_from_rotation, random_rotations
 
 from .page import replace_section, table
 
@@ -101,7 +101,7 @@ class Peaks:
 def verb(*words: str) -> float:
     """Run a verb of the engine; the peak of its memory in MB."""
     watched = ("import sys; from localrefine_plugin.engine.__main__ import main; status = main(sys.argv[1:]); "
-               "from localrefine_plugin.engine.state import peak_memory_mb; print(peak_memory_mb()); sys.exit(status)")
+               "from localrefine_plugin.engine.io.run_store import peak_memory_mb; print(peak_memory_mb()); sys.exit(status)")
     done = subprocess.run([sys.executable, "-c", watched, *words], stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 

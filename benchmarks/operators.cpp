@@ -1,5 +1,5 @@
 // The hot operators as anybody would write them in C++, one thread: the judge of the Numba kernels' speed and values.
-// Compiled by operators.py with -O3 -march=native. Layouts are those of engine/kernels/gather.py and insert.py.
+// Compiled by operators.py with -O3 -march=native. Layouts are those of engine/kernels/slices.py and insert.py.
 #include <cstring>
 
 namespace {

@@ -23,12 +23,12 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import numba
 import numpy as np
 
-from localrefine_plugin.engine.kernels.gather import N_SUMS, extract_slices, gauss_newton_sums, score_grid, unpack_sums
+from localrefine_plugin.engine.align.reference import slice_rows
 from localrefine_plugin.engine.kernels.insert import insert_slices
-from localrefine_plugin.engine.pixels import last_column, pixel_list
-from localrefine_plugin.engine.pose import random_rotations
-from localrefine_plugin.engine.reconstruct import PADDING, new_accumulator
-from localrefine_plugin.engine.reference import slice_rows
+from localrefine_plugin.engine.kernels.slices import N_SUMS, extract_slices, gauss_newton_sums, score_grid, unpack_sums
+from localrefine_plugin.engine.maps.reconstruct import PADDING, new_accumulator
+from localrefine_plugin.engine.model.pixels import last_column, pixel_list
+from localrefine_plugin.engine.model.pose import random_rotations
 
 from .measure import commit, machine
 from .page import PAGE, table, write_section

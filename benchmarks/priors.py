@@ -20,12 +20,12 @@ import numpy as np
 from scipy.stats import chi2
 
 from examples.evaluate import read_map, read_poses
-from localrefine_plugin.engine.files import write_map
-from localrefine_plugin.engine.null_tests import disagreement
-from localrefine_plugin.engine.records import Settings
+from localrefine_plugin.engine.io.mrc import write_map
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
+from localrefine_plugin.engine.io.run_store import load_input, load_poses
+from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
-from localrefine_plugin.engine.run_folder import RunFolder, read_json
-from localrefine_plugin.engine.state import load_input, load_poses
+from localrefine_plugin.engine.validate.null_tests import disagreement
 
 from .measure import commit, machine
 from .page import PAGE, table, write_section

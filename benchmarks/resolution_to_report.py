@@ -14,9 +14,9 @@ from typing import Dict, List
 import numpy as np
 
 from examples.evaluate import read_map, read_poses
-from localrefine_plugin.engine.records import Settings
+from localrefine_plugin.engine.io.run_folder import read_json
+from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
-from localrefine_plugin.engine.run_folder import read_json
 
 from .page import PAGE, table, write_section
 from .truth import Truth

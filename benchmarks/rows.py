@@ -14,7 +14,7 @@ from typing import Sequence
 
 import numpy as np
 
-from localrefine_plugin.engine.files import read_particles, write_particles
+from localrefine_plugin.engine.io.relion_particles import read_particles, write_particles
 
 from .page import PAGE, write_section
 

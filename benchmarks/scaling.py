@@ -29,7 +29,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from examples.simulate import Options
-from localrefine_plugin.engine.run_folder import RunFolder, read_json, write_json
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
 
 from . import growth_data
 from .measure import commit, machine, run_measured

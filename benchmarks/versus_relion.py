@@ -20,8 +20,8 @@ import numpy as np
 
 from examples.evaluate import read_map, read_poses
 from examples.simulate import Poses
-from localrefine_plugin.engine.run_folder import RunFolder, read_json, write_json
-from localrefine_plugin.engine.state import load_poses
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
+from localrefine_plugin.engine.io.run_store import load_poses
 
 from . import relion
 from .measure import Cost, chained, commit, joined, machine, run_measured

@@ -12,14 +12,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, FancyArrowPatch
 
-from localrefine_plugin.engine.motion_prior import (
+from localrefine_plugin.engine.align.motion_prior import (
     Evidence,
     about_point,
     isotropic_covariance,
     learn,
     seen_in_projection,
 )
-from localrefine_plugin.engine.pose import exp_map, random_rotations
+from localrefine_plugin.engine.model.pose import exp_map, random_rotations
 from localrefine_plugin.viewers.plots import BLUE, GREY, SKY, VERMILION
 
 PICTURE = Path(__file__).with_name("images") / "motion_prior.png"

@@ -20,8 +20,8 @@ from pwem.objects import FSC, Transform
 from pyworkflow.object import Float, Integer, Scalar, String
 
 from .convert_optics import OPTICS_ATTRIBUTE, acquisition_of, optics_groups
-from .engine.records import InputError
-from .engine.star import StarTable, read_star, write_star
+from .engine.io.star import StarTable, read_star, write_star
+from .engine.records.errors import InputError
 
 STACKS_READ_IN_PLACE = (".mrcs", ".mrc")
 MAPS_READ_IN_PLACE = (".mrc", ".map", ".ccp4")
@@ -45,7 +45,7 @@ FSC_CURVES = {
 
 def pose_columns(transforms: np.ndarray, pixel_size: float) -> np.ndarray:
     """(n, 5) rot, tilt, psi (degrees), origin x, y (Å) of ALIGN_PROJ matrices (n, 4, 4)."""
-    from .engine.pose import euler_deg_from_rotation
+    from .engine.model.pose import euler_deg_from_rotation
     inverse = np.linalg.inv(np.asarray(transforms, dtype=np.float64))
     angles = euler_deg_from_rotation(inverse[:, :3, :3])
     return np.hstack([angles, -inverse[:, :2, 3] * pixel_size])
@@ -53,7 +53,7 @@ def pose_columns(transforms: np.ndarray, pixel_size: float) -> np.ndarray:
 
 def transforms_from_columns(columns: np.ndarray, pixel_size: float) -> np.ndarray:
     """ALIGN_PROJ matrices (n, 4, 4) of rot, tilt, psi (degrees), origin x, y (Å); inverse of `pose_columns`."""
-    from .engine.pose import rotation_from_euler_deg
+    from .engine.model.pose import rotation_from_euler_deg
     columns = np.asarray(columns, dtype=np.float64)
     transposed = rotation_from_euler_deg(columns[:, :3]).transpose(0, 2, 1)
     transforms = np.tile(np.eye(4), (len(columns), 1, 1))

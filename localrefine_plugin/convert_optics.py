@@ -4,8 +4,8 @@ from __future__ import annotations
 import io
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from .engine.records import InputError
-from .engine.star import StarTable
+from .engine.io.star import StarTable
+from .engine.records.errors import InputError
 
 OPTICS_ATTRIBUTE = "_rlnOpticsGroup"
 Acquisition = Tuple[float, float, float]  # kV, mm, fraction

@@ -51,7 +51,7 @@ def pixel_size(protocol: Any) -> float:
 
 def places(density: np.ndarray, mask: Any) -> Dict[str, Sequence[float]]:
     """x, y, z (px from the corner) of the places the buttons go to."""
-    from .engine.mask import mask_centre
+    from .engine.maps.mask import mask_centre
     found: Dict[str, Sequence[float]] = {}
     if mask is not None:
         found[MASK_CENTRE] = [float(v) for v in mask_centre(mask)]
@@ -91,7 +91,7 @@ def prior_widths(protocol: Any) -> Tuple[Tuple[float, float], str]:
 
     The root mean square over the axes; the defaults of the form where no run has learned any.
     """
-    from .engine.mask import mask_centre, mask_radius
+    from .engine.maps.mask import mask_centre, mask_radius
     mask = the_mask(protocol)
     centre = mask_centre(mask)
     near = 0.5 * mask_radius(mask, centre).effective
@@ -111,7 +111,7 @@ def prior_widths(protocol: Any) -> Tuple[Tuple[float, float], str]:
 
 def resolution_in_mask(protocol: Any) -> float:
     """Å at FSC 0.143 of the half-maps inside the mask, corrected by phase randomisation."""
-    from .engine.fsc import five_curves
+    from .engine.maps.fsc import five_curves
     first, second = half_maps(protocol)
     curves = five_curves(first, second, the_mask(protocol), pixel_size(protocol))
     return float(curves.resolutions()["corrected"])
@@ -119,13 +119,13 @@ def resolution_in_mask(protocol: Any) -> float:
 
 def initial_lowpass(protocol: Any) -> float:
     """Å; what "automatic" means for the initial low-pass."""
-    from .engine.plan import LOWPASS_MARGIN_ANGSTROM
+    from .engine.align.search_plan import LOWPASS_MARGIN_ANGSTROM
     return max(resolution_in_mask(protocol) + LOWPASS_MARGIN_ANGSTROM, 2 * pixel_size(protocol))
 
 
 def mask_report(protocol: Any) -> List[str]:
     """Size, edge and fit of the mask, with the engine's warnings; lines for a person."""
-    from .engine import mask as geometry
+    from .engine.maps import mask as geometry
     mask = the_mask(protocol)
     first, second = half_maps(protocol)
     pixel, resolution = pixel_size(protocol), resolution_in_mask(protocol)
@@ -144,7 +144,7 @@ def mask_report(protocol: Any) -> List[str]:
 
 def search_extents(protocol: Any) -> Tuple[float, float]:
     """Degrees and Å: what "automatic" means for the extents."""
-    from .engine import plan
+    from .engine.align import search_plan as plan
     values = settings_values(protocol)
     if values["prior"] == "off":
         return plan.FREE_ROTATION_EXTENT_DEG, plan.FREE_SHIFT_EXTENT_ANGSTROM

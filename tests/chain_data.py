@@ -15,8 +15,8 @@ from scipion_data import PIXEL_SIZE, random_transforms, write_map
 from scipy.spatial.transform import Rotation
 
 from localrefine_plugin import convert
-from localrefine_plugin.engine.files import read_particles
-from localrefine_plugin.engine.star import read_star
+from localrefine_plugin.engine.io.relion_particles import read_particles
+from localrefine_plugin.engine.io.star import read_star
 
 N, BOX = 30, 16
 TESTED = {"relion": "5.0.2", "cryosparc2": "5.0.1", "xmipp3": "29.0.1", "eman2": "3.7.0"}

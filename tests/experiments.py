@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import mrcfile
 import numpy as np
+from localrefine_plugin.engine.records.particles import OpticsGroup, Particles
 from oracles import (
     Phantom,
     at_frequencies,
@@ -24,10 +25,10 @@ from relion_files import write_map, write_star
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from localrefine_plugin.engine.align import align_half
-from localrefine_plugin.engine.plan import resolve, search_plan
-from localrefine_plugin.engine.pose import random_rotations
-from localrefine_plugin.engine.records import OpticsGroup, Particles, Settings
+from localrefine_plugin.engine.align.half_set import align_half
+from localrefine_plugin.engine.align.search_plan import resolve, search_plan
+from localrefine_plugin.engine.model.pose import random_rotations
+from localrefine_plugin.engine.records.settings import Settings
 
 OPTICS = dict(voltage_kv=300.0, spherical_aberration_mm=2.7, amplitude_contrast=0.1)
 

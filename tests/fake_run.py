@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any, Dict
 
 import numpy as np
+from localrefine_plugin.engine.records.motion import LearnedMotion
+from localrefine_plugin.engine.records.poses import PoseTable
 from scipion_data import blob_map, soft_ball, write_map
 from scipy.spatial.transform import Rotation
 
-from localrefine_plugin.engine.motion_prior import LearnedMotion, about_point
-from localrefine_plugin.engine.motion_report import motion_summary
-from localrefine_plugin.engine.records import PoseTable, Settings
-from localrefine_plugin.engine.run_folder import RunFolder, write_json
-from localrefine_plugin.engine.star import StarTable, write_star
+from localrefine_plugin.engine.align.motion_prior import about_point
+from localrefine_plugin.engine.io.run_folder import RunFolder, write_json
+from localrefine_plugin.engine.io.star import StarTable, write_star
+from localrefine_plugin.engine.merge.motion_report import motion_summary
+from localrefine_plugin.engine.records.settings import Settings
 
 BOX, PIXEL = 32, 3.0
 SHIFT_ADVICE = "14 % of the particles are at the limit of the shift search: widen it, or use a prior"

@@ -236,7 +236,7 @@ def main() -> None:
     from pyworkflow.protocol.constants import STATUS_RUNNING
     from scipion_data import new_project, simulated_inputs
 
-    from localrefine_plugin.engine.run_folder import write_json
+    from localrefine_plugin.engine.io.run_folder import write_json
     from localrefine_plugin.protocols import ProtLocalRecentre, ProtLocalRefine
     from localrefine_plugin.viewers.run_figures import PICTURES
     Config.getDomain().getViewers()

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from localrefine_plugin.engine import fourier
+from localrefine_plugin.engine.model import fourier
 
 
 def atoms(count, radius_px, seed=0):

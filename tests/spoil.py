@@ -10,8 +10,8 @@ import numpy as np
 from particle_files import PIXEL_SIZE, rows_of_relion_30, table_text, write_mrc
 
 from localrefine_plugin.engine.__main__ import main
-from localrefine_plugin.engine.checks import check_inputs
-from localrefine_plugin.engine.records import Settings
+from localrefine_plugin.engine.inputs.checks import check_inputs
+from localrefine_plugin.engine.records.settings import Settings
 
 
 def check(inputs, **values):

@@ -8,12 +8,12 @@ import pytest
 from map_phantoms import ball, half_maps
 from scipy.spatial.transform import Rotation
 
-from localrefine_plugin.engine import advice
-from localrefine_plugin.engine.fsc import five_curves
-from localrefine_plugin.engine.hinge import Hinge, estimate_hinge
-from localrefine_plugin.engine.plan import resolve
-from localrefine_plugin.engine.pose import random_rotations
-from localrefine_plugin.engine.records import Settings
+from localrefine_plugin.engine.align.search_plan import resolve
+from localrefine_plugin.engine.maps.fsc import five_curves
+from localrefine_plugin.engine.merge import advice
+from localrefine_plugin.engine.merge.hinge import Hinge, estimate_hinge
+from localrefine_plugin.engine.model.pose import random_rotations
+from localrefine_plugin.engine.records.settings import Settings
 
 BOX, PIXEL = 48, 3.0
 MASK = ball(BOX, 13, 6)

@@ -11,11 +11,11 @@ import struct
 import mrcfile
 import numpy as np
 import pytest
+from localrefine_plugin.engine.records.errors import InputError
 from particle_files import BOX, PARTICLES, PIXEL_SIZE, Inputs, radius, soft_mask, write_mrc
 from spoil import assert_refused, change, check, data_of, put, set_header, truncate
 
-from localrefine_plugin.engine.files import ImageReader, read_map
-from localrefine_plugin.engine.records import InputError
+from localrefine_plugin.engine.io.mrc import ImageReader, read_map
 
 # mrcfile computes the statistics of the NaN that these tests write
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:mrcfile", "ignore:invalid value:RuntimeWarning")

@@ -10,10 +10,10 @@ import pytest
 from particle_files import OPTICS, Inputs, dialects, rows_of_relion_30, table_text
 from spoil import POSE, assert_refused, copy_row, data_of, relion_30, replace_optics, set_row, text_replaced, without
 
-from localrefine_plugin.engine.checks import check_inputs
-from localrefine_plugin.engine.files import read_particles, write_particles
-from localrefine_plugin.engine.records import Settings
-from localrefine_plugin.engine.star import read_star
+from localrefine_plugin.engine.inputs.checks import check_inputs
+from localrefine_plugin.engine.io.relion_particles import read_particles, write_particles
+from localrefine_plugin.engine.io.star import read_star
+from localrefine_plugin.engine.records.settings import Settings
 
 LABEL = "_rlnClassNumber #14"
 

@@ -8,19 +8,20 @@ import mrcfile
 import numpy as np
 import pytest
 from experiments import contrast_of, experiment, write_inputs
+from localrefine_plugin.engine.records.errors import InputError
 from oracles import imaged, soft_ball
 from particle_files import PIXEL_SIZE, Inputs, radius, soft_mask, write_mrc
 
-from localrefine_plugin.engine.checks import check_inputs
-from localrefine_plugin.engine.files import read_map
-from localrefine_plugin.engine.fsc import five_curves
-from localrefine_plugin.engine.half_sets import resplit
-from localrefine_plugin.engine.plan import resolve
-from localrefine_plugin.engine.prepare import prepare
-from localrefine_plugin.engine.records import InputError, Settings
-from localrefine_plugin.engine.resample import on_grid
-from localrefine_plugin.engine.run_folder import read_json
-from localrefine_plugin.engine.state import load_particles
+from localrefine_plugin.engine.align.search_plan import resolve
+from localrefine_plugin.engine.inputs.checks import check_inputs
+from localrefine_plugin.engine.inputs.half_sets import resplit
+from localrefine_plugin.engine.io.mrc import read_map
+from localrefine_plugin.engine.io.resample import on_grid
+from localrefine_plugin.engine.io.run_folder import read_json
+from localrefine_plugin.engine.io.run_store import load_particles
+from localrefine_plugin.engine.maps.fsc import five_curves
+from localrefine_plugin.engine.prepare.prepare import prepare
+from localrefine_plugin.engine.records.settings import Settings
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from benchmarks import growth_data, measure, operators, page, relion, scaling, t
 from examples import phantom, simulate
 from examples.evaluate import read_poses
 from examples.simulate import Poses
-from localrefine_plugin.engine.pose import random_rotations
+from localrefine_plugin.engine.model.pose import random_rotations
 
 
 def test_cost_counts_children_and_grandchildren(tmp_path):

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from conftest import require_program
 from experiments import OPTICS, experiment, write_inputs
+from localrefine_plugin.engine.records.particles import OpticsGroup
 from oracles import angle_between_deg, shell_correlation
 from relion_files import read_poses, write_map, write_star
 
-from localrefine_plugin.engine.records import OpticsGroup, Settings
+from localrefine_plugin.engine.io.run_folder import read_json
+from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
-from localrefine_plugin.engine.run_folder import read_json
 
 BOX, PIXEL_SIZE, PARTICLES = 40, 3.0, 800
 

@@ -7,12 +7,12 @@ import mrcfile
 import numpy as np
 import pytest
 from conftest import REQUIRE_OPTIONAL, _missing, require_xmipp
+from localrefine_plugin.engine.records.errors import InputError
 from scipion_data import PIXEL_SIZE, fill_particles, make_acquisition, random_transforms, soft_ball, volume, write_map
 
 from localrefine_plugin import convert
-from localrefine_plugin.engine.files import read_particles
-from localrefine_plugin.engine.records import InputError
-from localrefine_plugin.engine.star import StarTable, read_star, write_star
+from localrefine_plugin.engine.io.relion_particles import read_particles
+from localrefine_plugin.engine.io.star import StarTable, read_star, write_star
 
 OPTICS = """
 data_optics

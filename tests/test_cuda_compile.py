@@ -18,7 +18,7 @@ from conftest import REQUIRE_OPTIONAL, _missing
 
 from localrefine_plugin.engine.kernels import cuda
 
-SOURCES = ("gather.cu", "insert.cu")
+SOURCES = ("slices.cu", "insert.cu")
 ARCHITECTURES = (60, 61, 70, 75, 80, 86, 89, 90, 100, 120)  # Pascal … Blackwell
 KERNELS = {"extract_slices", "slices_and_power", "gradient_sums", "curvature_sums", "insert_slices",
            "insert_slices_fixed"}
@@ -116,4 +116,4 @@ def test_a_spilling_kernel_is_noticed():
 
 def test_a_mistake_in_a_source_is_noticed():
     with pytest.raises(RuntimeError, match="error"):
-        compile_log(cuda.source_text("gather.cu").replace("float2 p;", "float2 p", 1), 80)
+        compile_log(cuda.source_text("slices.cu").replace("float2 p;", "float2 p", 1), 80)

@@ -10,14 +10,14 @@ import pytest
 from gpu.fixtures import install, install_sanitized
 from oracles import hermitian_volume, trilinear_insert, trilinear_slice
 
-from localrefine_plugin.engine import pixels as px
+from localrefine_plugin.engine.align.reference import slice_rows
 from localrefine_plugin.engine.kernels import cuda
 from localrefine_plugin.engine.kernels.device import to_host
-from localrefine_plugin.engine.kernels.gather import extract_slices, gauss_newton_sums, score_grid
 from localrefine_plugin.engine.kernels.insert import insert_slices
-from localrefine_plugin.engine.pose import random_rotations
-from localrefine_plugin.engine.reconstruct import PADDING, enforce_hermitian, new_accumulator
-from localrefine_plugin.engine.reference import slice_rows
+from localrefine_plugin.engine.kernels.slices import extract_slices, gauss_newton_sums, score_grid
+from localrefine_plugin.engine.maps.reconstruct import PADDING, enforce_hermitian, new_accumulator
+from localrefine_plugin.engine.model import pixels as px
+from localrefine_plugin.engine.model.pose import random_rotations
 
 BOX, SCALE, REACH = 20, 1.7, 19
 
@@ -210,7 +210,7 @@ def mutated(monkeypatch):
         def changed(source):
             text = read(source)
             return text.replace(old, new)
-        assert any(old in read(source) for source in ("gather.cu", "insert.cu"))
+        assert any(old in read(source) for source in ("slices.cu", "insert.cu"))
         monkeypatch.setattr(cuda, "source_text", changed)
     return mutate
 
@@ -283,7 +283,7 @@ def test_more_pixels_than_there_are_is_refused_and_nothing_to_insert_changes_not
 def test_a_launch_with_a_wrong_argument_is_refused(cupy):
     """What `checked` does not see, the kernel's own declaration does: a Python int is 8 bytes, a double no float."""
     problem = Problem().on(cupy)
-    kernel = cuda.kernel(cupy, "gather.cu", "extract_slices")
+    kernel = cuda.kernel(cupy, "slices.cu", "extract_slices")
     out = cupy.empty((7, len(problem.kx)), np.complex64)
     right = [problem.ft, *(np.int32(n) for n in problem.ft.shape), problem.rows, problem.kx, problem.ky,
              np.int32(len(problem.kx)), out]

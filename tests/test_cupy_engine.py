@@ -19,16 +19,17 @@ from gpu.record_cupy import OLDER, RECORD, differences, record
 from gpu.stand_in import FUNCTIONS
 from gpu.streams import CLASSES_USED, NOT_CUPYS
 
-from localrefine_plugin.engine import align as align_module
-from localrefine_plugin.engine import prepare as prepare_module
 from localrefine_plugin.engine import refine as refine_module
-from localrefine_plugin.engine.align import align_half, levels_of
-from localrefine_plugin.engine.files import read_map
+from localrefine_plugin.engine.align import half_set as align_module
+from localrefine_plugin.engine.align.half_set import align_half
+from localrefine_plugin.engine.align.search_plan import levels_of
+from localrefine_plugin.engine.io.mrc import read_map
+from localrefine_plugin.engine.io.run_folder import read_json
+from localrefine_plugin.engine.io.run_store import load_motion
 from localrefine_plugin.engine.kernels.device import CPU
-from localrefine_plugin.engine.pixels import pixel_list
-from localrefine_plugin.engine.records import Settings
-from localrefine_plugin.engine.run_folder import read_json
-from localrefine_plugin.engine.state import load_motion
+from localrefine_plugin.engine.model.pixels import pixel_list
+from localrefine_plugin.engine.prepare import prepare as prepare_module
+from localrefine_plugin.engine.records.settings import Settings
 
 RESOLUTION = 12.0
 BOX = 24

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from localrefine_plugin.engine.merge import decide
+from localrefine_plugin.engine.merge.merge import decide
 
 BOX_ANGSTROM = 256.0
 RESOLVED = {"max_iterations": 8, "mask_radius_angstrom": 40.0}

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from gpu.driver import Driver
 from gpu.fixtures import install
+from localrefine_plugin.engine.records.errors import InputError
 
 from localrefine_plugin.engine import refine as refine_module
 from localrefine_plugin.engine.kernels import device as device_module
 from localrefine_plugin.engine.kernels.batches import in_batches
 from localrefine_plugin.engine.kernels.device import CPU, Device, array_module, choose_device, to_host
-from localrefine_plugin.engine.records import InputError, Settings
+from localrefine_plugin.engine.records.settings import Settings
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.disconnected import DEVELOPER, TESTS, TESTS_FAILED, page, status_without
-from localrefine_plugin.engine.records import Settings
+from localrefine_plugin.engine.records.settings import Settings
 
 HERE = Path(__file__).resolve().parent
 

@@ -10,6 +10,7 @@ import mrcfile
 import numpy as np
 import pytest
 from conftest import require_program
+from localrefine_plugin.engine.records.errors import InputError
 from particle_files import (
     BOX,
     OPTICS,
@@ -23,9 +24,9 @@ from particle_files import (
     write_mrc,
 )
 
-from localrefine_plugin.engine import star
-from localrefine_plugin.engine.files import ImageReader, read_map, read_particles, write_map, write_particles
-from localrefine_plugin.engine.records import InputError
+from localrefine_plugin.engine.io import star
+from localrefine_plugin.engine.io.mrc import ImageReader, read_map, write_map
+from localrefine_plugin.engine.io.relion_particles import read_particles, write_particles
 
 
 @pytest.fixture
@@ -300,7 +301,7 @@ def test_modes_and_byte_orders(inputs, dtype, order):
 
 
 def test_images_of_many_stacks_in_the_order_asked(inputs, monkeypatch):
-    from localrefine_plugin.engine import mrc
+    from localrefine_plugin.engine.io import mrc
     monkeypatch.setattr(mrc, "_OPEN_STACKS", 1)
     particles, _ = read_particles(inputs.star)
     rows = np.array([11, 0, 6, 5, 0])

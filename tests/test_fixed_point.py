@@ -11,7 +11,7 @@ from localrefine_plugin.engine.kernels import cuda, fixed_point
 from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.kernels.fixed_point import FixedPointSums, summable
 from localrefine_plugin.engine.kernels.insert import insert_slices
-from localrefine_plugin.engine.reconstruct import enforce_hermitian
+from localrefine_plugin.engine.maps.reconstruct import enforce_hermitian
 
 
 def problem(order=slice(None), signal=1.0):

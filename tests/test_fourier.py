@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from localrefine_plugin.engine import fourier
+from localrefine_plugin.engine.model import fourier
 
 BOXES = (15, 16)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 import mrcfile
 import numpy as np
 import pytest
+from localrefine_plugin.engine.records.errors import InputError
 from particle_files import PIXEL_SIZE, Inputs, radius, write_mrc
 
 from examples import simulate
-from localrefine_plugin.engine.checks import check_inputs
-from localrefine_plugin.engine.prepare import prepare
-from localrefine_plugin.engine.records import InputError, Settings
-from localrefine_plugin.engine.run_folder import read_json
-from localrefine_plugin.engine.star import read_star, write_star
+from localrefine_plugin.engine.inputs.checks import check_inputs
+from localrefine_plugin.engine.io.run_folder import read_json
+from localrefine_plugin.engine.io.star import read_star, write_star
+from localrefine_plugin.engine.prepare.prepare import prepare
+from localrefine_plugin.engine.records.settings import Settings
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 from emtable import Table
 from map_phantoms import ball, half_maps
 
-from localrefine_plugin.engine import fourier, fsc
+from localrefine_plugin.engine.maps import fsc
+from localrefine_plugin.engine.model import fourier
 
 PIXEL_SIZE = 1.5
 

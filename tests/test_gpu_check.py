@@ -10,10 +10,10 @@ from gpu.fixtures import STAND_IN, install
 from benchmarks import gpu
 from benchmarks.operators import Shape
 from examples import simulate
-from localrefine_plugin.engine import prepare as prepare_module
 from localrefine_plugin.engine import refine as refine_module
 from localrefine_plugin.engine.kernels import device as device_module
 from localrefine_plugin.engine.kernels.device import Device
+from localrefine_plugin.engine.prepare import prepare as prepare_module
 
 TINY = Shape(box=24, align_shell=11, grid_shell=6, images=8, rotations=5, shifts=3)
 MADE_UP = Device("cuda:1", "GPU 1: NVIDIA Made Up 9000, 20.0 of 24.0 GiB free",

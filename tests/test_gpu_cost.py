@@ -4,15 +4,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gpu.fixtures import STAND_IN, install
+from localrefine_plugin.engine.records.errors import InputError
 from test_cupy_engine import BOX, RESOLUTION, aligned, assert_same, small_experiment
 
-from localrefine_plugin.engine import align as align_module
-from localrefine_plugin.engine.align import align_half, grid_of, need_of
+from localrefine_plugin.engine.align import half_set as align_module
+from localrefine_plugin.engine.align.half_set import align_half, need_of
+from localrefine_plugin.engine.align.memory import MemoryNeed, check_fits, prediction
+from localrefine_plugin.engine.align.search_plan import grid_of
 from localrefine_plugin.engine.kernels import batches
 from localrefine_plugin.engine.kernels.device import CPU
-from localrefine_plugin.engine.memory import MemoryNeed, check_fits, prediction
-from localrefine_plugin.engine.pixels import pixel_list
-from localrefine_plugin.engine.records import InputError
+from localrefine_plugin.engine.model.pixels import pixel_list
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ import mrcfile
 import numpy as np
 import pytest
 from experiments import experiment, inputs_of, write_inputs
+from localrefine_plugin.engine.records.errors import InputError
 
-from localrefine_plugin.engine.records import InputError, Settings
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
+from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import align, merge, prepare, refine
-from localrefine_plugin.engine.run_folder import RunFolder, read_json
 
 LOWPASS_EDGE = 1.0  # shells; the cosine edge of the initial low-pass is two shells wide, centred on its resolution
 

@@ -14,8 +14,8 @@ import pytest
 from experiments import experiment, write_inputs
 
 from localrefine_plugin.engine import refine as engine
-from localrefine_plugin.engine.records import Settings
-from localrefine_plugin.engine.run_folder import RunFolder, write_atomic
+from localrefine_plugin.engine.io.run_folder import RunFolder, write_atomic
+from localrefine_plugin.engine.records.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "localrefine_plugin"

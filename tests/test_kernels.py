@@ -8,13 +8,13 @@ import pytest
 from oracles import hermitian_volume, random_phantom, soft_ball, trilinear_insert, trilinear_slice
 from scipy.spatial.transform import Rotation
 
-from localrefine_plugin.engine import pixels as px
+from localrefine_plugin.engine.align.reference import make_reference, slice_rows
 from localrefine_plugin.engine.kernels import insert as insert_module
-from localrefine_plugin.engine.kernels.gather import extract_slices, gauss_newton_sums, score_grid
 from localrefine_plugin.engine.kernels.insert import insert_slices
-from localrefine_plugin.engine.pose import exp_map, random_rotations
-from localrefine_plugin.engine.reconstruct import PADDING, enforce_hermitian, new_accumulator
-from localrefine_plugin.engine.reference import make_reference, slice_rows
+from localrefine_plugin.engine.kernels.slices import extract_slices, gauss_newton_sums, score_grid
+from localrefine_plugin.engine.maps.reconstruct import PADDING, enforce_hermitian, new_accumulator
+from localrefine_plugin.engine.model import pixels as px
+from localrefine_plugin.engine.model.pose import exp_map, random_rotations
 
 BOXES = [24, 25]
 

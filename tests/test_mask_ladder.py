@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from map_phantoms import ball, density, half_maps
 
-from localrefine_plugin.engine.fsc import five_curves, fsc, resolution_at
-from localrefine_plugin.engine.mask import density_mask, soft_edge_width_px, volume_angstrom3
-from localrefine_plugin.engine.mask_ladder import MASK_CORRELATION, mask_ladder
+from localrefine_plugin.engine.finish.mask_ladder import MASK_CORRELATION, mask_ladder
+from localrefine_plugin.engine.maps.fsc import five_curves, fsc, resolution_at
+from localrefine_plugin.engine.maps.mask import density_mask, soft_edge_width_px, volume_angstrom3
 
 N, PIXEL = 64, 2.0
 WIDE = ball(N, 24, 6)

@@ -13,11 +13,13 @@ from oracles import angle_between_deg
 from relion_files import read_columns
 from scipy.spatial.transform import Rotation
 
-from localrefine_plugin.engine import motion_prior, motion_report, refine
-from localrefine_plugin.engine.motion_prior import Evidence, about_point, examine, hinge, learn, principal_widths
-from localrefine_plugin.engine.records import Settings
-from localrefine_plugin.engine.run_folder import RunFolder, read_json
-from localrefine_plugin.engine.state import load_motion, load_poses
+from localrefine_plugin.engine import refine
+from localrefine_plugin.engine.align import motion_prior
+from localrefine_plugin.engine.align.motion_prior import Evidence, about_point, examine, hinge, learn, principal_widths
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
+from localrefine_plugin.engine.io.run_store import load_motion, load_poses
+from localrefine_plugin.engine.merge import motion_report
+from localrefine_plugin.engine.records.settings import Settings
 
 START = motion_prior.isotropic_covariance(7.0, 1.6)
 AXES = Rotation.from_rotvec([0.3, 0.5, -0.2]).as_matrix()

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from map_phantoms import atoms, ball, density
 
-from localrefine_plugin.engine import fourier, fsc
-from localrefine_plugin.engine.nonuniform import nonuniform_filter
+from localrefine_plugin.engine.maps import fsc
+from localrefine_plugin.engine.maps.nonuniform import nonuniform_filter
+from localrefine_plugin.engine.model import fourier
 
 N, PIXEL_SIZE, CORE = 64, 1.5, 15.0
 MASK, INSIDE_CORE = ball(N, 24, 5), ball(N, CORE - 2, 3)

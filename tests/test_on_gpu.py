@@ -4,15 +4,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from experiments import experiment, write_inputs
+from localrefine_plugin.engine.records.errors import InputError
 
 from localrefine_plugin.engine import refine as refine_module
-from localrefine_plugin.engine.files import read_map
+from localrefine_plugin.engine.io.mrc import read_map
+from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.kernels import prefetch
 from localrefine_plugin.engine.kernels.device import choose_device
 from localrefine_plugin.engine.kernels.prefetch import Prefetch
-from localrefine_plugin.engine.records import InputError, Settings
-from localrefine_plugin.engine.run_folder import read_json
-from localrefine_plugin.engine.selftest import selftest
+from localrefine_plugin.engine.records.settings import Settings
+from localrefine_plugin.engine.workers.selftest import selftest
 
 pytestmark = pytest.mark.gpu
 

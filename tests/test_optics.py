@@ -14,15 +14,15 @@ from experiments import experiment
 from oracles import at_frequencies, centred_transform, full_frequencies, log_likelihood, shell_correlation
 from relion_files import write_map, write_star
 
-from localrefine_plugin.engine import optics
-from localrefine_plugin.engine.align import align_half, model_match
-from localrefine_plugin.engine.ctf import CtfOnPixels
-from localrefine_plugin.engine.files import read_particles
-from localrefine_plugin.engine.images import HalfSetImages, pack
-from localrefine_plugin.engine.pixels import pixel_list
-from localrefine_plugin.engine.prior import Motion
-from localrefine_plugin.engine.reference import make_reference
-from localrefine_plugin.engine.search import evaluate, modes_at
+from localrefine_plugin.engine.align.half_set import align_half, model_match
+from localrefine_plugin.engine.align.images import HalfSetImages, pack
+from localrefine_plugin.engine.align.prior import Motion
+from localrefine_plugin.engine.align.reference import make_reference
+from localrefine_plugin.engine.align.search import evaluate, modes_at
+from localrefine_plugin.engine.io.relion_particles import read_particles
+from localrefine_plugin.engine.model import optics
+from localrefine_plugin.engine.model.ctf import CtfOnPixels
+from localrefine_plugin.engine.model.pixels import pixel_list
 
 BOX, PIXEL_SIZE, RESOLUTION = 32, 4.0, 10.0
 SIGMA = dict(box=BOX, pixel_size=PIXEL_SIZE, centre=(6.0, -4.0, 3.0))

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from aberrations import NONE, STRONG, Aberrations, aberrated, image_shifts, model, star_columns
 from conftest import require_program
+from localrefine_plugin.engine.records.errors import InputError
+from localrefine_plugin.engine.records.particles import NO_DISTORTION
 from oracles import at_frequencies, centred_transform
 from particle_files import Inputs, rows_of_relion_30, table_text
 from relion_files import table, write_map, write_star
@@ -16,12 +18,11 @@ from test_convert import new_set, relion_converter
 from test_optics import inner, relion
 
 from localrefine_plugin import convert
-from localrefine_plugin.engine.files import read_particles, write_particles
-from localrefine_plugin.engine.optics import aberration_phase
-from localrefine_plugin.engine.pixels import half_plane_frequencies
-from localrefine_plugin.engine.recentre import recentre, restore
-from localrefine_plugin.engine.records import NO_DISTORTION, InputError
-from localrefine_plugin.engine.star import read_star
+from localrefine_plugin.engine.io.relion_particles import read_particles, write_particles
+from localrefine_plugin.engine.io.star import read_star
+from localrefine_plugin.engine.model.optics import aberration_phase
+from localrefine_plugin.engine.model.pixels import half_plane_frequencies
+from localrefine_plugin.engine.prepare.recentre import recentre, restore
 
 BOX, PIXEL_SIZE = 16, 4.0
 

@@ -15,12 +15,12 @@ from oracles import shell_correlation
 from relion_files import read_poses
 from test_optics import relion
 
-from localrefine_plugin.engine.prepare import prepare
-from localrefine_plugin.engine.records import Settings
+from localrefine_plugin.engine.io.run_folder import read_json
+from localrefine_plugin.engine.io.run_store import load_poses
+from localrefine_plugin.engine.io.star import read_star
+from localrefine_plugin.engine.prepare.prepare import prepare
+from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
-from localrefine_plugin.engine.run_folder import read_json
-from localrefine_plugin.engine.star import read_star
-from localrefine_plugin.engine.state import load_poses
 
 BOX, PIXEL_SIZE, PARTICLES = 36, 3.0, 300
 MADE = dict(box=BOX, pixel_size=PIXEL_SIZE, centre=(6.0, -4.0, 3.0), sigma=1.0, noise=0.3, seed=6, wider_shifts=4.0)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from localrefine_plugin.engine.__main__ import main
-from localrefine_plugin.engine.records import Settings
+from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.protocols import ProtLocalRefine
 from localrefine_plugin.protocols.form_local_refine import param_name, settings_values
 

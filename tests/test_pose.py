@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from scipy.stats import kstest
 
-from localrefine_plugin.engine import pose
+from localrefine_plugin.engine.model import pose
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from localrefine_plugin.engine.fsc import fsc
-from localrefine_plugin.engine.pose import exp_map, random_rotations
-from localrefine_plugin.engine.pose_blur import advice, as_half_map_fsc, blur_correlation, expected_map_to_truth
+from localrefine_plugin.engine.finish.pose_blur import advice, as_half_map_fsc, blur_correlation, expected_map_to_truth
+from localrefine_plugin.engine.maps.fsc import fsc
+from localrefine_plugin.engine.model.pose import exp_map, random_rotations
 
 BOX = 32
 

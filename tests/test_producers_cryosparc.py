@@ -10,8 +10,8 @@ from chain_data import Arrived, N, images, known, new_set, plugin
 from scipion_data import PIXEL_SIZE, fill_particles, make_acquisition
 from scipy.spatial.transform import Rotation
 
-from localrefine_plugin.engine import checks
-from localrefine_plugin.engine.files import read_particles
+from localrefine_plugin.engine.inputs import checks
+from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.protocols import input_errors
 
 CRYOSPARC = Path(__file__).parent / "data" / "cryosparc"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipion_data import new_project, simulated_inputs, soft_ball, store_inputs, volume, write_map
 
-from localrefine_plugin.engine.records import Settings
-from localrefine_plugin.engine.run_folder import RunFolder, read_json
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
+from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.protocols import ProtLocalRefine
 from localrefine_plugin.protocols import form_local_refine as form
 from localrefine_plugin.protocols.step_chain import StepChain, fingerprint

@@ -152,7 +152,7 @@ def test_the_way_back_follows_the_magnification_matrix(project, tmp_path):
     from pwem.objects import Transform
     from pyworkflow.object import Integer, String
 
-    from localrefine_plugin.engine import recentre
+    from localrefine_plugin.engine.prepare import recentre
     from localrefine_plugin.protocols.protocol_recentre import RestoredItems
     sheared = np.array([[1.02, 0.01], [-0.01, 0.97]])
     optics = "\ndata_optics\n\nloop_\n_rlnOpticsGroupName #1\n_rlnOpticsGroup #2\n" + "".join(

@@ -7,11 +7,11 @@ import pytest
 from oracles import ctf_formula, random_phantom, shell_correlation, soft_ball
 from scipy.optimize import least_squares
 
+from localrefine_plugin.engine.align.reference import slice_rows
 from localrefine_plugin.engine.kernels.insert import insert_slices
-from localrefine_plugin.engine.pixels import half_plane_frequencies, highest_shell, last_column
-from localrefine_plugin.engine.pose import random_rotations
-from localrefine_plugin.engine.reconstruct import PADDING, new_accumulator, reconstruct
-from localrefine_plugin.engine.reference import slice_rows
+from localrefine_plugin.engine.maps.reconstruct import PADDING, new_accumulator, reconstruct
+from localrefine_plugin.engine.model.pixels import half_plane_frequencies, highest_shell, last_column
+from localrefine_plugin.engine.model.pose import random_rotations
 
 PIXEL_SIZE, IMAGES = 3.0, 1500
 OPTICS = dict(voltage_kv=300.0, spherical_aberration_mm=2.7, amplitude_contrast=0.1)

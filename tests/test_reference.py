@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from oracles import Phantom, random_phantom, soft_ball
 
-from localrefine_plugin.engine.kernels.gather import extract_slices
-from localrefine_plugin.engine.pixels import highest_shell, pixel_list
-from localrefine_plugin.engine.pose import project, random_rotations
-from localrefine_plugin.engine.reference import integer_centre, make_reference, slice_rows, support_box
+from localrefine_plugin.engine.align.reference import integer_centre, make_reference, slice_rows, support_box
+from localrefine_plugin.engine.kernels.slices import extract_slices
+from localrefine_plugin.engine.model.pixels import highest_shell, pixel_list
+from localrefine_plugin.engine.model.pose import project, random_rotations
 
 
 def rotations(n, seed=1):

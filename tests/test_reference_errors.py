@@ -6,15 +6,10 @@ import numpy as np
 import pytest
 from experiments import experiment
 
-from localrefine_plugin.engine.align import HalfAlignment, align_half
-from localrefine_plugin.engine.fourier import lowpass, shell_index_rfft
-from localrefine_plugin.engine.images import pack
-from localrefine_plugin.engine.kernels.device import CPU
-from localrefine_plugin.engine.kernels.gather import extract_slices
-from localrefine_plugin.engine.pose import exp_map, project
-from localrefine_plugin.engine.reconstruct import enforce_hermitian, squared_radius
-from localrefine_plugin.engine.reference import make_reference, slice_rows
-from localrefine_plugin.engine.reference_errors import (
+from localrefine_plugin.engine.align.half_set import HalfAlignment, align_half
+from localrefine_plugin.engine.align.images import pack
+from localrefine_plugin.engine.align.reference import make_reference, slice_rows
+from localrefine_plugin.engine.align.reference_errors import (
     DAMPING,
     ReferenceErrors,
     coverage,
@@ -23,6 +18,11 @@ from localrefine_plugin.engine.reference_errors import (
     own_term,
     second_moment,
 )
+from localrefine_plugin.engine.kernels.device import CPU
+from localrefine_plugin.engine.kernels.slices import extract_slices
+from localrefine_plugin.engine.maps.reconstruct import enforce_hermitian, squared_radius
+from localrefine_plugin.engine.model.fourier import lowpass, shell_index_rfft
+from localrefine_plugin.engine.model.pose import exp_map, project
 
 RESOLUTION = 9.0
 FALLING = ReferenceErrors(np.ones(16), np.linspace(1, 0.1, 16), np.diag([4.0, 6.0, 9.0]))

@@ -3,17 +3,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from localrefine_plugin.engine.records.errors import InputError
 from map_phantoms import atoms, ball, density, half_maps
 from scipy.spatial import cKDTree
 
-from localrefine_plugin.engine import references as refs
-from localrefine_plugin.engine.files import read_map, write_map
-from localrefine_plugin.engine.fourier import apply_shell_filter
-from localrefine_plugin.engine.fsc import five_curves, fsc
-from localrefine_plugin.engine.merge import curves_in_mask
-from localrefine_plugin.engine.plan import resolve
-from localrefine_plugin.engine.records import InputError, Settings
-from localrefine_plugin.engine.run_folder import RunFolder
+from localrefine_plugin.engine.align.search_plan import resolve
+from localrefine_plugin.engine.io.mrc import read_map, write_map
+from localrefine_plugin.engine.io.run_folder import RunFolder
+from localrefine_plugin.engine.maps import reference_filter as refs
+from localrefine_plugin.engine.maps.fsc import five_curves, fsc
+from localrefine_plugin.engine.merge.merge import curves_in_mask
+from localrefine_plugin.engine.model.fourier import apply_shell_filter
+from localrefine_plugin.engine.records.settings import Settings
 
 BOX, PIXEL = 48, 3.0
 GIVEN = ball(BOX, 17, 5)

@@ -17,9 +17,9 @@ from oracles import angle_between_deg, shell_correlation
 from relion_files import read_columns, read_poses
 
 from localrefine_plugin.engine import refine as engine
-from localrefine_plugin.engine.records import Settings
-from localrefine_plugin.engine.report import build_report
-from localrefine_plugin.engine.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, read_json
+from localrefine_plugin.engine.finish.report import build_report
+from localrefine_plugin.engine.io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, read_json
+from localrefine_plugin.engine.records.settings import Settings
 
 BOX = 32
 SETTINGS = dict(max_iterations=2)

@@ -8,15 +8,16 @@ import mrcfile
 import numpy as np
 import pytest
 from conftest import require_program
+from localrefine_plugin.engine.records.errors import InputError
 from relion_files import read_poses
 from scipion_data import soft_ball
 
 from examples import evaluate, simulate
-from localrefine_plugin.engine.checks import check_inputs
-from localrefine_plugin.engine.files import read_particles
-from localrefine_plugin.engine.records import InputError, Settings
+from localrefine_plugin.engine.inputs.checks import check_inputs
+from localrefine_plugin.engine.io.relion_particles import read_particles
+from localrefine_plugin.engine.io.star import read_star, write_star
+from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
-from localrefine_plugin.engine.star import read_star, write_star
 
 OPTIONS = simulate.Options(particles=80, box_size=32, pixel_size=9.0, snr=2.0, threads=1)
 

@@ -11,7 +11,7 @@ from fake_run import fake_run
 from test_viewers import NOT_IN_THE_FAKE_RUN, pixels
 
 from localrefine_plugin.engine.__main__ import parser
-from localrefine_plugin.engine.run_folder import read_json, write_json
+from localrefine_plugin.engine.io.run_folder import read_json, write_json
 from localrefine_plugin.protocols.run_state import RunState, resolution, summary_lines
 from localrefine_plugin.viewers.html_report import report_html, reproduce_commands, write_report
 from localrefine_plugin.viewers.run_figures import PICTURES, chosen_iteration, draw

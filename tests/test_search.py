@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from scipy.stats import multivariate_t
 
-from localrefine_plugin.engine.pose import exp_map, inverse_right_jacobian, random_rotations
-from localrefine_plugin.engine.prior import Motion, clip_to_extents, log_prior
+from localrefine_plugin.engine.align.prior import Motion, clip_to_extents, log_prior
+from localrefine_plugin.engine.model.pose import exp_map, inverse_right_jacobian, random_rotations
 
 RESOLUTION = 10.0  # Å; pixels of 4 Å
 

@@ -12,11 +12,11 @@ from oracles import angle_between_deg
 from relion_files import read_columns
 
 from localrefine_plugin.engine import refine as engine
-from localrefine_plugin.engine.files import read_map
-from localrefine_plugin.engine.records import Settings
-from localrefine_plugin.engine.report import build_report
-from localrefine_plugin.engine.run_folder import RunFolder, read_json, write_json
-from localrefine_plugin.engine.state import load_poses
+from localrefine_plugin.engine.finish.report import build_report
+from localrefine_plugin.engine.io.mrc import read_map
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
+from localrefine_plugin.engine.io.run_store import load_poses
+from localrefine_plugin.engine.records.settings import Settings
 
 BASE = dict(max_iterations=1, non_uniform=False, prior="gaussian")
 

@@ -9,7 +9,8 @@ import pytest
 from emtable import Table
 from map_phantoms import atoms, ball, density, half_maps
 
-from localrefine_plugin.engine import fourier, fsc, sharpen
+from localrefine_plugin.engine.maps import fsc, sharpen
+from localrefine_plugin.engine.model import fourier
 
 PIXEL_SIZE = 1.4
 

@@ -8,11 +8,11 @@ import pytest
 from experiments import contrast_of, experiment, write_inputs
 from oracles import Phantom, imaged, random_phantom, soft_ball
 
-from localrefine_plugin.engine.align import align_half
-from localrefine_plugin.engine.records import Settings
+from localrefine_plugin.engine.align.half_set import align_half
+from localrefine_plugin.engine.align.static_part import static_parts, surface_motion
+from localrefine_plugin.engine.io.run_store import load_noise
+from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
-from localrefine_plugin.engine.state import load_noise
-from localrefine_plugin.engine.static_part import static_parts, surface_motion
 
 CENTRE, REST_CENTRE = (6.0, -4.0, 3.0), (-7.0, 5.0, -4.0)
 

@@ -9,9 +9,9 @@ import pytest
 from experiments import Experiment, contrast_of, experiment, make_particles
 from oracles import Phantom, imaged, random_phantom, shell_correlation, soft_ball
 
-from localrefine_plugin.engine.pose import random_rotations
-from localrefine_plugin.engine.scale import fitted_scales
-from localrefine_plugin.engine.symmetry import operators
+from localrefine_plugin.engine.align.scale import fitted_scales
+from localrefine_plugin.engine.model.pose import random_rotations
+from localrefine_plugin.engine.model.symmetry import operators
 
 RESOLUTION = 12.0
 HELD = dict(rotation_extent_deg=0.1, shift_extent_angstrom=0.1)  # the poses stay: only the map is looked at

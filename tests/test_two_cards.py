@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from conftest import require_program
 from gpu.fixtures import folder
+from localrefine_plugin.engine.records.errors import InputError
 from pyworkflow.protocol.constants import VOID_GPU
 from pyworkflow.protocol.executor import QueueStepExecutor, StepExecutor
 from pyworkflow.protocol.protocol import anonimizeGPUs
 from test_cupy_engine import small_experiment, write_inputs
 
 from localrefine_plugin.engine.__main__ import main
-from localrefine_plugin.engine.files import read_map
-from localrefine_plugin.engine.records import InputError
-from localrefine_plugin.engine.run_folder import RunFolder, read_json, write_json
-from localrefine_plugin.engine.side_by_side import align_side_by_side
-from localrefine_plugin.engine.state import load_particles
+from localrefine_plugin.engine.io.mrc import read_map
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
+from localrefine_plugin.engine.io.run_store import load_particles
+from localrefine_plugin.engine.workers.two_gpus import align_side_by_side
 from localrefine_plugin.protocols import ProtLocalRefine
 
 HERE = Path(__file__).resolve().parent

@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 from experiments import experiment, write_inputs
 from fake_run import fake_run
+from localrefine_plugin.engine.records.errors import InputError
+from localrefine_plugin.engine.records.poses import PoseTable
 from oracles import soft_ball
 from relion_files import write_map
 
 from localrefine_plugin.engine import __main__ as command_line
-from localrefine_plugin.engine import null_tests, validate
-from localrefine_plugin.engine.files import read_map
-from localrefine_plugin.engine.fsc import FscCurves, fsc
+from localrefine_plugin.engine.io.mrc import read_map
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
 from localrefine_plugin.engine.kernels.device import CPU
-from localrefine_plugin.engine.pose import exp_map, random_rotations
-from localrefine_plugin.engine.records import InputError, PoseTable, Settings
+from localrefine_plugin.engine.maps.fsc import FscCurves, fsc
+from localrefine_plugin.engine.model.pose import exp_map, random_rotations
+from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
-from localrefine_plugin.engine.run_folder import RunFolder, read_json, write_json
+from localrefine_plugin.engine.validate import null_tests, validate
 from localrefine_plugin.protocols.run_state import RunState, summary_lines
 from localrefine_plugin.viewers.html_report import report_html
 from localrefine_plugin.viewers.validation_plots import place_in_range, validation_figure

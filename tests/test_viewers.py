@@ -14,7 +14,7 @@ from scipion_data import new_project, soft_ball, write_map
 from scipy.spatial.transform import Rotation
 
 from localrefine_plugin import wizard_values
-from localrefine_plugin.engine.run_folder import write_json
+from localrefine_plugin.engine.io.run_folder import write_json
 from localrefine_plugin.protocols.run_state import RunState, summary_lines
 from localrefine_plugin.viewers import map_plots, motion_plots, plots, pose_plots
 from localrefine_plugin.viewers.html_report import png

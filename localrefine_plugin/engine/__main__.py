@@ -31,8 +31,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if "numba" not in sys.modules:  # numba refuses another number once it runs
             os.environ.update({name: str(options.threads) for name in THREAD_VARIABLES})
             os.environ.update({name: "1" for name in BLAS_VARIABLES})
-    from .arguments import OutputError
-    from .records import InputError
+    from .prepare.arguments import OutputError
+    from .records.errors import InputError
     try:
         options.run_verb(options)
     except OutputError as error:
@@ -173,7 +173,7 @@ def available_cores() -> int:
 
 
 def run_settings(options: argparse.Namespace) -> None:
-    from .records import Settings
+    from .records.settings import Settings
     _print_json(Settings.describe())
 
 
@@ -191,8 +191,8 @@ def run_prepare(options: argparse.Namespace) -> None:
 
 def _checked_arguments(options: argparse.Namespace) -> Dict[str, Any]:
     """The arguments of `refine.prepare` and `refine.refine`, once the output folder may be written to."""
-    from .arguments import INPUT_NAMES, check_output, check_same_run, read_settings
-    from .run_folder import RunFolder
+    from .io.run_folder import RunFolder
+    from .prepare.arguments import INPUT_NAMES, check_output, check_same_run, read_settings
     inputs = {name: getattr(options, name) for name in INPUT_NAMES}
     check_output(options.output, options.mode, inputs)
     _forget_error(options)
@@ -212,7 +212,7 @@ def run_align(options: argparse.Namespace) -> None:
     if options.half == "both":
         refine.align_both(options.run, options.iteration, device=options.device, threads=options.threads)
     elif "," in options.device:
-        from .arguments import OutputError
+        from .prepare.arguments import OutputError
         raise OutputError("names two cards for one half-set", f"--device {options.device}", "use --half both")
     else:
         refine.align(options.run, options.iteration, int(options.half), device=options.device, threads=options.threads)
@@ -232,18 +232,18 @@ def run_finish(options: argparse.Namespace) -> None:
 
 def run_validate(options: argparse.Namespace) -> None:
     _check_run(options)
-    from .validate import validate
+    from .validate.validate import validate
     validate(options.run, device=options.device, threads=options.threads)
 
 
 def run_report(options: argparse.Namespace) -> None:
-    from .report import build_report
-    from .run_folder import RunFolder
+    from .finish.report import build_report
+    from .io.run_folder import RunFolder
     _print_json(build_report(RunFolder(options.run)))
 
 
 def run_recentre(options: argparse.Namespace) -> None:
-    from . import recentre
+    from .prepare import recentre
     maps = {name: getattr(options, name) for name in recentre.MAP_NAMES if getattr(options, name) is not None}
     if options.undo:
         recentre.restore(options.particles, options.output, maps)
@@ -253,15 +253,15 @@ def run_recentre(options: argparse.Namespace) -> None:
 
 def run_selftest(options: argparse.Namespace) -> None:
     from .kernels.device import choose_device
-    from .selftest import report_lines
+    from .workers.selftest import report_lines
     for line in report_lines(choose_device(options.device)):
         print(line)
 
 
 def _check_run(options: argparse.Namespace) -> None:
     """Refuse a folder that `prepare` has not completed; nothing is written there."""
-    from .arguments import OutputError
-    from .run_folder import RunFolder
+    from .io.run_folder import RunFolder
+    from .prepare.arguments import OutputError
     run = RunFolder(options.run)
     if run.iterations_done() < 0:
         raise OutputError("holds no prepared run", f"run folder {options.run}", "run the verb prepare first")
@@ -292,7 +292,7 @@ def _forget_error(options: argparse.Namespace) -> None:
     folder = _folder(options)
     if folder is None:
         return
-    from .run_folder import RunFolder, read_json
+    from .io.run_folder import RunFolder, read_json
     path = RunFolder(folder).error
     try:
         if options.verb in ("prepare", "refine") or read_json(path).get("command") == _command(options):
@@ -305,7 +305,7 @@ def _fail(sentence: str, options: Optional[argparse.Namespace] = None, content: 
     """Say the sentence; write error.json if there is a folder for it."""
     folder = _folder(options) if options is not None else None
     if options is not None and folder is not None and content is not None:
-        from .run_folder import RunFolder, write_json
+        from .io.run_folder import RunFolder, write_json
         # a file name that is not UTF-8 comes as surrogates, which JSON in UTF-8 cannot hold
         texts = {key: text.encode("utf-8", "backslashreplace").decode() for key, text in content.items()}
         try:
@@ -319,7 +319,7 @@ def _fail(sentence: str, options: Optional[argparse.Namespace] = None, content: 
 
 def _fail_unexpected(options: argparse.Namespace, failure: Exception) -> int:
     """A mistake of the program, not of the user: the traceback goes to error.json, for a bug report."""
-    from .records import InputError
+    from .records.errors import InputError
     error = InputError(f"unexpected {type(failure).__name__} ({failure})", PROGRAM + " " + _command(options),
                        "please report it, with the file error.json of the run folder")
     if _folder(options) is None:

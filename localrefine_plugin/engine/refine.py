@@ -6,20 +6,22 @@ from typing import List, Optional
 
 import numpy as np
 
-from .align import HalfResult, align_half
-from .files import ImageReader, read_map, write_map
+from .align.half_set import HalfResult, align_half
+from .align.reference_errors import ReferenceErrors, known_errors
+from .align.search_plan import search_plan
+from .finish.results import write_results
+from .io.mrc import ImageReader, read_map, write_map
+from .io.run_folder import RunFolder, opened, read_json, remove_temporary, write_json
+from .io.run_store import load_input, load_motion, load_noise, load_particles, load_poses, save_arrays
 from .kernels.device import choose_device
-from .merge import merge_halves
-from .plan import search_plan
-from .prepare import prepare as prepare
+from .kernels.host import measured, worker_count
+from .merge.merge import merge_halves
+from .prepare.prepare import prepare as prepare
 from .progress import ProgressBar, say
-from .records import InputError, Settings
-from .reference_errors import ReferenceErrors, known_errors
-from .results import write_results
-from .run_folder import RunFolder, opened, read_json, remove_temporary, write_json
-from .selftest import ensure_tested
-from .side_by_side import align_side_by_side
-from .state import load_input, load_motion, load_noise, load_particles, load_poses, measured, save_arrays, worker_count
+from .records.errors import InputError
+from .records.settings import Settings
+from .workers.selftest import ensure_tested
+from .workers.two_gpus import align_side_by_side
 
 
 def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,

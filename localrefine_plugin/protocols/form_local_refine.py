@@ -12,7 +12,8 @@ from typing import Any, Dict, List, Optional, Tuple
 import pyworkflow.protocol.params as params
 from pyworkflow.protocol.constants import GPU_LIST, LEVEL_ADVANCED, LEVEL_NORMAL, USE_GPU
 
-from ..engine.records import REFINEMENT, InputError, Settings
+from ..engine.records.errors import InputError
+from ..engine.records.settings import REFINEMENT, Settings
 
 # Engine key → parameter where the rule of `param_name` would not give the field's word.
 PARAM_NAMES = {"prior": "usePrior", "symmetry": "symmetryGroup", "per_particle_scale": "minimizeScale"}

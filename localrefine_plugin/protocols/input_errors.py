@@ -7,7 +7,7 @@ from typing import Any, List
 import numpy as np
 from pwem.objects import VolumeMask
 
-from ..engine.half_sets import PARITY_TEXT, parity_split
+from ..engine.inputs.half_sets import PARITY_TEXT, parity_split
 
 SIZE_TOLERANCE = 1e-3  # relative difference of sampling rates that is not rounding any more
 LOOKED_AT = 100  # particles; a random split agrees with the parity of so many with a chance of 1e-30

@@ -12,7 +12,7 @@ from pyworkflow import BETA
 from pyworkflow.protocol.constants import VOID_GPU
 from pyworkflow.utils import cleanPath, makePath
 
-from ..engine.run_folder import RunFolder, remove_temporary, write_json
+from ..engine.io.run_folder import RunFolder, remove_temporary, write_json
 from . import form_local_refine, run_state
 from .engine_process import run_engine
 from .input_errors import frame_errors, geometry_errors, half_map_files, parity_warnings, particle_errors, volume_errors

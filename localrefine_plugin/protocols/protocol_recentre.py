@@ -12,10 +12,10 @@ from pyworkflow import BETA
 from pyworkflow.object import Integer, String
 from pyworkflow.utils import cleanPath, makePath
 
-from ..engine import recentre
-from ..engine.mrc import write_map
-from ..engine.optics import image_shift, specimen_shift
-from ..engine.run_folder import RunFolder, write_json
+from ..engine.io.mrc import write_map
+from ..engine.io.run_folder import RunFolder, write_json
+from ..engine.model.optics import image_shift, specimen_shift
+from ..engine.prepare import recentre
 from .engine_process import run_engine
 from .form_local_refine import FULCRUM_AXES, FULCRUM_CHOICES, FULCRUM_COORDINATES
 from .input_errors import geometry_errors, half_map_files
@@ -147,7 +147,7 @@ class ProtLocalRecentre(ProtProcessParticles):
     def _distortions(self) -> Dict[int, np.ndarray]:
         """Magnification matrix (2, 2) by object id; {} where no optics group has one."""
         from ..convert import particles_table, write_particles
-        from ..engine.files import read_particles
+        from ..engine.io.relion_particles import read_particles
         source = self.inputParticles.get()
         text = getattr(source.getAcquisition(), "opticsGroupInfo", None)
         if text is None or "rlnMagMat00" not in (text.get() or ""):

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional
 
 import numpy as np
 
-from ..engine.run_folder import RunFolder
+from ..engine.io.run_folder import RunFolder
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Scipion's log is written for a terminal
 CURVES = ("unmasked", "spherical", "loose", "tight", "corrected")
@@ -111,7 +111,7 @@ class RunState:
 
     def learned_covariance(self, k: int) -> Optional[np.ndarray]:
         """(6, 6) covariance of the learned motion about the fulcrum, rad and Å, mean of the half-sets; or None."""
-        from ..engine.motion_prior import about_point
+        from ..engine.align.motion_prior import about_point
         found = [motion for motion in (self.motion(k, half) for half in (1, 2)) if motion is not None]
         pixel_size, resolved = number(self.input.get("pixel_size")), self.resolved
         if not found or not pixel_size:

@@ -14,8 +14,8 @@ from typing import Any, Dict, Iterable, List, Tuple
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..engine.records import Settings
-from ..engine.run_folder import write_atomic
+from ..engine.io.run_folder import write_atomic
+from ..engine.records.settings import Settings
 from ..protocols.run_state import CURVES, RunState, angstrom, read_json, resolution, summary_lines
 from .plots import DPI
 from .run_figures import PICTURES, NotThere, draw_if_there

@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..engine.pose import log_map, project
+from ..engine.model.pose import log_map, project
 from ..protocols.run_state import RunState, read_json, read_npz, resolution
 from . import map_plots, motion_plots, plots, pose_plots, validation_plots
 
@@ -133,7 +133,7 @@ def change_since_last(state: RunState, k: int) -> Optional[Tuple[str, Dict[str, 
 
 def searched_extents(state: RunState, k: int) -> Dict[str, float]:
     """The extents of the search of iteration k where a learned prior has narrowed them ({} where not)."""
-    from ..engine.plan import learned_extents
+    from ..engine.align.search_plan import learned_extents
     motions = [motion for motion in (state.motion(k - 1, half) for half in (1, 2)) if motion is not None]
     pixel_size, resolved = state.input.get("pixel_size"), state.resolved
     if not motions or not pixel_size:

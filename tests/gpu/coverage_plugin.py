@@ -34,7 +34,7 @@ def on_card(function):
 
 def pytest_configure(config):
     from gpu import cuda_on_cpu, fixtures
-    from localrefine_plugin.engine.align import HalfAlignment
+    from localrefine_plugin.engine.align.half_set import HalfAlignment
     for name in ("__init__", "set_reference", "add", "result"):
         setattr(HalfAlignment, name, on_card(getattr(HalfAlignment, name)))
     kernels = FOLDER / "kernels"

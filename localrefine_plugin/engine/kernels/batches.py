@@ -5,7 +5,7 @@ from typing import Callable
 
 import numpy as np
 
-from ..records import InputError
+from ..records.errors import InputError
 from .device import Device
 
 SMALLEST_BATCH = 16  # fewer items at a time would leave a card idle

@@ -1,6 +1,6 @@
-"""Launchers of gather.cu and insert.cu: every array and scalar that a kernel gets is checked here.
+"""Launchers of slices.cu and insert.cu: every array and scalar that a kernel gets is checked here.
 
-The functions are the CUDA twins of those of the same names in gather.py and insert.py, which call them when
+The functions are the CUDA twins of those of the same names in slices.py and insert.py, which call them when
 their arrays are CuPy's.
 """
 from __future__ import annotations
@@ -59,19 +59,19 @@ def frequencies(xp: Any, kx: Array, ky: Array) -> List[Array]:
 
 
 def extract_slices(ft: Array, rows: Array, kx: Array, ky: Array) -> Array:
-    """(m, K) complex64; see gather.extract_slices."""
+    """(m, K) complex64; see slices.extract_slices."""
     xp = array_module(ft)
     m, n_k = len(rows), len(kx)
     out = xp.empty((m, n_k), np.complex64)
     if m and n_k:
         arguments = [*volume(xp, ft), small(xp, "rows", rows, np.float32, (m, 2, 3)), *frequencies(xp, kx, ky),
                      np.int32(n_k), out]
-        kernel(xp, "gather.cu", "extract_slices")((m, blocks(n_k)), (BLOCK,), tuple(arguments))
+        kernel(xp, "slices.cu", "extract_slices")((m, blocks(n_k)), (BLOCK,), tuple(arguments))
     return out
 
 
 def score_grid(ft: Array, rows: Array, kx: Array, ky: Array, matched: Array, weight: Array) -> Array:
-    """(n, G, S) float32: slices, then one real matrix product per particle; see gather.score_grid."""
+    """(n, G, S) float32: slices, then one real matrix product per particle; see slices.score_grid."""
     xp = array_module(ft)
     n, n_rot, n_shift, n_k = len(rows), rows.shape[1], matched.shape[1], len(kx)
     rows = small(xp, "rows", rows, np.float32, (n, n_rot, 2, 3))
@@ -85,7 +85,7 @@ def score_grid(ft: Array, rows: Array, kx: Array, ky: Array, matched: Array, wei
         power = xp.empty((part.stop - start, n_rot, BLOCK), np.float32)
         arguments = [*volume(xp, ft), rows[part], *frequencies(xp, kx, ky), np.int32(n_k), weight[part],
                      np.int32(n_rot), slices, power]
-        kernel(xp, "gather.cu", "slices_and_power")((len(slices) * n_rot, 1), (BLOCK,), tuple(arguments))
+        kernel(xp, "slices.cu", "slices_and_power")((len(slices) * n_rot, 1), (BLOCK,), tuple(arguments))
         products = xp.matmul(slices.view(np.float32), xp.swapaxes(matched[part].view(np.float32), 1, 2))
         out[part] = products - np.float32(0.5) * power.sum(axis=2)[:, :, None]
     return out
@@ -93,7 +93,7 @@ def score_grid(ft: Array, rows: Array, kx: Array, ky: Array, matched: Array, wei
 
 def gauss_newton_sums(ft: Array, rows: Array, shift_px: Array, owner: Array, kx: Array, ky: Array, n_pixels: int,
                       matched: Array, weight: Array, box_size: int, curvature: bool) -> Array:
-    """The sums (m, 22) float64 of gather.gauss_newton_sums; those of the curvature are zero unless asked for.
+    """The sums (m, 22) float64 of slices.gauss_newton_sums; those of the curvature are zero unless asked for.
 
     A lane's sums are float32 of at most n_pixels / BLOCK terms; lanes are added in float64, in a fixed order.
     """
@@ -112,7 +112,7 @@ def gauss_newton_sums(ft: Array, rows: Array, shift_px: Array, owner: Array, kx:
             checked(xp, "matched", matched, np.complex64, (n, n_k)),
             checked(xp, "weight", weight, np.float32, (n, n_k)),
             np.float32(2 / box_size), lanes]
-        kernel(xp, "gather.cu", name)((m, 1), (BLOCK,), tuple(arguments))
+        kernel(xp, "slices.cu", name)((m, 1), (BLOCK,), tuple(arguments))
         sums[:, :count] = lanes.sum(axis=2, dtype=np.float64).T
     return sums
 

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 
-from ..records import InputError
+from ..records.errors import InputError
 
 Array = Any
 OLDEST_DRIVER = 11020  # as cuDriverGetVersion counts: CUDA 11.2, the oldest that CuPy 13's wheels accept

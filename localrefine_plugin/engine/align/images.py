@@ -1,0 +1,92 @@
+"""Images on their way to the search: read, transformed, and matched with their CTF and noise."""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Callable, List, Optional, Tuple
+
+import numpy as np
+
+from ..kernels.device import CPU, Device
+from ..kernels.fft import rfft2
+from ..model.ctf import CtfOnPixels
+from ..model.optics import aberration_phase, image_shift, magnifications
+from ..model.pixels import PixelList, half_plane_frequencies, last_column
+from ..records.particles import Particles
+from .search import PackedImages
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one batch on the half-plane grid: X (n, 2M + 1, M + 1) and C of the same shape, as
+    signal Z = C X / σ² and weight W = C² / σ²; power |X|²; magnification (n, 2, 2) or None (optics.py)."""
+
+    signal: Array
+    weight: Array
+    power: Array
+    magnification: Optional[Array] = None
+
+
+class HalfSetImages:
+    """Reads, transforms and weighs the images of a half-set, on ``device``."""
+
+    def __init__(self, particles: Particles, read: Callable[[np.ndarray], np.ndarray], noise_power: np.ndarray,
+                 max_shell: int, workers: int, device: Device = CPU):
+        self.particles, self.read, self.workers, self.put = particles, read, workers, device.put
+        self.max_shell, box = max_shell, particles.box_size
+        kx, ky = half_plane_frequencies(max_shell)
+        self.shape = kx.shape
+        self.ctf = CtfOnPixels(particles, kx.ravel(), ky.ravel(), self.put)
+        self.magnification = magnifications(particles)
+        self.corrections = [self.put(phase.astype(np.complex64)) for phase in phase_corrections(particles, kx, ky)]
+        shell = np.minimum(np.rint(np.hypot(kx, ky)).astype(int), max_shell)
+        self.inverse_noise = self.put((1 / noise_power[:, shell]).astype(np.float32))
+        self.rows_of_ft = self.put(np.arange(-max_shell, max_shell + 1) % box)
+        self.last_column = self.put(last_column(max_shell))
+
+    def load(self, rows: np.ndarray) -> Tuple[Array, Array]:
+        """Centred transforms X, without the phase of odd aberrations, and CTFs C of these particles."""
+        ft = rfft2(self.put(self.read(rows)), self.workers)[:, :, :self.max_shell + 1].take(self.rows_of_ft, axis=1)
+        if len(self.corrections) == 1:
+            ft *= self.corrections[0]
+        else:
+            group = self.particles.optics_group[rows]
+            for g in np.unique(group):
+                ft[self.put(np.flatnonzero(group == g))] *= self.corrections[g]
+        return ft, self.ctf(rows).reshape((len(rows),) + self.shape)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        ft, c = self.load(rows)
+        power = ft.real ** 2 + ft.imag ** 2
+        group = self.particles.optics_group[rows]
+        weight = c * self.inverse_noise[self.put(group)]
+        ft *= weight
+        weight *= c
+        return Batch(ft, weight, power, None if self.magnification is None else self.put(self.magnification[group]))
+
+
+def phase_corrections(particles: Particles, kx: np.ndarray, ky: np.ndarray) -> List[np.ndarray]:
+    """What takes transforms to the box centre and odd aberrations out of them, e^{2πi k·c/N − iφ(k)} of each group; one
+    for all without aberrations."""
+    box = particles.box_size
+    to_centre = np.exp(2j * np.pi * (box // 2) / box * (kx + ky))
+    if not any(group.odd_zernike for group in particles.optics):
+        return [to_centre]
+    return [to_centre * np.exp(-1j * aberration_phase(group, True, kx, ky)) for group in particles.optics]
+
+
+def pack(batch: Batch, pixels: PixelList, centre_shift: Array) -> PackedImages:
+    """What the search sees of a batch: only listed pixels, moved so that u = 0 is ``centre_shift`` (n, 2) px."""
+    n = len(batch.signal)
+    matched = batch.signal.reshape(n, -1).take(pixels.index, axis=1)
+    matched *= pixels.phases(image_shift(centre_shift, batch.magnification))
+    matched *= 2
+    weight = 2 * batch.weight.reshape(n, -1).take(pixels.index, axis=1)
+    return PackedImages(pixels, matched, weight, batch.magnification)
+
+
+def scaled(batch: Batch, scale: Array) -> Batch:
+    """The batch of images whose signal is ``scale`` (n,) times the model's: Z = α C X / σ², W = α² C² / σ²."""
+    factor = scale.astype(np.float32)[:, None, None]
+    return replace(batch, signal=batch.signal * factor, weight=batch.weight * factor ** 2)

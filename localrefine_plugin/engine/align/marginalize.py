@@ -1,0 +1,92 @@
+"""The posterior of an image's pose as a few insertions with weights.
+
+Around each mode the posterior is taken as the Gaussian of covariance A⁻¹ (A the likelihood's curvature
+plus the prior). Shifts are integrated exactly: the phase of a Gaussian shift averages to
+exp(−½ (2π/N)² v |k|²), v the mean variance of its two axes, on the numerator only. Rotations become sigma points at the
+corners of a tetrahedron, ±σ along each principal axis whose spread moves the outermost Fourier sample
+by more than half a voxel, each with the shift that goes with it: the fewest points that reproduce mean
+and covariance (Julier & Uhlmann 2004, doi:10.1109/JPROC.2003.823141).
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..kernels.device import array_module
+from ..kernels.fixed_point import summable
+from ..model.pose import exp_map
+from .search import Modes
+
+Array = Any
+SMALLEST_WEIGHT = 1e-3
+TETRAHEDRON = np.array([[1.0, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]])
+
+
+@dataclass(frozen=True)
+class Insertions:
+    """m insertions: owner (m,), rotation (m, 3, 3), shift (m, 2) px of the mask centre, weight (m,),
+    shift_variance (m,) px² per axis."""
+
+    owner: Array
+    rotation: Array
+    shift: Array
+    weight: Array
+    shift_variance: Array
+
+
+def mode_weights(modes: Modes, n: int) -> Array:
+    """Posterior probability (m,) of each mode among those of its image (Laplace): ∝ e^score |A|^{−½}."""
+    xp = array_module(modes.w)
+    _, log_det = xp.linalg.slogdet(modes.precision + 1e-9 * xp.eye(5))
+    log_mass = modes.score - 0.5 * log_det
+    start = xp.searchsorted(modes.owner, xp.arange(n))
+    top = xp.full(n, -xp.inf)
+    maximum_at(top, modes.owner, log_mass)
+    mass = summable(xp.exp(log_mass - top[modes.owner]))
+    total = xp.add.reduceat(mass, start) if xp is np else xp.bincount(modes.owner, mass, n)
+    return mass / total[modes.owner]
+
+
+def maximum_at(target: Array, index: Array, values: Array) -> None:
+    xp = array_module(target)
+    xp.maximum.at(target, index, values)
+
+
+def best_only(modes: Modes) -> Insertions:
+    """One insertion per mode, no smearing (modes: the best of each image)."""
+    xp = array_module(modes.w)
+    m = len(modes.owner)
+    return Insertions(modes.owner, modes.rotation, modes.shift, xp.ones(m), xp.zeros(m))
+
+
+def posterior_insertions(modes: Modes, weights: Array, voxels_per_radian: float, n: int) -> Insertions:
+    """Insertions of all modes; the weights of each image add to one.
+
+    ``voxels_per_radian``: how far one radian moves the outermost sample in the padded grid.
+    """
+    xp = array_module(modes.w)
+    keep = weights > SMALLEST_WEIGHT
+    modes, weights = modes.take(keep), summable(weights[keep])
+    weights = weights / xp.bincount(modes.owner, weights, n)[modes.owner]
+    covariance = xp.linalg.inv(modes.precision + 1e-9 * xp.eye(5))
+    variance, axes = xp.linalg.eigh(covariance[:, :3, :3])
+    variance = xp.maximum(variance, 0)
+    split = xp.sqrt(variance) * voxels_per_radian > 0.5
+    count = xp.sum(split, axis=1)
+    gain = covariance[:, 3:, :3] @ xp.linalg.inv(covariance[:, :3, :3])  # E[u | w] = gain·w
+    given_rotation = covariance[:, 3:, 3:] - gain @ covariance[:, :3, 3:]
+    variance_of_shift = 0.5 * xp.trace(given_rotation, axis1=1, axis2=2)
+    parts = [(count == 0, xp.zeros((len(count), 3)), xp.ones(len(count)))]
+    for corner, signs in enumerate(TETRAHEDRON):
+        offset = xp.sum((split * xp.sqrt(variance) * xp.asarray(signs))[:, None] * axes, axis=2)
+        parts.append((count > (0 if corner < 2 else 1), offset, xp.where(count == 1, 0.5, 0.25)))
+    index = xp.concatenate([xp.nonzero(chosen)[0] for chosen, _, _ in parts])
+    offset = xp.concatenate([o[chosen] for chosen, o, _ in parts])
+    share = xp.concatenate([s[chosen] for chosen, _, s in parts])
+    order = xp.argsort(index, kind="stable") if xp is np else xp.argsort(index)
+    index, offset, share = index[order], offset[order], share[order]
+    return Insertions(modes.owner[index], modes.rotation[index] @ exp_map(offset),
+                      modes.shift[index] + (gain[index] @ offset[..., None])[..., 0],
+                      weights[index] * share, variance_of_shift[index])

@@ -1,0 +1,134 @@
+"""Where a sub-volume may be: the prior of its motion, the limits of the search, and what must not count.
+
+With x = (w, displacement of the projected prior point) and m² = (x − μ)ᵀ Q (x − μ) the log prior is
+
+    −½ m²      or      −½ (ν + 5) log(1 + m² / ν),
+
+a Gaussian, or a Student t of ν degrees of freedom. The latter's pull is the Gaussian's times (ν + 5) / (ν + m²): an
+image that moved far is not drawn back by the many that did not, who are drawn
+a little more. Motions have longer tails than a Gaussian of their widths.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Optional, Tuple
+
+import numpy as np
+
+from ..kernels.device import array_module
+from ..model.pose import cross_matrix, exp_map, inverse_right_jacobian, project
+from .reference_errors import OwnTerm
+
+Array = Any
+UNKNOWNS = 5
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Where n sub-volumes may be: centre, prior and limits of the search.
+
+    Attributes
+    ----------
+    rotation0 : (n, 3, 3) float64.
+    precision : (n, 5, 5) of (w in rad, displacement in px of the projected prior point); zeros = no prior.
+    mean : (n, 5).
+    prior_offset, fulcrum_offset : (3,) px, prior point and fulcrum relative to the mask centre.
+    rotation_extent : rad.  shift_extent : px; both hard, the shift at the fulcrum.
+    tails : ν of a Student-t prior, 0 = a Gaussian.
+    own : what the image's own noise in the reference adds to the score, or None.
+    """
+
+    rotation0: Array
+    precision: Array
+    mean: Array
+    prior_offset: Array
+    fulcrum_offset: Array
+    rotation_extent: float
+    shift_extent: float
+    tails: float = 0.0
+    own: Optional[OwnTerm] = None
+
+    def take(self, rows: Array) -> "Motion":
+        return replace(self, rotation0=self.rotation0[rows], precision=self.precision[rows], mean=self.mean[rows],
+                       own=None if self.own is None else self.own.each(lambda column: column[rows]))
+
+    def put(self, put: Callable[[np.ndarray], Array]) -> "Motion":
+        """The motion where ``put`` puts arrays."""
+        names = ("rotation0", "precision", "mean", "prior_offset", "fulcrum_offset")
+        return replace(self, **{name: put(getattr(self, name)) for name in names})
+
+
+def with_tails(m2: Array, tails: float) -> Tuple[Array, Array]:
+    """log prior at m², and its pull relative to the Gaussian's; both of the shape of ``m2``."""
+    if not tails:
+        return -0.5 * m2, array_module(m2).ones_like(m2)
+    m2 = m2.clip(0)  # of rounding
+    return -0.5 * (tails + UNKNOWNS) * array_module(m2).log1p(m2 / tails), (tails + UNKNOWNS) / (tails + m2)
+
+
+def pulling_precision(motion: Motion, w: Array, shift: Array) -> Array:
+    """(n, 5, 5) by which the prior pulls each of n images back from (w, u), at the mask centre: Q, or with tails up to
+    (1 + 5/ν) Q in the middle and less than Q beyond m² = 5."""
+    xp = array_module(w)
+    x = xp.concatenate([w, shift], axis=1) - motion.mean
+    _, factor = with_tails(xp.einsum("ni,nij,nj->n", x, motion.precision, x), motion.tails)
+    precision: Array = factor[:, None, None] * motion.precision
+    return precision
+
+
+def prior_displacement(motion: Motion, owner: Array, rotation: Array, shift: Array, offset: Array) -> Array:
+    """Displacement (m, 2) of the projected point c + offset."""
+    return shift + project(rotation - motion.rotation0[owner], offset)
+
+
+def log_prior(motion: Motion, owner: Array, w: Array, rotation: Array, shift: Array) -> Tuple[Array, Array, Array]:
+    """log prior (m,) with its gradient (m, 5) and curvature (m, 5, 5) in (δ, u); that of heavy tails is of the Gaussian
+    with the same pull."""
+    xp = array_module(w)
+    point = prior_displacement(motion, owner, rotation, shift, motion.prior_offset)
+    x = xp.concatenate([w, point], axis=-1) - motion.mean[owner]
+    jacobian = xp.zeros(x.shape[:-1] + (5, 5))
+    jacobian[:, :3, :3] = inverse_right_jacobian(w)
+    jacobian[:, 3:, :3] = -(rotation[:, :2] @ cross_matrix(motion.prior_offset))
+    jacobian[:, 3, 3] = jacobian[:, 4, 4] = 1
+    q = motion.precision[owner]
+    pull = (q @ x[..., None])
+    transposed = xp.swapaxes(jacobian, 1, 2)
+    value, factor = with_tails(xp.sum(x * pull[..., 0], axis=-1), motion.tails)
+    gradient = -factor[:, None] * (transposed @ pull)[..., 0]
+    return value, gradient, factor[:, None, None] * (transposed @ q @ jacobian)
+
+
+def clip_to_extents(motion: Motion, owner: Array, w: Array, shift: Array) -> Tuple[Array, Array, Array]:
+    """(w, u, R) moved to the nearest pose inside both extents."""
+    xp = array_module(w)
+    inside = 1 - 1e-7  # so that rounding of a later R0ᵀR never shows a pose outside
+    angle = xp.sqrt(xp.sum(w * w, axis=-1))
+    w = w * xp.minimum(1.0, inside * motion.rotation_extent / xp.maximum(angle, 1e-12))[:, None]
+    rotation = motion.rotation0[owner] @ exp_map(w)
+    lever = project(rotation - motion.rotation0[owner], motion.fulcrum_offset)
+    at_fulcrum = shift + lever
+    length = xp.sqrt(xp.sum(at_fulcrum * at_fulcrum, axis=-1))
+    factor = xp.minimum(1.0, inside * motion.shift_extent / xp.maximum(length, 1e-12))
+    return w, at_fulcrum * factor[:, None] - lever, rotation
+
+
+def grid_log_prior(motion: Motion, w: Array, shifts: Array, rotation: Array, reach: float) -> Array:
+    """log prior (n, G, S) float32 on the grid, −inf further than ``reach`` px outside the shift extent, which may be
+    narrower than the grid's step: nearer, a grid pose stands for those inside, where it is moved to."""
+    xp = array_module(w)
+    turned = rotation - motion.rotation0[:, None]
+    # x − μ = a + b: a (n, G, 5) depends on the rotation, b (S, 5) on the shift
+    a = xp.concatenate([xp.broadcast_to(w, turned.shape[:2] + (3,)), project(turned, motion.prior_offset)], axis=-1)
+    a = a - motion.mean[:, None]
+    b = xp.concatenate([xp.zeros((len(shifts), 3)), shifts], axis=-1)
+    q_a, q_b = a @ motion.precision, b @ motion.precision
+    # float32 from here on, where rotations meet shifts
+    energy = (xp.sum(q_a * a, axis=-1).astype(np.float32)[:, :, None]
+              + xp.sum(q_b * b, axis=-1).astype(np.float32)[:, None]
+              + 2 * q_a.astype(np.float32) @ b.T.astype(np.float32))
+    lever = project(turned, motion.fulcrum_offset).astype(np.float32)
+    moved2 = (xp.sum(lever * lever, axis=-1)[:, :, None] + xp.sum(shifts * shifts, axis=-1).astype(np.float32)
+              + 2 * lever @ shifts.T.astype(np.float32))
+    value, _ = with_tails(energy, motion.tails)
+    return xp.where(moved2 > (motion.shift_extent + reach) ** 2, -xp.inf, value).astype(np.float32)

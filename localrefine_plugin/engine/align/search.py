@@ -1,0 +1,304 @@
+"""The best poses of the sub-volume near the known one: a coarse grid, then Gauss–Newton.
+
+Coordinates of a pose are x = (w, u): R = R0·Exp(w) and the displacement u (px) of the projected
+mask centre c, in which rotation and shift nearly decouple. The fulcrum enters only through the
+prior and the extents (engine.md section 2). What the search sees of an image is its matched filter
+Z and its weight W (`PackedImages`): log L = Re⟨Z, P⟩ − ½⟨W, |P|²⟩.
+
+Array-module code: runs on numpy or CuPy arrays alike.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Callable, List, Optional, Tuple
+
+import numpy as np
+
+from ..kernels.device import array_module, to_host, working_bytes
+from ..kernels.slices import gauss_newton_sums, score_grid
+from ..model.optics import derivatives_by_specimen_shift, image_shift, specimen_shift
+from ..model.pixels import PixelList
+from ..model.pose import exp_map, log_map, rotation_vector_ball, shift_disc
+from .prior import Motion, clip_to_extents, grid_log_prior, log_prior
+from .reference import Reference, slice_rows
+
+Array = Any
+MAX_MODES = 4
+KEEP_LOG_LIKELIHOOD = 12.0  # a mode this far below the best has posterior weight < 1e-5
+SAME_MODE = 0.25  # grid steps: modes closer than this are one
+REACH = 0.58  # grid steps: no point of the plane is further from the hexagonal lattice of shifts (1/√3)
+CONVERGED_GAIN = 0.03  # log-likelihood units: a quarter of a posterior s.d. is left to the next iteration
+
+
+@dataclass(frozen=True)
+class PackedImages:
+    """n images as the search sees them, moved so that u = 0 is the pose the search starts from.
+
+    matched Z (n, K) complex64 = 2 C X e^{+2πi k·u0/N} / σ²;  weight W (n, K) float32 = 2 C² / σ²;
+    magnification (n, 2, 2) or None (optics.py).
+    """
+
+    pixels: PixelList
+    matched: Array
+    weight: Array
+    magnification: Optional[Array] = None
+
+    def take(self, rows: Array) -> "PackedImages":
+        return PackedImages(self.pixels, self.matched[rows], self.weight[rows], self.magnification_of(rows))
+
+    def magnification_of(self, owner: Any) -> Optional[Array]:
+        return None if self.magnification is None else self.magnification[owner]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The coarse grid: rotations (G, 3) in rad with their neighbours (G, B), shifts (S, 2) in px."""
+
+    rotations: Array
+    neighbours: Array
+    shifts: Array
+    rotation_step: float
+    shift_step: float
+
+    def put(self, put: Callable[[np.ndarray], Array]) -> "Grid":
+        """The grid where ``put`` puts arrays."""
+        return replace(self, rotations=put(self.rotations), neighbours=put(self.neighbours), shifts=put(self.shifts))
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Numbers of pixels of the grid level and of each refining level, and most steps of each refining level."""
+
+    pixels: List[int]
+    steps: List[int]
+
+
+@dataclass(frozen=True)
+class Modes:
+    """m pose hypotheses, several per image.
+
+    owner (m,) int; w (m, 3) rad; shift (m, 2) px (u of the mask centre); rotation (m, 3, 3);
+    log_likelihood (m,); score (m,) = log likelihood + log prior; curvature (m, 5, 5) of the
+    likelihood; precision (m, 5, 5) of the posterior, in (right increment of R in rad, u in px).
+    """
+
+    owner: Array
+    w: Array
+    shift: Array
+    rotation: Array
+    log_likelihood: Array
+    score: Array
+    curvature: Array
+    precision: Array
+
+    def take(self, rows: Array) -> "Modes":
+        """The modes of these rows, or where ``rows`` is true; a mask is counted once: that waits."""
+        rows = array_module(rows).nonzero(rows)[0] if rows.dtype == bool else rows
+        return Modes(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def join(self, other: "Modes") -> "Modes":
+        xp = array_module(self.w)
+        names = self.__dataclass_fields__
+        return Modes(*(xp.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
+
+    def put(self, rows: Array, other: "Modes") -> None:
+        """Overwrite these rows in place."""
+        for name in self.__dataclass_fields__:
+            getattr(self, name)[rows] = getattr(other, name)
+
+    def to_host(self) -> "Modes":
+        """The modes as numpy arrays."""
+        return Modes(*(to_host(getattr(self, name)) for name in self.__dataclass_fields__))
+
+
+def make_grid(rotation_extent: float, shift_reach_px: float, rotation_step: float, shift_step_px: float) -> Grid:
+    """Grid of rotation vectors in a ball and shifts in a disc."""
+    rotations = rotation_vector_ball(rotation_extent, rotation_step)
+    distance = np.linalg.norm(rotations[:, None] - rotations[None], axis=-1)
+    near = distance < 1.2 * rotation_step
+    width = max(1, int(near.sum(1).max()))
+    neighbours = np.argsort(np.where(near, distance, np.inf), axis=1, kind="stable")[:, :width]
+    own = np.arange(len(rotations))[:, None]
+    neighbours = np.where(np.take_along_axis(near, neighbours, axis=1), neighbours, own)
+    return Grid(rotations, neighbours, shift_disc(shift_reach_px, shift_step_px), rotation_step, shift_step_px)
+
+
+def evaluate(reference: Reference, images: PackedImages, motion: Motion, modes: Modes, n_pixels: int,
+             curvature: bool) -> Tuple[Modes, Array]:
+    """The modes with score and gradient (m, 5) at their poses; curvature and precision anew only if asked."""
+    p, m = images.pixels, images.magnification_of(modes.owner)
+    log_l, gradient, h = gauss_newton_sums(
+        reference.ft, slice_rows(modes.rotation, reference.scale, m), image_shift(modes.shift, m), modes.owner, p.kx,
+        p.ky, n_pixels, images.matched, images.weight, p.box_size, curvature)
+    gradient, h = derivatives_by_specimen_shift(gradient, h, m)
+    log_p, prior_gradient, prior_curvature = log_prior(motion, modes.owner, modes.w, modes.rotation, modes.shift)
+    if motion.own is not None:
+        own, own_gradient = motion.own.at(modes.owner, modes.rotation, modes.shift)
+        log_l, gradient = log_l - own, gradient - own_gradient
+    modes = replace(modes, log_likelihood=log_l, score=log_l + log_p)
+    if curvature:
+        modes = replace(modes, curvature=h, precision=h + prior_curvature)
+    return modes, gradient + prior_gradient
+
+
+def gauss_newton(reference: Reference, images: PackedImages, motion: Motion, modes: Modes, n_pixels: int,
+                 max_steps: int) -> Modes:
+    """Damped Newton steps on (w, u) from each mode, likelihood to ``n_pixels`` pixels, prior included.
+
+    The curvature begins as Gauss–Newton's at the start, which is what the modes keep as their precision.
+    With noisy images the part it leaves out is not small, so the curvature the steps go by is
+    corrected by the change of the gradient (BFGS), which also spares its sums at every later pose.
+    """
+    xp = array_module(modes.w)
+    modes, gradient = evaluate(reference, images, motion, modes, n_pixels, curvature=True)
+    hessian = modes.precision.copy()
+    damping = xp.full(len(modes.owner), 1e-3)
+    active = xp.arange(len(modes.owner))
+    for _ in range(max_steps):
+        step = damped_step(hessian[active], gradient[active], damping[active])
+        going = xp.nonzero(xp.sum(step * gradient[active], axis=-1) > 2 * CONVERGED_GAIN)[0]
+        active, step = active[going], step[going]
+        if len(active) == 0:
+            break
+        current = modes.take(active)
+        target = moved(motion, current, step)
+        trial, trial_gradient = evaluate(reference, images, motion, target, n_pixels, curvature=False)
+        hessian[active] = secant_update(hessian[active], step, gradient[active] - trial_gradient)
+        better = trial.score > current.score
+        damping[active] = xp.where(better, damping[active] * 0.1, damping[active] * 10)
+        better = xp.nonzero(better)[0]
+        modes.put(active[better], trial.take(better))
+        gradient[active[better]] = trial_gradient[better]
+    return modes
+
+
+def secant_update(hessian: Array, step: Array, change: Array) -> Array:
+    """BFGS update of m curvatures A (m, 5, 5) by steps s and changes y of the downhill gradient.
+
+    A stays as it is where yᵀs ≤ 0.1 sᵀA s: there the model or the trial is not to be trusted.
+    """
+    xp = array_module(step)
+    pushed = (hessian @ step[..., None])[..., 0]
+    model = xp.sum(step * pushed, axis=-1)
+    actual = xp.sum(step * change, axis=-1)
+    trusted = actual > 0.1 * model
+    gain = change[:, :, None] * change[:, None, :] / xp.where(trusted, actual, 1.0)[:, None, None]
+    loss = pushed[:, :, None] * pushed[:, None, :] / xp.where(trusted, model, 1.0)[:, None, None]
+    return hessian + xp.where(trusted[:, None, None], gain - loss, 0.0)
+
+
+def moved(motion: Motion, modes: Modes, step: Array) -> Modes:
+    """The modes after steps (δ, Δu) (m, 5), inside the extents."""
+    xp = array_module(step)
+    rotation = modes.rotation @ exp_map(step[:, :3])
+    w = log_map(xp.swapaxes(motion.rotation0[modes.owner], 1, 2) @ rotation)
+    w, shift, rotation = clip_to_extents(motion, modes.owner, w, modes.shift + step[:, 3:])
+    return replace(modes, w=w, shift=shift, rotation=rotation)
+
+
+def damped_step(precision: Array, gradient: Array, damping: Array) -> Array:
+    """(A + λ diag A)⁻¹ g for m systems of five unknowns."""
+    xp = array_module(gradient)
+    diagonal = xp.diagonal(precision, axis1=1, axis2=2)
+    ridge = 1e-6 * xp.sum(diagonal, axis=-1, keepdims=True) + 1e-12
+    a = precision + (damping[:, None] * diagonal + ridge)[:, :, None] * xp.eye(5)
+    return xp.linalg.solve(a, gradient[..., None])[..., 0]
+
+
+def grid_scores(reference: Reference, images: PackedImages, motion: Motion, grid: Grid, n_pixels: int) -> Array:
+    """Score (n, G, S) of every grid pose; −inf outside the extents. Here only, prior and extents take the shifts of
+    the images for those of the specimen."""
+    xp = array_module(images.matched)
+    p = images.pixels
+    w, shifts = grid.rotations, grid.shifts
+    kx, ky = p.kx[:n_pixels], p.ky[:n_pixels]
+    phase = xp.exp(2j * np.pi / p.box_size * (shifts[:, :1] * kx + shifts[:, 1:] * ky)).astype(np.complex64)
+    turn = exp_map(w)
+    out = xp.empty((len(images.matched), len(w), len(shifts)), np.float32)
+    chunk = max(1, working_bytes(images.matched) // (8 * n_pixels * (len(shifts) + len(w))))
+    for start in range(0, len(out), chunk):  # the prior too: its float64 would be most of the memory of a batch
+        part = slice(start, start + chunk)
+        rotation = motion.rotation0[part, None] @ turn
+        matched = images.matched[part, None, :n_pixels] * phase
+        weight = xp.ascontiguousarray(images.weight[part, :n_pixels])
+        rows = slice_rows(rotation, reference.scale, images.magnification_of((part, None)))
+        out[part] = score_grid(reference.ft, rows, kx, ky, matched, weight)
+        out[part] += grid_log_prior(motion.take(part), w, shifts, rotation, REACH * grid.shift_step)
+    return out
+
+
+def grid_candidates(scores: Array, grid: Grid) -> Tuple[Array, Array, Array]:
+    """Up to MAX_MODES local maxima over rotation per image: owner (m,), w (m, 3), shift (m, 2)."""
+    xp = array_module(scores)
+    best_shift = xp.argmax(scores, axis=2)
+    best = xp.max(scores, axis=2)
+    around = xp.max(best[:, grid.neighbours], axis=2)
+    peak = xp.where(best >= around, best, -xp.inf)
+    order = xp.argsort(-peak, axis=1)[:, :MAX_MODES]
+    value = xp.take_along_axis(peak, order, axis=1)
+    keep = value > xp.max(value, axis=1, keepdims=True) - KEEP_LOG_LIKELIHOOD
+    owner, slot = xp.nonzero(keep)
+    g = order[owner, slot]
+    return owner, grid.rotations[g], grid.shifts[best_shift[owner, g]]
+
+
+def prune(modes: Modes, n: int, same_rotation: float, same_shift: float, margin: float = KEEP_LOG_LIKELIHOOD) -> Modes:
+    """Drop modes far below the best of their image, and duplicates; modes stay ordered by image, best first."""
+    xp = array_module(modes.w)
+    order = xp.lexsort(xp.stack([-modes.score, modes.owner.astype(np.float64)]))
+    modes = modes.take(order)
+    start = xp.searchsorted(modes.owner, xp.arange(n))
+    rank = xp.arange(len(modes.owner)) - start[modes.owner]
+    keep = modes.score > modes.score[start[modes.owner]] - margin
+    for behind in range(1, MAX_MODES + 1):
+        earlier = xp.maximum(xp.arange(len(rank)) - behind, 0)
+        close = (xp.sum((modes.w - modes.w[earlier]) ** 2, axis=1) < same_rotation ** 2) & (
+            xp.sum((modes.shift - modes.shift[earlier]) ** 2, axis=1) < same_shift ** 2)
+        keep &= ~((rank >= behind) & close)
+    return modes.take(keep)
+
+
+def search(reference: Reference, images: PackedImages, motion: Motion, grid: Grid, levels: Levels,
+           known: Optional[Tuple[Array, Array]], unsettled: Array) -> Modes:
+    """All modes of n images, ordered by image, best first.
+
+    Parameters
+    ----------
+    known : (w, u) of the last iteration's pose of every image, one more start; or None.
+    unsettled : (n,) bool, the images that go through the grid; the others start from ``known`` at the
+        last level.
+    """
+    xp = array_module(images.matched)
+    n = len(images.matched)
+    same = SAME_MODE * grid.rotation_step, SAME_MODE * grid.shift_step
+    everyone = xp.arange(n)
+    modes = None if known is None else modes_at(motion, everyone, *known)
+    if bool(unsettled.any()):
+        rows = xp.nonzero(unsettled)[0]
+        scores = grid_scores(reference, images.take(rows), motion.take(rows), grid, levels.pixels[0])
+        owner, w, shift = grid_candidates(scores, grid)
+        owner = rows[owner]
+        found = modes_at(motion, owner, w, specimen_shift(shift, images.magnification_of(owner)))
+        if modes is not None:
+            found = found.join(modes.take(unsettled))
+        for n_pixels, steps in zip(levels.pixels[1:-1], levels.steps):
+            found = prune(gauss_newton(reference, images, motion, found, n_pixels, steps), n, *same)
+        modes = found if modes is None else found.join(modes.take(~unsettled))
+    assert modes is not None
+    return prune(gauss_newton(reference, images, motion, modes, levels.pixels[-1], levels.steps[-1]), n, *same)
+
+
+def modes_at(motion: Motion, owner: Array, w: Array, shift: Array) -> Modes:
+    """Modes not yet evaluated at these poses, moved inside the extents."""
+    xp = array_module(w)
+    w, shift, rotation = clip_to_extents(motion, owner, w, shift)
+    m = len(owner)
+    return Modes(owner, w, shift, rotation, xp.zeros(m), xp.zeros(m), xp.zeros((m, 5, 5)), xp.zeros((m, 5, 5)))
+
+
+def best_modes(modes: Modes, n: int) -> Modes:
+    """The best mode of each image, in image order."""
+    xp = array_module(modes.w)
+    return modes.take(xp.searchsorted(modes.owner, xp.arange(n)))
+
+

@@ -1,0 +1,166 @@
+"""From settings and data to the numbers of a run: what "auto" stands for, and the plan of a search."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Tuple
+
+import numpy as np
+
+from ..maps.mask import mask_centre, mask_radius
+from ..model.pixels import PixelList, highest_shell
+from ..model.symmetry import operators
+from ..records.particles import Particles
+from ..records.settings import Settings
+from .motion_prior import about_point, isotropic_covariance, principal_widths
+from .search import Grid, Levels, make_grid
+
+EXTENT_IN_SIGMA = 3.0
+LEARNED_EXTENT_IN_SIGMA = 6.0  # four cut off tails: 1.93° instead of 1.91° where the motion is 8°, in the same time
+FREE_ROTATION_EXTENT_DEG, FREE_SHIFT_EXTENT_ANGSTROM = 20.0, 10.0
+LOWPASS_MARGIN_ANGSTROM = 1.5
+LEARNING = {"learned": "full", "learned-isotropic": "isotropic"}
+GRID_RESOLUTION_ANGSTROM = 14.0
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What the search of an iteration was told: all lengths in px of the images.
+
+    centre : (3,) mask centre, whole px from the box centre.  fulcrum, prior_point : (3,) likewise.
+    mask_radius : effective radius of the mask about the centre.
+    rotation_extent : rad.  shift_extent : px.
+    motion_covariance : (6, 6) of the prior on rotation (rad) and displacement (px) of the prior point in the
+        body frame, or None without a prior.  motion_floor : Σ₀ of motion_prior.learn.
+    learn : "" or "full" or "isotropic", whether this half's covariance is learned anew from its poses.
+    align_shell : information beyond this shell is not used.
+    symmetry : (g, 3, 3) operators about the box centre.  per_particle_scale : whether scales are fitted.
+    deterministic : whether a card's sums must have the same bits in every run.
+    """
+
+    centre: np.ndarray
+    fulcrum: np.ndarray
+    prior_point: np.ndarray
+    mask_radius: float
+    rotation_extent: float
+    shift_extent: float
+    motion_covariance: Optional[np.ndarray]
+    motion_floor: Optional[np.ndarray]
+    learn: str
+    align_shell: int
+    marginalize: bool
+    recenter_rotations: bool
+    recenter_shifts: bool
+    symmetry: np.ndarray
+    per_particle_scale: bool
+    deterministic: bool = False
+
+
+def resolve(settings: Settings, mask: np.ndarray, input_resolution: float, pixel_size: float) -> Dict[str, Any]:
+    """Every value the run goes by, JSON-ready: the settings with "auto" filled in, fulcrum and mask geometry.
+
+    ``input_resolution``: Å at FSC 0.143 of the input half-maps inside the mask. Points are in px from
+    the corner of the box, xyz.
+    """
+    box = mask.shape[0]
+    values = settings.as_dict()
+    has_prior = settings.prior != "off"
+    free = FREE_ROTATION_EXTENT_DEG, FREE_SHIFT_EXTENT_ANGSTROM
+    for name in ("rotation_extent", "shift_extent"):
+        values[name + "_fixed"] = values[name + ("_deg" if name == "rotation_extent" else "_angstrom")] is not None
+    wide = EXTENT_IN_SIGMA * settings.prior_rotation_deg, EXTENT_IN_SIGMA * settings.prior_shift_angstrom
+    for name, extent in zip(("rotation_extent_deg", "shift_extent_angstrom"), wide if has_prior else free):
+        if values[name] is None:
+            values[name] = min(extent, 90.0) if name == "rotation_extent_deg" else extent
+    if values["initial_lowpass_angstrom"] is None:
+        values["initial_lowpass_angstrom"] = max(input_resolution + LOWPASS_MARGIN_ANGSTROM, 2 * pixel_size)
+    centre = mask_centre(mask)
+    fulcrum = {"mask": centre, "box": np.full(3, box // 2)}.get(str(settings.fulcrum))
+    values["fulcrum_px"] = [float(v) for v in (settings.fulcrum if fulcrum is None else fulcrum)]
+    values["mask_centre_px"] = [float(v) for v in centre]
+    values["mask_radius_angstrom"] = mask_radius(mask, centre).effective * pixel_size
+    return values
+
+
+def align_shell_of(resolution_angstrom: float, resolved: Dict[str, Any], particles: Particles) -> int:
+    """Last shell used in alignment for this resolution, within the maximum alignment resolution and Nyquist."""
+    limit = resolution_angstrom
+    if resolved["max_align_resolution_angstrom"] is not None:
+        limit = max(limit, resolved["max_align_resolution_angstrom"])
+    shell = int(particles.box_size * particles.pixel_size / limit)
+    return int(np.clip(shell, 3, highest_shell(particles.box_size)))
+
+
+def search_plan(resolved: Dict[str, Any], particles: Particles, align_resolution: float,
+                learned: Optional[np.ndarray] = None) -> SearchPlan:
+    """The plan of one iteration's search; ``learned`` is the motion's covariance after the last iteration."""
+    pixel = particles.pixel_size
+    # the centre of the mask given, also where a dynamic mask is in use: what was learned about a point stays true
+    fulcrum, centre = (np.array(resolved[name]) - particles.box_size // 2 for name in ("fulcrum_px", "mask_centre_px"))
+    centre = np.rint(centre)
+    learns = LEARNING.get(resolved["prior"], "")
+    start, point = starting_prior(resolved, fulcrum, centre, pixel)
+    covariance = start if learned is None else learned
+    extents = float(np.deg2rad(resolved["rotation_extent_deg"])), resolved["shift_extent_angstrom"] / pixel
+    if learned is not None:
+        extents = learned_extents(resolved, learned, fulcrum - centre, *extents)
+    return SearchPlan(
+        centre=centre, fulcrum=fulcrum, prior_point=point, mask_radius=resolved["mask_radius_angstrom"] / pixel,
+        rotation_extent=float(extents[0]), shift_extent=float(extents[1]),
+        motion_covariance=covariance, motion_floor=start, learn=learns,
+        align_shell=align_shell_of(align_resolution, resolved, particles), marginalize=resolved["marginalize"],
+        recenter_rotations=resolved["recenter_rotations"], recenter_shifts=resolved["recenter_shifts"],
+        symmetry=operators(resolved["symmetry"]), per_particle_scale=resolved["per_particle_scale"],
+        deterministic=resolved["deterministic"])
+
+
+def starting_prior(resolved: Dict[str, Any], fulcrum: np.ndarray, centre: np.ndarray,
+                   pixel_size: float) -> Tuple[Optional[np.ndarray], np.ndarray]:
+    """Covariance (6, 6) of the motion to begin with (None: no prior) and the point it is for.
+
+    A Gaussian prior is independent in rotation and shift at the fulcrum. A learned one starts there and is
+    carried to the mask centre, where it stays.
+    """
+    if resolved["prior"] == "off":
+        return None, fulcrum
+    covariance = isotropic_covariance(resolved["prior_rotation_deg"], resolved["prior_shift_angstrom"] / pixel_size)
+    if resolved["prior"] in LEARNING:
+        return about_point(covariance, centre - fulcrum), centre
+    return covariance, fulcrum
+
+
+def learned_extents(resolved: Dict[str, Any], covariance: np.ndarray, to_fulcrum: np.ndarray, rotation_extent: float,
+                    shift_extent: float) -> Tuple[float, float]:
+    """Six principal widths of the learned motion (rad, px at the fulcrum), unless the user fixed the extent.
+
+    Never wider than where the search began: beyond that nothing was ever looked at.
+    """
+    rotation, shift = principal_widths(about_point(covariance, to_fulcrum))
+    if not resolved["rotation_extent_fixed"]:
+        rotation_extent = min(rotation_extent, LEARNED_EXTENT_IN_SIGMA * rotation[0])
+    if not resolved["shift_extent_fixed"]:
+        shift_extent = min(shift_extent, LEARNED_EXTENT_IN_SIGMA * shift[0])
+    return rotation_extent, shift_extent
+
+
+def grid_of(plan: SearchPlan, box_size: int, pixel_size: float) -> Tuple[Grid, int]:
+    """The coarse grid and the shell its scores go to.
+
+    Step = d / (2 ρ) in rotation and d / 2 in shift at resolution d: a pose is then at most a quarter of d
+    from a grid pose at the mask's effective radius ρ, inside the basin of the refinement that
+    follows (measured on `mid`: a step of d / (2.5 ρ) costs twice as much and gains nothing).
+    """
+    shell = min(plan.align_shell, int(box_size * pixel_size / GRID_RESOLUTION_ANGSTROM))
+    wavelength = box_size / shell
+    lever = 2 * np.sin(plan.rotation_extent / 2) * float(np.linalg.norm(plan.fulcrum - plan.centre))
+    return make_grid(plan.rotation_extent, plan.shift_extent + lever, 0.5 * wavelength / plan.mask_radius,
+                     0.5 * wavelength), shell
+
+
+def levels_of(pixels: PixelList, grid_shell: int, align_shell: int) -> Levels:
+    """The grid level and refining levels whose shells grow by 1.5."""
+    shells = [grid_shell]
+    while shells[-1] < align_shell:
+        shells.append(min(align_shell, int(np.ceil(1.5 * shells[-1]))))
+    if len(shells) == 1:
+        shells.append(align_shell)
+    return Levels([pixels.prefix(s) for s in shells], [4] * (len(shells) - 1))

@@ -1,0 +1,150 @@
+"""RUN/final: what a user takes away, from the best iteration."""
+from __future__ import annotations
+
+import shutil
+from typing import Any, Dict, Sequence
+
+import numpy as np
+
+from ..io.mrc import read_map, write_map
+from ..io.relion_particles import read_particles, write_particles
+from ..io.run_folder import (
+    FINAL_FILES,
+    OPTIONAL_FINAL_FILES,
+    RunFolder,
+    read_json,
+    remove,
+    remove_temporary,
+    write_atomic,
+    write_json,
+)
+from ..io.run_store import load_input, load_particles, load_poses
+from ..maps.fsc import FscCurves, read_fsc
+from ..maps.sharpen import applied_b_factor, sharpen
+from ..progress import say
+from ..records.errors import InputError
+from .mask_ladder import mask_ladder
+from .pose_blur import advice, as_half_map_fsc, blur_correlation, expected_map_to_truth, expected_resolution
+from .report import build_report
+
+UNCERTAINTY_LABELS = ("lrRotationUncertainty", "lrShiftUncertainty")
+
+
+def write_results(run: RunFolder, workers: int) -> None:
+    """Unfiltered half-maps, their mean, the sharpened map, poses, mask and FSC of the best iteration."""
+    last = run.iterations_done()
+    k = read_json(run.iteration_done(last))["best_iteration"]
+    final, names = run.path / "final", FINAL_FILES + OPTIONAL_FINAL_FILES
+    for path in [run.report] + [run.final(name) for name in names]:
+        remove(path)
+    final.mkdir(exist_ok=True)
+    for folder in (run.path, final):
+        remove_temporary(folder)
+    for half in (1, 2):
+        copy(run.half_map(k, half), run.final(f"half_map_{half}.mrc"))
+    copy(run.mask_in_use(k), run.final("mask.mrc"))
+    if run.filter_resolution(k).exists():
+        copy(run.filter_resolution(k), run.final("filter_resolution.mrc"))
+    copy(run.fsc(k), run.final("fsc.star"))
+    maps, curves = [read_map(run.half_map(k, half))[0] for half in (1, 2)], read_fsc(run.fsc(k))
+    mean, mask = 0.5 * (maps[0] + maps[1]), read_map(run.mask_in_use(k))[0]
+    write_maps(run, mean, curves, workers)
+    write_ladder(run, maps, mask, curves, workers)
+    write_final_particles(run, k)
+    blur = pose_blur(run, k, mean, mask, curves)
+    write_json(run.final("pose_blur.json"), blur)
+    files = [run.final(name) for name in names if run.final(name).exists()]
+    write_json(run.report, dict(build_report(run), files=run.sizes(files)))
+    reason = f" ({blur['advice']})" if blur["advice"] else ""
+    say(f"resolution to report: {blur['resolution_to_report_angstrom']:.2f} Å{reason}")
+    say(f"results of iteration {k} are in {final}")
+
+
+def write_maps(run: RunFolder, mean: np.ndarray, curves: FscCurves, workers: int) -> None:
+    """The mean of the half-maps, as it is and sharpened, and how it was sharpened."""
+    described = load_input(run)
+    pixel_size, b_factor = described["pixel_size"], described["resolved"]["sharpen_bfactor"]
+    write_map(run.final("map.mrc"), mean, pixel_size)
+    sharpened, fit = sharpen(mean, pixel_size, curves.corrected, curves.resolutions()["corrected"], b_factor, workers)
+    write_map(run.final("map_sharpened.mrc"), sharpened, pixel_size)
+    write_json(run.final("sharpening.json"), {
+        "b_factor_applied": applied_b_factor(fit, b_factor), "b_factor_guinier": fit.b_factor,
+        "guinier_correlation": fit.correlation, "guinier_shells": fit.shells})
+
+
+def write_ladder(run: RunFolder, maps: Sequence[np.ndarray], mask: np.ndarray, curves: FscCurves,
+                 workers: int) -> None:
+    """The resolution in ever tighter masks, and the tightest that adds no correlation of its own."""
+    described = load_input(run)
+    ladder = mask_ladder(maps[0], maps[1], mask, curves, described["resolved"]["seed"], workers)
+    write_map(run.final("tightest_mask.mrc"), ladder.mask, described["pixel_size"])
+    write_json(run.final("mask_ladder.json"), ladder.as_dict())
+
+
+def pose_blur(run: RunFolder, iteration: int, volume: np.ndarray, mask: np.ndarray,
+              curves: FscCurves) -> Dict[str, Any]:
+    """κ and the FSC to the truth to be expected of the final map (pose_blur.py)."""
+    described = load_input(run)
+    resolved, pixel_size = described["resolved"], described["pixel_size"]
+    reported = curves.resolutions()["corrected"]
+    tables = [t for t in (load_poses(run, iteration, half) for half in (1, 2)) if t is not None]
+    rotation = np.concatenate([t.rotation for t in tables])
+
+    def blurred(name: str) -> np.ndarray:
+        return blur_correlation(volume, mask, curves.corrected, np.concatenate([getattr(t, name) for t in tables]),
+                                rotation, reported / pixel_size, resolved["seed"])
+    kappa = blurred("error_covariance") * (blurred("covariance") if resolved["marginalize"] else 1)
+    curve = expected_map_to_truth(curves.corrected, kappa)
+    expected = expected_resolution(curve, len(volume), pixel_size)
+    return {"expected_resolution_angstrom": expected, "resolution_to_report_angstrom": max(expected, reported),
+            "expected_map_to_truth": curve.tolist(), "expected_fsc": as_half_map_fsc(curve).tolist(),
+            "kappa": kappa.tolist(), "advice": advice(expected, reported)}
+
+
+def write_final_particles(run: RunFolder, iteration: int) -> None:
+    """particles.star with every input column, new angles and origins, and every row but those left out (exclude.py).
+
+    Half-sets that were split anew replace rlnRandomSubset; fitted scales are added as lrScale, and how well each
+    pose is known as lrRotationUncertainty and lrShiftUncertainty (see `pose_uncertainty`).
+    """
+    described = load_input(run)
+    particles = load_particles(run)
+    rotation, shift, scale = particles.rotation.copy(), particles.shift_px.copy(), np.ones(len(particles))
+    uncertainty = np.zeros((len(particles), 2))
+    for half in (1, 2):
+        poses = load_poses(run, iteration, half)
+        if poses is not None:
+            rotation[poses.row], shift[poses.row] = poses.rotation, poses.shift_px
+            scale[poses.row] = 1 if poses.scale is None else poses.scale
+            uncertainty[poses.row] = pose_uncertainty(poses.error_covariance, particles.pixel_size)
+    extra: Dict[str, np.ndarray] = dict(zip(UNCERTAINTY_LABELS, uncertainty.T))
+    if described["resolved"]["resplit_half_sets"]:
+        extra["rlnRandomSubset"] = particles.half_set
+    if described["resolved"]["per_particle_scale"]:
+        extra["lrScale"] = scale
+    _, table = read_particles(described["particles"], need_half_sets=False)  # checked at the start
+    if len(table.pixel_size) != len(particles):
+        raise InputError(f"has {len(table.pixel_size)} particles, and had {len(particles)} when the run began",
+                         described["particles"], "put the old file back, or start a new run")
+    used = np.flatnonzero(particles.half_set > 0)
+    write_particles(run.final("particles.star"), table.take(used), rotation[used], shift[used],
+                    {label: values[used].tolist() for label, values in extra.items()})
+
+
+def pose_uncertainty(covariance: np.ndarray, pixel_size: float) -> np.ndarray:
+    """(n, 2) standard deviation per axis, root mean square over the axes, of covariances (n, 5, 5) of the errors.
+
+    Of the rotation sqrt(tr C_w / 3) in degrees (three axes), and of the in-plane position of the centre of the
+    mask sqrt(tr C_u / 2) in Å (two axes). With the prior and the reference's noise in it (reference_errors.py).
+    """
+    variance = np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 0)
+    rotation, shift = variance[:, :3].mean(axis=1), variance[:, 3:].mean(axis=1)
+    return np.stack([np.rad2deg(np.sqrt(rotation)), pixel_size * np.sqrt(shift)], axis=1)
+
+
+def copy(source: Any, target: Any) -> None:
+    def write(name: str) -> None:
+        shutil.copyfile(source, name)
+    write_atomic(target, write)
+
+

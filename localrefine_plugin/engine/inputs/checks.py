@@ -1,0 +1,386 @@
+"""Everything that can be wrong with the input, refused before anything is computed.
+
+`check_inputs` is the whole of it. What cannot be right raises InputError; what may be meant, but often is
+not, is a warning.
+"""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import List, Sequence, Tuple
+
+import numpy as np
+
+from ..io.mrc import open_mrc, read_map, stack_shape
+from ..io.relion_particles import BEAM_TILT, DISTORTION, ZERNIKE, ParticleTable, read_particles
+from ..io.resample import on_grid, refuse_other_frame
+from ..io.run_folder import PathLike
+from ..maps.fsc import fsc, resolution_at
+from ..maps.mask import check_mask
+from ..model.symmetry import mask_symmetry_error, operators
+from ..records.errors import InputError
+from ..records.particles import Particles
+from ..records.settings import Settings
+from .exclude import GREY_RANGE, Excluded, exclude_unusable, exclusion_warning
+from .half_sets import PARITY_TEXT, parity_split, resplit
+
+LEAST_BOX = 8
+ASYMMETRIC = 0.1  # symmetry.mask_symmetry_error of a symmetric mask is below 0.03
+EXTENT_IN_PRIORS = 2.0
+PIXEL_SIZE_TOLERANCE = 1e-3
+"""Relative: a quarter of a pixel at the edge of a box of 512. Headers in 32-bit floats round a thousand times finer."""
+
+
+@dataclass(frozen=True)
+class CheckedInputs:
+    """Inputs that passed: `maps` the two half-maps and `mask`, (N, N, N) float32, the mask within [0, 1].
+
+    `excluded` particles are of half-set 0.
+    """
+
+    particles: Particles
+    table: ParticleTable
+    maps: Tuple[np.ndarray, np.ndarray]
+    mask: np.ndarray
+    pixel_size: float
+    warnings: Tuple[str, ...]
+    excluded: Tuple[Excluded, ...] = ()
+
+
+def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: PathLike, mask: PathLike,
+                 settings: Settings) -> CheckedInputs:
+    """Read and check the inputs of a local refinement; every image is looked at once.
+
+    Memory: three maps, the STAR file and a batch of images.
+
+    Raises
+    ------
+    InputError : the first thing found that cannot be right, in the order particles, maps, mask,
+        settings, images.
+    """
+    star = str(particles_star)
+    particles, table = read_particles(particles_star, need_half_sets=not settings.resplit_half_sets)
+    _check_optics(particles, star)
+    warnings = _check_table(table, star)
+    if settings.resplit_half_sets:
+        particles = resplit(particles, settings.seed)
+        warnings.append("the half-sets were split anew: the two references share particles with both of them and are "
+                        "not independent, so the FSC of the first iterations is too good")
+    else:
+        warnings += _check_parity(particles, table, star)
+    warnings += _check_half_sets(particles, star) + _check_duplicates(particles, star)
+    warnings += _check_ctf(particles, star)
+    _check_stacks(particles, star)
+    names = f"half-map 1 {half_map_1}", f"half-map 2 {half_map_2}", f"mask {mask}"
+    volumes = []
+    for path, name in zip((half_map_1, half_map_2, mask), names):
+        volume, said = _read_on_grid(path, name, particles, settings.resample_maps)
+        if said:
+            refuse_other_frame(path, name, half_map_1)
+        volumes.append(volume)
+        warnings += said
+    maps = _check_values(volumes[0], names[0]), _check_values(volumes[1], names[1])
+    warnings += _check_half_maps(maps, names[:2])
+    warnings += _check_mask(volumes[2], maps, names[2], particles)
+    warnings += _check_symmetry(volumes[2], settings, names[2])
+    warnings += _check_settings(settings, particles)
+    particles, excluded = exclude_unusable(particles, star)
+    warnings += exclusion_warning(excluded, len(particles))
+    return CheckedInputs(particles, table, maps, np.clip(volumes[2], 0, 1), particles.pixel_size, tuple(warnings),
+                         excluded)
+
+
+def _check_optics(particles: Particles, star: str) -> None:
+    optics = particles.optics
+    for name, what, unit, remedy in (
+            ("box_size", "box sizes", "px", "extract all particles with one box size"),
+            ("pixel_size", "pixel sizes", "Å", "extract all particles with one pixel size")):
+        values = sorted({getattr(group, name) for group in optics})
+        if len(values) > 1 and values[-1] - values[0] > PIXEL_SIZE_TOLERANCE * values[0]:
+            raise InputError(f"the optics groups have several {what}, {_listed(values)} {unit}", star, remedy)
+    if particles.box_size < LEAST_BOX:
+        raise InputError(f"the box of {particles.box_size} px is too small", star, f"use at least {LEAST_BOX} px")
+    for group in optics:
+        for value, low, high, label, unit in (
+                (group.voltage_kv, 10, 3000, "rlnVoltage", "kV"),
+                (group.spherical_aberration_mm, -10, 20, "rlnSphericalAberration", "mm"),
+                (group.amplitude_contrast, 0, 1, "rlnAmplitudeContrast", "(a fraction)")):
+            if not low <= value <= high:
+                raise InputError(f"optics group {group.name} has {label} {value:g}, not within {low} … {high} {unit}",
+                                 star, f"correct {label}")
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values[:-1]) + f" and {values[-1]:g}"
+
+
+PHASE_FLIPPED = "the images are phase-flipped", "give the particles without phase flipping; the CTF is corrected here"
+_OTHER_IMAGES = ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped", "rlnImageDimensionality")
+_IGNORED_ZERO = ("rlnCtfBfactor",) + BEAM_TILT + DISTORTION[1:3]
+_IGNORED_ONE = ("rlnCtfScalefactor", DISTORTION[0], DISTORTION[3])
+_MODELLED = {"optics": BEAM_TILT + ZERNIKE + DISTORTION, "particles": (), "": BEAM_TILT}  # "" is RELION 3.0
+
+
+def _check_table(table: ParticleTable, star: str) -> List[str]:
+    """What the STAR file says and the engine does not model: refused if it changes what the images are."""
+    warnings = []
+    for part in (table.optics, table.particles):
+        if part is None:
+            continue
+        for label, texts in part.texts(_OTHER_IMAGES).items():
+            if label == "rlnImageDimensionality" and any(text == "3" for text in texts):
+                raise InputError("the images are three-dimensional", star, "give two-dimensional particles")
+            if label == "rlnCtfDataAreCtfPremultiplied" and any(text == "1" for text in texts):
+                raise InputError("the images are premultiplied by the CTF", star,
+                                 "extract the particles without premultiplication")
+            if label == "rlnCtfDataArePhaseFlipped" and any(text == "1" for text in texts):
+                raise InputError(PHASE_FLIPPED[0], star, PHASE_FLIPPED[1])
+        modelled = _MODELLED["" if table.optics is None else "optics" if part is table.optics else "particles"]
+        for label, texts in part.texts(_IGNORED_ZERO + _IGNORED_ONE + ZERNIKE).items():
+            if label not in modelled and any(_says_something(label, text) for text in texts):
+                warnings.append(f"{star}: {label} is not modelled, its values are ignored")
+    return warnings
+
+
+def _says_something(label: str, text: str) -> bool:
+    if label in ZERNIKE:
+        return any(digit in text for digit in "123456789")
+    try:
+        return abs(float(text) - (label in _IGNORED_ONE)) > 1e-6
+    except ValueError:
+        return True
+
+
+def _check_half_sets(particles: Particles, star: str) -> List[str]:
+    counts = [int(np.count_nonzero(particles.half_set == half)) for half in (1, 2)]
+    for half, count in zip((1, 2), counts):
+        if count == 0:
+            raise InputError(f"half-set {half} has no particles", star,
+                             "give the particles of both half-sets of a refinement (rlnRandomSubset 1 and 2)")
+    if 2 * min(counts) < max(counts):
+        return [f"{star}: the half-sets are unequal ({counts[0]} and {counts[1]} particles)"]
+    return []
+
+
+def _check_parity(particles: Particles, table: ParticleTable, star: str) -> List[str]:
+    """Half-sets that are the parity of Scipion's ids."""
+    try:
+        ids = np.array(table.particles.texts(["rlnImageId"])["rlnImageId"], dtype=float).astype(np.int64)
+    except (KeyError, ValueError):
+        return []
+    return [f"{star}: {PARITY_TEXT}"] if parity_split(ids, particles.half_set) else []
+
+
+def _check_duplicates(particles: Particles, star: str) -> List[str]:
+    """One image twice: refused in two halves or with one pose, else taken for symmetry expansion."""
+    order = np.lexsort((particles.slice, particles.stack))
+    same = (np.diff(particles.stack[order]) == 0) & (np.diff(particles.slice[order]) == 0)
+    if not same.any():
+        return []
+    first, second = order[:-1][same], order[1:][same]
+    crossing = np.flatnonzero(particles.half_set[first] != particles.half_set[second])
+    if len(crossing):
+        rows = _rows(first[crossing[0]], second[crossing[0]])
+        raise InputError(f"rows {rows} are the same image in both half-sets", star,
+                         "give all copies of a particle the same rlnRandomSubset")
+    copies = np.unique(np.concatenate([first, second]))
+    # poses to 1e-4 rad and 1e-3 px, far below what any refinement resolves
+    keys = np.column_stack([particles.stack[copies], particles.slice[copies],
+                            np.rint(particles.rotation[copies].reshape(-1, 9) * 1e4).astype(np.int64),
+                            np.rint(particles.shift_px[copies] * 1e3).astype(np.int64)])
+    _, index, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    twice = np.flatnonzero(counts > 1)
+    if len(twice):
+        pair = copies[np.flatnonzero(index.reshape(-1) == twice[0])[:2]]
+        raise InputError(f"rows {_rows(*pair)} are the same image with the same pose ({int((counts - 1).sum())} "
+                         "duplicates in all)", star, "remove the duplicate rows")
+    return [f"{star}: {len(first)} rows repeat an image with another pose, which is taken for symmetry expansion"]
+
+
+def _rows(a: int, b: int) -> str:
+    return f"{min(a, b) + 1} and {max(a, b) + 1}"
+
+
+def _check_ctf(particles: Particles, star: str) -> List[str]:
+    defocus = np.maximum(np.abs(particles.defocus_u), np.abs(particles.defocus_v))
+    largest = float(defocus.max())
+    if largest == 0:
+        return [f"{star}: every defocus is 0; the images are taken as they are, apart from amplitude contrast and "
+                "spherical aberration"]
+    if largest < 50:
+        raise InputError(f"the largest defocus is {largest:g} Å", star, "give rlnDefocusU and rlnDefocusV in Å, not µm")
+    return []
+
+
+def _check_stacks(particles: Particles, star: str) -> None:
+    """Every stack is complete, has square images of the box size, and holds the images asked of it."""
+    last = np.full(len(particles.stacks), -1, dtype=np.int64)
+    np.maximum.at(last, particles.stack, particles.slice)
+    box_size = particles.box_size
+    for i, path in enumerate(particles.stacks):
+        with open_mrc(path) as mrc:
+            count, rows, columns = stack_shape(mrc, path)
+        if (rows, columns) != (box_size, box_size):
+            raise InputError(f"has images of {columns} × {rows} px, the particles of {star} have a box of "
+                             f"{box_size} px", path, "extract the particles anew, or correct rlnImageSize")
+        if last[i] >= count:
+            row = int(np.flatnonzero((particles.stack == i) & (particles.slice == last[i]))[0])
+            raise InputError(f"holds {count} images, row {row + 1} of {star} asks for number {last[i] + 1}", path,
+                             "the stack is truncated or the STAR file belongs to another one")
+
+
+def _read(path: PathLike, name: str) -> Tuple[np.ndarray, float]:
+    if not os.fspath(path):
+        raise InputError("is missing", name.strip(), "give its file name")
+    try:
+        return read_map(path)
+    except InputError as error:
+        raise InputError(error.problem, name, error.remedy) from None
+
+
+def _read_on_grid(path: PathLike, name: str, particles: Particles, resample: bool) -> Tuple[np.ndarray, List[str]]:
+    """A map at the pixel size of the particles, and what was done to it; InputError if it may not be resampled."""
+    volume, pixel_size = _read(path, name)
+    expected = particles.pixel_size
+    if not resample or (volume.shape == (particles.box_size,) * 3
+                        and abs(pixel_size - expected) <= PIXEL_SIZE_TOLERANCE * expected):
+        _check_box(volume, name, particles)
+        _check_pixel_size(pixel_size, name, particles)
+        return volume, []
+    _refuse_not_cubic(volume, name)
+    fitted = on_grid(volume, pixel_size, particles.box_size, expected)
+    if name.startswith("mask") and 0 <= volume.min() and volume.max() <= 1:
+        fitted = np.clip(fitted, 0, 1)  # a hard edge rings
+    return (fitted,
+            [f"{name}: was resampled from {len(volume)} voxels of {pixel_size:.4f} Å to {particles.box_size} voxels of "
+             f"{expected:.4f} Å"])
+
+
+def _refuse_not_cubic(volume: np.ndarray, name: str) -> None:
+    if len(set(volume.shape)) > 1:
+        size = " × ".join(map(str, volume.shape[::-1]))
+        raise InputError(f"is not cubic ({size} voxels)", name, "crop or pad it to a cube")
+
+
+def _check_box(volume: np.ndarray, name: str, particles: Particles) -> None:
+    if name.startswith("mask"):  # check_mask has its own words
+        return
+    _refuse_not_cubic(volume, name)
+    if volume.shape[0] != particles.box_size:
+        size = " × ".join(map(str, volume.shape[::-1]))
+        raise InputError(f"has {size} voxels, the particles have a box of {particles.box_size} px", name,
+                         "give the half-maps of the refinement of these particles, or set resample_maps")
+
+
+def _check_values(volume: np.ndarray, name: str) -> np.ndarray:
+    """A half-map, finite, not constant, and of values whose squares 32-bit floats can hold."""
+    if not np.isfinite(volume).all():
+        raise InputError(f"holds {int(np.count_nonzero(~np.isfinite(volume)))} NaN or infinite values", name,
+                         "reconstruct it again")
+    low, high = float(volume.min()), float(volume.max())
+    if low == high:
+        raise InputError(f"is constant ({low:g} everywhere)", name, "give a reconstructed half-map")
+    if not GREY_RANGE[0] < high - low < GREY_RANGE[1] or abs(low) > GREY_RANGE[1]:
+        raise InputError(f"has values from {low:.3g} to {high:.3g}", name,
+                         "reconstruct it from particles normalised to a standard deviation of 1")
+    return volume
+
+
+def _check_pixel_size(pixel_size: float, name: str, particles: Particles) -> None:
+    expected = particles.pixel_size
+    if abs(pixel_size - expected) > PIXEL_SIZE_TOLERANCE * expected:
+        raise InputError(f"has a pixel size of {pixel_size:.4f} Å, the particles have {expected:.4f} Å", name,
+                         "set resample_maps, or correct its header if only that is wrong")
+
+
+def _check_half_maps(maps: Tuple[np.ndarray, np.ndarray], names: Tuple[str, str]) -> List[str]:
+    centred = [np.subtract(volume, volume.mean(dtype=np.float64), dtype=np.float32) for volume in maps]
+    correlation = _inner(*centred) / np.sqrt(_inner(centred[0], centred[0]) * _inner(centred[1], centred[1]))
+    # The correlation of two independent halves falls short of 1 by noise / signal; float32 sums by about 1e-7.
+    if abs(correlation) > 1 - 1e-6:
+        raise InputError(f"is identical to {names[0]}" + (" with the contrast inverted" if correlation < 0 else ""),
+                         names[1], "give the two half-maps of one refinement")
+    warnings = []
+    sphere = _inscribed_sphere(maps[0].shape[0])
+    for volume, name in zip(maps, names):
+        zeros = float(np.mean(volume[sphere] == 0))
+        if zeros > 0.1:
+            warnings.append(f"{name}: {100 * zeros:.0f} % of the inner voxels are exactly 0; masked half-maps make the "
+                            "first FSC too good, give unmasked ones")
+    return warnings
+
+
+def _inner(a: np.ndarray, b: np.ndarray) -> float:
+    return sum(float(np.vdot(plane_a, plane_b)) for plane_a, plane_b in zip(a, b))
+
+
+def _inscribed_sphere(box_size: int) -> np.ndarray:
+    """(N, N, N) bool, radius 0.4 N: half-maps may come with the corners zeroed."""
+    square = np.square(np.arange(box_size) - box_size // 2)
+    inside: np.ndarray = square[:, None, None] + square[:, None] + square < (0.4 * box_size) ** 2
+    return inside
+
+
+def _check_mask(mask: np.ndarray, maps: Tuple[np.ndarray, np.ndarray], name: str, particles: Particles) -> List[str]:
+    box_size, pixel_size = particles.box_size, particles.pixel_size
+    check_mask(mask, box_size, pixel_size, 0.0, source=name)  # refuses before the FSC is computed under it
+    curve = fsc(maps[0] * mask, maps[1] * mask)
+    resolution = resolution_at(curve, 0.143, box_size, pixel_size)
+    warnings = check_mask(mask, box_size, pixel_size, resolution, maps[0] + maps[1], name)
+    if resolution >= box_size * pixel_size:
+        warnings.append(f"{name}: the half-maps do not correlate inside it at any resolution; are they of these "
+                        "particles and this frame?")
+    return warnings
+
+
+def _check_symmetry(mask: np.ndarray, settings: Settings, name: str) -> List[str]:
+    """Refuse a mask that breaks the symmetry, unless told otherwise."""
+    error = mask_symmetry_error(mask, operators(settings.symmetry))
+    if error <= ASYMMETRIC:
+        return []
+    problem = f"breaks the symmetry {settings.symmetry} (by {100 * error:.0f} %)"
+    if not settings.allow_asymmetric_mask:
+        raise InputError(problem, name, "use C1 with symmetry-expanded particles for a part of a symmetric complex, "
+                                        "or set allow_asymmetric_mask")
+    return [f"{name}: {problem}; its density is averaged with that of its symmetry mates, which are not aligned"]
+
+
+def _check_settings(settings: Settings, particles: Particles) -> List[str]:
+    """Settings that are in range by themselves but not for this box and pixel size."""
+    box_size, pixel_size = particles.box_size, particles.pixel_size
+    if not isinstance(settings.fulcrum, str) and not all(0 <= v <= box_size - 1 for v in settings.fulcrum):
+        raise InputError(f"{list(settings.fulcrum)} lies outside the box of {box_size} px", "setting fulcrum",
+                         "give x, y, z in px from the corner of the box")
+    extent = settings.shift_extent_angstrom
+    if extent is not None and extent > box_size * pixel_size / 2:
+        raise InputError(f"{extent:g} Å is more than half the box ({box_size * pixel_size / 2:g} Å)",
+                         "setting shift_extent_angstrom", "choose a smaller value")
+    warnings = _check_extents(settings)
+    lowpass = settings.initial_lowpass_angstrom
+    if lowpass is not None and lowpass > box_size * pixel_size / 2:
+        raise InputError(f"{lowpass:g} Å leaves nothing of a box of {box_size * pixel_size:g} Å",
+                         "setting initial_lowpass_angstrom", "choose a smaller value")
+    if lowpass is not None and lowpass < 2 * pixel_size:
+        warnings.append(f"setting initial_lowpass_angstrom: {lowpass:g} Å is beyond Nyquist ({2 * pixel_size:g} Å)")
+    return warnings
+
+
+def _check_extents(settings: Settings) -> List[str]:
+    """What extents, prior and re-centring are together."""
+    warnings = []
+    recentred = settings.recenter_rotations or settings.recenter_shifts
+    if recentred and settings.prior.startswith("learned"):
+        raise InputError(f"a {settings.prior} prior is of the motion from the input poses; from the last poses it "
+                         "would shrink in every iteration until nothing may move",
+                         "setting recenter_rotations, recenter_shifts",
+                         "switch re-centring off, or take the gaussian prior")
+    if settings.prior != "off":
+        for extent, prior in (("rotation_extent_deg", "prior_rotation_deg"),
+                              ("shift_extent_angstrom", "prior_shift_angstrom")):
+            given, width = getattr(settings, extent), getattr(settings, prior)
+            if given is not None and given < EXTENT_IN_PRIORS * width:
+                warnings.append(f"setting {extent}: {given:g} is less than two standard deviations of the prior "
+                                f"({width:g}); particles will pile up at the limit of the search")
+    elif recentred:
+        warnings.append("re-centring without a prior lets poses drift from iteration to iteration; switch the prior on")
+    return warnings

@@ -1,0 +1,119 @@
+"""Particles that cannot be used, left out one by one while they are few.
+
+Left out is a particle whose image holds NaN or infinity, is constant or is far stronger than the others; one without
+defocus among others that have it; and one with a defocus, phase shift or origin that no particle can have. More than
+1 % of them is no accident and is refused.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Dict, List, Tuple
+
+import numpy as np
+
+from ..io.mrc import ImageReader, image_problems
+from ..records.errors import InputError
+from ..records.particles import Particles
+
+MOST_EXCLUDED = 0.01
+TOO_STRONG = 1e3
+"""Times the median range of grey values; particles under ice of different thickness differ by less than ten times."""
+GREY_RANGE = 1e-12, 1e12  # its square, times the pixels of an image, must fit a 32-bit float
+LARGEST_DEFOCUS = 5e5
+LARGEST_PHASE_SHIFT = 3600.0
+LISTED = 3
+BATCH_BYTES = 64 * 2 ** 20
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A particle left out: its row (from 1) in the input table, its image (NNNNNN@stack), and why."""
+
+    row: int
+    image: str
+    reason: str
+
+
+def exclude_unusable(particles: Particles, star: str) -> Tuple[Particles, Tuple[Excluded, ...]]:
+    """The particles with half-set 0 for those that cannot be used, and the list of these; looks at every image once.
+
+    Raises
+    ------
+    InputError : more than 1 % cannot be used, an image cannot be read, or the grey values are out of all proportion.
+    """
+    of_table = _unusable_rows(particles)
+    _refuse_many(of_table, particles, star)  # before all images are read
+    reasons = {**_unusable_images(particles), **of_table}
+    if not reasons:
+        return particles, ()
+    _refuse_many(reasons, particles, star)
+    rows = sorted(reasons)
+    half_set = particles.half_set.copy()
+    half_set[rows] = 0
+    for half in (1, 2):
+        if not np.any(half_set == half):
+            raise InputError(f"half-set {half} has no particle that can be used", star, "re-extract the particles")
+    return replace(particles, half_set=half_set), tuple(
+        Excluded(row + 1, f"{particles.slice[row] + 1:06d}@{particles.stacks[particles.stack[row]]}", reasons[row])
+        for row in rows)
+
+
+def _refuse_many(reasons: Dict[int, str], particles: Particles, star: str) -> None:
+    if len(reasons) <= MOST_EXCLUDED * len(particles):
+        return
+    row = min(reasons)
+    raise InputError(
+        f"row {row + 1} (image {particles.slice[row] + 1} of {particles.stacks[particles.stack[row]]}) {reasons[row]}, "
+        f"and {len(reasons)} of {len(particles)} particles cannot be used, more than {100 * MOST_EXCLUDED:g} %",
+        star, "remove, correct or re-extract these particles")
+
+
+def exclusion_warning(excluded: Tuple[Excluded, ...], count: int) -> List[str]:
+    """What is said of the excluded of ``count`` particles; the first few by name."""
+    if not excluded:
+        return []
+    named = "; ".join(f"row {e.row} ({e.image}) {e.reason}" for e in excluded[:LISTED])
+    more = f"; and {len(excluded) - LISTED} more, listed in input.json" if len(excluded) > LISTED else ""
+    return [f"{len(excluded)} of {count} particles are left out, here and in the refined particles: {named}{more}"]
+
+
+def _unusable_rows(particles: Particles) -> Dict[int, str]:
+    """Reason by row, from what the table says."""
+    defocus = np.maximum(np.abs(particles.defocus_u), np.abs(particles.defocus_v))
+    origin = np.abs(particles.shift_px).max(axis=1)
+    reasons: Dict[int, str] = {}
+    for values, bad, text in (
+            (defocus, (defocus == 0) & bool(defocus.any()), "has a defocus of {:g}"),
+            (defocus, defocus > LARGEST_DEFOCUS, "has a defocus of {:g} Å"),
+            (particles.phase_shift, np.abs(particles.phase_shift) > LARGEST_PHASE_SHIFT, "has a phase shift of {:g}°"),
+            (origin, origin > particles.box_size / 2, "has an origin of {:g} px, outside its image")):
+        reasons.update({int(row): text.format(values[row]) for row in np.flatnonzero(bad)})
+    return reasons
+
+
+def _unusable_images(particles: Particles) -> Dict[int, str]:
+    """Reason by row; symmetry-expanded copies share their image."""
+    key = particles.stack.astype(np.int64) * (int(particles.slice.max()) + 1) + particles.slice
+    _, rows, image = np.unique(key, return_index=True, return_inverse=True)
+    span = np.empty(len(rows))
+    problems: Dict[int, str] = {}
+    batch = max(1, BATCH_BYTES // (4 * particles.box_size ** 2))
+    with ImageReader(particles) as reader:
+        for start in range(0, len(rows), batch):
+            images = reader.read_unchecked(rows[start:start + batch])
+            problems.update({start + i: text for i, text in image_problems(images).items()})
+            with np.errstate(invalid="ignore", over="ignore"):
+                span[start:start + len(images)] = np.ptp(images, axis=(1, 2))
+    good = np.setdiff1d(np.arange(len(rows)), list(problems))
+    if len(good):
+        problems.update(_too_strong(span, good, particles, rows))
+    return {int(row): problems[i] for row, i in enumerate(image) if i in problems} if problems else {}
+
+
+def _too_strong(span: np.ndarray, good: np.ndarray, particles: Particles, rows: np.ndarray) -> Dict[int, str]:
+    median = float(np.median(span[good]))
+    if not GREY_RANGE[0] < median < GREY_RANGE[1]:
+        raise InputError(f"the grey values of most images span {median:.3g}",
+                         particles.stacks[particles.stack[rows[0]]], "normalise them to a standard deviation of 1")
+    return {int(i): f"has grey values that span {span[i]:.3g}, most images {median:.3g}"
+            for i in good[span[good] > TOO_STRONG * median]}

@@ -1,0 +1,245 @@
+"""MRC maps and stacks of images."""
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+from collections import OrderedDict
+from typing import Any, Dict, Optional, Sequence, Tuple
+
+import mrcfile
+import numpy as np
+
+from ..records.errors import InputError
+from ..records.particles import Particles
+from .run_folder import PathLike, check_regular_file, write_atomic
+
+_OPEN_STACKS = 32  # kept open at a time; far below the usual limit of 1024 open files
+_OTHER_MODES = {3: "complex integers", 4: "complex numbers", 101: "4-bit integers"}
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_DECOMPRESS = {"gzip": "gunzip", "bzip2": "bunzip2", "xz": "unxz", "zstd": "unzstd"}
+
+
+def open_mrc(path: PathLike) -> Any:
+    """The file as a memory map (an mrcfile.MrcMemmap whose data is known to be complete and real).
+
+    Raises InputError when the file is missing, is not MRC, is truncated, or holds complex numbers.
+    """
+    source = str(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check_regular_file(source)
+            _check_header(source)
+            mrc = mrcfile.mmap(source, mode="r", permissive=True)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", source, "give an existing MRC file") from None
+    except InputError:
+        raise
+    # A damaged header shows as any of a dozen exceptions, from ValueError to OverflowError.
+    except Exception as error:
+        raise InputError(f"is truncated or not an MRC file ({_first_line(error)})", source,
+                         "copy or export the file again") from None
+    if mrc.header is None or mrc.data is None:
+        mrc.close()
+        raise InputError("is truncated or not an MRC file", source, "copy or export the file again")
+    return mrc
+
+
+def _check_header(path: str) -> None:
+    """Raise InputError for a compressed file or a mode not read, ValueError for what is no MRC file.
+
+    mrcfile would reserve up to 2 GB for an extended header that is longer than the file.
+    """
+    with open(path, "rb") as handle:
+        header = handle.read(1024)
+    compression = next((name for magic, name in _COMPRESSED.items() if header.startswith(magic)), None)
+    if compression:
+        raise InputError(f"is compressed with {compression}", path, f"decompress it first ({_DECOMPRESS[compression]})")
+    if len(header) < 1024:
+        raise ValueError("shorter than an MRC header")
+    order = ">" if header[212] == 0x11 else "<"
+    if not 0 <= struct.unpack_from(order + "i", header, 12)[0] < 128:  # no mode: the stamp is wrong, as mrcfile assumes
+        order = "<" if order == ">" else ">"
+    mode = struct.unpack_from(order + "i", header, 12)[0]
+    if mode in _OTHER_MODES:
+        raise InputError(f"has MRC mode {mode} ({_OTHER_MODES[mode]})", path, "export it in mode 2 (32-bit float)")
+    extended = struct.unpack_from(order + "i", header, 92)[0]
+    if not 0 <= extended <= os.path.getsize(path) - 1024:
+        raise ValueError(f"its extended header would have {extended} bytes")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def pixel_size_of(mrc: Any, source: str) -> float:
+    """Pixel size in Å from the cell of the header, to a millionth; it must be the same along every axis."""
+    header = mrc.header
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        cell = np.array([header.cella.x, header.cella.y, header.cella.z], dtype=np.float64)
+    samples = np.array([header.mx, header.my, header.mz], dtype=np.float64)
+    if not np.isfinite(cell).all() or (cell <= 0).any() or (samples <= 0).any():
+        raise InputError("has no pixel size in its header", source,
+                         "set it, for instance with relion_image_handler --rescale_angpix")
+    sizes = cell / samples
+    if np.ptp(sizes) > 1e-3 * sizes.mean():
+        raise InputError(f"has voxels of {sizes[0]:.4f} × {sizes[1]:.4f} × {sizes[2]:.4f} Å", source,
+                         "resample it to cubic voxels")
+    return round(float(sizes[0]), 6)
+
+
+def read_map(path: PathLike) -> Tuple[np.ndarray, float]:
+    """A map as (float32 array [z, y, x], pixel size in Å).
+
+    The order of axes in the file (MAPC, MAPR, MAPS) is undone; the origin fields are not used.
+    Raises InputError when the file is no three-dimensional map or has no usable pixel size.
+    """
+    with open_mrc(path) as mrc:
+        if mrc.data.ndim != 3:
+            raise InputError(f"has {mrc.data.ndim} dimensions", str(path), "give a three-dimensional map")
+        pixel_size = pixel_size_of(mrc, str(path))
+        header = mrc.header
+        axes = [int(header.maps), int(header.mapr), int(header.mapc)]
+        with np.errstate(invalid="ignore"):
+            volume = np.array(mrc.data, dtype=np.float32)
+    if sorted(axes) == [1, 2, 3]:
+        volume = volume.transpose([axes.index(axis) for axis in (3, 2, 1)])
+    return np.ascontiguousarray(volume), pixel_size
+
+
+def write_map(path: PathLike, volume: np.ndarray, pixel_size: float,
+              origin: Optional[Sequence[float]] = None) -> None:
+    """Write a map [z, y, x] as 32-bit floats, in one step; ``origin`` = (x, y, z) in Å of its first voxel.
+
+    The same map gives the same bytes: the date that mrcfile leaves in the header is replaced.
+    """
+    def write(name: str) -> None:
+        with mrcfile.new(name, overwrite=True) as mrc:
+            mrc.set_data(np.ascontiguousarray(volume, dtype=np.float32))
+            mrc.set_volume()
+            mrc.voxel_size = pixel_size
+            if origin is not None:
+                mrc.header.origin.x, mrc.header.origin.y, mrc.header.origin.z = origin
+            mrc.header.label[0] = b"scipion-em-localrefine"
+    write_atomic(path, write)
+
+
+def stack_shape(mrc: Any, source: str) -> Tuple[int, int, int]:
+    """(images, rows, columns) of a stack; a single image is a stack of one."""
+    shape = mrc.data.shape
+    if len(shape) == 2:
+        shape = (1,) + shape
+    if len(shape) != 3:
+        raise InputError(f"has {len(shape)} dimensions", source, "give a stack of two-dimensional images")
+    return int(shape[0]), int(shape[1]), int(shape[2])
+
+
+class Stack:
+    """An open stack of images, ``shape`` (images, rows, columns).
+
+    Images are read, not mapped: mapped ones would stay in memory as they are read, and a file that is cut short or
+    a disk that fails would end the process with a signal instead of an error.
+    """
+
+    def __init__(self, path: str):
+        with open_mrc(path) as mrc:
+            self.shape = stack_shape(mrc, path)
+            self._dtype, self._offset = mrc.data.dtype, int(mrc.data.offset)
+        self._path, self._handle = path, open(path, "rb", buffering=0)
+
+    def close(self) -> None:
+        self._handle.close()
+
+    def image(self, number: int) -> np.ndarray:
+        """Image (rows, columns) of this 0-based number, in the type of the file; OSError or InputError names it."""
+        size = self.shape[1] * self.shape[2] * self._dtype.itemsize
+        try:
+            content = os.pread(self._handle.fileno(), size, self._offset + number * size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._path) from None
+        if len(content) < size:
+            raise InputError("was cut short while it was in use", self._path, "copy it again and continue the run")
+        return np.frombuffer(content, self._dtype).reshape(self.shape[1:])
+
+
+class ImageReader:
+    """Reads images of `Particles` from their stacks.
+
+    Keeps at most 32 stacks open; the memory it needs does not depend on the number of particles.
+    Not to be shared between threads.
+    """
+
+    def __init__(self, particles: Particles):
+        self._particles = particles
+        self._open: "OrderedDict[int, Stack]" = OrderedDict()
+
+    def __enter__(self) -> "ImageReader":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def read(self, rows: Any) -> np.ndarray:
+        """Images (m, N, N) float32 of these m rows (a sequence or an array of int), in this order.
+
+        Raises InputError, naming row, image and stack, for an image that lies beyond the stack, has another box
+        size, holds NaN or infinity, or is constant.
+        """
+        images = self.read_unchecked(rows)
+        for i, problem in image_problems(images).items():
+            raise self._error(int(rows[i]), problem, "remove or re-extract the particle")
+        return images
+
+    def read_unchecked(self, rows: Any) -> np.ndarray:
+        """As `read`, whatever the pixels hold; read in the order the images have on disk."""
+        rows = np.asarray(rows, dtype=np.int64)
+        n = self._particles.box_size
+        images = np.empty((len(rows), n, n), dtype=np.float32)
+        stack, number = self._particles.stack[rows], self._particles.slice[rows]
+        with np.errstate(invalid="ignore"):
+            for i in np.lexsort((number, stack)):
+                images[i] = self._image(int(stack[i]), int(number[i]), int(rows[i]))
+        return images
+
+    def _image(self, stack: int, number: int, row: int) -> np.ndarray:
+        images = self._stack(stack)
+        (count, rows, columns), box_size = images.shape, self._particles.box_size
+        if number >= count or number < 0:
+            raise self._error(row, f"does not exist, the stack holds {count}",
+                              "the stack is truncated or the STAR file belongs to another one")
+        if (rows, columns) != (box_size, box_size):
+            raise self._error(row, f"is {columns} × {rows} px, not {box_size} × {box_size}",
+                              "extract all particles with one box size")
+        return images.image(number)
+
+    def _stack(self, stack: int) -> Stack:
+        images = self._open.pop(stack, None)
+        if images is None:
+            while len(self._open) >= _OPEN_STACKS:
+                self._open.popitem(last=False)[1].close()
+            images = Stack(self._particles.stacks[stack])
+        self._open[stack] = images
+        return images
+
+    def _error(self, row: int, problem: str, remedy: str) -> InputError:
+        number = int(self._particles.slice[row]) + 1
+        return InputError(f"image {number} (row {row + 1} of the particles) {problem}",
+                          self._particles.stacks[int(self._particles.stack[row])], remedy)
+
+
+def image_problems(images: np.ndarray) -> Dict[int, str]:
+    """What is wrong with those of the images (m, N, N) that cannot be used, by their index."""
+    # A minimum and a maximum tell both: NaN and infinity propagate into their difference, a constant has none.
+    with np.errstate(invalid="ignore", over="ignore"):
+        span = np.ptp(images, axis=(1, 2))
+    problems = {}
+    for i in np.flatnonzero(~(span > 0) | ~np.isfinite(span)):
+        finite = span[i] == 0
+        problems[int(i)] = (f"is constant ({images[i, 0, 0]:g} everywhere)" if finite else
+                            "holds NaN or infinite values")
+    return problems

@@ -1,0 +1,42 @@
+"""The machine: how many of its cores are used, and what a step of a run cost."""
+from __future__ import annotations
+
+import os
+import resource
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator
+
+
+def worker_count(threads: int) -> int:
+    """Threads to use; 0 = all this process may."""
+    return threads if threads > 0 else len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def measured() -> Iterator[Dict[str, Any]]:
+    """Wall and CPU seconds and peak memory of the block, filled in at its end."""
+    cost: Dict[str, Any] = {}
+    wall, cpu = time.perf_counter(), time.process_time()
+    forget_peak()
+    yield cost
+    cost.update(wall_seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu,
+                peak_memory_mb=peak_memory_mb())
+
+
+def forget_peak() -> None:
+    """Let the peak of this process's memory begin anew, where Linux allows it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def peak_memory_mb() -> float:
+    """The largest resident memory of this process, VmHWM; ru_maxrss would have that of its parent in it."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

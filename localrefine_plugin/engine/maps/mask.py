@@ -1,0 +1,257 @@
+"""Masks: their geometry, their checks, dilation with a soft edge, and the dynamic mask.
+
+Masks are [z, y, x] with values 0 … 1; points are x, y, z in pixels counted from the corner voxel.
+"""
+from __future__ import annotations
+
+from typing import List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import scipy.ndimage
+
+from ..model.fourier import lowpass
+from ..records.errors import InputError
+
+RANGE_TOLERANCE = 1e-3
+"""How far outside [0, 1] a mask may stray: resampled and 8-bit masks do by this much."""
+
+EDGE_RESOLUTIONS = 5.0
+"""Least width of the soft edge in units of resolution, so that the mask adds no correlation to
+shells finer than about a fifth of the limit (the rule used by the field for FSC masks)."""
+
+PROTEIN_DENSITY_DA_PER_ANGSTROM3 = 0.81
+"""Average protein: 1.35 g/cm³ (Fischer, Polikarpov & Craievich 2004, doi:10.1110/ps.04688204) × 0.6022."""
+
+LARGE_PART = 0.1
+"""Parts of a dynamic mask smaller than this fraction of the largest are dust and left out."""
+
+DENSITY_SIGMAS = 4.0
+"""Density further than this from the solvent's mean, in the solvent's standard deviations, is not solvent."""
+
+DENSITY_LOWPASS_ANGSTROM = 20.0
+"""Low-pass before looking for density under a mask; shapes of domains, hardly any noise."""
+
+
+class MaskRadius(NamedTuple):
+    """Radii in px about a centre: ``effective`` of the sphere with the same second moment, ``maximum``."""
+
+    effective: float
+    maximum: float
+
+
+def mask_centre(mask: np.ndarray) -> np.ndarray:
+    """Centre of mass Σ m v / Σ m: (3,) float64, x, y, z in px from the corner. InputError if empty."""
+    total = mask.sum(dtype=np.float64)
+    if not total > 0:
+        raise InputError("is empty", "mask", "give a mask that covers the part to be refined")
+    centre = [np.dot(mask.sum(axis=axes, dtype=np.float64), np.arange(mask.shape[kept])) / total
+              for kept, axes in ((2, (0, 1)), (1, (0, 2)), (0, (1, 2)))]
+    return np.array(centre)
+
+
+def mask_radius(mask: np.ndarray, centre: np.ndarray) -> MaskRadius:
+    """Effective and maximum radius of a mask about a point.
+
+    effective = √(5/3 · Σ m |v − c|² / Σ m), which is R for a sphere of radius R about its centre
+    and is not moved by a few stray voxels; maximum = the furthest voxel with m ≥ 0.5.
+
+    Parameters
+    ----------
+    centre : (3,) x, y, z in px from the corner.
+    """
+    squares = [np.square(np.arange(n) - c) for n, c in zip(mask.shape, np.asarray(centre)[::-1])]
+    second_moment = sum(
+        np.dot(mask.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.float64), squares[axis])
+        for axis in range(3)) / mask.sum(dtype=np.float64)
+    z, y, x = np.nonzero(mask >= 0.5)
+    furthest = np.max(squares[0][z] + squares[1][y] + squares[2][x], initial=0.0)
+    return MaskRadius(float(np.sqrt(5 / 3 * second_moment)), float(np.sqrt(furthest)))
+
+
+def soft_edge_width_px(mask: np.ndarray) -> float:
+    """Width of the soft edge, 0 → 1, averaged over the surface of the mask, in px.
+
+    For a raised cosine of width w along the normal, ∫ m (1 − m) = w/8 per unit surface, and
+    ∫ |∇m| = 1 per unit surface; so  w = 8 Σ m (1 − m) / Σ |∇m|, whatever the shape. 0 for a binary
+    mask, infinite for a mask without a surface. Within 5 % for edges of 3 px or more.
+    """
+    box = _padded_bounding_box(mask > 0, 2)
+    part = np.asarray(mask[box], dtype=np.float32)
+    gradient = np.zeros_like(part)
+    for axis in range(3):
+        gradient += np.square(np.gradient(part, axis=axis))
+    surface = np.sqrt(gradient).sum(dtype=np.float64)
+    if surface == 0:
+        return float("inf")
+    return float(8 * (part * (1 - part)).sum(dtype=np.float64) / surface)
+
+
+def check_mask(mask: np.ndarray, box_size: int, pixel_size: float, resolution_angstrom: float,
+               density: Optional[np.ndarray] = None, source: str = "mask") -> List[str]:
+    """Refuse an unusable mask; return warnings (sentences) about a doubtful one.
+
+    Parameters
+    ----------
+    mask : any array.  box_size, pixel_size (Å) : of the particles.
+    resolution_angstrom : the resolution aimed at, for the width of the soft edge.
+    density : (N, N, N) the sum of the half-maps; None skips the check for overlap.
+    source : what to call the mask in a message (its path).
+
+    Raises
+    ------
+    InputError : wrong box, not finite, values outside [0, 1], empty, nothing of the map inside.
+    """
+    _refuse_unusable(mask, box_size, source)
+    warnings = []
+    faces = max(float(np.take(mask, (0, -1), axis=axis).max()) for axis in range(3))
+    if faces > 0.01:
+        warnings.append(f"{source}: touches the edge of the box; a mask needs solvent all around")
+    width, wanted = soft_edge_width_px(mask), EDGE_RESOLUTIONS * resolution_angstrom / pixel_size
+    if width < wanted:
+        warnings.append(f"{source}: the soft edge is {width:.1f} px wide; {wanted:.0f} px "
+                        f"(5 × {resolution_angstrom:.1f} Å) keep the mask out of the FSC")
+    if density is not None:
+        warnings += _check_overlap(mask, density, pixel_size, source)
+    return warnings
+
+
+def _refuse_unusable(mask: np.ndarray, box_size: int, source: str) -> None:
+    if mask.shape != (box_size,) * 3:
+        raise InputError(f"has {' × '.join(map(str, mask.shape[::-1]))} voxels, the particles have a box of {box_size}",
+                         source, "resample or crop the mask to the box of the particles")
+    low, high = float(mask.min()), float(mask.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError("contains values that are not numbers", source, "make the mask anew")
+    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        raise InputError(f"has values from {low:.3g} to {high:.3g}, outside 0 … 1", source,
+                         "threshold the map and make a soft-edged mask of it, e.g. with relion_mask_create")
+    if high < 0.5:
+        raise InputError("is empty" if high <= 0 else f"never exceeds {high:.3g}: it is empty", source,
+                         "give a mask that is 1 over the part to be refined")
+
+
+def dense_region(density: np.ndarray, pixel_size: float) -> np.ndarray:
+    """Where a map (N, N, N), low-passed to 20 Å, differs from the solvent in the corners of the box: bool."""
+    smooth = lowpass(density, pixel_size, DENSITY_LOWPASS_ANGSTROM)
+    axis = np.square(np.arange(len(density)) - len(density) // 2)
+    solvent = smooth[axis[:, None, None] + axis[:, None] + axis > len(density) ** 2 / 4]  # the corners of the box
+    # absolute: a map of inverted contrast is refused elsewhere, with a better reason
+    dense: np.ndarray = np.abs(smooth - solvent.mean()) > DENSITY_SIGMAS * solvent.std()
+    return dense
+
+
+def density_inside(mask: np.ndarray, density: np.ndarray, pixel_size: float) -> float:
+    """The share of a mask's voxels (≥ 0.5) that lie on density of the map."""
+    return float(dense_region(density, pixel_size)[mask >= 0.5].mean())
+
+
+def _check_overlap(mask: np.ndarray, density: np.ndarray, pixel_size: float, source: str) -> List[str]:
+    inside = density_inside(mask, density, pixel_size)
+    if inside < 0.001:
+        raise InputError("covers no density of the map", source, "check that map and mask share origin and pixel size")
+    if inside < 0.05:
+        return [f"{source}: only {100 * inside:.1f} % of the mask covers density; do map and mask share an origin?"]
+    return []
+
+
+def dilate_soft(mask: np.ndarray, pixel_size: float, dilate_angstrom: float, edge_angstrom: float) -> np.ndarray:
+    """Grow a mask and give it a raised-cosine edge.
+
+    1 up to ``dilate_angstrom`` from the region where the mask is ≥ 0.5, a raised cosine over the next
+    ``edge_angstrom``, then 0; nowhere less than the mask itself.
+
+    Returns
+    -------
+    mask.shape float32.
+    """
+    grown = _soft_edge_around(mask >= 0.5, pixel_size, dilate_angstrom, dilate_angstrom + edge_angstrom)
+    return np.maximum(grown, np.asarray(mask, dtype=np.float32))
+
+
+def density_mask(density: np.ndarray, within: np.ndarray, pixel_size: float, lowpass_angstrom: float, level: float,
+                 near_angstrom: float, far_angstrom: float) -> np.ndarray:
+    """A mask times a soft mask about the density in it: what lies above ``level`` × its peak, (N, N, N) float32.
+
+    1 up to ``near_angstrom`` from that density, low-passed, a cosine to 0 at ``far_angstrom``; dust left out.
+    """
+    smooth = lowpass(density, pixel_size, lowpass_angstrom)
+    inside = within >= 0.5
+    core = _large_parts(inside & (smooth >= level * smooth[inside].max()))
+    return within * _soft_edge_around(core, pixel_size, near_angstrom, far_angstrom)
+
+
+def _soft_edge_around(region: np.ndarray, pixel_size: float, near: float, far: float) -> np.ndarray:
+    """1 within ``near`` Å of a boolean region, cosine to 0 at ``far`` Å: float32."""
+    out = np.zeros(region.shape, dtype=np.float32)
+    if not region.any():
+        return out
+    box = _padded_bounding_box(region, int(np.ceil(far / pixel_size)) + 1)  # the distance transform is the cost
+    distance = scipy.ndimage.distance_transform_edt(~region[box]) * pixel_size
+    phase = np.clip((distance - near) / max(far - near, 1e-6), 0.0, 1.0)
+    out[box] = 0.5 + 0.5 * np.cos(np.pi * phase)
+    return out
+
+
+def _padded_bounding_box(region: np.ndarray, padding: int) -> Tuple[slice, ...]:
+    """Slices of the bounding box of a boolean region, grown by ``padding`` inside the array."""
+    slices = []
+    for axis in range(3):
+        used = np.nonzero(region.any(axis=tuple(a for a in range(3) if a != axis)))[0]
+        first, last = (used[0], used[-1]) if len(used) else (0, region.shape[axis] - 1)
+        slices.append(slice(max(first - padding, 0), min(last + padding + 1, region.shape[axis])))
+    return tuple(slices)
+
+
+def dynamic_mask(density: np.ndarray, user_mask: np.ndarray, pixel_size: float, resolution_angstrom: float,
+                 threshold: float = 0.2, near_angstrom: float = 3.0, far_angstrom: float = 12.0,
+                 absolute: bool = False, workers: int = 1) -> np.ndarray:
+    """A mask that follows the density found so far, near the user's mask.
+
+    The map is low-passed to max(12 Å, 1.5 × resolution) and thresholded; of what lies inside the
+    user's mask dilated by ``far_angstrom``, the largest connected part (and any part at least a tenth
+    of it) becomes the core; the mask is 1 up to ``near_angstrom`` from it, a cosine to 0 at ``far_angstrom``.
+
+    Parameters
+    ----------
+    density, user_mask : (N, N, N).  pixel_size : Å.  resolution_angstrom : of the map.
+    threshold : fraction of the greatest low-passed density inside the user's mask, or, if ``absolute``, a density.
+
+    Returns
+    -------
+    (N, N, N) float32.
+
+    Raises
+    ------
+    InputError : no positive density under the user's mask, or none above an absolute threshold.
+    """
+    smooth = lowpass(density, pixel_size, max(12.0, 1.5 * resolution_angstrom), workers=workers)
+    peak = float(smooth[user_mask >= 0.5].max(initial=0.0))
+    if peak <= 0:
+        raise InputError("no positive density under the mask to follow", "mask_mode dynamic",
+                         "use the static mask, or check the contrast of the half-maps")
+    region = _soft_edge_around(user_mask >= 0.5, pixel_size, far_angstrom, far_angstrom) > 0.5
+    level = threshold if absolute else threshold * peak
+    if level > peak:
+        raise InputError(f"{threshold:g} exceeds the greatest density under the mask, {peak:.3g} (low-passed)",
+                         "setting mask_threshold", "lower it")
+    core = _large_parts((smooth >= level) & region)
+    return _soft_edge_around(core, pixel_size, near_angstrom, far_angstrom)
+
+
+def _large_parts(region: np.ndarray) -> np.ndarray:
+    """The largest connected part of a boolean region and those at least LARGE_PART as large."""
+    labels, _ = scipy.ndimage.label(region)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    kept: np.ndarray = (sizes >= LARGE_PART * sizes.max()) & (sizes > 0)
+    return kept[labels]
+
+
+def volume_angstrom3(mask: np.ndarray, pixel_size: float) -> float:
+    """Σ m · pixel_size³, in Å³."""
+    return float(mask.sum(dtype=np.float64) * pixel_size ** 3)
+
+
+def mass_kda(mask: np.ndarray, pixel_size: float) -> float:
+    """Mass of protein that would fill the mask, in kDa: an upper bound of what is inside."""
+    return volume_angstrom3(mask, pixel_size) * PROTEIN_DENSITY_DA_PER_ANGSTROM3 / 1000

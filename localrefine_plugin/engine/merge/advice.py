@@ -1,0 +1,177 @@
+"""What a run says about itself afterwards: pure functions from its records to sentences in the words of the field.
+
+Every function returns one sentence, or "" when there is nothing to say. `advise` collects them by topic.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Sequence
+
+import numpy as np
+
+from ..maps.fsc import FscCurves
+from .hinge import Hinge
+
+MANY_AT_LIMIT = 0.1  # of the particles; a Gaussian cut at three s.d. per axis has 3 %
+WORSE = 1.02  # ratio of resolutions: FSC curves of half-sets cross 0.143 with an error of about 1 %
+DRIFT_ITERATIONS = 3
+DRIFT_GROWTH = 1.05
+FSC_FLOOR = 0.1  # mean FSC of the last shells of noise is 0 ± 0.02 in any box worth refining
+LAST_SHELLS = 0.1  # of all shells
+GRID_POINTS = 256
+PILE = 0.97  # of the greatest change: beyond is the limit of the search
+VALLEY = 0.6  # of the lower peak: deeper than the noise of hundreds of particles
+LEAST_IN_PEAK = 0.1  # of the particles
+LEAST_FOR_PEAKS = 200  # particles
+HINGE_EXPLAINS = 0.25  # of the displacement
+
+
+@dataclass(frozen=True)
+class Motions:
+    """Changes of all particles from the input: rotation (n, 3) in degrees, shift (n, 2) in Å, both of the fulcrum;
+    and the share of particles at the limit of each search."""
+
+    rotation_deg: np.ndarray
+    shift_angstrom: np.ndarray
+    at_rotation_limit: float
+    at_shift_limit: float
+
+
+def advise(motions: Motions, hinge: Hinge, curves: FscCurves, history: Sequence[Dict[str, Any]],
+           resolved: Dict[str, Any]) -> Dict[str, str]:
+    """Sentences by topic on the state of a run after its last iteration.
+
+    Parameters
+    ----------
+    history : every iteration.json from the input on.  resolved : of input.json.
+    """
+    has_prior = resolved["prior"] != "off"
+    rotation_extent = f"{resolved['rotation_extent_deg']:.3g}°"
+    shift_extent = f"{resolved['shift_extent_angstrom']:.3g} Å"
+    said = {
+        "rotation limit": at_limit(motions.at_rotation_limit, "rotation", rotation_extent, has_prior),
+        "shift limit": at_limit(motions.at_shift_limit, "shift", shift_extent, has_prior),
+        "rotation peaks": two_peaks(np.linalg.norm(motions.rotation_deg, axis=1), "rotation", "°"),
+        "shift peaks": two_peaks(np.linalg.norm(motions.shift_angstrom, axis=1), "shift", " Å"),
+        "fulcrum": far_fulcrum(motions, hinge, resolved, curves.box_size),
+        "resolution": worse_than_input(history, resolved),
+        "fsc": fsc_does_not_fall(curves),
+        "drift": drifting(history, resolved),
+    }
+    return {topic: sentence for topic, sentence in said.items() if sentence}
+
+
+def at_limit(share: float, what: str, extent: str, has_prior: bool) -> str:
+    """Many particles at the limit of the search."""
+    if share <= MANY_AT_LIMIT:
+        return ""
+    remedy = "take a larger mask" if has_prior else "use a prior or a larger mask"
+    return (f"{100 * share:.0f} % of the particles are at the limit of the {what} search (at most {extent}): either "
+            f"they move further, then widen the {what} search extent, or they cannot be aligned well, then {remedy}")
+
+
+def two_peaks(values: np.ndarray, what: str, unit: str) -> str:
+    """Two peaks in the histogram of changes (n,) ≥ 0."""
+    peaks = peaks_of(values)
+    if len(peaks) < 2:
+        return ""
+    places = " and ".join(f"{peak:.2g}{unit}" for peak in peaks[:2])
+    return (f"the histogram of {what} changes has two peaks, at {places}: part of the particles found another optimum; "
+            "check the fulcrum and the search extents, and whether there are two conformations")
+
+
+def peaks_of(values: np.ndarray) -> List[float]:
+    """Places of the peaks of the density of values (n,) ≥ 0 that are parted by a true valley and hold enough particles.
+
+    A Gaussian kernel of Silverman's width, reflected at 0. What sits at the very end, which is the limit of the
+    search for those who reached it, is left out: that has its own sentence.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    values = np.sort(values[values < PILE * values.max(initial=0.0)])
+    if len(values) < LEAST_FOR_PEAKS or values[-1] == 0:  # nothing moved: images that tell nothing
+        return []
+    low, high = np.percentile(values, (25, 75))
+    width = max(0.9 * min(values.std(), (high - low) / 1.34) * len(values) ** -0.2, 1e-9)
+    grid = np.linspace(0, values[-1], GRID_POINTS)
+    counts = np.bincount(np.rint(values / grid[1]).astype(int), minlength=GRID_POINTS)
+    offset = np.arange(GRID_POINTS) * grid[1]
+    kernel = np.exp(-0.5 * ((offset[:, None] - offset) / width) ** 2) + np.exp(
+        -0.5 * ((offset[:, None] + offset) / width) ** 2)
+    density = kernel @ counts
+    kept: List[int] = []
+    start = 0
+    for place in (i for i in range(GRID_POINTS) if density[i] == density[max(i - 1, 0):i + 2].max()):
+        valley = kept[-1] + int(np.argmin(density[kept[-1]:place + 1])) if kept else 0
+        parted = kept and density[valley] < VALLEY * min(density[kept[-1]], density[place])
+        smaller = min(counts[start:valley].sum(), counts[valley:].sum())
+        if not kept or (parted and smaller > LEAST_IN_PEAK * len(values)):
+            start = valley
+            kept.append(place)
+        elif density[place] > density[kept[-1]]:
+            kept[-1] = place
+    return [float(grid[i]) for i in kept]
+
+
+def far_fulcrum(motions: Motions, hinge: Hinge, resolved: Dict[str, Any], box_size: int) -> str:
+    """The fulcrum moves further than the rotation moves the surface of the sub-volume."""
+    rotation = float(np.median(np.linalg.norm(motions.rotation_deg, axis=1)))
+    shift = float(np.median(np.linalg.norm(motions.shift_angstrom, axis=1)))
+    if shift <= np.deg2rad(rotation) * resolved["mask_radius_angstrom"]:
+        return ""
+    text = f"large shifts ({shift:.1f} Å) with small rotations ({rotation:.1f}°, medians)"
+    if hinge.explained < HINGE_EXPLAINS:
+        return text + ": the particles shift rather than turn; was the input's centring poor, or the mask too small?"
+    at = ", ".join(f"{v:.0f}" for v in hinge.point + box_size // 2)
+    return (text + f": the fulcrum is far from the hinge, which these poses put near {at} px from the corner of the "
+            f"box (it accounts for {100 * hinge.explained:.0f} % of the shifts); set the fulcrum there")
+
+
+def worse_than_input(history: Sequence[Dict[str, Any]], resolved: Dict[str, Any]) -> str:
+    """No iteration reached the resolution of the input in the same mask."""
+    if len(history) < 2 or resolved["mask_mode"] != "static":
+        return ""
+    given, *found = (h["resolution_angstrom"]["corrected"] for h in history)
+    if min(found) <= WORSE * given:
+        return ""
+    return (f"the resolution of {min(found):.1f} Å is worse than the {given:.1f} Å of the input half-maps in the same "
+            "mask: the poses got worse; use a (narrower) prior, a larger mask or a finer initial low-pass")
+
+
+def fsc_does_not_fall(curves: FscCurves) -> str:
+    """The FSC at the end of the box, where no run has signal unless the pixels are too large."""
+    last = slice(-max(3, int(LAST_SHELLS * len(curves.tight))) - 1, -1)  # the very last may be cut off
+    unmasked, tight, random = (float(np.mean(c[last])) for c in (curves.unmasked, curves.tight, curves.randomised))
+    if max(unmasked, tight) <= FSC_FLOOR:
+        return ""
+    text = f"the FSC does not fall to zero (mean {max(unmasked, tight):.2f} in the last shells): "
+    if tight > unmasked and random > 0.5 * tight:
+        return text + "it is the mask's, which is too sharp or follows noise; give it a wider soft edge"
+    return text + "the pixels are too large for the resolution, or the half-sets share particles (duplicates)"
+
+
+def drifting(history: Sequence[Dict[str, Any]], resolved: Dict[str, Any]) -> str:
+    """With re-centring on, the median change from the input grows in every one of the last iterations."""
+    for switch, key, what in (("recenter_rotations", "rotation_median_deg", "rotation"),
+                              ("recenter_shifts", "shift_median_angstrom", "shift")):
+        changes = [h["pose_change"][key] for h in history[-DRIFT_ITERATIONS:] if h["pose_change"]]
+        if resolved[switch] and len(changes) == DRIFT_ITERATIONS and all(
+                later > DRIFT_GROWTH * earlier for earlier, later in zip(changes, changes[1:])):
+            listed = ", ".join(f"{c:.2g}" for c in changes)
+            return (f"the median {what} from the input grows with every iteration ({listed}) while re-centring is on: "
+                    "the poses drift; switch re-centring off, or the prior on")
+    return ""
+
+
+def advise_on_validation(tests: Sequence[Dict[str, Any]]) -> List[str]:
+    """What to do about null tests (validate.NullTest as dicts) that did not come out as expected."""
+    failed = {test["name"]: test for test in tests if test["passed"] is False}
+    said = []
+    if any(name in failed for name in ("pure_noise", "random_phases", "empty_place")):
+        said.append("the half-maps agree where there is nothing to agree on, so the resolution cannot be trusted: look "
+                    "for particles that are in both half-sets, remove them and refine the consensus anew")
+    if "other_reference" in failed:
+        share = failed["other_reference"]["value"]
+        said.append(f"{100 * share:.0f} % of the particles follow the noise of their reference: use a learned or "
+                    "narrower prior, narrower search extents or a larger mask; until then the resolution to quote is "
+                    "the one expected against the true structure")
+    return said

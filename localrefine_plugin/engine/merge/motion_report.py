@@ -1,0 +1,253 @@
+"""What a learned motion says, in numbers for people and in sentences: pure functions from LearnedMotion to dicts.
+
+Each half-set is summarised by itself. The two are pooled for display only: no search ever sees the pooled motion.
+"""
+from __future__ import annotations
+
+from typing import Any, Dict, Iterable, List, Optional, Sequence
+
+import numpy as np
+
+from ..align.motion_prior import about_point, hinge, principal_widths
+from ..records.motion import LearnedMotion
+from .advice import LEAST_FOR_PEAKS, peaks_of
+from .hinge import Hinge
+
+DRAWS = 200  # of Σ for the errors: those are good to 5 %
+FLAT = -0.6  # excess kurtosis: 0 of a Gaussian, −1.2 of a flat distribution, −2 of two narrow peaks
+MUCH_JUNK = 0.03  # of the particles: none are, of a Gaussian motion
+WIDTHS_IN_EXTENT = 2.2  # the s.d. per axis of a distribution that fills a ball evenly is the radius / √5
+SIGNIFICANT = 4.0  # χ² per degree of freedom
+MEAN_DEG, MEAN_ANGSTROM = 1.0, 1.0  # a mean motion worth a sentence
+
+
+def motion_summary(motions: Dict[int, LearnedMotion], resolved: Dict[str, Any], pixel_size: float) -> Dict[str, Any]:
+    """The key "motion" of iteration.json.
+
+    Parameters
+    ----------
+    motions : LearnedMotion of each half-set.  resolved : of input.json.
+
+    Returns
+    -------
+    "half_1", "half_2" and "pooled", each as `summarise` makes it, and "words", sentences on the pooled motion.
+    """
+    summary: Dict[str, Any] = {}
+    for half, motion in motions.items():
+        summary[f"half_{half}"] = summarise(motion, resolved, pixel_size)
+    summary["pooled"] = summarise(pooled(list(motions.values())), resolved, pixel_size)
+    summary["words"] = motion_words(summary["pooled"])
+    return summary
+
+
+def pooled(motions: Sequence[LearnedMotion]) -> LearnedMotion:
+    """The mean of independent half-sets, for display."""
+    n = len(motions)
+    covariance, error, mean, mean_error = (np.mean([getattr(m, name) for m in motions], axis=0)
+                                           for name in ("covariance", "error", "mean", "mean_error"))
+    along_axes, counts = (np.concatenate([getattr(m, name) for m in motions]) for name in ("along_axes", "counts"))
+    return LearnedMotion(covariance, error / n, mean, mean_error / n, along_axes, counts)
+
+
+def summarise(motion: LearnedMotion, resolved: Dict[str, Any], pixel_size: float) -> Dict[str, Any]:
+    """One motion in degrees, Å and px from the corner of the box, JSON-ready.
+
+    Errors are standard deviations. Keys: ``rotation_widths_deg`` and ``displacement_widths_angstrom`` (3, largest
+    first, the latter at the centre of the mask; ``…_error``), ``rotation_axes``, ``displacement_axes`` (3 × 3, a row
+    per axis), ``hinge`` (see `hinge_summary`; null where the prior is isotropic), ``mean_rotation_deg``,
+    ``mean_displacement_angstrom`` (3), ``mean_chi2`` (per degree of freedom), ``excess_kurtosis`` and ``peaks`` (in
+    standard deviations) of the motion along the first axis of "rotation" and of "displacement", both without junk,
+    and ``junk_share``, the particles that lie anywhere in the search rather than in the motion.
+    """
+    degree = np.rad2deg(1)
+    many = draws(motion)
+    rotation, shift = principal_widths(motion.covariance)
+    errors = np.std([np.concatenate(principal_widths(s)) for s in many], axis=0)
+    z = motion.along_axes[motion.counts > 0.5]
+    isotropic = resolved["prior"] != "learned"
+    return {
+        "rotation_widths_deg": listed(rotation * degree), "rotation_widths_deg_error": listed(errors[:3] * degree),
+        "rotation_axes": [listed(axis) for axis in principal_axes(motion.covariance[:3, :3])],
+        "displacement_widths_angstrom": listed(shift * pixel_size),
+        "displacement_widths_angstrom_error": listed(errors[3:] * pixel_size),
+        "displacement_axes": [listed(axis) for axis in principal_axes(motion.covariance[3:, 3:])],
+        "hinge": None if isotropic else hinge_summary(motion.covariance, many, resolved, pixel_size),
+        "mean_rotation_deg": listed(motion.mean[:3] * degree),
+        "mean_displacement_angstrom": listed(motion.mean[3:] * pixel_size),
+        "mean_chi2": float(motion.mean @ np.linalg.solve(motion.mean_error, motion.mean)) / 6,
+        "excess_kurtosis": {name: excess_kurtosis(z[:, i]) for i, name in enumerate(("rotation", "displacement"))},
+        "peaks": {name: listed(signed_peaks(z[:, i])) for i, name in enumerate(("rotation", "displacement"))},
+        "junk_share": float(np.mean(motion.counts < 0.5))}
+
+
+def listed(values: Iterable[float]) -> List[float]:
+    return [float(v) for v in values]
+
+
+def draws(motion: LearnedMotion, count: int = DRAWS) -> np.ndarray:
+    """Covariances (count, 6, 6) that Σ may as well be: L exp(A) Lᵀ with A from its error. Always the same ones."""
+    lower = np.linalg.cholesky(motion.error)
+    row, column = np.triu_indices(6)
+    a = np.zeros((count, 6, 6))
+    a[:, row, column] = np.random.default_rng(0).standard_normal((count, 21)) @ lower.T
+    a[:, column, row] = a[:, row, column]
+    value, vector = np.linalg.eigh(a)
+    of_motion = np.linalg.cholesky(motion.covariance) @ vector
+    drawn: np.ndarray = (of_motion * np.exp(value)[:, None]) @ np.swapaxes(of_motion, 1, 2)
+    return drawn
+
+
+def principal_axes(covariance: np.ndarray) -> np.ndarray:
+    """Eigenvectors (3, 3) as rows, of the largest eigenvalue first, each with its largest component positive."""
+    axes = np.linalg.eigh(covariance)[1].T[::-1]
+    sign = np.sign(axes[np.arange(3), np.abs(axes).argmax(axis=1)])
+    oriented: np.ndarray = axes * sign[:, None]
+    return oriented
+
+
+def hinge_summary(covariance: np.ndarray, many: np.ndarray, resolved: Dict[str, Any],
+                  pixel_size: float) -> Dict[str, Any]:
+    """The point the motion turns about, and how well it is known.
+
+    Keys: ``point_px`` (from the corner of the box, xyz), ``point_angstrom``, ``error_angstrom`` (3, along x, y, z),
+    ``axis`` (the direction along which the hinge is undetermined, or null: the motion turns about one axis, and the
+    point given is the one nearest to the centre of the mask), ``determined`` (in how many directions it is),
+    ``explained`` (the share of the displacement² at the centre of the mask that turning about the point accounts
+    for), ``displacement_widths_angstrom`` (3, at the point).
+
+    A direction is undetermined if the error along it exceeds the radius of the mask.
+    """
+    radius = resolved["mask_radius_angstrom"] / pixel_size
+    axes = np.linalg.eigh(hinge(covariance)[1])[1]  # columns, of the smallest eigenvalue first: the least known
+    for known in (axes, axes[:, 1:], axes[:, 2:], axes[:, 3:]):
+        point = hinge_within(covariance, known)
+        deviation = np.array([hinge_within(s, known) for s in many]) - point
+        if known.shape[1] == 0 or np.all(half_width(deviation @ known) < radius):
+            break
+    corner = np.rint(resolved["mask_centre_px"])
+    left, at_centre = (principal_widths(s)[1] for s in (about_point(covariance, point), covariance))
+    undetermined = axes[:, 0] * np.sign(axes[np.abs(axes[:, 0]).argmax(), 0])
+    return {
+        "point_px": listed(corner + point), "point_angstrom": listed((corner + point) * pixel_size),
+        "error_angstrom": listed(half_width(deviation) * pixel_size), "determined": int(known.shape[1]),
+        "axis": listed(undetermined) if known.shape[1] == 2 else None,
+        "explained": float(1 - np.sum(left ** 2) / np.sum(at_centre ** 2)),
+        "displacement_widths_angstrom": listed(left * pixel_size)}
+
+
+def hinge_within(covariance: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The hinge (3,) among the points spanned by the columns of ``known`` (3, k); see motion_prior.hinge."""
+    point, normal = hinge(covariance)
+    within = known.T @ normal
+    solved: np.ndarray = known @ np.linalg.solve(within @ known, within @ point)
+    return solved
+
+
+def half_width(deviations: np.ndarray) -> np.ndarray:
+    """Standard deviation of each column by its central 68 %: a ratio has long tails."""
+    low, high = np.percentile(deviations, (15.87, 84.13), axis=0)
+    width: np.ndarray = 0.5 * (high - low)
+    return width
+
+
+def excess_kurtosis(z: np.ndarray) -> float:
+    """⟨(z − ⟨z⟩)⁴⟩ / ⟨(z − ⟨z⟩)²⟩² − 3 of z (n,); 0 of fewer than 200 particles, or if they do not move."""
+    if len(z) < LEAST_FOR_PEAKS or np.ptp(z) == 0:
+        return 0.0
+    centred = z - z.mean()
+    return float(np.mean(centred ** 4) / np.mean(centred ** 2) ** 2 - 3)
+
+
+def signed_peaks(z: np.ndarray) -> List[float]:
+    """Places of the peaks of the density of z (n,), as advice.peaks_of finds them; the far 0.5 % are left out."""
+    if len(z) < LEAST_FOR_PEAKS or np.ptp(z) == 0:
+        return []
+    low, high = np.percentile(z, (0.5, 99.5))
+    return [low + place for place in peaks_of(z[(z >= low) & (z <= high)] - low)]
+
+
+# ---------------------------------------------------------------- words
+
+def motion_words(summary: Dict[str, Any]) -> List[str]:
+    """Sentences on one motion: how far, about which point, and what the input was off by on average."""
+    rotation = widths_in_words(summary["rotation_widths_deg"], "°")
+    shift = widths_in_words(summary["displacement_widths_angstrom"], " Å")
+    words = [f"Motion learned from the particles (standard deviations along its axes): {rotation} of rotation, "
+             f"{shift} of the centre of the mask"]
+    if summary["hinge"] is not None:
+        words.append(hinge_words(summary["hinge"]))
+    turned, moved = (np.linalg.norm(summary[f"mean_{name}"]) for name in ("rotation_deg", "displacement_angstrom"))
+    if summary["mean_chi2"] > SIGNIFICANT and (turned > MEAN_DEG or moved > MEAN_ANGSTROM):
+        words.append(f"On average the particles turned by {turned:.1f}° and moved by {moved:.1f} Å: the new map is off "
+                     "the old one by as much")
+    return words
+
+
+def widths_in_words(widths: Sequence[float], unit: str) -> str:
+    first, second, third = (f"{v:.1f}" for v in widths)
+    return f"{first}, {second} and {third}{unit}"
+
+
+def hinge_words(found: Dict[str, Any]) -> str:
+    """Where the hinge is."""
+    at = ", ".join(f"{v:.1f}" for v in found["point_px"])
+    error = " × ".join(f"{v:.0f}" for v in found["error_angstrom"])
+    share = f"turning about it makes {100 * max(found['explained'], 0):.0f} % of the displacement's variance"
+    if found["determined"] == 3:
+        return f"Hinge: {at} px from the corner of the box (± {error} Å in x, y, z); {share}"
+    if found["determined"] == 2:
+        along = ", ".join(f"{v:+.2f}" for v in found["axis"])
+        return (f"Hinge: an axis along ({along}) through {at} px from the corner of the box (± {error} Å in x, y, z); "
+                f"where on the axis is not determined; {share}")
+    return "Hinge: the particles turn too little for the motion to tell about which point"
+
+
+# ---------------------------------------------------------------- for the engine
+
+def learned_hinge(summary: Dict[str, Any], box_size: int) -> Optional[Hinge]:
+    """The pooled hinge (px from the box centre), or None if the motion does not tell one."""
+    found = summary["pooled"]["hinge"]
+    if found is None or found["determined"] < 2:
+        return None
+    return Hinge(np.array(found["point_px"]) - box_size // 2, found["explained"])
+
+
+def motion_advice(summary: Dict[str, Any], resolved: Dict[str, Any]) -> Dict[str, str]:
+    """Sentences by topic on a motion that one Gaussian does not describe, or that the search cut off."""
+    both = summary["pooled"]
+    said = {f"{what} shape": shape_advice(what, both["peaks"][what], both["excess_kurtosis"][what])
+            for what in ("rotation", "displacement")}
+    said["junk"] = junk_advice(both["junk_share"])
+    widest = both["rotation_widths_deg"][0], (both["hinge"] or both)["displacement_widths_angstrom"][0]
+    said["rotation width"] = width_advice("rotation", widest[0], resolved["rotation_extent_deg"], "°")
+    said["shift width"] = width_advice("shift", widest[1], resolved["shift_extent_angstrom"], " Å")
+    return {topic: sentence for topic, sentence in said.items() if sentence}
+
+
+def shape_advice(what: str, peaks: Sequence[float], kurtosis: float) -> str:
+    """Two peaks along the first principal axis, or one that is flat."""
+    remedy = "classify the particles first, without alignment, and refine each class"
+    if len(peaks) > 1:
+        places = " and ".join(f"{peak:+.1f}" for peak in peaks[:2])
+        return (f"the {what} along its main axis has two peaks, at {places} standard deviations: two states rather "
+                f"than one continuous motion; {remedy}")
+    if kurtosis < FLAT:
+        return (f"the {what} along its main axis is flatter than a Gaussian (excess kurtosis {kurtosis:.1f}): perhaps "
+                f"several states; {remedy}")
+    return ""
+
+
+def junk_advice(share: float) -> str:
+    """Many particles that did not move as the others."""
+    if share < MUCH_JUNK:
+        return ""
+    return (f"{100 * share:.0f} % of the particles lie anywhere in the search rather than within the motion of the "
+            "others: damaged particles, or a rare state; look at them by themselves")
+
+
+def width_advice(what: str, width: float, extent: float, unit: str) -> str:
+    """The learned width fills the search."""
+    if width * WIDTHS_IN_EXTENT <= extent:
+        return ""
+    return (f"the learned {what} (standard deviation {width:.2g}{unit}) fills the search, which ends at "
+            f"{extent:.3g}{unit}: widen the {what} search extent or the prior it starts from")

@@ -1,0 +1,163 @@
+"""The first step: check everything, settle what "auto" means, write the input as iteration 0."""
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import asdict
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+
+from ..align.half_set import batch_size, need_of
+from ..align.memory import MemoryNeed, check_fits, check_host, host_memory, prediction
+from ..align.search_plan import resolve, search_plan
+from ..align.static_part import static_parts
+from ..inputs.checks import CheckedInputs, check_inputs
+from ..inputs.first_look import FirstLook, first_warnings, look_at
+from ..io.mrc import write_map
+from ..io.run_folder import RunFolder, remove, remove_temporary, write_json
+from ..io.run_store import save_arrays, save_particles
+from ..kernels.device import Device, choose_device
+from ..kernels.host import measured, worker_count
+from ..maps.fsc import FscCurves, five_curves, write_fsc
+from ..maps.mask import mass_kda
+from ..maps.reference_filter import joined
+from ..model.fourier import lowpass
+from ..model.pixels import highest_shell
+from ..progress import say
+from ..records.settings import Settings
+from .arguments import check_output, check_same_run
+from .continue_run import take_over
+
+FIRST_IMAGES = 500  # per half-set: shells of a few hundred pixels times this many images
+
+
+def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,
+            device: str = "auto", threads: int = 0, mode: str = "new") -> RunFolder:
+    """Check the inputs and write RUN with iteration 0; see refine.refine for the arguments."""
+    run = RunFolder(output)
+    paths = {name: os.path.realpath(path) for name, path in dict(
+        particles=particles, half_map_1=half_map_1, half_map_2=half_map_2, mask=mask).items()}
+    # a card that cannot be had stops us before the folder is touched
+    devices = [choose_device(word) for word in device.split(",")]
+    on = " and ".join(chosen.description for chosen in devices)
+    say(f"alignment will run on {on}")
+    if open_run(run, paths, settings, mode):
+        return run
+    workers = worker_count(threads)
+    with measured() as cost:
+        say("checking particles, maps and mask")
+        inputs = check_inputs(particles, half_map_1, half_map_2, mask, settings)
+        curves = five_curves(*inputs.maps, inputs.mask, inputs.pixel_size, settings.seed, settings.fsc_randomise_below,
+                             workers=workers)
+        resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
+        predicted = max(said_memory(inputs, resolved, chosen) for chosen in devices)
+        looks, references = first_references(inputs, resolved, workers)
+        resolved.update(expectations(looks, inputs))
+        static = static_parts(inputs.maps, inputs.mask, inputs.pixel_size, curves.resolutions()["unmasked"],
+                              workers) if settings.subtract else []
+        warnings = list(inputs.warnings) + first_warnings(looks, inputs.mask, resolved, inputs.pixel_size)
+    scales = [look.scale for look in looks]
+    run.iteration(0).mkdir(parents=True, exist_ok=True)
+    files = [run.mask, run.fsc(0), run.particles]
+    write_map(run.mask, inputs.mask, inputs.pixel_size)
+    for half in (1, 2):
+        write_map(run.reference(0, half), references[half - 1] * scales[half - 1], inputs.pixel_size)
+        save_arrays(run.noise(0, half), power=looks[half - 1].noise_power)
+        files += [run.reference(0, half), run.noise(0, half)]
+        if settings.subtract:
+            write_map(run.static_part(half), static[half - 1] * scales[half - 1], inputs.pixel_size)
+            files.append(run.static_part(half))
+    write_fsc(run.fsc(0), curves)
+    stored = save_particles(run, inputs.particles)
+    write_json(run.settings, settings.as_dict())
+    write_json(run.input, dict(
+        paths, versions=versions(), device=on, device_word=",".join(chosen.word for chosen in devices),
+        box_size=inputs.particles.box_size, pixel_size=inputs.pixel_size, predicted_memory_mb=predicted / 2 ** 20,
+        resolved=resolved, grey_scale=scales, warnings=warnings,
+        excluded=[asdict(particle) for particle in inputs.excluded], **stored))
+    write_json(run.iteration_done(0), dict(first_decision(curves, resolved, warnings), files=run.sizes(files), **cost))
+    for text in warnings:
+        say(f"warning: {text}")
+    return run
+
+
+def open_run(run: RunFolder, paths: Dict[str, str], settings: Settings, mode: str) -> bool:
+    """Make the run folder ready; True if it holds a prepared run to continue. Never touches foreign files."""
+    check_output(run.path, mode, paths)
+    if mode == "continue":
+        check_same_run(run, paths)
+        remove_temporary(run.path)
+        if run.iterations_done() >= 0 and take_over(run, settings):
+            return True
+    clear(run)
+    run.path.mkdir(parents=True, exist_ok=True)
+    return False
+
+
+def clear(run: RunFolder) -> None:
+    """Remove what an earlier run wrote, and only that; first of all what would make it look prepared."""
+    remove(run.iteration_done(0))
+    run.forget_merge(0)
+    for path in (run.settings, run.input, run.error, run.particles, run.mask, run.iteration(0), run.path / "final"):
+        remove(path)
+    remove_temporary(run.path)
+
+
+def first_references(inputs: CheckedInputs, resolved: Dict[str, Any],
+                     workers: int) -> Tuple[List[FirstLook], List[np.ndarray]]:
+    """First look at each half and its low-passed map, each from its own half alone (but for the join)."""
+    references = [lowpass(m, inputs.pixel_size, resolved["initial_lowpass_angstrom"], workers=workers)
+                  for m in joined(inputs.maps, resolved["join_halves_resolution_angstrom"], inputs.pixel_size, workers)]
+    looks = []
+    for half in (1, 2):
+        rows = np.flatnonzero(inputs.particles.half_set == half)
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, FIRST_IMAGES).astype(int))]
+        looks.append(look_at(inputs.particles.take(rows), references[half - 1], inputs.mask, resolved, workers))
+    return looks, references
+
+
+def said_memory(inputs: CheckedInputs, resolved: Dict[str, Any], device: Device) -> float:
+    """Say what memory the run will take, or refuse it; bytes of the machine's, 0 where the work is done on a card."""
+    need = finest_need(inputs, resolved, device)
+    if device.on_card:
+        check_fits(device, need)
+        say(prediction(device, need))
+        return 0.0
+    taken = host_memory(need, batch_size(need, device), len(inputs.particles))
+    check_host(taken, need.box_size)
+    say(f"memory: about {taken / 2 ** 30:.2f} GiB")
+    return taken
+
+
+def finest_need(inputs: CheckedInputs, resolved: Dict[str, Any], device: Device) -> MemoryNeed:
+    """What the alignment takes of memory once it goes as far as it may."""
+    particles = inputs.particles
+    plan = search_plan(resolved, particles, 2 * inputs.pixel_size)
+    return need_of(plan, particles, highest_shell(particles.box_size), inputs.mask, device, resolved["subtract"])
+
+
+def expectations(looks: List[FirstLook], inputs: CheckedInputs) -> Dict[str, float]:
+    """What input.json tells of the mask, and the s.d. per axis of the poses after the first iteration."""
+    return {"mask_mass_kda": mass_kda(inputs.mask, inputs.pixel_size),
+            "expected_rotation_sd_deg": max(look.expected_rotation_sd_deg for look in looks),
+            "expected_shift_sd_angstrom": max(look.expected_shift_sd_angstrom for look in looks)}
+
+
+def first_decision(curves: FscCurves, resolved: Dict[str, Any], warnings: List[str]) -> Dict[str, Any]:
+    """iteration.json of iteration 0."""
+    return {"iteration": 0, "resolution_angstrom": curves.resolutions(),
+            "resolution_0.5_angstrom": curves.resolutions(0.5), "resolution_range_angstrom": curves.resolution_range(),
+            "align_resolution_angstrom": resolved["initial_lowpass_angstrom"], "converged": False, "stop_reason": "",
+            "best_iteration": 0, "pose_change": {}, "at_rotation_limit": 0.0, "at_shift_limit": 0.0,
+            "insertions_mean": 0.0, "warnings": warnings}
+
+
+def versions() -> Dict[str, str]:
+    """Versions of what computes, for the record."""
+    import numba
+    import scipy
+    own = sys.modules[__name__.split(".")[0]].__version__
+    return {"scipion-em-localrefine": own, "python": platform.python_version(), "numpy": np.__version__,
+            "scipy": scipy.__version__, "numba": numba.__version__}

@@ -1,0 +1,54 @@
+"""The poses of a half-set after an iteration."""
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Dict, Optional, Tuple
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PoseTable:
+    """Poses of the m particles of one half-set after an iteration (what half_H_poses.npz holds).
+
+    Attributes
+    ----------
+    row : (m,) int64, row in the input table.
+    rotation, shift_px : the poses, as in Particles.
+    rotation_change_deg : (m, 3), w = Log(R0ᵀ R) in degrees, relative to the INPUT pose.
+    shift_change_angstrom : (m, 2), displacement of the projected fulcrum relative to the INPUT pose.
+    covariance : (m, 5, 5) posterior covariance of (w in radians, displacement of the projected mask
+        centre in px), as if the reference had no noise: what the search goes by.
+    error_covariance : (m, 5, 5) float32, of the errors, those made by the reference's noise included
+        (reference_errors.py): what is reported.
+    log_likelihood : (m,) of the best pose, relative to no signal, less what its own noise in the reference adds.
+    modes : (m,) int, modes kept.  insertions : (m,) int, poses at which the image was inserted.
+    at_rotation_limit, at_shift_limit : (m,) bool.
+    scale : (m,) grey scale of each particle, mean 1; None where it is not fitted.
+    """
+
+    row: np.ndarray
+    rotation: np.ndarray
+    shift_px: np.ndarray
+    rotation_change_deg: np.ndarray
+    shift_change_angstrom: np.ndarray
+    covariance: np.ndarray
+    error_covariance: np.ndarray
+    log_likelihood: np.ndarray
+    modes: np.ndarray
+    insertions: np.ndarray
+    at_rotation_limit: np.ndarray
+    at_shift_limit: np.ndarray
+    scale: Optional[np.ndarray] = None
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @classmethod
+    def column_names(cls) -> Tuple[str, ...]:
+        return tuple(f.name for f in dataclasses.fields(cls))
+
+    def columns(self) -> Dict[str, np.ndarray]:
+        """The columns there are, by name."""
+        return {name: getattr(self, name) for name in self.column_names() if getattr(self, name) is not None}

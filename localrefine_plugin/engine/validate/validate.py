@@ -1,0 +1,252 @@
+"""Validation of a finished run: what must not be found is looked for, and each finding gets its expected range."""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from ..finish.report import build_report
+from ..io.mrc import read_map
+from ..io.run_folder import RunFolder, read_json, write_json
+from ..io.run_store import load_poses
+from ..kernels.device import choose_device
+from ..kernels.host import measured, worker_count
+from ..maps.fsc import FscCurves, first_below, fsc, randomised_fsc, resolution_at, standard_error
+from ..maps.mask import dense_region
+from ..merge.advice import advise_on_validation
+from ..model.fourier import forward, inverse
+from ..model.pixels import shell_of_resolution
+from ..model.pose import project
+from ..progress import say
+from ..records.errors import InputError
+from ..workers.selftest import ensure_tested
+from .null_tests import (
+    FinishedRun,
+    common_shift,
+    disagreement,
+    load_finished,
+    noise_only,
+    with_other_reference,
+    without_detail,
+)
+
+SIGMAS = 3.0
+BEYOND = 1.5  # phases are random beyond this many times the resolution
+EDGE_SHELLS = 2  # after the first random one: the mask mixes neighbouring shells
+LOWPASS_EDGE_SHELLS = 2.0  # width of the edge of the initial low-pass
+EMPTY = 0.01  # of a mask may lie on density for the place to count as empty
+ELSEWHERE = 6.0  # χ² per degree of freedom, of five: one in 70,000 by chance
+FEW = 0.025  # of the particles: see the table of docs/reliability.md
+FSC_THRESHOLD = 0.143  # Rosenthal & Henderson 2003, doi:10.1016/j.jmb.2003.07.013
+SHARED = "the half-sets share images, or noise in them"
+DRIFT = 0.25  # of the resolution
+
+
+@dataclass(frozen=True)
+class NullTest:
+    """What one test found.
+
+    Attributes
+    ----------
+    name, title : for programs and for people.  value, low, high : the number and its expected range, in ``unit``;
+        value is None where the test could not be done, high where anything from ``low`` on is expected.
+    passed : None where the test could not be done.  verdict : one sentence.
+    """
+
+    name: str
+    title: str
+    value: Optional[float]
+    low: float
+    high: Optional[float]
+    unit: str
+    passed: Optional[bool]
+    verdict: str
+
+
+def validate(run: str, device: str = "auto", threads: int = 0) -> Dict[str, Any]:
+    """Put a finished run through all tests; writes RUN/final/validation.json and the report anew, and returns it.
+
+    Everything in between stays in memory: a test that is killed leaves the run as it was.
+
+    Raises
+    ------
+    InputError : the run is not finished, or files of it or its particles are gone.
+    """
+    folder = RunFolder(run)
+    if not folder.results_complete():
+        raise InputError("is not finished", f"run {run}", "run the verb finish first")
+    chosen = choose_device(device)
+    ensure_tested(chosen)
+    with measured() as cost:
+        finished = load_finished(folder, chosen, worker_count(threads))
+        say(f"validating iteration {finished.iteration} on {chosen.description}")
+        tests = [pure_noise(finished), random_phases(finished), empty_place(finished), other_reference(finished),
+                 common_drift(finished)]
+    content = dict(iteration=finished.iteration, seed=finished.seed, tests=[asdict(test) for test in tests],
+                   particles_per_half=[len(finished.rows[half]) for half in (1, 2)], **cost)
+    content["advice"] = advise_on_validation(content["tests"])
+    for test in tests:
+        outcome = "not done" if test.passed is None else "as expected" if test.passed else "NOT AS EXPECTED"
+        say(f"{outcome}: {test.title}: {test.verdict}")
+    write_json(folder.final("validation.json"), content)
+    write_json(folder.report, dict(build_report(folder), files=read_json(folder.report).get("files", {})))
+    return content
+
+
+def judged(name: str, title: str, value: float, low: float, high: Optional[float], unit: str, good: str,
+           bad: str) -> NullTest:
+    """A test whose value must not exceed ``high``; without that, a resolution in Å that must not be below ``low``."""
+    passed = bool(value >= low if high is None else value <= high)
+    return NullTest(name, title, float(value), float(low), None if high is None else float(high), unit, passed,
+                    good if passed else bad)
+
+
+# ---------------------------------------------------------------- the tests
+
+def pure_noise(finished: FinishedRun) -> NullTest:
+    """The resolution that noise reaches: no finer than the initial low-pass, which is all the references share."""
+    curves = noise_only(finished)
+    length = curves.box_size * curves.pixel_size
+    lowpass = finished.align_resolution(0)
+    edge = int(np.ceil(length / lowpass + LOWPASS_EDGE_SHELLS))
+    reached, finest = noise_resolution(curves, edge), length / edge
+    extent = f"to {reached:.1f} Å" if reached < length else "nowhere"
+    found = f"with noise of the same spectrum for images the half-maps agree {extent}"
+    return judged("pure_noise", "Noise instead of images", reached, finest, None, "Å",
+                  f"{found}, no finer than the initial low-pass of {lowpass:.1f} Å",
+                  f"{found}, beyond the initial low-pass of {lowpass:.1f} Å: {SHARED}")
+
+
+def noise_resolution(curves: FscCurves, edge: int) -> float:
+    """Å at FSC 0.143; beyond shell ``edge`` only what is above it by three standard errors counts: in a small mask
+    the FSC of noise crosses 0.143 anywhere."""
+    sure = curves.corrected - SIGMAS * curves.corrected_error
+    sure[:edge + 1] = 1.0
+    if first_below(sure, FSC_THRESHOLD) == edge + 1:
+        return max(curves.resolutions()["corrected"], curves.box_size * curves.pixel_size / edge)
+    return resolution_at(sure, FSC_THRESHOLD, curves.box_size, curves.pixel_size)
+
+
+def random_phases(finished: FinishedRun) -> NullTest:
+    """FSC where there is nothing to find (Chen et al. 2013, doi:10.1016/j.ultramic.2013.06.004)."""
+    first, band = randomised_band(finished)
+    maps = without_detail(finished, first)
+    masked = fsc(maps[0] * finished.mask, maps[1] * finished.mask, finished.workers)
+    by_mask = randomised_fsc(forward(maps[0]), forward(maps[1]), finished.mask, first, finished.seed, finished.workers)
+    value, error = masked[band].mean(), band_error(masked, finished.mask, band)
+    high = max(0.0, by_mask[band].mean()) + SIGMAS * error
+    found = (f"with random phases beyond {angstrom(finished, first)} the FSC from there to "
+             f"{angstrom(finished, band.stop - 1)} is {value:.3f} (the mask alone gives {by_mask[band].mean():.3f})")
+    return judged("random_phases", "Random phases at high resolution", value, -SIGMAS * error, high, "FSC",
+                  f"{found}: nothing is made out of noise",
+                  f"{found}: {SHARED}")
+
+
+def empty_place(finished: FinishedRun) -> NullTest:
+    """FSC of the run's half-maps in the same mask where there is no density."""
+    title = "The mask in an empty place"
+    maps = half_maps(finished)
+    dense = dense_region(0.5 * (maps[0] + maps[1]), finished.curves.pixel_size)
+    moved, share = emptiest_place(finished.mask, dense)
+    if share > EMPTY:
+        return NullTest("empty_place", title, None, 0.0, 0.0, "FSC", None,
+                        f"the box has no empty place as large as the mask ({100 * share:.0f} % of it would lie on "
+                        "density at best)")
+    _, band = randomised_band(finished)
+    curve = fsc(maps[0] * moved, maps[1] * moved, finished.workers)
+    value, error = curve[band].mean(), band_error(curve, moved, band)
+    found = (f"where there is no density the FSC from {angstrom(finished, band.start)} to "
+             f"{angstrom(finished, band.stop - 1)} is {value:.3f} in the same mask")
+    return judged("empty_place", title, value, -SIGMAS * error, SIGMAS * error, "FSC",
+                  f"{found}: the mask makes no agreement",
+                  f"{found}: {SHARED}")
+
+
+def other_reference(finished: FinishedRun) -> NullTest:
+    """Poses by the own and by the other half's reference: the noise of the images is in both, that of the references
+    is not, so that perfect references give 0 and a reference as uncertain as an image gives 2."""
+    centre = np.rint(finished.resolved["mask_centre_px"]) - finished.curves.box_size // 2
+    chi2 = np.concatenate([disagreement(*with_other_reference(finished, half), centre) for half in (1, 2)])
+    value = float(np.mean(chi2 > ELSEWHERE))
+    found = (f"aligned to the other half-set's reference, {100 * value:.1f} % of the particles go elsewhere (the rest "
+             f"differ by {chi2[chi2 <= ELSEWHERE].mean():.2f} times their predicted variance)")
+    return judged("other_reference", "The other half-set's reference", value, 0.0, FEW, "of the particles",
+                  f"{found}: poses depend on the images, not on which reference they met",
+                  f"{found}: poses follow the noise of their own reference, which is overfitting")
+
+
+def common_drift(finished: FinishedRun) -> NullTest:
+    """How far the sub-volume as a whole has moved from the input, root mean square over a ball of the mask's radius:
+    √(|g|² + ⅖ ρ² |θ|²) for a displacement g of its centre and a rotation θ."""
+    pixel_size, resolved = finished.curves.pixel_size, finished.resolved
+    centre = np.rint(resolved["mask_centre_px"]) - finished.curves.box_size // 2
+    found = [load_poses(finished.folder, finished.iteration, half) for half in (1, 2)]
+    tables = [table for table in found if table is not None]
+    row, rotation, shift, turned = (np.concatenate([getattr(table, name) for table in tables])
+                                    for name in ("row", "rotation", "shift_px", "rotation_change_deg"))
+    before, shift_before = finished.particles.rotation[row], finished.particles.shift_px[row]
+    moved = shift + project(rotation, centre) - shift_before - project(before, centre)
+    g = pixel_size * np.linalg.norm(common_shift(before, moved))
+    angle = np.linalg.norm(turned.mean(axis=0))
+    radius = resolved["mask_radius_angstrom"]
+    value = np.hypot(g, np.sqrt(0.4) * radius * np.deg2rad(angle))
+    words = f"the sub-volume as a whole has turned by {angle:.1f}° and moved by {g:.1f} Å from where the input had it"
+    return judged("common_drift", "Drift common to both half-sets", value, 0.0,
+                  DRIFT * finished.curves.resolutions()["corrected"], "Å", words,
+                  f"{words}: fit models and masks to the new map, and see that nothing was re-centred without a prior")
+
+
+# ---------------------------------------------------------------- what they measure with
+
+def half_maps(finished: FinishedRun) -> List[np.ndarray]:
+    return [read_map(finished.folder.half_map(finished.iteration, half))[0] for half in (1, 2)]
+
+
+def randomised_band(finished: FinishedRun) -> Tuple[int, slice]:
+    """The first shell with random phases, and the shells to look at: from two further to the resolution."""
+    curves = finished.curves
+    resolution = curves.resolutions()["corrected"]
+    last = int(shell_of_resolution(resolution, curves.box_size, curves.pixel_size))
+    first = int(np.ceil(shell_of_resolution(BEYOND * resolution, curves.box_size, curves.pixel_size)))
+    return first, slice(first + EDGE_SHELLS, max(last, first + EDGE_SHELLS) + 1)
+
+
+def angstrom(finished: FinishedRun, shell: int) -> str:
+    return f"{finished.curves.box_size * finished.curves.pixel_size / shell:.1f} Å"
+
+
+def band_error(curve: np.ndarray, mask: np.ndarray, band: slice) -> float:
+    """Standard error of the mean of a curve over a band of shells.
+
+    A mask of volume V blurs the transform over about N / ∛V shells: so many neighbours count as one.
+    """
+    error = standard_error(curve, mask)[band]
+    together = len(mask) / np.cbrt(mask.sum(dtype=np.float64))
+    return float(np.sqrt(np.mean(np.square(error)) * min(1.0, together / len(error))))
+
+
+def emptiest_place(mask: np.ndarray, dense: np.ndarray) -> Tuple[np.ndarray, float]:
+    """The mask turned and moved, all of it in the box, to where the least of it lies on density; and how much does.
+
+    Turned by 0, 120 or 240° about the diagonal of the box; all whole shifts by one correlation each.
+    """
+    best: Tuple[np.ndarray, float] = (mask, np.inf)
+    target = forward(dense)
+    for axes in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        turned = np.ascontiguousarray(np.transpose(mask, axes))
+        share = inverse(np.conj(forward(turned)) * target, mask.shape) / turned.sum(dtype=np.float64)
+        inside = np.full(mask.shape, np.inf, np.float32)
+        inside[np.ix_(*(possible_shifts(turned, axis) for axis in range(3)))] = 0
+        share += inside
+        place = np.unravel_index(int(share.argmin()), share.shape)
+        if share[place] < best[1]:
+            best = np.roll(turned, place, axis=(0, 1, 2)), max(float(share[place]), 0.0)
+    return best
+
+
+def possible_shifts(mask: np.ndarray, axis: int) -> np.ndarray:
+    """Shifts along an axis, modulo N, that keep all of the mask in the box."""
+    n = mask.shape[axis]
+    used = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+    return np.arange(-used[0], n - used[-1]) % n

@@ -1,0 +1,39 @@
+"""The two half-sets at the same time, each on a card of its own."""
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import List, Sequence
+
+from ..io.run_folder import RunFolder, read_json
+from ..records.errors import InputError
+
+
+def align_side_by_side(run: str, iteration: int, devices: Sequence[str], threads: int) -> None:
+    """The verb ``align`` for half-set 1 on the first device and half-set 2 on the second, as processes of their own.
+
+    Raises
+    ------
+    InputError : what stopped one of them. The other one was waited for, and what it did is kept.
+    """
+    share = max(1, threads // 2)
+    children = [subprocess.Popen(align_command(run, iteration, half, device, share))
+                for half, device in zip((1, 2), devices)]
+    stopped = [half for half, child in zip((1, 2), children) if child.wait() != 0]
+    if stopped:
+        raise reason(RunFolder(run), iteration, stopped)
+
+
+def align_command(run: str, iteration: int, half: int, device: str, threads: int) -> List[str]:
+    return [sys.executable, "-m", "localrefine_plugin.engine", "align", run, "--iteration", str(iteration),
+            "--half", str(half), "--device", device, "--threads", str(threads)]
+
+
+def reason(run: RunFolder, iteration: int, stopped: Sequence[int]) -> InputError:
+    """What a process that stopped left in error.json."""
+    try:
+        said = read_json(run.error)
+        return InputError(said["problem"], said["input"], said["remedy"])
+    except (OSError, ValueError, KeyError):  # killed: it had no time to say why
+        return InputError(f"the process of half-set {' and '.join(map(str, stopped))} was stopped from outside",
+                          f"iteration {iteration}", "continue the run; the log may say more")
