@@ -101,7 +101,8 @@ class Peaks:
 def verb(*words: str) -> float:
     """Run a verb of the engine; the peak of its memory in MB."""
     watched = ("import sys; from localrefine_plugin.engine.__main__ import main; status = main(sys.argv[1:]); "
-               "from localrefine_plugin.engine.io.run_store import peak_memory_mb; print(peak_memory_mb()); sys.exit(status)")
+               "from localrefine_plugin.engine.kernels.host import peak_memory_mb; print(peak_memory_mb()); "
+               "sys.exit(status)")
     done = subprocess.run([sys.executable, "-c", watched, *words], stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 

@@ -22,12 +22,13 @@ from gpu.streams import CLASSES_USED, NOT_CUPYS
 from localrefine_plugin.engine import refine as refine_module
 from localrefine_plugin.engine.align import half_set as align_module
 from localrefine_plugin.engine.align.half_set import align_half
+from localrefine_plugin.engine.align.search import Grid
 from localrefine_plugin.engine.align.search_plan import levels_of
 from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.io.run_store import load_motion
 from localrefine_plugin.engine.kernels.device import CPU
-from localrefine_plugin.engine.model.pixels import pixel_list
+from localrefine_plugin.engine.model.pixels import PixelList, pixel_list
 from localrefine_plugin.engine.prepare import prepare as prepare_module
 from localrefine_plugin.engine.records.settings import Settings
 
@@ -185,7 +186,7 @@ def test_the_device_is_named_once_in_a_run(cupy, monkeypatch, tmp_path, capsys):
     assert "iteration 1 half 2: on CPU" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("record_class", [align_module.Motion, align_module.PixelList, align_module.Grid])
+@pytest.mark.parametrize("record_class", [align_module.Motion, PixelList, Grid])
 def test_an_array_left_on_the_host_is_refused(cupy, monkeypatch, record_class):
     """A planted bug of the kind the stand-in is for."""
     monkeypatch.setattr(record_class, "put", lambda self, put: self)
