@@ -10,8 +10,9 @@ from localrefine_plugin.protocols.form_local_refine import param_name
 PAGE = Path(__file__).with_name("parameters.md")
 HEAD = """# Parameters
 
-Written by `python docs/write_parameters.py` from `localrefine_plugin/engine/records/settings.py`, which is also what the
-form of the protocol and `python -m localrefine_plugin.engine settings` are made of. A test fails when this page is out of date.
+This page is written by `python docs/write_parameters.py` from `localrefine_plugin/engine/records/settings.py`. The form
+of the protocol and `python -m localrefine_plugin.engine settings` are made from the same file. A test fails when this
+page is out of date.
 How the defaults were chosen: [choosing-parameters.md](choosing-parameters.md).
 """
 
