@@ -71,8 +71,8 @@ def priors_of(facts: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
 
 def calibration(run: RunFolder, iteration: int, truth: Truth) -> List[float]:
     """Median χ² of the errors of both half-sets' poses, whitened by the covariance reported, over that of χ²₅."""
-    described, found = load_input(run), []
-    centre = np.rint(np.array(described["resolved"]["mask_centre_px"])) - described["box_size"] // 2
+    given, found = load_input(run), []
+    centre = given.resolved.mask_centre_offset(given.box_size)
     for half in (1, 2):
         poses = load_poses(run, iteration, half)
         assert poses is not None

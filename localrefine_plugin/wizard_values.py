@@ -10,6 +10,7 @@ from .protocols.protocol_local_refine import ProtLocalRefine, half_map_files
 from .protocols.run_state import RunState
 
 MASK_CENTRE, BOX_CENTRE = "Mask centre", "Box centre"
+PRIOR_SETTINGS = ("prior", "prior_rotation_deg", "prior_shift_angstrom")
 SAME_PIXEL = 0.01  # relative difference of pixel sizes
 MOST_HINGES = 3  # buttons side by side: the latest runs
 
@@ -119,8 +120,8 @@ def resolution_in_mask(protocol: Any) -> float:
 
 def initial_lowpass(protocol: Any) -> float:
     """Å; what "automatic" means for the initial low-pass."""
-    from .engine.align.search_plan import LOWPASS_MARGIN_ANGSTROM
-    return max(resolution_in_mask(protocol) + LOWPASS_MARGIN_ANGSTROM, 2 * pixel_size(protocol))
+    from .engine.align.search_plan import automatic_lowpass
+    return automatic_lowpass(resolution_in_mask(protocol), pixel_size(protocol))
 
 
 def mask_report(protocol: Any) -> List[str]:
@@ -144,9 +145,7 @@ def mask_report(protocol: Any) -> List[str]:
 
 def search_extents(protocol: Any) -> Tuple[float, float]:
     """Degrees and Å: what "automatic" means for the extents."""
-    from .engine.align import search_plan as plan
+    from .engine.align.search_plan import automatic_extents
+    from .engine.records.settings import Settings
     values = settings_values(protocol)
-    if values["prior"] == "off":
-        return plan.FREE_ROTATION_EXTENT_DEG, plan.FREE_SHIFT_EXTENT_ANGSTROM
-    rotation = min(plan.EXTENT_IN_SIGMA * values["prior_rotation_deg"], 90.0)
-    return rotation, plan.EXTENT_IN_SIGMA * values["prior_shift_angstrom"]
+    return automatic_extents(Settings(**{name: values[name] for name in PRIOR_SETTINGS}))

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any, Dict
 
 import numpy as np
-from localrefine_plugin.engine.records.motion import LearnedMotion
-from localrefine_plugin.engine.records.poses import PoseTable
 from scipion_data import blob_map, soft_ball, write_map
 from scipy.spatial.transform import Rotation
 
@@ -14,6 +12,9 @@ from localrefine_plugin.engine.align.motion_prior import about_point
 from localrefine_plugin.engine.io.run_folder import RunFolder, write_json
 from localrefine_plugin.engine.io.star import StarTable, write_star
 from localrefine_plugin.engine.merge.motion_report import motion_summary
+from localrefine_plugin.engine.records.motion import LearnedMotion
+from localrefine_plugin.engine.records.poses import PoseTable
+from localrefine_plugin.engine.records.resolved import ResolvedSettings
 from localrefine_plugin.engine.records.settings import Settings
 
 BOX, PIXEL = 32, 3.0
@@ -81,7 +82,7 @@ def fake_motion() -> Dict[str, Any]:
     rng = np.random.default_rng(0)
     motions = {half: LearnedMotion(covariance, 0.002 * np.eye(21), np.zeros(6), 1e-4 * np.eye(6),
                                    rng.standard_normal((200, 2)), np.ones(200)) for half in (1, 2)}
-    resolved = {"prior": "learned", "mask_centre_px": [16.0] * 3, "mask_radius_angstrom": 30.0}
+    resolved = ResolvedSettings(prior="learned", mask_centre_px=(16.0,) * 3, mask_radius_angstrom=30.0)
     return motion_summary(motions, resolved, PIXEL)
 
 

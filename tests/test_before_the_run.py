@@ -8,7 +8,6 @@ import mrcfile
 import numpy as np
 import pytest
 from experiments import contrast_of, experiment, write_inputs
-from localrefine_plugin.engine.records.errors import InputError
 from oracles import imaged, soft_ball
 from particle_files import PIXEL_SIZE, Inputs, radius, soft_mask, write_mrc
 
@@ -21,6 +20,7 @@ from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.io.run_store import load_particles
 from localrefine_plugin.engine.maps.fsc import five_curves
 from localrefine_plugin.engine.prepare.prepare import prepare
+from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 
 
@@ -250,18 +250,18 @@ def test_automatic_values_are_settled_and_written(tmp_path):
     (dict(prior_rotation_deg=50.0), (90.0, 12.0))))
 def test_automatic_extents(given, expected):
     resolved = resolve(Settings(**given), soft_ball(32, 8, 11), 8.0, 2.0)
-    assert (resolved["rotation_extent_deg"], resolved["shift_extent_angstrom"]) == expected
+    assert (resolved.rotation_extent_deg, resolved.shift_extent_angstrom) == expected
 
 
 @pytest.mark.parametrize("resolution, expected", ((8.0, 9.5), (4.0, 5.5), (2.0, 4.0)))
 def test_automatic_low_pass_is_the_resolution_plus_a_margin_but_not_beyond_nyquist(resolution, expected):
     mask = soft_ball(32, 8, 11)
-    assert resolve(Settings(), mask, resolution, 2.0)["initial_lowpass_angstrom"] == expected
-    assert resolve(Settings(initial_lowpass_angstrom=12.0), mask, resolution, 2.0)["initial_lowpass_angstrom"] == 12.0
+    assert resolve(Settings(), mask, resolution, 2.0).initial_lowpass_angstrom == expected
+    assert resolve(Settings(initial_lowpass_angstrom=12.0), mask, resolution, 2.0).initial_lowpass_angstrom == 12.0
 
 
 @pytest.mark.parametrize("fulcrum, expected", (
     ("mask", (19, 13, 18)), ("box", (16, 16, 16)), ([1, 2.5, 30], (1, 2.5, 30))))
 def test_fulcrum_is_settled_in_px_from_the_corner(fulcrum, expected):
     mask = soft_ball(32, 6, 9, (3, -3, 2))
-    np.testing.assert_allclose(resolve(Settings(fulcrum=fulcrum), mask, 8.0, 2.0)["fulcrum_px"], expected, atol=0.02)
+    np.testing.assert_allclose(resolve(Settings(fulcrum=fulcrum), mask, 8.0, 2.0).fulcrum_px, expected, atol=0.02)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 from experiments import experiment, write_inputs
-from localrefine_plugin.engine.records.errors import InputError
 from test_refine import assert_same_bits, results, temporary_folder
 
 from localrefine_plugin.engine import refine as engine
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
-from localrefine_plugin.engine.io.run_store import OF_ALIGN, OF_FINISH, OF_MERGE, STOPPING, TAKEN_AS_THEY_ARE
-from localrefine_plugin.engine.records.settings import Settings
+from localrefine_plugin.engine.records.errors import InputError
+from localrefine_plugin.engine.records.settings import ALIGN, FINISH, MERGE, PREPARE, STEP_OF, STOP, Settings
 
 DEFAULTS = dict(max_iterations=2)
 ALL = ["prepare", "align 1 1", "align 1 2", "merge 1", "align 2 1", "align 2 2", "merge 2", "finish"]
@@ -88,15 +87,16 @@ def test_nothing_in_iteration_0_depends_on_the_settings_that_are_taken_as_they_a
               "float": lambda d: (d["default"] or 40.0) * 1.5,
               "choice": lambda d: next(c for c in d["choices"] if c != d["default"])}
     described = {d["name"]: d for d in Settings.describe()}
-    assert set(STOPPING + OF_FINISH + OF_MERGE + OF_ALIGN) == set(TAKEN_AS_THEY_ARE) <= set(described)
-    other = {name: values[described[name]["kind"]](described[name]) for name in TAKEN_AS_THEY_ARE}
+    later = {name for name, step in STEP_OF.items() if step != PREPARE}
+    assert {STEP_OF[name] for name in later} == {ALIGN, MERGE, FINISH, STOP}
+    other = {name: values[described[name]["kind"]](described[name]) for name in later}
     engine.prepare(*inputs(), str(tmp_path / "other"), Settings(**other), threads=1)
     one, two = RunFolder(straight().path), RunFolder(tmp_path / "other")
     for name in ("half_1_reference.mrc", "half_2_reference.mrc", "half_1_noise.npz", "half_2_noise.npz", "fsc.star"):
         assert (one.iteration(0) / name).read_bytes() == (two.iteration(0) / name).read_bytes()
     first, second = (read_json(run.input) for run in (one, two))
     for content in (first, second):
-        content["resolved"] = {k: v for k, v in content["resolved"].items() if k not in TAKEN_AS_THEY_ARE}
+        content["resolved"] = {k: v for k, v in content["resolved"].items() if k not in later}
     assert first == second
 
 

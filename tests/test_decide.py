@@ -4,9 +4,10 @@ from __future__ import annotations
 import pytest
 
 from localrefine_plugin.engine.merge.merge import decide
+from localrefine_plugin.engine.records.resolved import ResolvedSettings
 
 BOX_ANGSTROM = 256.0
-RESOLVED = {"max_iterations": 8, "mask_radius_angstrom": 40.0}
+RESOLVED = ResolvedSettings(max_iterations=8, mask_radius_angstrom=40.0)
 
 
 def decision(*resolutions, moved_sigma=1.0):

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from localrefine_plugin.engine.kernels.host import forget_peak, peak_memory_mb
-from localrefine_plugin.engine.records.errors import InputError
 
 from benchmarks.memory import TOLERANCE, measured, write_data
 from localrefine_plugin.engine.align import half_set as align
@@ -18,8 +16,10 @@ from localrefine_plugin.engine.align.reference import make_reference
 from localrefine_plugin.engine.io.mrc import ImageReader
 from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.kernels.device import CPU, HOST_WORKING_BYTES
+from localrefine_plugin.engine.kernels.host import forget_peak, peak_memory_mb
 from localrefine_plugin.engine.model.pixels import pixel_list
 from localrefine_plugin.engine.model.pose import random_rotations
+from localrefine_plugin.engine.records.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,7 +74,8 @@ def test_images_read_do_not_stay_in_memory(tmp_path):
 def test_too_little_memory_is_said_before_the_run(tmp_path):
     inputs = write_data(tmp_path / "data", 40, 32)
     words = [word for pair in inputs.items() for word in pair]
-    code = ("import sys; from localrefine_plugin.engine import memory; memory.free_host_memory = lambda: 50 * 2.0**20; "
+    code = ("import sys; from localrefine_plugin.engine.align import memory; "
+            "memory.free_host_memory = lambda: 50 * 2.0**20; "
             "from localrefine_plugin.engine.__main__ import main; sys.exit(main(sys.argv[1:]))")
     done = subprocess.run([sys.executable, "-c", code, "refine", *words, "--output", str(tmp_path / "run"), "--device",
                            "cpu", "--threads", "1"], cwd=ROOT, stderr=subprocess.PIPE, text=True)

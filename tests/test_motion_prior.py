@@ -19,14 +19,15 @@ from localrefine_plugin.engine.align.motion_prior import Evidence, about_point, 
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.io.run_store import load_motion, load_poses
 from localrefine_plugin.engine.merge import motion_report
+from localrefine_plugin.engine.records.resolved import ResolvedSettings
 from localrefine_plugin.engine.records.settings import Settings
 
 START = motion_prior.isotropic_covariance(7.0, 1.6)
 AXES = Rotation.from_rotvec([0.3, 0.5, -0.2]).as_matrix()
 HINGE = np.array([8.0, -5.0, 3.0])
 BOX, PIXEL = 64, 2.5
-RESOLVED = dict(prior="learned", mask_centre_px=[40.0, 30.0, 20.0], mask_radius_angstrom=30.0, rotation_extent_deg=21.0,
-                shift_extent_angstrom=12.0)
+RESOLVED = ResolvedSettings(prior="learned", mask_centre_px=(40.0, 30.0, 20.0), mask_radius_angstrom=30.0,
+                            rotation_extent_deg=21.0, shift_extent_angstrom=12.0)
 
 
 def motion(widths_deg, at_hinge_px=1.0, hinge_px=HINGE):
@@ -279,7 +280,7 @@ def test_particles_apart_from_the_motion_are_mentioned():
 
 
 def test_a_width_that_fills_the_search_is_mentioned():
-    narrow = dict(RESOLVED, rotation_extent_deg=8.0, shift_extent_angstrom=5.0)
+    narrow = replace(RESOLVED, rotation_extent_deg=8.0, shift_extent_angstrom=5.0)
     said = motion_report.motion_advice(summary_of(draw(motion((4, 3, 2)), 800, seed=12)), narrow)
     assert "which ends at 8°" in said["rotation width"] and "which ends at 5 Å" in said["shift width"]
 
@@ -289,7 +290,7 @@ def test_a_width_that_fills_the_search_is_mentioned():
 def test_words_give_widths_and_hinge_in_the_units_of_the_box():
     summary = summary_of(draw(motion((4, 3, 2)), 3000, seed=13))
     found = summary["pooled"]["hinge"]
-    truth = np.array(RESOLVED["mask_centre_px"]) + HINGE
+    truth = np.array(RESOLVED.mask_centre_px) + HINGE
     np.testing.assert_allclose(found["point_px"], truth, atol=1.5)
     np.testing.assert_allclose(found["point_angstrom"], PIXEL * np.array(found["point_px"]))
     assert np.all(np.abs(np.array(found["point_px"]) - truth) * PIXEL < 4 * np.array(found["error_angstrom"]))
@@ -309,7 +310,7 @@ def test_a_motion_about_one_axis_leaves_the_hinge_along_it_open():
     assert found["determined"] == 2
     assert np.rad2deg(np.arccos(abs(np.array(found["axis"]) @ AXES[:, 0]))) < 8
     assert "where on the axis is not determined" in summary["words"][1]
-    offset = np.array(found["point_px"]) - RESOLVED["mask_centre_px"]
+    offset = np.array(found["point_px"]) - RESOLVED.mask_centre_px
     assert abs(offset @ found["axis"]) < 1e-6
 
 

@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PROBE = """
 import sys
-import localrefine_plugin.engine.records
-import localrefine_plugin.engine.run_folder
+import localrefine_plugin.engine.records.settings
+import localrefine_plugin.engine.io.run_folder
 heavy = {"pyworkflow", "pwem", "matplotlib", "cupy", "tkinter"} & {name.split(".")[0] for name in sys.modules}
 sys.exit(",".join(sorted(heavy)) or 0)
 """

@@ -73,8 +73,8 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
     ensure_tested(chosen)
     with measured() as cost:
         given = load_input(folder)
-        resolved = given["resolved"]
-        if chosen.word not in given.get("device_word", "").split(","):  # those of the run were named at its beginning
+        resolved = given.resolved
+        if chosen.word not in given.device_word.split(","):  # those of the run were named at its beginning
             say(f"iteration {iteration} half {half}: on {chosen.description}")
         everything = load_particles(folder)
         row = np.flatnonzero(everything.half_set == half)
@@ -91,7 +91,7 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
             result = align_half(particles, row, reader.read, reference_map, mask,
                                 load_noise(folder, iteration - 1, half), plan,
                                 load_poses(folder, iteration - 1, half), worker_count(threads), bar.update, chosen,
-                                read_map(folder.static_part(half))[0] if resolved["subtract"] else None, errors)
+                                read_map(folder.static_part(half))[0] if resolved.subtract else None, errors)
         files = save_half(folder, iteration, half, result, particles.pixel_size)
     write_json(folder.half_done(iteration, half), dict(
         iteration=iteration, half=half, particles=len(particles), phase_seconds=result.phase_seconds,

@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..engine.model.pose import log_map, project
+from ..engine.records.codec import from_json
+from ..engine.records.resolved import ResolvedSettings
 from ..protocols.run_state import RunState, read_json, read_npz, resolution
 from . import map_plots, motion_plots, plots, pose_plots, validation_plots
 
@@ -135,12 +137,12 @@ def searched_extents(state: RunState, k: int) -> Dict[str, float]:
     """The extents of the search of iteration k where a learned prior has narrowed them ({} where not)."""
     from ..engine.align.search_plan import learned_extents
     motions = [motion for motion in (state.motion(k - 1, half) for half in (1, 2)) if motion is not None]
-    pixel_size, resolved = state.input.get("pixel_size"), state.resolved
+    pixel_size, box_size = state.input.get("pixel_size"), int(state.input.get("box_size") or 0)
     if not motions or not pixel_size:
         return {}
-    # as engine.plan.search_plan does: the motion learned is that of the mask centre, rounded to a voxel
-    to_fulcrum = np.array(resolved["fulcrum_px"]) - np.rint(resolved["mask_centre_px"])
-    widest = np.deg2rad(resolved["rotation_extent_deg"]), resolved["shift_extent_angstrom"] / pixel_size
+    resolved = from_json(ResolvedSettings, state.resolved)
+    to_fulcrum = resolved.fulcrum_offset(box_size) - resolved.mask_centre_offset(box_size)
+    widest = np.deg2rad(resolved.rotation_extent_deg), resolved.shift_extent_angstrom / pixel_size
     found = [learned_extents(resolved, motion, to_fulcrum, *widest) for motion in motions]
     rotation, shift = np.max(found, axis=0)
     return {"rotation_extent_deg": float(np.rad2deg(rotation)), "shift_extent_angstrom": float(shift * pixel_size)}

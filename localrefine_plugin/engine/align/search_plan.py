@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from ..maps.mask import mask_centre, mask_radius
 from ..model.pixels import PixelList, highest_shell
 from ..model.symmetry import operators
 from ..records.particles import Particles
+from ..records.resolved import ResolvedSettings
 from ..records.settings import Settings
 from .motion_prior import about_point, isotropic_covariance, principal_widths
 from .search import Grid, Levels, make_grid
@@ -17,6 +18,7 @@ from .search import Grid, Levels, make_grid
 EXTENT_IN_SIGMA = 3.0
 LEARNED_EXTENT_IN_SIGMA = 6.0  # four cut off tails: 1.93° instead of 1.91° where the motion is 8°, in the same time
 FREE_ROTATION_EXTENT_DEG, FREE_SHIFT_EXTENT_ANGSTROM = 20.0, 10.0
+LARGEST_ROTATION_EXTENT_DEG = 90.0
 LOWPASS_MARGIN_ANGSTROM = 1.5
 LEARNING = {"learned": "full", "learned-isotropic": "isotropic"}
 GRID_RESOLUTION_ANGSTROM = 14.0
@@ -55,89 +57,96 @@ class SearchPlan:
     deterministic: bool = False
 
 
-def resolve(settings: Settings, mask: np.ndarray, input_resolution: float, pixel_size: float) -> Dict[str, Any]:
-    """Every value the run goes by, JSON-ready: the settings with "auto" filled in, fulcrum and mask geometry.
+def automatic_lowpass(input_resolution: float, pixel_size: float) -> float:
+    """Å of the initial low-pass where none is given: finer would be noise, coarser loses good poses."""
+    return max(input_resolution + LOWPASS_MARGIN_ANGSTROM, 2 * pixel_size)
+
+
+def automatic_extents(settings: Settings) -> Tuple[float, float]:
+    """Search extents (degrees, Å) where none are given."""
+    if settings.prior == "off":
+        return FREE_ROTATION_EXTENT_DEG, FREE_SHIFT_EXTENT_ANGSTROM
+    return (min(EXTENT_IN_SIGMA * settings.prior_rotation_deg, LARGEST_ROTATION_EXTENT_DEG),
+            EXTENT_IN_SIGMA * settings.prior_shift_angstrom)
+
+
+def resolve(settings: Settings, mask: np.ndarray, input_resolution: float, pixel_size: float) -> ResolvedSettings:
+    """Every value the run goes by: the settings with "chosen from the data" filled in, fulcrum and mask geometry.
 
     ``input_resolution``: Å at FSC 0.143 of the input half-maps inside the mask. Points are in px from
     the corner of the box, xyz.
     """
-    box = mask.shape[0]
-    values = settings.as_dict()
-    has_prior = settings.prior != "off"
-    free = FREE_ROTATION_EXTENT_DEG, FREE_SHIFT_EXTENT_ANGSTROM
-    for name in ("rotation_extent", "shift_extent"):
-        values[name + "_fixed"] = values[name + ("_deg" if name == "rotation_extent" else "_angstrom")] is not None
-    wide = EXTENT_IN_SIGMA * settings.prior_rotation_deg, EXTENT_IN_SIGMA * settings.prior_shift_angstrom
-    for name, extent in zip(("rotation_extent_deg", "shift_extent_angstrom"), wide if has_prior else free):
-        if values[name] is None:
-            values[name] = min(extent, 90.0) if name == "rotation_extent_deg" else extent
-    if values["initial_lowpass_angstrom"] is None:
-        values["initial_lowpass_angstrom"] = max(input_resolution + LOWPASS_MARGIN_ANGSTROM, 2 * pixel_size)
-    centre = mask_centre(mask)
+    box, centre = mask.shape[0], mask_centre(mask)
+    rotation_extent, shift_extent = settings.rotation_extent_deg, settings.shift_extent_angstrom
+    automatic = automatic_extents(settings)
+    lowpass = settings.initial_lowpass_angstrom
     fulcrum = {"mask": centre, "box": np.full(3, box // 2)}.get(str(settings.fulcrum))
-    values["fulcrum_px"] = [float(v) for v in (settings.fulcrum if fulcrum is None else fulcrum)]
-    values["mask_centre_px"] = [float(v) for v in centre]
-    values["mask_radius_angstrom"] = mask_radius(mask, centre).effective * pixel_size
-    return values
+    return ResolvedSettings.of(
+        settings,
+        rotation_extent_deg=automatic[0] if rotation_extent is None else rotation_extent,
+        shift_extent_angstrom=automatic[1] if shift_extent is None else shift_extent,
+        rotation_extent_fixed=rotation_extent is not None, shift_extent_fixed=shift_extent is not None,
+        initial_lowpass_angstrom=automatic_lowpass(input_resolution, pixel_size) if lowpass is None else lowpass,
+        fulcrum_px=tuple(float(v) for v in (settings.fulcrum if fulcrum is None else fulcrum)),
+        mask_centre_px=tuple(float(v) for v in centre),
+        mask_radius_angstrom=mask_radius(mask, centre).effective * pixel_size)
 
 
-def align_shell_of(resolution_angstrom: float, resolved: Dict[str, Any], particles: Particles) -> int:
+def align_shell_of(resolution_angstrom: float, resolved: ResolvedSettings, particles: Particles) -> int:
     """Last shell used in alignment for this resolution, within the maximum alignment resolution and Nyquist."""
     limit = resolution_angstrom
-    if resolved["max_align_resolution_angstrom"] is not None:
-        limit = max(limit, resolved["max_align_resolution_angstrom"])
+    if resolved.max_align_resolution_angstrom is not None:
+        limit = max(limit, resolved.max_align_resolution_angstrom)
     shell = int(particles.box_size * particles.pixel_size / limit)
     return int(np.clip(shell, 3, highest_shell(particles.box_size)))
 
 
-def search_plan(resolved: Dict[str, Any], particles: Particles, align_resolution: float,
+def search_plan(resolved: ResolvedSettings, particles: Particles, align_resolution: float,
                 learned: Optional[np.ndarray] = None) -> SearchPlan:
     """The plan of one iteration's search; ``learned`` is the motion's covariance after the last iteration."""
     pixel = particles.pixel_size
-    # the centre of the mask given, also where a dynamic mask is in use: what was learned about a point stays true
-    fulcrum, centre = (np.array(resolved[name]) - particles.box_size // 2 for name in ("fulcrum_px", "mask_centre_px"))
-    centre = np.rint(centre)
-    learns = LEARNING.get(resolved["prior"], "")
+    fulcrum, centre = resolved.fulcrum_offset(particles.box_size), resolved.mask_centre_offset(particles.box_size)
+    learns = LEARNING.get(resolved.prior, "")
     start, point = starting_prior(resolved, fulcrum, centre, pixel)
     covariance = start if learned is None else learned
-    extents = float(np.deg2rad(resolved["rotation_extent_deg"])), resolved["shift_extent_angstrom"] / pixel
+    extents = float(np.deg2rad(resolved.rotation_extent_deg)), resolved.shift_extent_angstrom / pixel
     if learned is not None:
         extents = learned_extents(resolved, learned, fulcrum - centre, *extents)
     return SearchPlan(
-        centre=centre, fulcrum=fulcrum, prior_point=point, mask_radius=resolved["mask_radius_angstrom"] / pixel,
+        centre=centre, fulcrum=fulcrum, prior_point=point, mask_radius=resolved.mask_radius_angstrom / pixel,
         rotation_extent=float(extents[0]), shift_extent=float(extents[1]),
         motion_covariance=covariance, motion_floor=start, learn=learns,
-        align_shell=align_shell_of(align_resolution, resolved, particles), marginalize=resolved["marginalize"],
-        recenter_rotations=resolved["recenter_rotations"], recenter_shifts=resolved["recenter_shifts"],
-        symmetry=operators(resolved["symmetry"]), per_particle_scale=resolved["per_particle_scale"],
-        deterministic=resolved["deterministic"])
+        align_shell=align_shell_of(align_resolution, resolved, particles), marginalize=resolved.marginalize,
+        recenter_rotations=resolved.recenter_rotations, recenter_shifts=resolved.recenter_shifts,
+        symmetry=operators(resolved.symmetry), per_particle_scale=resolved.per_particle_scale,
+        deterministic=resolved.deterministic)
 
 
-def starting_prior(resolved: Dict[str, Any], fulcrum: np.ndarray, centre: np.ndarray,
+def starting_prior(resolved: ResolvedSettings, fulcrum: np.ndarray, centre: np.ndarray,
                    pixel_size: float) -> Tuple[Optional[np.ndarray], np.ndarray]:
     """Covariance (6, 6) of the motion to begin with (None: no prior) and the point it is for.
 
     A Gaussian prior is independent in rotation and shift at the fulcrum. A learned one starts there and is
     carried to the mask centre, where it stays.
     """
-    if resolved["prior"] == "off":
+    if resolved.prior == "off":
         return None, fulcrum
-    covariance = isotropic_covariance(resolved["prior_rotation_deg"], resolved["prior_shift_angstrom"] / pixel_size)
-    if resolved["prior"] in LEARNING:
+    covariance = isotropic_covariance(resolved.prior_rotation_deg, resolved.prior_shift_angstrom / pixel_size)
+    if resolved.prior in LEARNING:
         return about_point(covariance, centre - fulcrum), centre
     return covariance, fulcrum
 
 
-def learned_extents(resolved: Dict[str, Any], covariance: np.ndarray, to_fulcrum: np.ndarray, rotation_extent: float,
+def learned_extents(resolved: ResolvedSettings, covariance: np.ndarray, to_fulcrum: np.ndarray, rotation_extent: float,
                     shift_extent: float) -> Tuple[float, float]:
     """Six principal widths of the learned motion (rad, px at the fulcrum), unless the user fixed the extent.
 
     Never wider than where the search began: beyond that nothing was ever looked at.
     """
     rotation, shift = principal_widths(about_point(covariance, to_fulcrum))
-    if not resolved["rotation_extent_fixed"]:
+    if not resolved.rotation_extent_fixed:
         rotation_extent = min(rotation_extent, LEARNED_EXTENT_IN_SIGMA * rotation[0])
-    if not resolved["shift_extent_fixed"]:
+    if not resolved.shift_extent_fixed:
         shift_extent = min(shift_extent, LEARNED_EXTENT_IN_SIGMA * shift[0])
     return rotation_extent, shift_extent
 

@@ -62,8 +62,8 @@ def write_results(run: RunFolder, workers: int) -> None:
 
 def write_maps(run: RunFolder, mean: np.ndarray, curves: FscCurves, workers: int) -> None:
     """The mean of the half-maps, as it is and sharpened, and how it was sharpened."""
-    described = load_input(run)
-    pixel_size, b_factor = described["pixel_size"], described["resolved"]["sharpen_bfactor"]
+    given = load_input(run)
+    pixel_size, b_factor = given.pixel_size, given.resolved.sharpen_bfactor
     write_map(run.final("map.mrc"), mean, pixel_size)
     sharpened, fit = sharpen(mean, pixel_size, curves.corrected, curves.resolutions()["corrected"], b_factor, workers)
     write_map(run.final("map_sharpened.mrc"), sharpened, pixel_size)
@@ -75,25 +75,25 @@ def write_maps(run: RunFolder, mean: np.ndarray, curves: FscCurves, workers: int
 def write_ladder(run: RunFolder, maps: Sequence[np.ndarray], mask: np.ndarray, curves: FscCurves,
                  workers: int) -> None:
     """The resolution in ever tighter masks, and the tightest that adds no correlation of its own."""
-    described = load_input(run)
-    ladder = mask_ladder(maps[0], maps[1], mask, curves, described["resolved"]["seed"], workers)
-    write_map(run.final("tightest_mask.mrc"), ladder.mask, described["pixel_size"])
+    given = load_input(run)
+    ladder = mask_ladder(maps[0], maps[1], mask, curves, given.resolved.seed, workers)
+    write_map(run.final("tightest_mask.mrc"), ladder.mask, given.pixel_size)
     write_json(run.final("mask_ladder.json"), ladder.as_dict())
 
 
 def pose_blur(run: RunFolder, iteration: int, volume: np.ndarray, mask: np.ndarray,
               curves: FscCurves) -> Dict[str, Any]:
     """κ and the FSC to the truth to be expected of the final map (pose_blur.py)."""
-    described = load_input(run)
-    resolved, pixel_size = described["resolved"], described["pixel_size"]
+    given = load_input(run)
+    resolved, pixel_size = given.resolved, given.pixel_size
     reported = curves.resolutions()["corrected"]
     tables = [t for t in (load_poses(run, iteration, half) for half in (1, 2)) if t is not None]
     rotation = np.concatenate([t.rotation for t in tables])
 
     def blurred(name: str) -> np.ndarray:
         return blur_correlation(volume, mask, curves.corrected, np.concatenate([getattr(t, name) for t in tables]),
-                                rotation, reported / pixel_size, resolved["seed"])
-    kappa = blurred("error_covariance") * (blurred("covariance") if resolved["marginalize"] else 1)
+                                rotation, reported / pixel_size, resolved.seed)
+    kappa = blurred("error_covariance") * (blurred("covariance") if resolved.marginalize else 1)
     curve = expected_map_to_truth(curves.corrected, kappa)
     expected = expected_resolution(curve, len(volume), pixel_size)
     return {"expected_resolution_angstrom": expected, "resolution_to_report_angstrom": max(expected, reported),
@@ -107,7 +107,7 @@ def write_final_particles(run: RunFolder, iteration: int) -> None:
     Half-sets that were split anew replace rlnRandomSubset; fitted scales are added as lrScale, and how well each
     pose is known as lrRotationUncertainty and lrShiftUncertainty (see `pose_uncertainty`).
     """
-    described = load_input(run)
+    given = load_input(run)
     particles = load_particles(run)
     rotation, shift, scale = particles.rotation.copy(), particles.shift_px.copy(), np.ones(len(particles))
     uncertainty = np.zeros((len(particles), 2))
@@ -118,14 +118,14 @@ def write_final_particles(run: RunFolder, iteration: int) -> None:
             scale[poses.row] = 1 if poses.scale is None else poses.scale
             uncertainty[poses.row] = pose_uncertainty(poses.error_covariance, particles.pixel_size)
     extra: Dict[str, np.ndarray] = dict(zip(UNCERTAINTY_LABELS, uncertainty.T))
-    if described["resolved"]["resplit_half_sets"]:
+    if given.resolved.resplit_half_sets:
         extra["rlnRandomSubset"] = particles.half_set
-    if described["resolved"]["per_particle_scale"]:
+    if given.resolved.per_particle_scale:
         extra["lrScale"] = scale
-    _, table = read_particles(described["particles"], need_half_sets=False)  # checked at the start
+    _, table = read_particles(given.particles, need_half_sets=False)  # checked at the start
     if len(table.pixel_size) != len(particles):
         raise InputError(f"has {len(table.pixel_size)} particles, and had {len(particles)} when the run began",
-                         described["particles"], "put the old file back, or start a new run")
+                         given.particles, "put the old file back, or start a new run")
     used = np.flatnonzero(particles.half_set > 0)
     write_particles(run.final("particles.star"), table.take(used), rotation[used], shift[used],
                     {label: values[used].tolist() for label, values in extra.items()})

@@ -20,8 +20,9 @@ from ..maps.mask import check_mask
 from ..model.symmetry import mask_symmetry_error, operators
 from ..records.errors import InputError
 from ..records.particles import Particles
+from ..records.run_input import Excluded
 from ..records.settings import Settings
-from .exclude import GREY_RANGE, Excluded, exclude_unusable, exclusion_warning
+from .exclude import GREY_RANGE, exclude_unusable, exclusion_warning
 from .half_sets import PARITY_TEXT, parity_split, resplit
 
 LEAST_BOX = 8

@@ -6,7 +6,7 @@ defocus among others that have it; and one with a defocus, phase shift or origin
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Dict, List, Tuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from ..io.mrc import ImageReader, image_problems
 from ..records.errors import InputError
 from ..records.particles import Particles
+from ..records.run_input import Excluded
 
 MOST_EXCLUDED = 0.01
 TOO_STRONG = 1e3
@@ -23,15 +24,6 @@ LARGEST_DEFOCUS = 5e5
 LARGEST_PHASE_SHIFT = 3600.0
 LISTED = 3
 BATCH_BYTES = 64 * 2 ** 20
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """A particle left out: its row (from 1) in the input table, its image (NNNNNN@stack), and why."""
-
-    row: int
-    image: str
-    reason: str
 
 
 def exclude_unusable(particles: Particles, star: str) -> Tuple[Particles, Tuple[Excluded, ...]]:

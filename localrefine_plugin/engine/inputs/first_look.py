@@ -6,7 +6,7 @@ aligned by what the mask holds.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Sequence
+from typing import List, Sequence
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from ..model.pixels import highest_shell, pixel_list
 from ..model.pose import project
 from ..records.errors import InputError
 from ..records.particles import Particles
+from ..records.resolved import ResolvedSettings
 from .checks import PHASE_FLIPPED
 
 BATCH = 100
@@ -51,14 +52,14 @@ class FirstLook:
     phase_flipped: bool
 
 
-def look_at(particles: Particles, volume: np.ndarray, mask: np.ndarray, resolved: Dict[str, Any],
+def look_at(particles: Particles, volume: np.ndarray, mask: np.ndarray, resolved: ResolvedSettings,
             workers: int) -> FirstLook:
     """α = Σ Re(X* C Y / σ²) / Σ C² |Y|² / σ², the noise and the curvature at the input poses.
 
     Raises InputError where the contrast is inverted.
     """
     max_shell = highest_shell(particles.box_size)
-    plan = search_plan(resolved, particles, resolved["initial_lowpass_angstrom"])
+    plan = search_plan(resolved, particles, resolved.initial_lowpass_angstrom)
     last = int(np.ceil(plan.align_shell * stretch(particles)))
     reference = make_reference(volume, mask, plan.centre, last, workers)
     pixels = pixel_list(particles.box_size, plan.align_shell, max_shell)
@@ -115,7 +116,7 @@ def mean_power(particles: Particles, reader: ImageReader, max_shell: int, worker
     return sums.power()
 
 
-def first_warnings(looks: Sequence[FirstLook], mask: np.ndarray, resolved: Dict[str, Any],
+def first_warnings(looks: Sequence[FirstLook], mask: np.ndarray, resolved: ResolvedSettings,
                    pixel_size: float) -> List[str]:
     """What the fitted grey scales and the expected accuracy of the alignment say about the input."""
     warnings = []
@@ -129,14 +130,14 @@ def first_warnings(looks: Sequence[FirstLook], mask: np.ndarray, resolved: Dict[
     if any(look.phase_flipped for look in looks):
         warnings.append(f"{PHASE_FLIPPED[0]}, or their CTF was corrected, by what they have in common with the "
                         f"half-maps; {PHASE_FLIPPED[1]}")
-    rotation, prior = max(look.rotation_sd_deg for look in looks), resolved["prior"]
-    bound = DOUBTFUL_EXTENT * resolved["rotation_extent_deg"]
+    rotation, prior = max(look.rotation_sd_deg for look in looks), resolved.prior
+    bound = DOUBTFUL_EXTENT * resolved.rotation_extent_deg
     if prior != "off":
-        bound = DOUBTFUL_PRIORS[prior] * resolved["prior_rotation_deg"]
+        bound = DOUBTFUL_PRIORS[prior] * resolved.prior_rotation_deg
     if rotation > bound:
         remedy = {"off": "use a prior, or a larger mask", "gaussian": "take the learned prior, or a larger mask"}
         warnings.append(
-            f"alignment is doubtful: at {resolved['initial_lowpass_angstrom']:.1f} Å one particle determines the "
+            f"alignment is doubtful: at {resolved.initial_lowpass_angstrom:.1f} Å one particle determines the "
             f"rotation of what is in the mask (at most {mass_kda(mask, pixel_size):.0f} kDa of protein) only to "
             f"{rotation:.1f}° per axis; {remedy.get(prior, 'take a larger mask')}")
     return warnings

@@ -1,24 +1,18 @@
-"""What a run keeps on disk between its steps, and what a step cost."""
+"""What a run keeps on disk between its steps, as records."""
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any, Dict, Optional
+from dataclasses import replace
+from typing import Any, Optional
 
 import numpy as np
 
+from ..records.codec import from_json
 from ..records.motion import LearnedMotion
-from ..records.particles import OpticsGroup, Particles
+from ..records.particles import Particles
 from ..records.poses import PoseTable
+from ..records.run_input import RunInput
 from ..records.settings import Settings
 from .run_folder import RunFolder, opened, read_json, write_atomic
-
-# The settings of which nothing in iteration 0 depends; on all others everything does.
-STOPPING = ("max_iterations", "extra_final_passes")  # only say when to stop: a finished run can be given more
-OF_FINISH = ("sharpen_bfactor",)
-OF_MERGE = ("non_uniform", "non_negativity", "mask_mode", "mask_threshold", "mask_threshold_type", "mask_near_angstrom",
-            "mask_far_angstrom", "mask_start_resolution_angstrom")
-OF_ALIGN = ("marginalize", "per_particle_scale", "deterministic")
-TAKEN_AS_THEY_ARE = STOPPING + OF_FINISH + OF_MERGE + OF_ALIGN
 
 
 def save_arrays(path: Any, **arrays: np.ndarray) -> None:
@@ -28,33 +22,29 @@ def save_arrays(path: Any, **arrays: np.ndarray) -> None:
     write_atomic(path, write)
 
 
-def load_settings(run: RunFolder) -> Dict[str, Any]:
+def load_settings(run: RunFolder) -> Settings:
     """settings.json, with the defaults of settings that an older version did not have."""
     with opened(run.settings):
-        return dict(Settings().as_dict(), **read_json(run.settings))
+        return from_json(Settings, read_json(run.settings))
 
 
-def load_input(run: RunFolder) -> Dict[str, Any]:
-    """input.json; in "resolved" are the settings as they are now, and the defaults of those it lacks."""
+def load_input(run: RunFolder) -> RunInput:
+    """input.json; its ``resolved`` are the settings in use now, which may have changed since it was written."""
     settings = load_settings(run)
-    fixed = {name + "_fixed": settings[name + unit] is not None
-             for name, unit in (("rotation_extent", "_deg"), ("shift_extent", "_angstrom"))}
     with opened(run.input):
-        described = read_json(run.input)
-        resolved: Dict[str, Any] = {**settings, **fixed, **described["resolved"], **taken(settings)}
-        return dict(described, resolved=resolved)
-
-
-def taken(settings: Dict[str, Any]) -> Dict[str, Any]:
-    return {name: settings[name] for name in TAKEN_AS_THEY_ARE}
+        stored = read_json(run.input)
+        fixed = dict(rotation_extent_fixed=settings.rotation_extent_deg is not None,
+                     shift_extent_fixed=settings.shift_extent_angstrom is not None)
+        resolved = {**settings.as_dict(), **fixed, **stored["resolved"]}
+        given = from_json(RunInput, dict(stored, resolved=resolved))
+        return replace(given, resolved=given.resolved.with_settings(settings))
 
 
 def load_particles(run: RunFolder) -> Particles:
+    given = load_input(run)
     with opened(run.particles), np.load(run.particles, allow_pickle=False) as stored:
         columns = {name: stored[name] for name in Particles.column_names()}
-        described = read_json(run.input)
-        optics = tuple(OpticsGroup(**group) for group in described["optics"])
-        return Particles(optics=optics, stacks=tuple(described["stacks"]), **columns)
+        return Particles(optics=given.optics, stacks=given.stacks, **columns)
 
 
 def load_poses(run: RunFolder, iteration: int, half: int) -> Optional[PoseTable]:
@@ -83,7 +73,6 @@ def load_noise(run: RunFolder, iteration: int, half: int, name: str = "power") -
     return column
 
 
-def save_particles(run: RunFolder, particles: Particles) -> Dict[str, Any]:
-    """Store the columns; returns what input.json holds of them."""
+def save_particles(run: RunFolder, particles: Particles) -> None:
+    """Store the columns; optics groups and stacks are in input.json."""
     save_arrays(run.particles, **{name: getattr(particles, name) for name in Particles.column_names()})
-    return {"optics": [asdict(group) for group in particles.optics], "stacks": list(particles.stacks)}

@@ -1,11 +1,12 @@
 """The references of the next iteration from the two half-maps of this one: joined, filtered, nothing masked."""
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
 from ..model.fourier import apply_shell_filter
+from ..records.resolved import ResolvedSettings
 from .fsc import FscCurves, first_below, fsc
 from .nonuniform import nonuniform_filter
 
@@ -44,7 +45,7 @@ def filter_weights(curves: FscCurves) -> np.ndarray:
     return weights
 
 
-def next_references(maps: Sequence[np.ndarray], mask: np.ndarray, curves: FscCurves, resolved: Dict[str, Any],
+def next_references(maps: Sequence[np.ndarray], mask: np.ndarray, curves: FscCurves, resolved: ResolvedSettings,
                     workers: int) -> References:
     """References by the settings ``join_halves_resolution_angstrom``, ``non_uniform`` and ``non_negativity``.
 
@@ -52,17 +53,17 @@ def next_references(maps: Sequence[np.ndarray], mask: np.ndarray, curves: FscCur
     where the mask is not zero.
     """
     pixel_size = curves.pixel_size
-    together = joined(maps, resolved["join_halves_resolution_angstrom"], pixel_size, workers)
+    together = joined(maps, resolved.join_halves_resolution_angstrom, pixel_size, workers)
     weights = filter_weights(curves)
     filtered = [apply_shell_filter(volume, weights, workers) for volume in together]
     cutoff = None
-    if resolved["non_uniform"]:
+    if resolved.non_uniform:
         resolution = curves.resolutions()["corrected"]
         coarsest = max(COARSEST_FILTER_ANGSTROM, COARSEST_IN_RESOLUTIONS * resolution)
         local = nonuniform_filter(together[0], together[1], mask, pixel_size, coarsest, resolution, workers)
         filtered = [np.where(mask > 0, part, rest) for part, rest in zip(local[:2], filtered)]
         cutoff = local.cutoff_angstrom
-    if resolved["non_negativity"]:
+    if resolved.non_negativity:
         filtered = [np.maximum(volume, 0) for volume in filtered]
     return References(filtered, cutoff)
 

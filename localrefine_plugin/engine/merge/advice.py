@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Sequence
 import numpy as np
 
 from ..maps.fsc import FscCurves
+from ..records.resolved import ResolvedSettings
 from .hinge import Hinge
 
 MANY_AT_LIMIT = 0.1  # of the particles; a Gaussian cut at three s.d. per axis has 3 %
@@ -38,16 +39,16 @@ class Motions:
 
 
 def advise(motions: Motions, hinge: Hinge, curves: FscCurves, history: Sequence[Dict[str, Any]],
-           resolved: Dict[str, Any]) -> Dict[str, str]:
+           resolved: ResolvedSettings) -> Dict[str, str]:
     """Sentences by topic on the state of a run after its last iteration.
 
     Parameters
     ----------
     history : every iteration.json from the input on.  resolved : of input.json.
     """
-    has_prior = resolved["prior"] != "off"
-    rotation_extent = f"{resolved['rotation_extent_deg']:.3g}°"
-    shift_extent = f"{resolved['shift_extent_angstrom']:.3g} Å"
+    has_prior = resolved.prior != "off"
+    rotation_extent = f"{resolved.rotation_extent_deg:.3g}°"
+    shift_extent = f"{resolved.shift_extent_angstrom:.3g} Å"
     said = {
         "rotation limit": at_limit(motions.at_rotation_limit, "rotation", rotation_extent, has_prior),
         "shift limit": at_limit(motions.at_shift_limit, "shift", shift_extent, has_prior),
@@ -112,11 +113,11 @@ def peaks_of(values: np.ndarray) -> List[float]:
     return [float(grid[i]) for i in kept]
 
 
-def far_fulcrum(motions: Motions, hinge: Hinge, resolved: Dict[str, Any], box_size: int) -> str:
+def far_fulcrum(motions: Motions, hinge: Hinge, resolved: ResolvedSettings, box_size: int) -> str:
     """The fulcrum moves further than the rotation moves the surface of the sub-volume."""
     rotation = float(np.median(np.linalg.norm(motions.rotation_deg, axis=1)))
     shift = float(np.median(np.linalg.norm(motions.shift_angstrom, axis=1)))
-    if shift <= np.deg2rad(rotation) * resolved["mask_radius_angstrom"]:
+    if shift <= np.deg2rad(rotation) * resolved.mask_radius_angstrom:
         return ""
     text = f"large shifts ({shift:.1f} Å) with small rotations ({rotation:.1f}°, medians)"
     if hinge.explained < HINGE_EXPLAINS:
@@ -126,9 +127,9 @@ def far_fulcrum(motions: Motions, hinge: Hinge, resolved: Dict[str, Any], box_si
             f"box (it accounts for {100 * hinge.explained:.0f} % of the shifts); set the fulcrum there")
 
 
-def worse_than_input(history: Sequence[Dict[str, Any]], resolved: Dict[str, Any]) -> str:
+def worse_than_input(history: Sequence[Dict[str, Any]], resolved: ResolvedSettings) -> str:
     """No iteration reached the resolution of the input in the same mask."""
-    if len(history) < 2 or resolved["mask_mode"] != "static":
+    if len(history) < 2 or resolved.mask_mode != "static":
         return ""
     given, *found = (h["resolution_angstrom"]["corrected"] for h in history)
     if min(found) <= WORSE * given:
@@ -149,12 +150,12 @@ def fsc_does_not_fall(curves: FscCurves) -> str:
     return text + "the pixels are too large for the resolution, or the half-sets share particles (duplicates)"
 
 
-def drifting(history: Sequence[Dict[str, Any]], resolved: Dict[str, Any]) -> str:
+def drifting(history: Sequence[Dict[str, Any]], resolved: ResolvedSettings) -> str:
     """With re-centring on, the median change from the input grows in every one of the last iterations."""
     for switch, key, what in (("recenter_rotations", "rotation_median_deg", "rotation"),
                               ("recenter_shifts", "shift_median_angstrom", "shift")):
         changes = [h["pose_change"][key] for h in history[-DRIFT_ITERATIONS:] if h["pose_change"]]
-        if resolved[switch] and len(changes) == DRIFT_ITERATIONS and all(
+        if getattr(resolved, switch) and len(changes) == DRIFT_ITERATIONS and all(
                 later > DRIFT_GROWTH * earlier for earlier, later in zip(changes, changes[1:])):
             listed = ", ".join(f"{c:.2g}" for c in changes)
             return (f"the median {what} from the input grows with every iteration ({listed}) while re-centring is on: "

@@ -15,6 +15,7 @@ from ..maps.reference_filter import next_references, reference_fsc
 from ..model.pose import log_map
 from ..model.symmetry import operators
 from ..records.poses import PoseTable
+from ..records.resolved import ResolvedSettings
 from .advice import Motions, advise
 from .hinge import Hinge, estimate_hinge
 from .motion_report import learned_hinge, motion_advice, motion_summary
@@ -26,8 +27,8 @@ STILL_SIGMA = 0.2  # median change of the rotation, in posterior s.d.
 
 def merge_halves(run: RunFolder, iteration: int, workers: int) -> Dict[str, Any]:
     """FSC, mask, filtered references and the decision of this iteration; returns iteration.json."""
-    described = load_input(run)
-    resolved, pixel_size = described["resolved"], described["pixel_size"]
+    given = load_input(run)
+    resolved, pixel_size = given.resolved, given.pixel_size
     maps = [read_map(run.half_map(iteration, half))[0] for half in (1, 2)]
     curves, mask = curves_in_mask(run, iteration, maps, resolved, pixel_size, workers)
     write_fsc(run.fsc(iteration), curves)
@@ -46,13 +47,13 @@ def merge_halves(run: RunFolder, iteration: int, workers: int) -> Dict[str, Any]
         "reference_fsc": reference_fsc(references.maps, mask, workers),
         "files": run.sizes(path for path in files if path.exists())}
     now.update(pose_statistics(run, iteration))
-    now.update(decide(earlier + [now], resolved, described["box_size"] * pixel_size))
+    now.update(decide(earlier + [now], resolved, given.box_size * pixel_size))
     motions = {half: load_motion(run, iteration, half) for half in (1, 2)}
     learned = {half: motion for half, motion in motions.items() if motion is not None}
     hinge = None
     if learned:
         now["motion"] = motion_summary(learned, resolved, pixel_size)
-        hinge = learned_hinge(now["motion"], described["box_size"])
+        hinge = learned_hinge(now["motion"], given.box_size)
     now["advice"] = advise(motions_of(run, iteration, now), hinge or hinge_of(run, iteration), curves, earlier + [now],
                            resolved)
     if learned:
@@ -72,15 +73,15 @@ def motions_of(run: RunFolder, iteration: int, now: Dict[str, Any]) -> Motions:
 
 def hinge_of(run: RunFolder, iteration: int) -> Hinge:
     """The point the sub-volume turns about, by the poses of both halves."""
-    described, particles = read_json(run.input), load_particles(run)
-    fulcrum = np.array(described["resolved"]["fulcrum_px"]) - described["box_size"] // 2
+    given, particles = load_input(run), load_particles(run)
+    fulcrum = given.resolved.fulcrum_offset(given.box_size)
     tables = [t for t in (load_poses(run, iteration, half) for half in (1, 2)) if t is not None]
     row, rotation, shift = (np.concatenate([getattr(t, name) for t in tables])
                             for name in ("row", "rotation", "shift_px"))
     return estimate_hinge(particles.rotation[row], particles.shift_px[row], rotation, shift, fulcrum)
 
 
-def curves_in_mask(run: RunFolder, iteration: int, maps: Sequence[np.ndarray], resolved: Dict[str, Any],
+def curves_in_mask(run: RunFolder, iteration: int, maps: Sequence[np.ndarray], resolved: ResolvedSettings,
                    pixel_size: float, workers: int) -> Tuple[FscCurves, np.ndarray]:
     """The FSC of the half-maps and the mask it is under: the one in use, or one that follows the density.
 
@@ -88,21 +89,21 @@ def curves_in_mask(run: RunFolder, iteration: int, maps: Sequence[np.ndarray], r
     far is better than its start resolution.
     """
     def curves_under(mask: np.ndarray) -> FscCurves:
-        curves = five_curves(maps[0], maps[1], mask, pixel_size, resolved["seed"], resolved["fsc_randomise_below"],
+        curves = five_curves(maps[0], maps[1], mask, pixel_size, resolved.seed, resolved.fsc_randomise_below,
                              workers=workers)
         # symmetry mates are not independent
-        order = len(operators(resolved["symmetry"]))
+        order = len(operators(resolved.symmetry))
         return replace(curves, corrected_error=curves.corrected_error * np.sqrt(order))
 
     mask, _ = read_map(run.mask_in_use(iteration - 1))
     curves = curves_under(mask)
     resolution = curves.resolutions()["corrected"]
-    if resolved["mask_mode"] == "static" or resolution > resolved["mask_start_resolution_angstrom"]:
+    if resolved.mask_mode == "static" or resolution > resolved.mask_start_resolution_angstrom:
         return curves, mask
     given, _ = read_map(run.mask)
-    mask = dynamic_mask(0.5 * (maps[0] + maps[1]), given, pixel_size, resolution, resolved["mask_threshold"],
-                        resolved["mask_near_angstrom"], resolved["mask_far_angstrom"],
-                        resolved["mask_threshold_type"] == "absolute", workers)
+    mask = dynamic_mask(0.5 * (maps[0] + maps[1]), given, pixel_size, resolution, resolved.mask_threshold,
+                        resolved.mask_near_angstrom, resolved.mask_far_angstrom,
+                        resolved.mask_threshold_type == "absolute", workers)
     write_map(run.iteration_mask(iteration), mask, pixel_size)
     return curves_under(mask), mask
 
@@ -110,7 +111,7 @@ def curves_in_mask(run: RunFolder, iteration: int, maps: Sequence[np.ndarray], r
 def pose_statistics(run: RunFolder, iteration: int) -> Dict[str, Any]:
     """Change from the input and since the last iteration, over both halves."""
     tables = [t for t in (load_poses(run, iteration, half) for half in (1, 2)) if t is not None]
-    pixel_size = read_json(run.input)["pixel_size"]
+    pixel_size = load_input(run).pixel_size
     since = [change_since(now, load_poses(run, iteration - 1, half), pixel_size) for half, now in enumerate(tables, 1)]
     rotation, shift, in_sigma = (np.concatenate(c) for c in zip(*since))
     turned = np.concatenate([np.linalg.norm(t.rotation_change_deg, axis=1) for t in tables])
@@ -137,7 +138,7 @@ def change_since(now: PoseTable, before: Optional[PoseTable],
     return np.rad2deg(angle), np.linalg.norm(shift, axis=1), angle / np.maximum(sigma, 1e-9)
 
 
-def decide(history: List[Dict[str, Any]], resolved: Dict[str, Any], box_angstrom: float) -> Dict[str, Any]:
+def decide(history: List[Dict[str, Any]], resolved: ResolvedSettings, box_angstrom: float) -> Dict[str, Any]:
     """Best iteration so far, and whether to stop.
 
     Best = the last one whose resolution is not half a shell worse than the finest: by less than that resolutions differ
@@ -155,9 +156,9 @@ def decide(history: List[Dict[str, Any]], resolved: Dict[str, Any], box_angstrom
     quiet = history[-1]["pose_change"]["rotation_since_last_median_sigma"] < STILL_SIGMA
     converged = still and quiet
     reason = "neither resolution nor poses change any more" if converged else ""
-    if box_angstrom / shells[-1] > 2 * resolved["mask_radius_angstrom"]:
+    if box_angstrom / shells[-1] > 2 * resolved.mask_radius_angstrom:
         converged, reason = True, ("the half-maps agree on nothing inside the mask any more; use a prior, a larger "
                                    "mask, or more particles")
-    if not converged and n >= resolved["max_iterations"]:
+    if not converged and n >= resolved.max_iterations:
         reason = "maximum number of iterations"
     return {"best_iteration": best, "converged": converged, "stop_reason": reason}

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..align.motion_prior import about_point, hinge, principal_widths
 from ..records.motion import LearnedMotion
+from ..records.resolved import ResolvedSettings
 from .advice import LEAST_FOR_PEAKS, peaks_of
 from .hinge import Hinge
 
@@ -21,7 +22,7 @@ SIGNIFICANT = 4.0  # χ² per degree of freedom
 MEAN_DEG, MEAN_ANGSTROM = 1.0, 1.0  # a mean motion worth a sentence
 
 
-def motion_summary(motions: Dict[int, LearnedMotion], resolved: Dict[str, Any], pixel_size: float) -> Dict[str, Any]:
+def motion_summary(motions: Dict[int, LearnedMotion], resolved: ResolvedSettings, pixel_size: float) -> Dict[str, Any]:
     """The key "motion" of iteration.json.
 
     Parameters
@@ -49,7 +50,7 @@ def pooled(motions: Sequence[LearnedMotion]) -> LearnedMotion:
     return LearnedMotion(covariance, error / n, mean, mean_error / n, along_axes, counts)
 
 
-def summarise(motion: LearnedMotion, resolved: Dict[str, Any], pixel_size: float) -> Dict[str, Any]:
+def summarise(motion: LearnedMotion, resolved: ResolvedSettings, pixel_size: float) -> Dict[str, Any]:
     """One motion in degrees, Å and px from the corner of the box, JSON-ready.
 
     Errors are standard deviations. Keys: ``rotation_widths_deg`` and ``displacement_widths_angstrom`` (3, largest
@@ -64,7 +65,7 @@ def summarise(motion: LearnedMotion, resolved: Dict[str, Any], pixel_size: float
     rotation, shift = principal_widths(motion.covariance)
     errors = np.std([np.concatenate(principal_widths(s)) for s in many], axis=0)
     z = motion.along_axes[motion.counts > 0.5]
-    isotropic = resolved["prior"] != "learned"
+    isotropic = resolved.prior != "learned"
     return {
         "rotation_widths_deg": listed(rotation * degree), "rotation_widths_deg_error": listed(errors[:3] * degree),
         "rotation_axes": [listed(axis) for axis in principal_axes(motion.covariance[:3, :3])],
@@ -105,7 +106,7 @@ def principal_axes(covariance: np.ndarray) -> np.ndarray:
     return oriented
 
 
-def hinge_summary(covariance: np.ndarray, many: np.ndarray, resolved: Dict[str, Any],
+def hinge_summary(covariance: np.ndarray, many: np.ndarray, resolved: ResolvedSettings,
                   pixel_size: float) -> Dict[str, Any]:
     """The point the motion turns about, and how well it is known.
 
@@ -117,14 +118,14 @@ def hinge_summary(covariance: np.ndarray, many: np.ndarray, resolved: Dict[str, 
 
     A direction is undetermined if the error along it exceeds the radius of the mask.
     """
-    radius = resolved["mask_radius_angstrom"] / pixel_size
+    radius = resolved.mask_radius_angstrom / pixel_size
     axes = np.linalg.eigh(hinge(covariance)[1])[1]  # columns, of the smallest eigenvalue first: the least known
     for known in (axes, axes[:, 1:], axes[:, 2:], axes[:, 3:]):
         point = hinge_within(covariance, known)
         deviation = np.array([hinge_within(s, known) for s in many]) - point
         if known.shape[1] == 0 or np.all(half_width(deviation @ known) < radius):
             break
-    corner = np.rint(resolved["mask_centre_px"])
+    corner = np.rint(resolved.mask_centre_px)
     left, at_centre = (principal_widths(s)[1] for s in (about_point(covariance, point), covariance))
     undetermined = axes[:, 0] * np.sign(axes[np.abs(axes[:, 0]).argmax(), 0])
     return {
@@ -212,15 +213,15 @@ def learned_hinge(summary: Dict[str, Any], box_size: int) -> Optional[Hinge]:
     return Hinge(np.array(found["point_px"]) - box_size // 2, found["explained"])
 
 
-def motion_advice(summary: Dict[str, Any], resolved: Dict[str, Any]) -> Dict[str, str]:
+def motion_advice(summary: Dict[str, Any], resolved: ResolvedSettings) -> Dict[str, str]:
     """Sentences by topic on a motion that one Gaussian does not describe, or that the search cut off."""
     both = summary["pooled"]
     said = {f"{what} shape": shape_advice(what, both["peaks"][what], both["excess_kurtosis"][what])
             for what in ("rotation", "displacement")}
     said["junk"] = junk_advice(both["junk_share"])
     widest = both["rotation_widths_deg"][0], (both["hinge"] or both)["displacement_widths_angstrom"][0]
-    said["rotation width"] = width_advice("rotation", widest[0], resolved["rotation_extent_deg"], "°")
-    said["shift width"] = width_advice("shift", widest[1], resolved["shift_extent_angstrom"], " Å")
+    said["rotation width"] = width_advice("rotation", widest[0], resolved.rotation_extent_deg, "°")
+    said["shift width"] = width_advice("shift", widest[1], resolved.shift_extent_angstrom, " Å")
     return {topic: sentence for topic, sentence in said.items() if sentence}
 
 

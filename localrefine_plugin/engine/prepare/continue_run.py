@@ -5,16 +5,16 @@ import json
 from typing import List
 
 from ..io.run_folder import RunFolder, read_json, remove, write_json
-from ..io.run_store import OF_ALIGN, OF_MERGE, TAKEN_AS_THEY_ARE, load_settings, taken
+from ..io.run_store import load_input, load_settings
 from ..progress import say
-from ..records.settings import Settings
+from ..records.codec import as_json
+from ..records.settings import ALIGN, MERGE, PREPARE, STEP_OF, Settings
 
 
-def changed_settings(run: RunFolder, settings: Settings) -> List[str]:
-    """The names of the settings that differ from those in the run folder."""
-    before = load_settings(run)
-    now = json.loads(json.dumps(settings.as_dict()))  # as a file would give it back: tuples are lists
-    return [name for name in now if now[name] != before[name]]
+def changed_settings(before: Settings, now: Settings) -> List[str]:
+    """The names of the settings that differ."""
+    old, new = as_json(before), as_json(now)
+    return [name for name in new if new[name] != old[name]]
 
 
 def take_over(run: RunFolder, settings: Settings) -> bool:
@@ -22,23 +22,23 @@ def take_over(run: RunFolder, settings: Settings) -> bool:
 
     False if everything does, so that it has to be prepared again; nothing has been touched then.
     """
-    changed = changed_settings(run, settings)
-    before, now = load_settings(run), settings.as_dict()
+    before, now = load_settings(run), settings
+    changed = changed_settings(before, now)
     for name in changed:
-        say(f"setting {name} was {json.dumps(before[name])}, is now {json.dumps(now[name])}")
-    if any(name not in TAKEN_AS_THEY_ARE for name in changed):
+        say(f"setting {name} was {json.dumps(getattr(before, name))}, is now {json.dumps(getattr(now, name))}")
+    steps = {STEP_OF[name] for name in changed}
+    if PREPARE in steps:
         say("everything depends on that and is done again")
         return False
-    if any(name in OF_ALIGN for name in changed):
+    if ALIGN in steps:
         for half in (1, 2):
             run.forget_align(1, half)
-    elif any(name in OF_MERGE for name in changed):
+    elif MERGE in steps:
         run.forget_merge(1)
     elif changed:
         remove(run.report)
-    write_json(run.settings, now)
-    described = read_json(run.input)
-    resolved = dict(described["resolved"], **taken(now))
-    if resolved != described["resolved"]:  # for those who look; the steps ask `state.load_input`
-        write_json(run.input, dict(described, resolved=resolved))
+    write_json(run.settings, as_json(settings))
+    given = load_input(run)
+    if as_json(given.resolved) != read_json(run.input)["resolved"]:  # for those who look; the steps ask `load_input`
+        write_json(run.input, as_json(given))
     return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
@@ -26,6 +26,9 @@ from ..maps.reference_filter import joined
 from ..model.fourier import lowpass
 from ..model.pixels import highest_shell
 from ..progress import say
+from ..records.codec import as_json
+from ..records.resolved import ResolvedSettings
+from ..records.run_input import RunInput
 from ..records.settings import Settings
 from .arguments import check_output, check_same_run
 from .continue_run import take_over
@@ -54,7 +57,9 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
         predicted = max(said_memory(inputs, resolved, chosen) for chosen in devices)
         looks, references = first_references(inputs, resolved, workers)
-        resolved.update(expectations(looks, inputs))
+        resolved = replace(resolved, mask_mass_kda=mass_kda(inputs.mask, inputs.pixel_size),
+                           expected_rotation_sd_deg=max(look.expected_rotation_sd_deg for look in looks),
+                           expected_shift_sd_angstrom=max(look.expected_shift_sd_angstrom for look in looks))
         static = static_parts(inputs.maps, inputs.mask, inputs.pixel_size, curves.resolutions()["unmasked"],
                               workers) if settings.subtract else []
         warnings = list(inputs.warnings) + first_warnings(looks, inputs.mask, resolved, inputs.pixel_size)
@@ -70,13 +75,13 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
             write_map(run.static_part(half), static[half - 1] * scales[half - 1], inputs.pixel_size)
             files.append(run.static_part(half))
     write_fsc(run.fsc(0), curves)
-    stored = save_particles(run, inputs.particles)
-    write_json(run.settings, settings.as_dict())
-    write_json(run.input, dict(
-        paths, versions=versions(), device=on, device_word=",".join(chosen.word for chosen in devices),
+    save_particles(run, inputs.particles)
+    write_json(run.settings, as_json(settings))
+    write_json(run.input, as_json(RunInput(
+        **paths, versions=versions(), device=on, device_word=",".join(chosen.word for chosen in devices),
         box_size=inputs.particles.box_size, pixel_size=inputs.pixel_size, predicted_memory_mb=predicted / 2 ** 20,
-        resolved=resolved, grey_scale=scales, warnings=warnings,
-        excluded=[asdict(particle) for particle in inputs.excluded], **stored))
+        resolved=resolved, grey_scale=tuple(scales), warnings=tuple(warnings), excluded=inputs.excluded,
+        optics=inputs.particles.optics, stacks=inputs.particles.stacks)))
     write_json(run.iteration_done(0), dict(first_decision(curves, resolved, warnings), files=run.sizes(files), **cost))
     for text in warnings:
         say(f"warning: {text}")
@@ -105,11 +110,11 @@ def clear(run: RunFolder) -> None:
     remove_temporary(run.path)
 
 
-def first_references(inputs: CheckedInputs, resolved: Dict[str, Any],
+def first_references(inputs: CheckedInputs, resolved: ResolvedSettings,
                      workers: int) -> Tuple[List[FirstLook], List[np.ndarray]]:
     """First look at each half and its low-passed map, each from its own half alone (but for the join)."""
-    references = [lowpass(m, inputs.pixel_size, resolved["initial_lowpass_angstrom"], workers=workers)
-                  for m in joined(inputs.maps, resolved["join_halves_resolution_angstrom"], inputs.pixel_size, workers)]
+    references = [lowpass(m, inputs.pixel_size, resolved.initial_lowpass_angstrom, workers=workers)
+                  for m in joined(inputs.maps, resolved.join_halves_resolution_angstrom, inputs.pixel_size, workers)]
     looks = []
     for half in (1, 2):
         rows = np.flatnonzero(inputs.particles.half_set == half)
@@ -118,7 +123,7 @@ def first_references(inputs: CheckedInputs, resolved: Dict[str, Any],
     return looks, references
 
 
-def said_memory(inputs: CheckedInputs, resolved: Dict[str, Any], device: Device) -> float:
+def said_memory(inputs: CheckedInputs, resolved: ResolvedSettings, device: Device) -> float:
     """Say what memory the run will take, or refuse it; bytes of the machine's, 0 where the work is done on a card."""
     need = finest_need(inputs, resolved, device)
     if device.on_card:
@@ -131,25 +136,18 @@ def said_memory(inputs: CheckedInputs, resolved: Dict[str, Any], device: Device)
     return taken
 
 
-def finest_need(inputs: CheckedInputs, resolved: Dict[str, Any], device: Device) -> MemoryNeed:
+def finest_need(inputs: CheckedInputs, resolved: ResolvedSettings, device: Device) -> MemoryNeed:
     """What the alignment takes of memory once it goes as far as it may."""
     particles = inputs.particles
     plan = search_plan(resolved, particles, 2 * inputs.pixel_size)
-    return need_of(plan, particles, highest_shell(particles.box_size), inputs.mask, device, resolved["subtract"])
+    return need_of(plan, particles, highest_shell(particles.box_size), inputs.mask, device, resolved.subtract)
 
 
-def expectations(looks: List[FirstLook], inputs: CheckedInputs) -> Dict[str, float]:
-    """What input.json tells of the mask, and the s.d. per axis of the poses after the first iteration."""
-    return {"mask_mass_kda": mass_kda(inputs.mask, inputs.pixel_size),
-            "expected_rotation_sd_deg": max(look.expected_rotation_sd_deg for look in looks),
-            "expected_shift_sd_angstrom": max(look.expected_shift_sd_angstrom for look in looks)}
-
-
-def first_decision(curves: FscCurves, resolved: Dict[str, Any], warnings: List[str]) -> Dict[str, Any]:
+def first_decision(curves: FscCurves, resolved: ResolvedSettings, warnings: List[str]) -> Dict[str, Any]:
     """iteration.json of iteration 0."""
     return {"iteration": 0, "resolution_angstrom": curves.resolutions(),
             "resolution_0.5_angstrom": curves.resolutions(0.5), "resolution_range_angstrom": curves.resolution_range(),
-            "align_resolution_angstrom": resolved["initial_lowpass_angstrom"], "converged": False, "stop_reason": "",
+            "align_resolution_angstrom": resolved.initial_lowpass_angstrom, "converged": False, "stop_reason": "",
             "best_iteration": 0, "pose_change": {}, "at_rotation_limit": 0.0, "at_shift_limit": 0.0,
             "insertions_mean": 0.0, "warnings": warnings}
 

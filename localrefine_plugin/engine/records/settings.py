@@ -15,17 +15,21 @@ import numpy as np
 
 from .errors import InputError
 
+PREPARE, ALIGN, MERGE, FINISH, STOP = "prepare", "align", "merge", "finish", "stop"
+
 
 def setting(default: Any, help: str, *, kind: str, label: str, group: str, unit: str = "",
             low: Optional[float] = None, high: Optional[float] = None,
-            choices: Tuple[str, ...] = (), optional: str = "", expert: bool = False) -> Any:
+            choices: Tuple[str, ...] = (), optional: str = "", expert: bool = False, step: str = PREPARE) -> Any:
     """A dataclass field with what a form, a command line and a page of documentation need to know.
 
-    ``optional`` non-empty means the value may be None, and says what None stands for.
+    ``optional`` non-empty means the value may be None, and says what None stands for. ``step``: the first step of a run
+    that reads the setting (PREPARE, ALIGN, MERGE, FINISH, or STOP: it only says when to stop). If the setting changes
+    before a run is continued, this step and all later ones are repeated.
     """
     return field(default=default, metadata=dict(
         help=help, kind=kind, label=label, group=group, unit=unit, low=low, high=high,
-        choices=choices, optional=optional, expert=expert))
+        choices=choices, optional=optional, expert=expert, step=step))
 
 
 ALIGNMENT, REFINEMENT, MASK, COMPUTE = "Alignment", "Refinement", "Mask", "Computation"
@@ -85,7 +89,7 @@ class Settings:
         optional="the resolution reached so far", expert=True)
     marginalize: bool = setting(
         True, "Insert each image at several poses weighted by their posterior probability instead of at "
-        "the best pose only.", kind="bool", label="Marginalise over poses", group=ALIGNMENT)
+        "the best pose only.", kind="bool", label="Marginalise over poses", group=ALIGNMENT, step=ALIGN)
     subtract: bool = setting(
         False, "While searching, take out of each image what the half-map shows outside the mask, at the input pose "
         "(the map is made of the images as they are). Helps where one image alone shows much, i.e. large particles "
@@ -97,15 +101,15 @@ class Settings:
         group=REFINEMENT, unit="Å", low=0, high=100, expert=True)
     max_iterations: int = setting(
         8, "The refinement stops earlier when neither resolution nor poses change.", kind="int",
-        label="Maximum iterations", group=REFINEMENT, low=1, high=100)
+        label="Maximum iterations", group=REFINEMENT, low=1, high=100, step=STOP)
     extra_final_passes: int = setting(
         0, "Iterations after convergence.", kind="int", label="Extra final passes", group=REFINEMENT,
-        low=0, high=20, expert=True)
+        low=0, high=20, expert=True, step=STOP)
     non_uniform: bool = setting(
         True, "Non-uniform regularisation: the references are low-passed at every voxel at the cut-off with which "
         "each half-map best predicts the other (the same cut-off for both), instead of everywhere alike by the "
         "FSC. For sub-volumes with parts of very different order; the FSC is always that of the unfiltered half-maps.",
-        kind="bool", label="Non-uniform regularisation", group=REFINEMENT)
+        kind="bool", label="Non-uniform regularisation", group=REFINEMENT, step=MERGE)
     symmetry: str = setting(
         "C1", "Point group about the centre of the box, wherever the fulcrum is: Cn or Dn (n-fold on z), T, O, I1, "
         "I2 (= I), I3 or I4 in RELION's axes. The parts of a symmetric complex seldom move together: C1 on "
@@ -118,10 +122,10 @@ class Settings:
     per_particle_scale: bool = setting(
         False, "Fit the grey scale of each particle, for particles under ice of different thickness. Off, since "
         "in normalised particles it fits mostly noise: a particle in a wrong pose gets a low scale.",
-        kind="bool", label="Minimise over per-particle scale", group=REFINEMENT)
+        kind="bool", label="Minimise over per-particle scale", group=REFINEMENT, step=ALIGN)
     non_negativity: bool = setting(
         False, "Set negative density of the references to zero. Off, since the zero level of a map is arbitrary and "
-        "low density is lost.", kind="bool", label="Non-negative references", group=REFINEMENT, expert=True)
+        "low density is lost.", kind="bool", label="Non-negative references", group=REFINEMENT, expert=True, step=MERGE)
     resplit_half_sets: bool = setting(
         False, "Split the particles into half-sets anew, at random; all copies of one image (symmetry expansion) "
         "stay together. The half-maps given share particles with both new half-sets, so the references are no longer "
@@ -138,27 +142,27 @@ class Settings:
     sharpen_bfactor: Optional[float] = setting(
         None, "B-factor applied to the sharpened map; negative sharpens.", kind="float", label="Sharpening B-factor",
         group=REFINEMENT, unit="Å²", low=-2000, high=500, expert=True,
-        optional="slope of the Guinier plot between 10 Å and the resolution")
+        optional="slope of the Guinier plot between 10 Å and the resolution", step=FINISH)
     mask_mode: str = setting(
         "static", "static: the mask as it was given, which is what protects best against fitting noise at its "
         "surface. dynamic: once the resolution is good enough, the mask follows the density found, near the "
-        "mask given.", kind="choice", label="Mask mode", group=MASK, choices=("static", "dynamic"))
+        "mask given.", kind="choice", label="Mask mode", group=MASK, choices=("static", "dynamic"), step=MERGE)
     mask_threshold: float = setting(
         0.2, "Density that belongs to the sub-volume, in the map low-passed to 12 Å or 1.5 times its resolution.",
-        kind="float", label="Threshold", group=MASK, low=0)
+        kind="float", label="Threshold", group=MASK, low=0, step=MERGE)
     mask_threshold_type: str = setting(
         "relative", "relative: a fraction of the greatest low-passed density inside the mask; absolute: a value of "
         "the low-passed map.", kind="choice", label="Threshold type", group=MASK, choices=("relative", "absolute"),
-        expert=True)
+        expert=True, step=MERGE)
     mask_near_angstrom: float = setting(
         3.0, "The dynamic mask is 1 up to this distance from the density.", kind="float", label="Near distance",
-        group=MASK, unit="Å", low=0, high=100)
+        group=MASK, unit="Å", low=0, high=100, step=MERGE)
     mask_far_angstrom: float = setting(
         12.0, "The dynamic mask falls to 0 at this distance from the density, and it never leaves the given mask by "
-        "more than this.", kind="float", label="Far distance", group=MASK, unit="Å", low=0.1, high=200)
+        "more than this.", kind="float", label="Far distance", group=MASK, unit="Å", low=0.1, high=200, step=MERGE)
     mask_start_resolution_angstrom: float = setting(
         12.0, "The mask follows the density only once the resolution is better than this.", kind="float",
-        label="Start at resolution", group=MASK, unit="Å", low=1, high=100)
+        label="Start at resolution", group=MASK, unit="Å", low=1, high=100, step=MERGE)
     seed: int = setting(
         1, "Seed of everything random (phase randomisation of the FSC, re-splitting of half-sets).", kind="int",
         label="Random seed", group=COMPUTE, low=0, high=2**31 - 1, expert=True)
@@ -166,7 +170,8 @@ class Settings:
         False, "On a GPU: images are added to the map in 64-bit integers, so that the same run on the same card with "
         "as many images at a time (the log says how many) gives the same map to the last bit; needs twice the memory "
         "for the sums, and the map is made of them on the processor. On the processor the sums always have the same "
-        "order and this changes nothing.", kind="bool", label="Same bits in every run", group=COMPUTE, expert=True)
+        "order and this changes nothing.", kind="bool", label="Same bits in every run", group=COMPUTE, expert=True,
+        step=ALIGN)
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -185,10 +190,18 @@ class Settings:
     def as_dict(self) -> Dict[str, Any]:
         return dataclasses.asdict(self)
 
+    def of_steps(self, *steps: str) -> Dict[str, Any]:
+        """The settings that these steps are the first to read."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(Settings) if f.metadata["step"] in steps}
+
     @classmethod
     def describe(cls) -> List[Dict[str, Any]]:
         """One dict per setting: name, default, kind, unit, low, high, choices, optional, help, label, group."""
         return [dict(name=f.name, default=f.default, **f.metadata) for f in dataclasses.fields(cls)]
+
+
+STEP_OF = {f.name: str(f.metadata["step"]) for f in dataclasses.fields(Settings)}
+"""The first step of a run that reads a setting."""
 
 
 def check_setting(f: "dataclasses.Field[Any]", value: Any) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from ..model.pose import log_map, project
 from ..progress import ProgressBar
 from ..records.particles import Particles
 from ..records.poses import PoseTable
+from ..records.resolved import ResolvedSettings
 
 PARTICLES_PER_HALF = 500
 PASSES = 2
@@ -39,7 +40,7 @@ class FinishedRun:
 
     folder: RunFolder
     iteration: int
-    resolved: Dict[str, Any]
+    resolved: ResolvedSettings
     particles: Particles
     rows: Dict[int, np.ndarray]
     mask: np.ndarray
@@ -49,7 +50,7 @@ class FinishedRun:
 
     @property
     def seed(self) -> int:
-        return int(self.resolved["seed"])
+        return self.resolved.seed
 
     def align_resolution(self, iteration: int) -> float:
         """Å the next align step went to."""
@@ -69,14 +70,14 @@ class FinishedRun:
 
     def curves_of(self, maps: Sequence[np.ndarray], mask: np.ndarray) -> FscCurves:
         return five_curves(maps[0], maps[1], mask, self.particles.pixel_size, self.seed,
-                           self.resolved["fsc_randomise_below"], workers=self.workers)
+                           self.resolved.fsc_randomise_below, workers=self.workers)
 
 
 def load_finished(folder: RunFolder, device: Device, workers: int) -> FinishedRun:
     """The best iteration of a run and a subset of its particles."""
     k = int(read_json(folder.iteration_done(folder.iterations_done()))["best_iteration"])
-    resolved, particles = load_input(folder)["resolved"], load_particles(folder)
-    return FinishedRun(folder, k, resolved, particles, chosen_rows(particles, PARTICLES_PER_HALF, resolved["seed"]),
+    resolved, particles = load_input(folder).resolved, load_particles(folder)
+    return FinishedRun(folder, k, resolved, particles, chosen_rows(particles, PARTICLES_PER_HALF, resolved.seed),
                        read_map(folder.mask_in_use(k))[0], read_fsc(folder.fsc(k)), device, workers)
 
 
@@ -174,8 +175,8 @@ def without_detail(finished: FinishedRun, first_shell: int) -> List[np.ndarray]:
                            lambda images: with_random_phases(images, first_shell, finished.seed),
                            f"random phases, pass {i + 1} of {PASSES}", errors[half - 1]) for half in (1, 2)]
         maps, poses = [result.half_map for result in results], [result.poses for result in results]
-        references = next_references(maps, finished.mask, finished.curves, dict(finished.resolved, non_uniform=False),
-                                     finished.workers).maps
+        uniform = replace(finished.resolved, non_uniform=False)
+        references = next_references(maps, finished.mask, finished.curves, uniform, finished.workers).maps
         errors = errors_of(finished, references, results)
     return maps
 
@@ -183,7 +184,7 @@ def without_detail(finished: FinishedRun, first_shell: int) -> List[np.ndarray]:
 def errors_of(finished: FinishedRun, references: Sequence[np.ndarray],
               results: Sequence[HalfResult]) -> List[Optional[ReferenceErrors]]:
     """What the next pass knows of the errors of references made of these results."""
-    centre = np.rint(np.array(finished.resolved["mask_centre_px"])) - finished.particles.box_size // 2
+    centre = finished.resolved.mask_centre_offset(finished.particles.box_size)
     agreement = np.array(reference_fsc(references, finished.mask, finished.workers))
     return [known_errors(agreement, volume, result.half_map, finished.mask, centre, result.coverage)
             for volume, result in zip(references, results)]

@@ -166,7 +166,7 @@ def empty_place(finished: FinishedRun) -> NullTest:
 def other_reference(finished: FinishedRun) -> NullTest:
     """Poses by the own and by the other half's reference: the noise of the images is in both, that of the references
     is not, so that perfect references give 0 and a reference as uncertain as an image gives 2."""
-    centre = np.rint(finished.resolved["mask_centre_px"]) - finished.curves.box_size // 2
+    centre = finished.resolved.mask_centre_offset(finished.curves.box_size)
     chi2 = np.concatenate([disagreement(*with_other_reference(finished, half), centre) for half in (1, 2)])
     value = float(np.mean(chi2 > ELSEWHERE))
     found = (f"aligned to the other half-set's reference, {100 * value:.1f} % of the particles go elsewhere (the rest "
@@ -180,7 +180,7 @@ def common_drift(finished: FinishedRun) -> NullTest:
     """How far the sub-volume as a whole has moved from the input, root mean square over a ball of the mask's radius:
     √(|g|² + ⅖ ρ² |θ|²) for a displacement g of its centre and a rotation θ."""
     pixel_size, resolved = finished.curves.pixel_size, finished.resolved
-    centre = np.rint(resolved["mask_centre_px"]) - finished.curves.box_size // 2
+    centre = resolved.mask_centre_offset(finished.curves.box_size)
     found = [load_poses(finished.folder, finished.iteration, half) for half in (1, 2)]
     tables = [table for table in found if table is not None]
     row, rotation, shift, turned = (np.concatenate([getattr(table, name) for table in tables])
@@ -189,7 +189,7 @@ def common_drift(finished: FinishedRun) -> NullTest:
     moved = shift + project(rotation, centre) - shift_before - project(before, centre)
     g = pixel_size * np.linalg.norm(common_shift(before, moved))
     angle = np.linalg.norm(turned.mean(axis=0))
-    radius = resolved["mask_radius_angstrom"]
+    radius = resolved.mask_radius_angstrom
     value = np.hypot(g, np.sqrt(0.4) * radius * np.deg2rad(angle))
     words = f"the sub-volume as a whole has turned by {angle:.1f}° and moved by {g:.1f} Å from where the input had it"
     return judged("common_drift", "Drift common to both half-sets", value, 0.0,

@@ -1,0 +1,50 @@
+"""input.json: what a run was given, and what was settled before its first iteration."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, Optional, Tuple
+
+from .particles import OpticsGroup
+from .resolved import ResolvedSettings
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A particle left out: its row (from 1) in the input table, its image (NNNNNN@stack), and why."""
+
+    row: int
+    image: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunInput:
+    """Attributes
+    ----------
+    particles, half_map_1, half_map_2, mask : real paths of the files given.
+    box_size : px.  pixel_size : Å.
+    resolved : the settings in use.
+    optics, stacks : of the particles; their columns are in particles.npz.
+    grey_scale : of each half-map, by which its references are multiplied to fit the images.
+    warnings : sentences on the input.  excluded : particles left out.
+    device : in words; device_word : as it was asked for ("auto", "cpu", "cuda:0,cuda:1").
+    predicted_memory_mb : of the machine; 0 where a GPU does the work.
+    versions : of what computes.
+    """
+
+    particles: str
+    half_map_1: str
+    half_map_2: str
+    mask: str
+    box_size: int
+    pixel_size: float
+    resolved: ResolvedSettings
+    optics: Tuple[OpticsGroup, ...]
+    stacks: Tuple[str, ...]
+    grey_scale: Tuple[float, ...] = (1.0, 1.0)
+    warnings: Tuple[str, ...] = ()
+    excluded: Tuple[Excluded, ...] = ()
+    device: str = ""
+    device_word: str = ""
+    predicted_memory_mb: float = 0.0
+    versions: Optional[Dict[str, str]] = None
