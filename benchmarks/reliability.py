@@ -47,8 +47,8 @@ def protocol_text(count: int, tally: kills.Tally) -> str:
 
 def disk_text(outcomes: Sequence[disk.Outcome], folder: str) -> str:
     rows = [[o.broken, o.said.replace(folder, "").strip(), "yes" if o.continued else "NO"] for o in outcomes]
-    return ("`python -m benchmarks.reliability disk --write`. *Message* is the text on standard error. *Same bits*: the "
-            "run is continued after the cause is removed, and compared with an undisturbed run.\n\n"
+    return ("`python -m benchmarks.reliability disk --write`. *Message* is the text on standard error. *Same bits*: "
+            "the run is continued after the cause is removed, and compared with an undisturbed run.\n\n"
             + table(["problem", "message", "same bits"], rows))
 
 

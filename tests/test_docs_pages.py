@@ -64,7 +64,8 @@ def test_a_page_begins_with_its_readers(path):
 
 
 def test_every_picture_is_shown_somewhere():
-    shown = {(path.parent / link).resolve() for path in FILES for link in LINK.findall(path.read_text(encoding="utf-8"))}
+    shown = {(path.parent / link).resolve() for path in FILES
+             for link in LINK.findall(path.read_text(encoding="utf-8"))}
     assert [picture.name for picture in sorted((DOCS / "images").iterdir()) if picture.resolve() not in shown] == []
 
 
@@ -73,7 +74,8 @@ SAME_ROWS = (("mid", "input"), ("mid", "ours, learned prior"), ("mid", "RELION 3
              ("mid", "RELION 3.1.3, subtracted and recentred"), ("mid", "RELION 5"), ("mid02", "input"),
              ("mid02", "ours, learned prior"), ("mid02", "RELION 3.1.3, whole box, masked"),
              ("mid02", "RELION 3.1.3, subtracted and recentred"), ("mid02", "RELION 5"))
-SAME_COLUMNS = ("angle of B", "centroid of B", "FSC 0.5 to truth", "half-map FSC 0.143", "resolution to report", "CPU s")
+SAME_COLUMNS = ("angle of B", "centroid of B", "FSC 0.5 to truth", "half-map FSC 0.143", "resolution to report",
+                "CPU s")
 
 
 def cells(line):
@@ -98,3 +100,10 @@ def test_the_readme_repeats_the_benchmarks():
         expected = [measured[column] for column in SAME_COLUMNS]
         expected[-1] = re.split(r"[ ,]", expected[-1])[0]  # without the range of the repeats
         assert row[2:] == expected, (data, name)
+
+
+def test_the_layout_names_every_package_of_the_engine():
+    page = (DOCS / "explanation" / "developer.md").read_text(encoding="utf-8")
+    engine = ROOT / "localrefine_plugin" / "engine"
+    packages = [path.parent.name for path in engine.glob("*/__init__.py")]
+    assert len(packages) > 10 and [name for name in packages if f" {name}/ " not in page] == []

@@ -14,8 +14,8 @@ HEAD = """# Parameters
 [Choose parameters](../how-to/choose-parameters.md). For the measurements behind the defaults, read
 [How the defaults were chosen](../explanation/defaults.md).
 
-`python docs/tools/write_parameters.py` writes this page from `localrefine_plugin/engine/records/settings.py`. The form of
-the protocol and `python -m localrefine_plugin.engine settings` use the same file.
+`python docs/tools/write_parameters.py` writes this page from `localrefine_plugin/engine/records/settings.py`. The form
+of the protocol and `python -m localrefine_plugin.engine settings` use the same file.
 """
 
 
