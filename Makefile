@@ -5,8 +5,8 @@
 #   make test-latest    the same with the newest versions, newest Python      make audit   known vulnerabilities
 #   make gpu-check      on a machine with an NVIDIA GPU: its tests, self-test and figures; writes docs/gpu-records/
 #   make test-gpu       only the tests that need one; fails without one
-#   make gpu-coverage   which test executes what runs on a GPU; needs none; writes docs/gpu-coverage.md
-#   make tutorial       the project of docs/tutorial.md      make docs-pictures  all pictures of the docs
+#   make gpu-coverage   which test executes what runs on a GPU; needs none; writes docs/reference/gpu-coverage.md
+#   make tutorial       the project of docs/tutorial       make docs-pictures  all pictures of the docs
 
 SHELL := /bin/bash
 VENV := .venv
@@ -83,7 +83,7 @@ tutorial: $(INSTALLED)
 
 docs-pictures: demo
 	$(BIN)/python -m examples.picture demo_output docs/images/demo.png
-	$(BIN)/python docs/make_pictures.py
+	$(BIN)/python docs/tools/make_pictures.py
 
 clean:
 	rm -rf $(VENV) .venv-lowest .venv-latest .venv-audit demo_output

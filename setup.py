@@ -53,7 +53,7 @@ setup(
         "cuda11": [cupy(11)],
         "cuda12": [cupy(12)],
         "cuda13": [cupy(13)],
-        # The plugins whose converters make the sets of the tests, in the versions that docs/chaining.md names.
+        # The plugins whose converters make the sets of the tests, in the versions of docs/reference/compatibility.md.
         # scipion-app: scipion-em-xmipp imports it without saying so.
         "test": ["pytest>=8", "hypothesis", "coverage", "ruff", "mypy", "import-linter>=2",
                  "scipion-em-relion==5.0.2", "scipion-em-cryosparc2==5.0.1", "scipion-em-xmipp==29.0.1",

@@ -2,7 +2,7 @@
 
     python -m benchmarks.chain_relion [FOLDER]     (FOLDER is chain_relion_output; what is there is replaced)
 
-Needs the programs of RELION (3.1.3 of Debian was used for docs/chaining.md) in the PATH, mpirun, and
+Needs the programs of RELION (3.1.3 of Debian was used for docs/reference/compatibility.md) in the PATH, mpirun, and
 scipion-em-relion. The template 'subtract_and_refine' runs as it is, but for RELION's angular search, which
 starts from the poses of the STAR file. Then every protocol of RELION that can follow is run on our output.
 Prints one line per protocol: whether it ran, its seconds, and how far poses and half-maps are from the truth.

@@ -3,7 +3,7 @@
     python -m benchmarks.disconnected [SETTING …] [--write]
 
 Disconnected means that `Settings` keeps the default of this setting, whatever it is given; all else is as it is.
-``--write`` puts the table into docs/developer.md. Without a failure where one is due the exit status is 1.
+``--write`` puts the table into docs/reference/tests.md. Without a failure where one is due the exit status is 1.
 """
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from typing import Any, Dict
 
 from localrefine_plugin.engine.records.settings import Settings
 
-from .page import PAGE, table, write_section
+from .page import DOCS, table, write_section
 
 ROOT = Path(__file__).resolve().parent.parent
-DEVELOPER = PAGE.with_name("developer.md")
+TESTS_PAGE = DOCS / "reference" / "tests.md"
 VARIABLE = "LOCALREFINE_DISCONNECTED"
 TESTS_FAILED = 1  # pytest's exit status; others mean that no test ran
 
@@ -89,7 +89,7 @@ def status_without(name: str) -> int:
 
 
 def page() -> str:
-    """The table of the developers' page."""
+    """The table of docs/reference/tests.md."""
     return table(("setting", "test of its effect"), [(f"`{name}`", f"`{test}`") for name, test in TESTS.items()])
 
 
@@ -104,7 +104,7 @@ def main() -> int:
         print(f"{name}: {'fails' if status == TESTS_FAILED else f'DOES NOT FAIL (status {status})'}", flush=True)
         missed += [name] if status != TESTS_FAILED else []
     if options.write:
-        write_section("settings and their tests", page(), DEVELOPER)
+        write_section("settings and their tests", page(), TESTS_PAGE)
     return 1 if missed else 0
 
 

@@ -25,10 +25,10 @@ from localrefine_plugin.engine.records.settings import Settings
 
 from .measure import commit, machine
 from .operators import Problem, Shape, best_seconds
-from .page import PAGE, table, write_section
+from .page import DOCS, table, write_section
 from .truth import Truth
 
-PERFORMANCE = PAGE.with_name("performance.md")
+PERFORMANCE = DOCS / "explanation" / "performance.md"
 OPERATORS = ("grid score", "Gauss–Newton sums", "Gauss–Newton gradient only", "slice", "insertion")
 SETTINGS = dict(prior="gaussian", prior_rotation_deg=7.0, prior_shift_angstrom=4.0)
 

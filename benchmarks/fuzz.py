@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser = argparse.ArgumentParser(description="Damaged input files by the thousand.")
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/reliability.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/reference/reliability.md")
     options = parser.parse_args(arguments or None)
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Which test executes which line of what runs on a GPU: the table of docs/gpu-coverage.md.
+"""Which test executes which line of what runs on a GPU: the table of docs/reference/gpu-coverage.md.
 
     python -m benchmarks.gpu_coverage --write
 
@@ -19,20 +19,20 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from .measure import commit
-from .page import table, write_section
+from .page import DOCS, table, write_section
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINE = ROOT / "localrefine_plugin" / "engine"
-PAGE = ROOT / "docs" / "gpu-coverage.md"
+PAGE = DOCS / "reference" / "gpu-coverage.md"
 TESTS = ("test_cuda_source", "test_fixed_point", "test_prefetch", "test_device", "test_selftest", "test_cupy_engine",
          "test_gpu_cost", "test_gpu_check")
 # Not entered by the alignment of a half-set, and about a card nevertheless
 ALWAYS = ("kernels/cuda.py", "kernels/device.py", "kernels/prefetch.py", "kernels/batches.py", "kernels/fixed_point.py",
           "selftest.py", "memory.py")
 HOST = ("mrc.py", "run_folder.py", "records.py")  # reading files is the same for both
-WHY = {"kernels/slices.py": "the processor's twin", "kernels/insert.py": "the processor's twin",
+WHY = {"kernels/slices.py": "CPU version", "kernels/insert.py": "CPU version",
        "kernels/device.py": "needs a driver", "selftest.py": "where the cache cannot be written",
-       "scale.py": "on the host", "mask.py": "on the host"}
+       "scale.py": "on the CPU", "mask.py": "on the CPU"}
 CARD = "card"
 
 

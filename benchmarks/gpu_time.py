@@ -189,14 +189,15 @@ def page(counts: Dict[str, Count], work: Work, options: simulate.Options) -> str
     head = ["for a particle and iteration", "slices", "pixels", "MB through L2", "MB memory", "MFLOP",
             *(f"{name}, µs" for name in CARDS)]
     return table(head, rows) + (
-        f"\n\nA batch is {work.calls} calls of CuPy, whatever its size, and {work.waits} waits: at "
-        f"{1e6 * CALL_SECONDS:.0f} µs a call {1e3 * CALL_SECONDS * work.calls:.0f} ms, which all images of "
-        f"the batch share. A reconstruction moves {1e-9 * work.reconstruction_bytes:.2f} GB, once for each half-set.")
+        f"\n\nA batch of any size makes {work.calls} calls of CuPy and {work.waits} waits. At "
+        f"{1e6 * CALL_SECONDS:.0f} µs a call, this is {1e3 * CALL_SECONDS * work.calls:.0f} ms for all images of "
+        f"the batch together. A reconstruction moves {1e-9 * work.reconstruction_bytes:.2f} GB, once for each "
+        "half-set.")
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write the section of gpu.md")
+    parser.add_argument("--write", action="store_true", help="write the section of docs/reference/gpu.md")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         text = page(*counted_run(Path(folder), SIMULATED, ITERATIONS), SIMULATED)

@@ -18,10 +18,10 @@ from localrefine_plugin.engine.finish.mask_ladder import mask_ladder
 from localrefine_plugin.engine.maps.fsc import five_curves
 from localrefine_plugin.engine.maps.mask import dilate_soft
 
-from .page import PAGE, table, write_section
+from .page import DOCS, table, write_section
 from .truth import Truth
 
-CHOOSING = PAGE.with_name("choosing-parameters.md")
+RESOLUTION = DOCS / "explanation" / "resolution.md"
 HEAD = ("data", "mask in use", "resolution", "FSC 0.5 to truth", "tightest mask", "FSC 0.5 to truth there")
 WIDER_ANGSTROM = 12.0, 12.0
 NO_WORSE = 0.01
@@ -55,7 +55,7 @@ def main() -> None:
     text = table(HEAD, [row for pair in zip(options.data, options.run) for row in rows_of(*pair)])
     print(text)
     if options.write:
-        write_section("masks", text, CHOOSING)
+        write_section("masks", text, RESOLUTION)
 
 
 if __name__ == "__main__":

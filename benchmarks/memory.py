@@ -23,9 +23,9 @@ from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_
 from localrefine_plugin.engine.io.star import StarTable, write_star
 from localrefine_plugin.engine.model.pose import euler_deg_from_rotation, random_rotations
 
-from .page import replace_section, table
+from .page import DOCS, replace_section, table
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
+PAGE = DOCS / "reference" / "reliability.md"
 BOXES = {64: 8000, 96: 3600, 128: 2000}  # px: particles, enough for full batches
 GROWTH = (10_000, 100_000)
 GROWTH_BOX = 48  # 10⁴ images fill a batch of each half-set
@@ -144,14 +144,14 @@ def text(boxes: Sequence[Peaks], growth: Sequence[Peaks]) -> str:
     head = ["particles", "box, px", "prepare", "align", "merge", "finish", "predicted", "off by"]
     return ("`python -m benchmarks.memory --write`, peak of each verb (VmHWM) and prediction of the run in MB:\n\n"
             f"{table(head, [row(p) for p in list(boxes) + list(growth)])}\n\n"
-            f"{many.particles - few.particles} more particles of {many.box} px add {added:.0f} bytes each, the rows of "
-            f"tables (poses, their covariances, the text of the STAR file); an image itself has {4 * many.box ** 2} "
-            "bytes, of which only a batch is in memory.")
+            f"{many.particles - few.particles} more particles of {many.box} px add {added:.0f} bytes each: the rows of "
+            f"tables (poses, their covariances, the text of the STAR file). An image has {4 * many.box ** 2} bytes; "
+            "only one batch of images is in memory.")
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write the section of docs/reliability.md")
+    parser.add_argument("--write", action="store_true", help="write the section of docs/reference/reliability.md")
     options = parser.parse_args(arguments)
     boxes, growth = [], []
     for particles, box, found in [(n, box, boxes) for box, n in BOXES.items()] + [

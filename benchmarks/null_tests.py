@@ -18,10 +18,10 @@ from localrefine_plugin.protocols.run_state import RunState
 from localrefine_plugin.viewers.html_report import png
 from localrefine_plugin.viewers.validation_plots import validation_figure
 
-from .page import PAGE, table, write_section
+from .page import DOCS, table, write_section
 from .truth import Truth
 
-RELIABILITY = PAGE.with_name("reliability.md")
+NULL_TESTS = DOCS / "explanation" / "null-tests.md"
 HEAD = ("data", "prior", "reported", "FSC 0.5 to truth", "ahead by", "expected to truth", "poses off (median)",
         "noise reaches (initial low-pass)", "random phases: FSC (at most)", "empty place: FSC (at most)",
         "go elsewhere", "drift")
@@ -62,7 +62,7 @@ def main() -> None:
     text = table(HEAD, [row_of(data, RunFolder(run)) for data, run in zip(options.data, options.run)])
     print(text)
     if options.write:
-        write_section("null-tests", text, RELIABILITY)
+        write_section("null-tests", text, NULL_TESTS)
     if options.picture:
         options.picture.write_bytes(png(validation_figure(RunState(options.run[0]).null_tests())))
 

@@ -1,10 +1,12 @@
-"""A page of documentation of which each script writes its own section, between two comments."""
+"""Pages of documentation of which each script writes its own section, between two comments."""
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Sequence
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+IMAGES = DOCS / "images"  # a page names a picture as ../images/NAME.png
+PAGE = DOCS / "reference" / "benchmarks.md"
 
 
 def replace_section(text: str, name: str, content: str) -> str:

@@ -28,10 +28,10 @@ from localrefine_plugin.engine.refine import refine
 from localrefine_plugin.engine.validate.null_tests import disagreement
 
 from .measure import commit, machine
-from .page import PAGE, table, write_section
+from .page import DOCS, table, write_section
 from .truth import Truth
 
-MOTION_PRIOR = PAGE.with_name("motion-prior.md")
+MOTION_PRIOR = DOCS / "explanation" / "motion-prior.md"
 HEAD = ("set", "prior", "angle", "centroid", "FSC 0.5 to truth / mean", "half-maps", "to report", "χ², half 1 and 2",
         "iterations")
 UNKNOWNS = 5

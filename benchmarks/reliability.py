@@ -1,4 +1,4 @@
-"""Kills and broken disks: what happened to runs that were disturbed, written into docs/reliability.md.
+"""Kills and broken disks: what happened to runs that were disturbed, written into docs/reference/reliability.md.
 
     python -m benchmarks.reliability kills --count 40 [--write]
     python -m benchmarks.reliability protocol --count 40 [--write]
@@ -32,24 +32,24 @@ def row(path: str, tally: kills.Tally) -> List[str]:
 
 def kill_text(count: int, tallies: Dict[str, kills.Tally]) -> str:
     return (f"`python -m benchmarks.reliability kills --count {count} --write`, two iterations of {PARTICLES} images "
-            f"of {BOX} px, killed once (SIGKILL) and continued, for each kill a new run:\n\n"
+            f"of {BOX} px. Each run is killed once (SIGKILL) and continued:\n\n"
             + table(HEAD, [row(path, tally) for path, tally in tallies.items()])
-            + "\n\nAt the kill the runs had finished "
+            + "\n\nFinished steps at the kill: "
             + "; ".join(f"({path}) " + ", ".join(f"{steps} steps {n} times" for steps, n in sorted(tally.steps.items()))
                         for path, tally in tallies.items()) + ".")
 
 
 def protocol_text(count: int, tally: kills.Tally) -> str:
-    return (f"`python -m benchmarks.reliability protocol --count {count} --write`, the protocol in a Scipion project, "
-            "all its processes killed at a random moment, continued, killed again until it is done:\n\n"
+    return (f"`python -m benchmarks.reliability protocol --count {count} --write`, the protocol in a Scipion project. "
+            "All its processes are killed at a random moment, and it is continued, until it is finished:\n\n"
             + table(HEAD, [row("Scipion protocol", tally)]))
 
 
 def disk_text(outcomes: Sequence[disk.Outcome], folder: str) -> str:
     rows = [[o.broken, o.said.replace(folder, "").strip(), "yes" if o.continued else "NO"] for o in outcomes]
-    return ("`python -m benchmarks.reliability disk --write`; what standard error shows, and whether the run, "
-            "continued once the cause is gone, gives the same bits as one that nobody disturbed:\n\n"
-            + table(["broken", "said", "same bits"], rows))
+    return ("`python -m benchmarks.reliability disk --write`. *Message* is the text on standard error. *Same bits*: "
+            "the run is continued after the cause is removed, and compared with an undisturbed run.\n\n"
+            + table(["problem", "message", "same bits"], rows))
 
 
 def run_kills(count: int, every: int, write: bool) -> bool:
@@ -93,7 +93,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("kills", "protocol", "disk", "sample"))
     parser.add_argument("--count", type=int, default=40)
-    parser.add_argument("--write", action="store_true", help="write the section of docs/reliability.md")
+    parser.add_argument("--write", action="store_true", help="write the section of docs/reference/reliability.md")
     options = parser.parse_args(arguments)
     good = {"kills": lambda: run_kills(options.count, 1, options.write),
             "protocol": lambda: run_protocol(options.count, options.write), "disk": lambda: run_disk(options.write),

@@ -18,10 +18,10 @@ from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
 
-from .page import PAGE, table, write_section
+from .page import DOCS, table, write_section
 from .truth import Truth
 
-CHOOSING = PAGE.with_name("choosing-parameters.md")
+RESOLUTION = DOCS / "explanation" / "resolution.md"
 HEAD = ("data", "prior", "half-maps", "to report", "FSC 0.5 to truth", "to report, ahead of the truth by",
         "angle, median")
 PRIORS: Dict[str, Dict[str, object]] = {"learned": {}, "gaussian 7°, 4 Å": {"prior": "gaussian"},
@@ -61,7 +61,7 @@ def main() -> None:
     text = table(HEAD, [row(data, name, options.work, options.threads) for data in options.data for name in PRIORS])
     print(text)
     if options.write:
-        write_section("resolution to report", text, CHOOSING)
+        write_section("resolution to report", text, RESOLUTION)
 
 
 if __name__ == "__main__":

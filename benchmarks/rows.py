@@ -66,7 +66,7 @@ def measure(folder: Path, count: int) -> str:
 def main(arguments: Sequence[str] = ()) -> int:
     parser = argparse.ArgumentParser(description="Time and memory of a STAR file of many particles.")
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--write", action="store_true", help="put the sentence into docs/reliability.md")
+    parser.add_argument("--write", action="store_true", help="put the sentence into docs/reference/reliability.md")
     options = parser.parse_args(arguments or None)
     with tempfile.TemporaryDirectory() as folder:
         text = measure(Path(folder), options.rows)

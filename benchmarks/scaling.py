@@ -33,7 +33,7 @@ from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_
 
 from . import growth_data
 from .measure import commit, machine, run_measured
-from .page import PAGE, table, write_section
+from .page import IMAGES, PAGE, table, write_section
 
 ROOT = Path(__file__).resolve().parent.parent
 PRIOR = dict(prior="gaussian", prior_rotation_deg=7.0, prior_shift_angstrom=4.0)
@@ -314,9 +314,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         draw([("particles (box 64)", "CPU seconds, two iterations", number, numbers),
               (f"box, px ({ANY_BOX.particles} particles)", "CPU seconds", lambda run: float(run.case.box), boxes),
               ("shells of the alignment (box 128)", "CPU seconds", lambda run: float(run.case.shell), resolutions)],
-             PAGE.parent / "images" / "scaling.png")
+             IMAGES / "scaling.png")
         where = f"Machine: {machine()}. Commit {commit()}."
-        write_section("scaling", f"{text}\n\n![Growth](images/scaling.png)\n\n{where}\n\n"
+        write_section("scaling", f"{text}\n\n![Growth](../images/scaling.png)\n\n{where}\n\n"
                       f"    python -m benchmarks.scaling --write{' --large' if large else ''}")
     check([*numbers, *boxes, *resolutions], boxes)
 

@@ -25,7 +25,7 @@ from localrefine_plugin.engine.io.run_store import load_poses
 
 from . import relion
 from .measure import Cost, chained, commit, joined, machine, run_measured
-from .page import PAGE, table, write_section
+from .page import IMAGES, PAGE, table, write_section
 from .truth import Truth
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -258,7 +258,7 @@ def check(rows: Sequence[Row]) -> None:
 def section(rows: Sequence[Row], data: Path, particles: int, picture: str, command: str) -> str:
     lines = [f"### {describe(data, particles)}", "", table(COLUMNS, [cells(row, particles) for row in rows]
                                                         + quoted(data, particles)), "",
-             f"![Accuracy against CPU seconds](images/{picture})", "",
+             f"![Accuracy against CPU seconds](../images/{picture})", "",
              f"Machine: {machine()}. Commit {commit()}. {relion.version()}: {relion.LACKS}. CPU seconds of ours are "
              "medians of the repeats (range in parentheses), first command to final maps.", "", f"    {command}"]
     return "\n".join(lines)
@@ -290,7 +290,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     particles = len(truth.poses.rotation)
     print(table(COLUMNS, [cells(row, particles) for row in rows]))
     if options.write:
-        draw(rows, PAGE.parent / "images" / f"versus_relion_{name}.png", describe(data, particles))
+        draw(rows, IMAGES / f"versus_relion_{name}.png", describe(data, particles))
         flags = "".join(f" --{flag}" for flag in ("masked", "subtracted") if getattr(options, flag))
         made = f"--preset {options.preset}" if options.data is None else f"--data {data.name}"
         command = (f"python -m benchmarks.versus_relion {made} --repeat {options.repeat} --cores {options.cores}{flags}"

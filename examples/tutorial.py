@@ -1,4 +1,4 @@
-"""The project of docs/tutorial.md: simulated data, imported, and a local refinement that waits to be executed.
+"""The project of docs/tutorial: simulated data, imported, and a local refinement that waits to be executed.
 
     python -m examples.tutorial [FOLDER]      (FOLDER is tutorial_output; what is there already is kept)
 

@@ -1,7 +1,7 @@
 """Independent answers: what the engine must compute, by float64 sums that share no code with it.
 
 A phantom is a sum of Gaussians: its density, its projections and its transform all have closed forms.
-Conventions are those of docs/conventions.md; points are x, y, z in px from voxel N // 2, frequencies in
+Conventions are those of docs/reference/conventions.md; points are x, y, z in px from voxel N // 2, frequencies in
 cycles per box.
 """
 

@@ -91,7 +91,7 @@ def test_refine_as_a_program_refuses_without_a_traceback(inputs):
 
 
 def test_the_page_counts_the_cases():
-    """docs/reliability.md: cases by input, refused and read."""
+    """docs/reference/reliability.md: cases by input, refused and read."""
     import test_bad_mrc
     import test_bad_settings
     import test_bad_star
@@ -102,7 +102,7 @@ def test_the_page_counts_the_cases():
         "masks": (len(test_bad_mrc.MASKS), len(test_bad_mrc.MODES) + len(test_bad_mrc.HEADERS)),
         "settings.json": (len(test_bad_settings.BAD_FILES) + len(test_bad_settings.BAD_SETTINGS), 3),
     }
-    page = (Path(__file__).parent.parent / "docs" / "reliability.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "reference" / "reliability.md").read_text(encoding="utf-8")
     for name, (refused, read) in counted.items():
         assert f"| {name} | {refused} | {read} |" in page
     assert f"| all | {sum(n for n, _ in counted.values())} | {sum(n for _, n in counted.values())} |" in page

@@ -181,7 +181,7 @@ def test_operators_equal_plain_cpp():
 
 
 def test_a_table_of_many_rows_is_read_and_written(tmp_path):
-    """The figures of docs/reliability.md come from tables that arrive whole."""
+    """The figures of docs/reference/reliability.md come from tables that arrive whole."""
     from benchmarks.rows import measure
     text = measure(tmp_path, 300)
     assert "300 particles and 25 columns" in text

@@ -161,7 +161,7 @@ def test_xmipp_reads_our_maps_by_the_names_monores_and_local_sharpening_use(fini
 # ---------------------------------------------------------------- cryoSPARC, EMAN2, pwem
 
 def test_cryosparc_writes_our_poses_and_overwrites_our_split(finished, tmp_path, monkeypatch):
-    """Poses and CTF go out right; the half-sets do not: parity of the id (a bug of 5.0.1, see docs/chaining.md)."""
+    """Poses and CTF go out right; the half-sets do not (a bug of 5.0.1, docs/how-to/chain-programs.md)."""
     convert = plugin("cryosparc2", "convert")
     star = str(tmp_path / "input_particles.star")
     convert.writeSetOfParticles(finished.outputParticles, star, str(tmp_path))
@@ -174,7 +174,7 @@ def test_cryosparc_writes_our_poses_and_overwrites_our_split(finished, tmp_path,
         assert np.abs((found - angles[i] + 180) % 360 - 180).max() < 1e-3
         assert abs(row.rlnOriginX - origin[i, 0]) < 1e-3 and abs(row.rlnOriginY - origin[i, 1]) < 1e-3
         assert row.rlnDefocusU == pytest.approx(item.getCTF().getDefocusU(), abs=0.1)
-        assert row.rlnRandomSubset == 1 + item.getObjId() % 2, "the bug is gone: change docs/chaining.md"
+        assert row.rlnRandomSubset == 1 + item.getObjId() % 2, "the bug is gone: change docs/how-to/chain-programs.md"
     # the way around: the attribute on the set makes it write the items' own values
     class Split:
         def __init__(self, particles):

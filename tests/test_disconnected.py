@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.disconnected import DEVELOPER, TESTS, TESTS_FAILED, page, status_without
+from benchmarks.disconnected import TESTS, TESTS_FAILED, TESTS_PAGE, page, status_without
+from benchmarks.page import DOCS
 from localrefine_plugin.engine.records.settings import Settings
 
 HERE = Path(__file__).resolve().parent
@@ -20,7 +21,7 @@ def test_every_setting_has_its_test():
 
 
 def test_every_test_the_docs_name_exists():
-    named = {name for page in DEVELOPER.parent.glob("*.md")
+    named = {name for page in DOCS.rglob("*.md")
              for name in re.findall(r"\b(test_\w+\.py)::(\w+)", page.read_text(encoding="utf-8"))}
     assert len(named) > 60
     files = {file: (HERE / file).read_text(encoding="utf-8") for file, _ in named}
@@ -28,7 +29,7 @@ def test_every_test_the_docs_name_exists():
 
 
 def test_the_table_for_developers_is_up_to_date():
-    assert page() in DEVELOPER.read_text(encoding="utf-8"), "run: python -m benchmarks.disconnected seed --write"
+    assert page() in TESTS_PAGE.read_text(encoding="utf-8"), "run: python -m benchmarks.disconnected seed --write"
 
 
 @pytest.mark.parametrize("name", ("join_halves_resolution_angstrom", "resplit_half_sets"))

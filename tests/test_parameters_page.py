@@ -1,4 +1,4 @@
-"""docs/parameters.md, the verb `settings` and the form have one source."""
+"""docs/reference/parameters.md, the verb `settings` and the form have one source."""
 from __future__ import annotations
 
 import importlib.util
@@ -14,15 +14,15 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def writer():
-    spec = importlib.util.spec_from_file_location("write_parameters", DOCS / "write_parameters.py")
+    spec = importlib.util.spec_from_file_location("write_parameters", DOCS / "tools" / "write_parameters.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def test_the_page_is_up_to_date():
-    page = (DOCS / "parameters.md").read_text(encoding="utf-8")
-    assert page == writer().page(), "run: python docs/write_parameters.py"
+    page = (DOCS / "reference" / "parameters.md").read_text(encoding="utf-8")
+    assert page == writer().page(), "run: python docs/tools/write_parameters.py"
 
 
 def test_verb_page_and_form_say_the_same_of_every_setting(capsys):
@@ -31,7 +31,7 @@ def test_verb_page_and_form_say_the_same_of_every_setting(capsys):
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads(json.dumps(Settings.describe()))
     assert [entry["name"] for entry in told] == list(Settings().as_dict())
-    sections = (DOCS / "parameters.md").read_text(encoding="utf-8").split("\n### ")[1:]
+    sections = (DOCS / "reference" / "parameters.md").read_text(encoding="utf-8").split("\n### ")[1:]
     assert sorted(section.split("\n")[0] for section in sections) == sorted(entry["label"] for entry in told)
     values = settings_values(ProtLocalRefine())
     for entry in told:

@@ -1,4 +1,4 @@
-"""Particles as other plugins hand them over: the plugin's own converter builds the set (docs/chaining.md)."""
+"""Particles as other plugins hand them over: the plugin's own converter builds the set."""
 from __future__ import annotations
 
 import importlib.metadata
@@ -34,9 +34,9 @@ from localrefine_plugin.engine.io.star import write_star as write_tables
 def test_the_tables_of_the_docs_name_the_versions_that_run_here(name, version):
     plugin(name)
     package = {"xmipp3": "scipion-em-xmipp"}.get(name, f"scipion-em-{name}")
-    page = (Path(__file__).resolve().parents[1] / "docs" / "chaining.md").read_text(encoding="utf-8")
-    assert importlib.metadata.version(package) == version, "run the tests of docs/chaining.md and correct its versions"
-    assert f"{package} {version}" in page
+    page = Path(__file__).resolve().parents[1] / "docs" / "reference" / "compatibility.md"
+    assert importlib.metadata.version(package) == version, f"run the tests in {page.name}, correct its versions"
+    assert f"{package} {version}" in page.read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------- relion

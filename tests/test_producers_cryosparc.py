@@ -1,4 +1,4 @@
-"""Particles of cryoSPARC by scipion-em-cryosparc2's own converter (docs/chaining.md)."""
+"""Particles of cryoSPARC by scipion-em-cryosparc2's own converter (docs/reference/compatibility.md)."""
 from __future__ import annotations
 
 import shutil

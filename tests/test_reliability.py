@@ -1,4 +1,4 @@
-"""A sample of the campaigns behind docs/reliability.md: killed runs, full and forbidden disks."""
+"""A sample of the campaigns behind docs/reference/reliability.md: killed runs, full and forbidden disks."""
 from __future__ import annotations
 
 import subprocess

@@ -13,7 +13,7 @@ with n₀ pseudo-particles of the starting Σ₀ (an inverse-Wishart floor). Jun
 tenth of junk widen Σ by a fifth, and a motion with long tails lose a quarter of its width.
 
 Σ contains the widths of the motion, its hinge and the hinge's axis: with Σ = [A Cᵀ; C D], d ≈ C A⁻¹ w is a rotation
-about the point h with [−h]× = C A⁻¹ as nearly as it can be. docs/motion-prior.md has the picture.
+about the point h with [−h]× = C A⁻¹ as nearly as it can be. docs/explanation/motion-prior.md has the picture.
 """
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ SWEEPS = 15  # at most, in every iteration of a run …
 STILL = 2e-3  # … until no element of Σ changes by more, in units of its widths: a tenth of its error at most
 PSEUDO_PARTICLES = 1.0  # more pull the hinge to the mask centre: 5 at 7° by 1–2 px of 10 where poses are known to 3°
 JUNK_SHARE, JUNK_WIDTH = 0.1, 2.0  # the share expected (it hardly matters), and how far junk lies in widths of Σ₀
-TAILS = 7.0  # ν of the search's prior: an excess kurtosis of 2, that of the motions tried (docs/motion-prior.md)
+# ν of the search's prior: an excess kurtosis of 2, that of the motions tried (docs/explanation/motion-prior.md)
+TAILS = 7.0
 MOST_PARTICLES = 4000  # more add nothing to 21 numbers; keeps the cost constant
 SMALLEST_SIGMA_RAD, SMALLEST_SIGMA_PX = np.deg2rad(0.05), 0.02
 

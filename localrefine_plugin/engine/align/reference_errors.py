@@ -25,7 +25,7 @@ while the pull of the image's noise has the variance H; with the prior's curvatu
 
     (ρH + Q)⁻¹ (H + Q) (ρH + Q)⁻¹     instead of     (H + Q)⁻¹.
 
-What both do to poses and to their whitened errors was measured: docs/motion-prior.md, docs/performance.md.
+What both do to poses and to their whitened errors was measured: docs/explanation/motion-prior.md and performance.md.
 """
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ with (R0, t0) the input pose and M′ the mask grown by what it may move, so tha
 taken out where it has moved to. The map comes from the half-set's own input half-map, the density's outline from both.
 Images are inserted as they are: the refined map keeps its surroundings.
 
-Off by default: measured, it is worth its slice only where images show much (docs/performance.md).
+Off by default: measured, it is worth its slice only where images show much (docs/explanation/tried.md).
 """
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Each rung is the mask in use times a soft mask about the density: the mean map, 
 above a fifth of its peak; 1 up to `near` and 0 from `far` (in units of d) on. The tightest rung whose mask adds no
 correlation of its own, F_n ≤ 0.05 where the resolution is read, is what other programs call the automatically
 tightened mask. It is shown beside the resolution in the mask in use and never instead of it: a tighter mask leaves
-out what is worse resolved, so its figure is true of the core only (docs/choosing-parameters.md has both beside the
+out what is worse resolved, so its figure is true of the core only (docs/explanation/resolution.md has both beside the
 FSC to the truth).
 """
 from __future__ import annotations

@@ -10,7 +10,8 @@ from ..records.particles import Particles
 
 LEAST_FOR_PARITY = 24  # particles; a random split has the parity of so many with a chance of 1e-7
 PARITY_TEXT = ("half-set = 1 + parity of the particle's id, which is what cryosparc2 5.0.1 writes over the split of a "
-               "set it is given; only half-maps that were made with this split are independent (docs/chaining.md)")
+               "set it is given; only half-maps that were made with this split are independent "
+               "(docs/how-to/chain-programs.md)")
 
 
 def resplit(particles: Particles, seed: int) -> Particles:

@@ -142,7 +142,8 @@ def decide(history: List[Dict[str, Any]], resolved: ResolvedSettings, box_angstr
     """Best iteration so far, and whether to stop.
 
     Best = the last one whose resolution is not half a shell worse than the finest: by less than that resolutions differ
-    by chance, while poses go on improving (blm of docs/motion-prior.md: 2.04° in iteration 3, 1.68° in 6, both 6.00 Å).
+    by chance, while poses go on improving (blm of docs/explanation/motion-prior.md: 2.04° in iteration 3, 1.68° in 6,
+    both 6.00 Å).
 
     Still = the corrected resolution gained less than half a shell in each of the last two iterations and
     the median rotation since the last is below 0.2 posterior s.d. Lost = the half-maps agree on nothing finer than

@@ -1,4 +1,4 @@
-"""Rotations, Euler angles, and the motion of a sub-volume about a fulcrum (conventions.md).
+"""Rotations, Euler angles, and the motion of a sub-volume about a fulcrum (docs/reference/conventions.md).
 
 A point v of the specimen (px from the box centre, xyz) lands in the image at P(R v) + t, P the first
 two rows. The motion of the sub-volume about a point f is x = (w, s):

@@ -38,7 +38,7 @@ class Particles:
 
     Attributes
     ----------
-    rotation : (n, 3, 3) float64, R of conventions.md (specimen → image frame).
+    rotation : (n, 3, 3) float64, R of docs/reference/conventions.md (specimen → image frame).
     shift_px : (n, 2) float64, t = −origin / pixel size; with a magnification matrix t′ = M⁻ᵀ t (optics.py).
     half_set : (n,) int8, 1 or 2; 0 = left out (exclude.py).
     defocus_u, defocus_v : (n,) float64, Å.  defocus_angle, phase_shift : (n,) float64, degrees.

@@ -2,7 +2,7 @@
 
 No verbs live here. Every record is frozen, checks its shapes when it is made, and knows
 nothing of files, devices or Scipion. `Settings` is the one source of every parameter: the
-``settings`` verb of the command line, the Scipion form and docs/parameters.md are drawn from it.
+``settings`` verb of the command line, the Scipion form and docs/reference/parameters.md are drawn from it.
 """
 from __future__ import annotations
 

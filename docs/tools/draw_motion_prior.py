@@ -1,4 +1,4 @@
-"""The picture of motion-prior.md:  python docs/draw_motion_prior.py
+"""The picture of docs/explanation/motion-prior.md:  python docs/tools/draw_motion_prior.py
 
 A sub-volume that turns about one axis through a hinge; what 400 images say about it, and what is learned from them.
 """
@@ -22,7 +22,7 @@ from localrefine_plugin.engine.align.motion_prior import (
 from localrefine_plugin.engine.model.pose import exp_map, random_rotations
 from localrefine_plugin.viewers.plots import BLUE, GREY, SKY, VERMILION
 
-PICTURE = Path(__file__).with_name("images") / "motion_prior.png"
+PICTURE = Path(__file__).resolve().parents[1] / "images" / "motion_prior.png"
 HINGE = np.array([-10.0, 0.0, 0.0])  # px from the centre of the mask
 WIDTHS_DEG, AT_HINGE_PX, NOISE = (2.0, 2.0, 6.0), 0.5, np.array([np.deg2rad(3.0)] * 3 + [0.6] * 2)
 

@@ -1,4 +1,4 @@
-"""docs/parameters.md from the settings of the engine:  python docs/write_parameters.py"""
+"""docs/reference/parameters.md from the settings of the engine:  python docs/tools/write_parameters.py"""
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,13 +7,15 @@ from typing import Any, Dict, List
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.protocols.form_local_refine import param_name
 
-PAGE = Path(__file__).with_name("parameters.md")
+PAGE = Path(__file__).resolve().parents[1] / "reference" / "parameters.md"
 HEAD = """# Parameters
 
-This page is written by `python docs/write_parameters.py` from `localrefine_plugin/engine/records/settings.py`. The form
-of the protocol and `python -m localrefine_plugin.engine settings` are made from the same file. A test fails when this
-page is out of date.
-How the defaults were chosen: [choosing-parameters.md](choosing-parameters.md).
+**Who should read this:** users who look up one parameter. For advice on which parameters to change, read
+[Choose parameters](../how-to/choose-parameters.md). For the measurements behind the defaults, read
+[How the defaults were chosen](../explanation/defaults.md).
+
+`python docs/tools/write_parameters.py` writes this page from `localrefine_plugin/engine/records/settings.py`. The form
+of the protocol and `python -m localrefine_plugin.engine settings` use the same file.
 """
 
 

@@ -1,6 +1,6 @@
-"""Every picture of docs/tutorial.md and docs/choosing-parameters.md, made by doing what they say.
+"""Most pictures of docs/tutorial and docs/how-to, made by doing what these pages say.
 
-    .venv/bin/python docs/make_pictures.py [FOLDER]     (FOLDER keeps data and project; tutorial_output)
+    .venv/bin/python docs/tools/make_pictures.py [FOLDER]     (FOLDER keeps data and project; tutorial_output)
 
 Runs on a virtual screen (Xvfb, openbox, ImageMagick) and takes a few minutes. Writes docs/images/*.png.
 """
@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
 
 from examples import screen, simulate, tutorial  # noqa: E402
 from examples.headless import set_environment  # noqa: E402
 
-IMAGES = HERE / "images"
+IMAGES = ROOT / "docs" / "images"
 COLOURS = (128, 64, 32)  # of a palette: small files, and text stays sharp; the first that is small enough
 LARGEST_BYTES = 150_000
 NOISY = simulate.Options(snr=0.03, seed=2)
@@ -105,7 +105,7 @@ def shot_of_the_run(window: Any, protocol: Any, name: str) -> None:
 
 
 def of_the_form(protocol: Any) -> None:
-    """The form's tabs, each wizard, and what the wizards filled in."""
+    """Two tabs of the form, each wizard, and what the wizards filled in."""
     import pyworkflow.gui.project  # noqa: F401  (first: pyworkflow.gui.form alone cannot be imported)
     from pyworkflow.gui.form import FormWindow
     form = FormWindow("local refinement", protocol, lambda *args: None, None)
@@ -117,8 +117,7 @@ def of_the_form(protocol: Any) -> None:
         shot(form.root, name, "820x720+0+0")
     show(0, "form_input")
     of_the_wizards(form)
-    for number, name in ((1, "form_alignment"), (2, "form_refinement"), (3, "form_mask")):
-        show(number, name)
+    show(1, "form_alignment")
     form.root.destroy()
 
 
@@ -174,8 +173,8 @@ def of_the_viewer(project: Any, protocol: Any) -> None:
     window = opened[0]
     window.adjustSize()
     shot(window.root, "viewer", "700x840+0+0")
-    for name in ("fsc", "fsc_history", "progress", "pose_change", "pose_uncertainty", "learned_motion", "axis_change",
-                 "orientations", "map_slices", "filter_resolution", "noise"):
+    for name in ("fsc", "fsc_history", "progress", "pose_change", "pose_uncertainty", "learned_motion", "orientations",
+                 "map_slices", "filter_resolution"):
         picture = viewer._getVisualizeDict()[name](name)[0].show()
         shot(picture, f"viewer_{name}")
         picture.destroy()
@@ -193,8 +192,7 @@ def of_the_parameters(output: Path) -> None:
             for name, settings in (("good", {"max_iterations": 5}), ("overfitted", FREE))}
     from localrefine_plugin.viewers.run_figures import draw, picture_of
     other = ("no prior, 20°, 10 Å", runs["overfitted"])
-    for name in ("pose_change", "fsc"):
-        save(draw(picture_of(name), runs["good"], None, other), f"compared_{name}")
+    save(draw(picture_of("fsc"), runs["good"], None, other), "compared_fsc")
     for run, state in runs.items():
         for name in ("pose_change", "map_slices", "pose_uncertainty"):
             save(draw(picture_of(name), state), f"{run}_{name}")
@@ -209,7 +207,7 @@ def refine(data: Path, run: Path, settings: Dict[str, Any]) -> Any:
                             data / "particles.star", "--half-map-1", data / "half1.mrc", "--half-map-2",
                             data / "half2.mrc", "--mask", data / "mask_B.mrc", "--output", run, "--settings",
                             run.parent / f"{run.name}.json", "--overwrite", "--threads", 2]
-        subprocess.run([str(word) for word in words], check=True, cwd=HERE.parent, stdout=subprocess.DEVNULL)
+        subprocess.run([str(word) for word in words], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     return RunState(run)
 
 
@@ -228,13 +226,13 @@ def truth_of(data: Path, run: Path) -> Dict[str, float]:
 # ---------------------------------------------------------------- re-centring
 
 def of_the_recentring(output: Path) -> None:
-    """The head of the tutorial's data in the middle of a smaller box: docs/recentring.md."""
+    """The head of the tutorial's data in the middle of a smaller box: docs/how-to/recentre-particles.md."""
     import shutil
     data, folder = output / "data", output / "recentred"
     shutil.rmtree(folder, ignore_errors=True)
     words = ["recentre", "--particles", data / "particles.star", "--map", data / "consensus.mrc", "--mask",
              data / "mask_B.mrc", "--box", 56, "--output", folder]
-    subprocess.run([sys.executable, "-m", "localrefine_plugin.engine", *map(str, words)], check=True, cwd=HERE.parent,
+    subprocess.run([sys.executable, "-m", "localrefine_plugin.engine", *map(str, words)], check=True, cwd=ROOT,
                    stdout=subprocess.DEVNULL)
     before = [data / name for name in ("consensus.mrc", "mask_B.mrc", "particles.mrcs")]
     after = [folder / name for name in ("map.mrc", "mask.mrc", "particles.mrcs")]
