@@ -301,9 +301,9 @@ def read_map(file_name: str) -> np.ndarray:
     """A map as float32 [z, y, x], from any format Scipion reads."""
     name = plain_name(file_name)
     if os.path.splitext(name)[1].lower() in MAPS_READ_IN_PLACE:
-        import mrcfile
-        with mrcfile.open(name, permissive=True) as handle:
-            return np.array(handle.data, dtype=np.float32)
+        from .engine.io.mrc import map_of, open_mrc
+        with open_mrc(name) as mrc:
+            return map_of(mrc, name)
     return np.asarray(ImageHandler().read(name).getData(), dtype=np.float32)
 
 

@@ -18,6 +18,7 @@ _OPEN_STACKS = 32  # kept open at a time; far below the usual limit of 1024 open
 _OTHER_MODES = {3: "complex integers", 4: "complex numbers", 101: "4-bit integers"}
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _DECOMPRESS = {"gzip": "gunzip", "bzip2": "bunzip2", "xz": "unxz", "zstd": "unzstd"}
+_IMOD_STAMP, _SIGNED_BYTES, _STANDARD_ORIGIN = 1146047817, 1, 4  # of bio3d.colorado.edu/imod/doc/mrc_format.txt
 
 
 def open_mrc(path: PathLike) -> Any:
@@ -69,6 +70,37 @@ def _check_header(path: str) -> None:
         raise ValueError(f"its extended header would have {extended} bytes")
 
 
+def imod_flags(mrc: Any) -> Optional[int]:
+    """The bit flags of a file that IMOD, or a program that follows it, has stamped; None without the stamp."""
+    order = ">" if mrc.header.dtype["nx"].newbyteorder("=") != mrc.header.dtype["nx"] else "="
+    stamp, flags = struct.unpack_from(order + "iI", mrc.header.extra2.tobytes(), 40)
+    return int(flags) if stamp == _IMOD_STAMP else None
+
+
+def pixel_type(mrc: Any, source: str) -> np.dtype:
+    """The type of the data of an open file: of bytes (mode 0), the sign that their writer gave them.
+
+    Bytes are signed by the standard (MRC2014, doi:10.1016/j.jsb.2015.04.002). IMOD stamps its files and says in a
+    flag whether theirs are. Without the stamp they are unsigned where the statistics of the header fit nothing else.
+    Raises InputError where these fit neither and it makes a difference.
+    """
+    kind: np.dtype = mrc.data.dtype
+    if kind != np.int8:
+        return kind
+    flags = imod_flags(mrc)
+    if flags is not None:
+        return kind if flags & _SIGNED_BYTES else np.dtype(np.uint8)
+    low, high = float(mrc.header.dmin), float(mrc.header.dmax)
+    if not low < high or high <= 127:  # nothing was noted, or it fits signed bytes
+        return kind
+    if low >= 0 and high <= 255:
+        return np.dtype(np.uint8)
+    if any(int(part.min()) < 0 for part in np.atleast_3d(mrc.data)):
+        raise InputError(f"has bytes (MRC mode 0), but its header says that its values go from {low:g} to {high:g}; "
+                         "whether the bytes are signed cannot be known", source, "export it in mode 2 (32-bit float)")
+    return kind
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -96,16 +128,20 @@ def read_map(path: PathLike) -> Tuple[np.ndarray, float]:
     Raises InputError when the file is no three-dimensional map or has no usable pixel size.
     """
     with open_mrc(path) as mrc:
-        if mrc.data.ndim != 3:
-            raise InputError(f"has {mrc.data.ndim} dimensions", str(path), "give a three-dimensional map")
-        pixel_size = pixel_size_of(mrc, str(path))
-        header = mrc.header
-        axes = [int(header.maps), int(header.mapr), int(header.mapc)]
-        with np.errstate(invalid="ignore"):
-            volume = np.array(mrc.data, dtype=np.float32)
+        return map_of(mrc, str(path)), pixel_size_of(mrc, str(path))
+
+
+def map_of(mrc: Any, source: str) -> np.ndarray:
+    """The map of an open file as `read_map` gives it, whatever pixel size the header has."""
+    if mrc.data.ndim != 3:
+        raise InputError(f"has {mrc.data.ndim} dimensions", source, "give a three-dimensional map")
+    header = mrc.header
+    axes = [int(header.maps), int(header.mapr), int(header.mapc)]
+    with np.errstate(invalid="ignore"):
+        volume = np.array(mrc.data.view(pixel_type(mrc, source)), dtype=np.float32)
     if sorted(axes) == [1, 2, 3]:
         volume = volume.transpose([axes.index(axis) for axis in (3, 2, 1)])
-    return np.ascontiguousarray(volume), pixel_size
+    return np.ascontiguousarray(volume)
 
 
 def write_map(path: PathLike, volume: np.ndarray, pixel_size: float,
@@ -145,7 +181,7 @@ class Stack:
     def __init__(self, path: str):
         with open_mrc(path) as mrc:
             self.shape = stack_shape(mrc, path)
-            self._dtype, self._offset = mrc.data.dtype, int(mrc.data.offset)
+            self._dtype, self._offset = pixel_type(mrc, path), int(mrc.data.offset)
         self._path, self._handle = path, open(path, "rb", buffering=0)
 
     def close(self) -> None:
