@@ -157,6 +157,26 @@ def test_maps_of_another_grid_are_resampled_on_request_and_it_is_said(inputs, bo
     np.testing.assert_allclose(checked.mask[inside], blob(16, PIXEL_SIZE, 5.5)[inside], atol=0.03)
 
 
+@pytest.mark.parametrize("box, pixel_size", [(20, PIXEL_SIZE), (40, PIXEL_SIZE), (12, PIXEL_SIZE), (20, 1.0),
+                                             (20, 3.0)])
+def test_half_maps_of_another_box_are_no_matter_of_sampling(inputs, box, pixel_size):
+    """Cut or padded to the box of the particles they would be of another object, and resolve what they do not show."""
+    for path in (inputs.half_1, inputs.half_2):
+        data = np.random.default_rng(3).standard_normal((box,) * 3) + np.exp(-(radius(box) / 5) ** 2)
+        write_mrc(path, data.astype(np.float32), pixel_size)
+    for resample in (False, True):
+        with pytest.raises(InputError, match="another box, not another sampling") as caught:
+            check(inputs, resample_maps=resample)
+        assert "resample_maps" not in str(caught.value)
+
+
+def test_a_mask_that_does_not_fit_into_the_box_is_refused(inputs):
+    wide = np.clip(15 - radius(40), 0, 4) / 4
+    write_mrc(inputs.mask, wide.astype(np.float32), PIXEL_SIZE)
+    with pytest.raises(InputError, match=r"does not fit into the box of the particles \(16 px of 2 Å\): \d\d % of it"):
+        check(inputs, resample_maps=True)
+
+
 def test_same_grid_is_left_alone():
     volume = np.random.default_rng(0).standard_normal((18,) * 3).astype(np.float32)
     np.testing.assert_array_equal(on_grid(volume, 1.5, 18, 1.5), volume)

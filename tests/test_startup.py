@@ -45,12 +45,13 @@ def test_help_is_plain_text_where_only_ascii_can_be_shown(environment):
     assert (done.returncode, done.stdout) == (0, b"5 x 3 >= 4 ?\n")
 
 
-@pytest.mark.parametrize("environment", [{}, C_LOCALE], ids=["here", "C"])
-def test_file_names_come_out_as_the_bytes_they_are(environment):
-    for name in (b"run_\xff", "run_Å".encode()):  # not UTF-8; UTF-8
-        done = subprocess.run([sys.executable, "-m", "localrefine_plugin.engine", "finish", name], check=False,
-                              env=dict(os.environ, **environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert done.returncode == 1 and b"run folder " + name + b": holds no" in done.stderr
+@pytest.mark.parametrize("environment, name, shown", [
+    ({"PYTHONIOENCODING": "utf-8"}, b"run_\xff", rb"run_\xff"), (C_LOCALE, "run_Å".encode(), rb"run_\xc3\x85"),
+    ({"PYTHONIOENCODING": "utf-8"}, "run_Å".encode(), "run_Å".encode())], ids=["not UTF-8", "C", "UTF-8"])
+def test_the_bytes_of_file_names_can_be_told_from_each_other(environment, name, shown):
+    done = subprocess.run([sys.executable, "-m", "localrefine_plugin.engine", "finish", name], check=False,
+                          env=dict(os.environ, **environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == 1 and b"run folder " + shown + b": holds no" in done.stderr
 
 
 def test_utf_8_stays_what_it_is():

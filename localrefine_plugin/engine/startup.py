@@ -12,7 +12,7 @@ import stat
 import sys
 import tempfile
 from pathlib import Path
-from typing import Tuple, Union
+from typing import Tuple
 
 CACHE_VARIABLE = "NUMBA_CACHE_DIR"
 # What a terminal or log of ASCII shows, so that "3 Å × 4" does not become "3 ? ? 4"
@@ -32,14 +32,17 @@ def open_streams() -> None:
             stream.reconfigure(errors="plain", line_buffering=True)
 
 
-def plain(error: UnicodeError) -> Tuple[Union[str, bytes], int]:
-    """An error handler of codecs: what an encoding lacks in letters it has, bytes of file names as they are."""
+def plain(error: UnicodeError) -> Tuple[str, int]:
+    """An error handler of codecs: what an encoding lacks in letters it has, bytes of file names as \\xff."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    letter = error.object[error.start]
+    return "".join(_plain_letter(letter) for letter in error.object[error.start:error.end]), error.end
+
+
+def _plain_letter(letter: str) -> str:
     if "\udc80" <= letter <= "\udcff":  # what surrogateescape made of a byte
-        return bytes([ord(letter) - 0xdc00]), error.start + 1
-    return PLAIN.get(letter, "?"), error.start + 1
+        return f"\\x{ord(letter) - 0xdc00:02x}"
+    return PLAIN.get(letter, "?")
 
 
 def discard_output(descriptor: int) -> None:

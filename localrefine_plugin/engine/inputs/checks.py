@@ -5,15 +5,13 @@ not, is a warning.
 """
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import List, Sequence, Tuple
 
 import numpy as np
 
-from ..io.mrc import open_mrc, read_map, stack_shape
+from ..io.mrc import open_mrc, stack_shape
 from ..io.relion_particles import BEAM_TILT, DISTORTION, ZERNIKE, ParticleTable, read_particles
-from ..io.resample import on_grid, refuse_other_frame
 from ..io.run_folder import PathLike
 from ..maps.fsc import fsc, resolution_at
 from ..maps.mask import check_mask
@@ -22,13 +20,13 @@ from ..records.errors import InputError
 from ..records.particles import Particles
 from ..records.settings import Settings
 from .exclude import GREY_RANGE, Excluded, exclude_unusable, exclusion_warning
+from .frames import place_mask, refuse_other_frame, same_frame_warnings
+from .grids import PIXEL_SIZE_TOLERANCE, read_on_grid
 from .half_sets import PARITY_TEXT, parity_split, resplit
 
 LEAST_BOX = 8
 ASYMMETRIC = 0.1  # symmetry.mask_symmetry_error of a symmetric mask is below 0.03
 EXTENT_IN_PRIORS = 2.0
-PIXEL_SIZE_TOLERANCE = 1e-3
-"""Relative: a quarter of a pixel at the edge of a box of 512. Headers in 32-bit floats round a thousand times finer."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,13 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     names = f"half-map 1 {half_map_1}", f"half-map 2 {half_map_2}", f"mask {mask}"
     volumes = []
     for path, name in zip((half_map_1, half_map_2, mask), names):
-        volume, said = _read_on_grid(path, name, particles, settings.resample_maps)
+        volume, said = read_on_grid(path, name, particles, settings.resample_maps)
         if said:
             refuse_other_frame(path, name, half_map_1)
+        elif name.startswith("mask") and settings.honour_mask_origin:
+            volume, said = place_mask(volume, path, name, half_map_1)
+        else:
+            said = same_frame_warnings(path, name, half_map_1)
         volumes.append(volume)
         warnings += said
     maps = _check_values(volumes[0], names[0]), _check_values(volumes[1], names[1])
@@ -229,49 +231,6 @@ def _check_stacks(particles: Particles, star: str) -> None:
                              "the stack is truncated or the STAR file belongs to another one")
 
 
-def _read(path: PathLike, name: str) -> Tuple[np.ndarray, float]:
-    if not os.fspath(path):
-        raise InputError("is missing", name.strip(), "give its file name")
-    try:
-        return read_map(path)
-    except InputError as error:
-        raise InputError(error.problem, name, error.remedy) from None
-
-
-def _read_on_grid(path: PathLike, name: str, particles: Particles, resample: bool) -> Tuple[np.ndarray, List[str]]:
-    """A map at the pixel size of the particles, and what was done to it; InputError if it may not be resampled."""
-    volume, pixel_size = _read(path, name)
-    expected = particles.pixel_size
-    if not resample or (volume.shape == (particles.box_size,) * 3
-                        and abs(pixel_size - expected) <= PIXEL_SIZE_TOLERANCE * expected):
-        _check_box(volume, name, particles)
-        _check_pixel_size(pixel_size, name, particles)
-        return volume, []
-    _refuse_not_cubic(volume, name)
-    fitted = on_grid(volume, pixel_size, particles.box_size, expected)
-    if name.startswith("mask") and 0 <= volume.min() and volume.max() <= 1:
-        fitted = np.clip(fitted, 0, 1)  # a hard edge rings
-    return (fitted,
-            [f"{name}: was resampled from {len(volume)} voxels of {pixel_size:.4f} Å to {particles.box_size} voxels of "
-             f"{expected:.4f} Å"])
-
-
-def _refuse_not_cubic(volume: np.ndarray, name: str) -> None:
-    if len(set(volume.shape)) > 1:
-        size = " × ".join(map(str, volume.shape[::-1]))
-        raise InputError(f"is not cubic ({size} voxels)", name, "crop or pad it to a cube")
-
-
-def _check_box(volume: np.ndarray, name: str, particles: Particles) -> None:
-    if name.startswith("mask"):  # check_mask has its own words
-        return
-    _refuse_not_cubic(volume, name)
-    if volume.shape[0] != particles.box_size:
-        size = " × ".join(map(str, volume.shape[::-1]))
-        raise InputError(f"has {size} voxels, the particles have a box of {particles.box_size} px", name,
-                         "give the half-maps of the refinement of these particles, or set resample_maps")
-
-
 def _check_values(volume: np.ndarray, name: str) -> np.ndarray:
     """A half-map, finite, not constant, and of values whose squares 32-bit floats can hold."""
     if not np.isfinite(volume).all():
@@ -284,13 +243,6 @@ def _check_values(volume: np.ndarray, name: str) -> np.ndarray:
         raise InputError(f"has values from {low:.3g} to {high:.3g}", name,
                          "reconstruct it from particles normalised to a standard deviation of 1")
     return volume
-
-
-def _check_pixel_size(pixel_size: float, name: str, particles: Particles) -> None:
-    expected = particles.pixel_size
-    if abs(pixel_size - expected) > PIXEL_SIZE_TOLERANCE * expected:
-        raise InputError(f"has a pixel size of {pixel_size:.4f} Å, the particles have {expected:.4f} Å", name,
-                         "set resample_maps, or correct its header if only that is wrong")
 
 
 def _check_half_maps(maps: Tuple[np.ndarray, np.ndarray], names: Tuple[str, str]) -> List[str]:

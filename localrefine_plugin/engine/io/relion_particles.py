@@ -1,9 +1,7 @@
 """Particles from and to RELION STAR files; the maps and stacks of `mrc` under the same roof."""
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -13,6 +11,7 @@ from ..model.optics import image_shift, magnifications, specimen_shift, with_bea
 from ..model.pose import euler_deg_from_rotation, rotation_from_euler_deg
 from ..records.errors import InputError
 from ..records.particles import NO_DISTORTION, OpticsGroup, Particles
+from .find_file import find_file
 from .mrc import ImageReader, open_mrc, read_map, stack_shape, write_map
 from .run_folder import PathLike
 from .star import StarTable, read_star, unquote, write_star
@@ -29,6 +28,7 @@ PIXEL_SIZES = ("rlnImagePixelSize", "rlnPixelSize")
 MAGNIFICATION = ("rlnDetectorPixelSize", "rlnMagnification")
 BEAM_TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 ZERNIKE = ("rlnOddZernike", "rlnEvenZernike")
+CONTRADICTION = 1e-3  # relative, of two pixel sizes; RELION writes six digits
 LARGEST_DISTORTION = 0.2  # microscopes stay below 0.05; the kernels need less than 0.25
 DISTORTION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
 TEXTS = ("rlnImageName", "rlnOpticsGroupName") + ZERNIKE
@@ -249,23 +249,6 @@ def _distinct(stack: np.ndarray, paths: Sequence[str]) -> Tuple[str, ...]:
     return tuple(order)
 
 
-def find_file(name: str, star: PathLike) -> str:
-    """Absolute path of a file named in a STAR file.
-
-    Sought from the folder of the STAR file, from the working directory, then from each folder above the STAR file.
-    """
-    folder = Path(os.path.abspath(star)).parent
-    for base in [folder, Path.cwd()] + list(folder.parents):
-        candidate = os.path.join(str(base), name)
-        try:
-            if os.path.isfile(candidate):
-                return os.path.realpath(candidate)
-        except ValueError:  # a null byte in the name
-            break
-    raise InputError(f"image file {name!r} does not exist", str(star),
-                     "image paths are relative to the STAR file, to the working directory or to the project folder")
-
-
 def _shifts(columns: _Columns, pixel_size: np.ndarray) -> np.ndarray:
     origins = []
     for angstrom, px in zip(ORIGINS_ANGSTROM, ORIGINS_PX):
@@ -348,19 +331,27 @@ def _only_used(group: np.ndarray, groups: Sequence[OpticsGroup]) -> Tuple[np.nda
 
 
 def _pixel_sizes(columns: _Columns) -> np.ndarray:
-    """(n,) Å; RELION 3.0: detector pixel in µm · 10⁴ / magnification."""
-    label = next((label for label in PIXEL_SIZES if label in columns), None)
-    if label is None and all(name in columns for name in MAGNIFICATION):
-        label = "rlnMagnification"
+    """(n,) Å; RELION 3.0: detector pixel in µm · 10⁴ / magnification. InputError where columns disagree."""
+    found = {label: columns.numbers(label) for label in PIXEL_SIZES if label in columns}
+    if all(name in columns for name in MAGNIFICATION):
         detector, magnification = (columns.numbers(name) for name in MAGNIFICATION)
         with np.errstate(over="ignore"):
-            sizes = np.divide(detector * 1e4, magnification, out=np.zeros_like(detector), where=magnification > 0)
-    else:
-        sizes = columns.numbers(label or PIXEL_SIZES[0])
+            found[" / ".join(MAGNIFICATION)] = np.divide(detector * 1e4, magnification, out=np.zeros_like(detector),
+                                                         where=magnification > 0)
+    if not found:
+        columns.numbers(PIXEL_SIZES[0])  # says that it is missing
+    label, sizes = next(iter(found.items()))
     wrong = np.flatnonzero(~(sizes > 1e-2) | ~(sizes < 1e3))
     if len(wrong):
         raise InputError(f"row {wrong[0] + 1} of table data_{columns.name} gives a pixel size of "
                          f"{sizes[wrong[0]]:g} Å", columns.source, f"correct {label}")
+    for other, values in list(found.items())[1:]:
+        apart = np.flatnonzero(~(np.abs(values - sizes) <= CONTRADICTION * sizes))
+        if len(apart):
+            row = int(apart[0])
+            raise InputError(f"row {row + 1} of table data_{columns.name} gives a pixel size of {sizes[row]:.4g} Å "
+                             f"by {label}, but of {values[row]:.4g} Å by {other}", columns.source,
+                             "correct the one that is wrong, or remove its column")
     return np.round(sizes, 6)
 
 

@@ -20,6 +20,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 import mrcfile
 import numpy as np
 
+from ..inputs.frames import displaced
 from ..io.mrc import ImageReader, read_map, write_map
 from ..io.relion_particles import ORIGINS_ANGSTROM, ORIGINS_PX, ParticleTable, read_particles, write_star
 from ..io.resample import centred
@@ -124,7 +125,8 @@ def recentre(particles: PathLike, output: PathLike, maps: Mapping[str, PathLike]
         write_map(output / f"{name}.mrc", recentred_map(volume, point, new_box), parts.pixel_size)
     report = {"point_px": [int(v) for v in point + parts.box_size // 2], "point_from_centre_px": point.tolist(),
               "box_size_before": parts.box_size, "box_size": new_box,
-              "largest_roll_px": int(np.abs(roll).max()), "warnings": _warnings(parts, roll, new_box)}
+              "largest_roll_px": int(np.abs(roll).max()),
+              "warnings": _warnings(parts, roll, new_box) + _places(maps)}
     return _finish(output, report)
 
 
@@ -270,6 +272,13 @@ def _warnings(particles: Particles, roll: np.ndarray, box: int) -> List[str]:
         warnings.append(f"{len(particles)} particles share {images} images: now each has one of its own, and copies "
                         "cannot be told any more; do not split half-sets anew")
     return warnings
+
+
+def _places(maps: Mapping[str, PathLike]) -> List[str]:
+    """What is said of maps whose headers put them at different places; their voxels are taken as those of one grid."""
+    given = [name for name in MAP_NAMES if maps.get(name) is not None]
+    return [text for name in given[1:]
+            for text in displaced(maps[name], f"{name} {maps[name]}", maps[given[0]], f"{given[0]} {maps[given[0]]}")]
 
 
 def _finish(output: Path, report: Dict[str, Any]) -> Dict[str, Any]:

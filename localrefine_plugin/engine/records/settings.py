@@ -128,9 +128,9 @@ class Settings:
         "independent and the first FSCs are too good.", kind="bool", label="Re-split half-sets", group=REFINEMENT,
         expert=True)
     resample_maps: bool = setting(
-        False, "Half-maps and mask that have another pixel size or box than the particles are resampled to theirs, "
-        "about the centre of the box, instead of being refused.", kind="bool", label="Resample half-maps and mask",
-        group=REFINEMENT, expert=True)
+        False, "Half-maps and mask that have another pixel size than the particles are resampled to theirs, about the "
+        "centre of the box, instead of being refused. Half-maps of another box, wider or narrower in Å, are refused "
+        "nevertheless.", kind="bool", label="Resample half-maps and mask", group=REFINEMENT, expert=True)
     fsc_randomise_below: float = setting(
         0.8, "The phases are randomised from the shell where the unmasked FSC first falls below this, to measure "
         "what the mask adds to the FSC.", kind="float", label="FSC: randomise phases below", group=REFINEMENT,
@@ -143,6 +143,10 @@ class Settings:
         "static", "static: the mask as it was given, which is what protects best against fitting noise at its "
         "surface. dynamic: once the resolution is good enough, the mask follows the density found, near the "
         "mask given.", kind="choice", label="Mask mode", group=MASK, choices=("static", "dynamic"))
+    honour_mask_origin: bool = setting(
+        False, "Move the mask to where the origin in its header puts it relative to half-map 1, by a whole number of "
+        "voxels. Off, voxels of the mask are those of the half-maps, and a difference is warned of.",
+        kind="bool", label="Honour the mask's origin", group=MASK, expert=True)
     mask_threshold: float = setting(
         0.2, "Density that belongs to the sub-volume, in the map low-passed to 12 Å or 1.5 times its resolution.",
         kind="float", label="Threshold", group=MASK, low=0)
