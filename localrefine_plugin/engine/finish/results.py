@@ -122,7 +122,7 @@ def write_final_particles(run: RunFolder, iteration: int) -> None:
         extra["rlnRandomSubset"] = particles.half_set
     if described["resolved"]["per_particle_scale"]:
         extra["lrScale"] = scale
-    _, table = read_particles(described["particles"], need_half_sets=False)  # checked at the start
+    _, table = read_particles(described["particles"], False, described["pixel_size"])  # checked at the start
     if len(table.pixel_size) != len(particles):
         raise InputError(f"has {len(table.pixel_size)} particles, and had {len(particles)} when the run began",
                          described["particles"], "put the old file back, or start a new run")

@@ -11,17 +11,26 @@ from typing import List, Sequence, Tuple
 import numpy as np
 
 from ..io.mrc import open_mrc, stack_shape
-from ..io.relion_particles import BEAM_TILT, DISTORTION, ZERNIKE, ParticleTable, read_particles
+from ..io.relion_particles import (
+    BEAM_TILT,
+    DISTORTION,
+    FARTHEST_PIXEL_SIZE,
+    ZERNIKE,
+    ParticleTable,
+    in_frame,
+    read_particles,
+)
 from ..io.run_folder import PathLike
 from ..maps.fsc import fsc, resolution_at
 from ..maps.mask import check_mask
+from ..model.optics import several_pixel_sizes
 from ..model.symmetry import mask_symmetry_error, operators
 from ..records.errors import InputError
 from ..records.particles import Particles
 from ..records.settings import Settings
 from .exclude import GREY_RANGE, Excluded, exclude_unusable, exclusion_warning
 from .frames import place_mask, refuse_other_frame, same_frame_warnings
-from .grids import PIXEL_SIZE_TOLERANCE, read_on_grid
+from .grids import read_on_grid, read_pixel_size
 from .half_sets import PARITY_TEXT, parity_split, resplit
 
 LEAST_BOX = 8
@@ -59,7 +68,8 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     star = str(particles_star)
     particles, table = read_particles(particles_star, need_half_sets=not settings.resplit_half_sets)
     _check_optics(particles, star)
-    warnings = _check_table(table, star)
+    particles, table, warnings = _in_frame_of_half_map(particles, table, half_map_1, star)
+    warnings += _check_table(table, star)
     if settings.resplit_half_sets:
         particles = resplit(particles, settings.seed)
         warnings.append("the half-sets were split anew: the two references share particles with both of them and are "
@@ -94,12 +104,11 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
 
 def _check_optics(particles: Particles, star: str) -> None:
     optics = particles.optics
-    for name, what, unit, remedy in (
-            ("box_size", "box sizes", "px", "extract all particles with one box size"),
-            ("pixel_size", "pixel sizes", "Å", "extract all particles with one pixel size")):
-        values = sorted({getattr(group, name) for group in optics})
-        if len(values) > 1 and values[-1] - values[0] > PIXEL_SIZE_TOLERANCE * values[0]:
-            raise InputError(f"the optics groups have several {what}, {_listed(values)} {unit}", star, remedy)
+    boxes = sorted({group.box_size for group in optics})
+    if len(boxes) > 1:
+        raise InputError(f"the optics groups have several box sizes, {_listed(boxes)} px", star,
+                         "extract all particles with one box size, or crop them all to the smallest: "
+                         f"relion_image_handler --i {star} --o cropped --new_box {boxes[0]}")
     if particles.box_size < LEAST_BOX:
         raise InputError(f"the box of {particles.box_size} px is too small", star, f"use at least {LEAST_BOX} px")
     for group in optics:
@@ -110,6 +119,20 @@ def _check_optics(particles: Particles, star: str) -> None:
             if not low <= value <= high:
                 raise InputError(f"optics group {group.name} has {label} {value:g}, not within {low} … {high} {unit}",
                                  star, f"correct {label}")
+
+
+def _in_frame_of_half_map(particles: Particles, table: ParticleTable, half_map: PathLike,
+                          star: str) -> Tuple[Particles, ParticleTable, List[str]]:
+    """Particles of several pixel sizes in the frame of the half-maps, and what is said of it."""
+    if not several_pixel_sizes(table.pixel_size):
+        return particles, table, []
+    pixel_size = read_pixel_size(half_map, f"half-map 1 {half_map}")
+    if np.abs(table.pixel_size / pixel_size - 1).max() <= FARTHEST_PIXEL_SIZE:  # else the half-maps have another grid
+        particles, table = in_frame(particles, table, pixel_size)
+    sizes = _listed(np.unique(table.pixel_size).tolist())
+    said = (f"{star}: the optics groups have pixel sizes of {sizes} Å; every image is scaled about its centre to the "
+            f"{particles.pixel_size:g} Å of the half-maps")
+    return particles, table, [said]
 
 
 def _listed(values: Sequence[float]) -> str:

@@ -2,36 +2,45 @@
 from __future__ import annotations
 
 import os
-from typing import List, Tuple
+from contextlib import contextmanager
+from typing import Iterator, List, Tuple
 
 import numpy as np
 
-from ..io.mrc import read_map
+from ..io.mrc import open_mrc, pixel_size_of, read_map
 from ..io.resample import on_grid
 from ..io.run_folder import PathLike
+from ..model.optics import SAME_PIXEL_SIZE
 from ..records.errors import InputError
 from ..records.particles import Particles
 
 LENGTH_TOLERANCE = 0.1  # relative; a box that was binned is rounded to a number that the FFT likes
-PIXEL_SIZE_TOLERANCE = 1e-3
-"""Relative: a quarter of a pixel at the edge of a box of 512. Headers in 32-bit floats round a thousand times finer."""
 
 
-def read_named(path: PathLike, name: str) -> Tuple[np.ndarray, float]:
+def read_pixel_size(path: PathLike, name: str) -> float:
+    """Pixel size in Å of a map, by its header."""
+    with _named(path, name), open_mrc(path) as mrc:
+        return pixel_size_of(mrc, str(path))
+
+
+@contextmanager
+def _named(path: PathLike, name: str) -> Iterator[None]:
+    """Errors of reading call the map by its part in the refinement."""
     if not os.fspath(path):
         raise InputError("is missing", name.strip(), "give its file name")
     try:
-        return read_map(path)
+        yield
     except InputError as error:
         raise InputError(error.problem, name, error.remedy) from None
 
 
 def read_on_grid(path: PathLike, name: str, particles: Particles, resample: bool) -> Tuple[np.ndarray, List[str]]:
     """A map at the pixel size of the particles, and what was done to it; InputError if it may not be resampled."""
-    volume, pixel_size = read_named(path, name)
+    with _named(path, name):
+        volume, pixel_size = read_map(path)
     expected = particles.pixel_size
     if not resample or (volume.shape == (particles.box_size,) * 3
-                        and abs(pixel_size - expected) <= PIXEL_SIZE_TOLERANCE * expected):
+                        and abs(pixel_size - expected) <= SAME_PIXEL_SIZE * expected):
         _check_box(volume, pixel_size, name, particles)
         _check_pixel_size(len(volume), pixel_size, name, particles)
         return volume, []
@@ -51,7 +60,7 @@ def read_on_grid(path: PathLike, name: str, particles: Particles, resample: bool
 def _refuse_other_length(volume: np.ndarray, pixel_size: float, name: str, particles: Particles) -> None:
     """InputError for a half-map whose box is not that of the particles at another sampling, but another box."""
     ours, theirs = particles.box_size * particles.pixel_size, len(volume) * pixel_size
-    same_pixel = abs(pixel_size - particles.pixel_size) <= PIXEL_SIZE_TOLERANCE * particles.pixel_size
+    same_pixel = abs(pixel_size - particles.pixel_size) <= SAME_PIXEL_SIZE * particles.pixel_size
     if not same_pixel and _same_length(len(volume), pixel_size, particles):
         return
     raise InputError(f"has {len(volume)} voxels of {pixel_size:.4g} Å ({theirs:.4g} Å), the particles have a box of "
@@ -104,7 +113,7 @@ def _check_box(volume: np.ndarray, pixel_size: float, name: str, particles: Part
 
 def _check_pixel_size(voxels: int, pixel_size: float, name: str, particles: Particles) -> None:
     expected = particles.pixel_size
-    if abs(pixel_size - expected) > PIXEL_SIZE_TOLERANCE * expected:
+    if abs(pixel_size - expected) > SAME_PIXEL_SIZE * expected:
         offered = name.startswith("mask") or _same_length(voxels, pixel_size, particles)
         raise InputError(f"has a pixel size of {pixel_size:.4f} Å, the particles have {expected:.4f} Å", name,
                          "set resample_maps, or correct its header if only that is wrong" if offered else

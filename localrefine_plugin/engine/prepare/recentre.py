@@ -21,13 +21,14 @@ import mrcfile
 import numpy as np
 
 from ..inputs.frames import displaced
+from ..inputs.grids import read_pixel_size
 from ..io.mrc import ImageReader, read_map, write_map
 from ..io.relion_particles import ORIGINS_ANGSTROM, ORIGINS_PX, ParticleTable, read_particles, write_star
 from ..io.resample import centred
 from ..io.run_folder import PathLike, write_atomic, write_json
 from ..io.star import StarTable
 from ..maps.mask import mask_centre
-from ..model.optics import image_shift, specimen_shift
+from ..model.optics import image_shift, several_pixel_sizes, specimen_shift
 from ..model.pose import project
 from ..progress import ProgressBar, say
 from ..records.errors import InputError
@@ -109,7 +110,7 @@ def recentre(particles: PathLike, output: PathLike, maps: Mapping[str, PathLike]
     """
     output = Path(output)
     check_output(output, "new", dict(maps, particles=particles))
-    table, parts = _checked_particles(particles)
+    table, parts = _checked_particles(particles, maps)
     volumes = _read_maps(maps, parts)
     point = _voxel(point_px, volumes.get("mask"), parts.box_size)
     new_box = parts.box_size if box is None else int(box)
@@ -138,7 +139,7 @@ def restore(particles: PathLike, output: PathLike, maps: Mapping[str, PathLike])
     """
     output = Path(output)
     check_output(output, "new", dict(maps, particles=particles))
-    table, parts = _checked_particles(particles)
+    table, parts = _checked_particles(particles, maps)
     if IMAGE not in table.particles.labels:
         raise InputError(f"has no column {IMAGE}", str(particles), "give particles that were re-centred")
     done = recentring_of(table.particles, parts.box_size)
@@ -171,10 +172,16 @@ def recentring_of(table: StarTable, box_size: int) -> Recentring:
                       found.get(BOX, np.full(n, box_size)))
 
 
-def _checked_particles(path: PathLike) -> Tuple[ParticleTable, Particles]:
-    particles, table = read_particles(path, need_half_sets=False)
-    if len({group.box_size for group in particles.optics}) > 1 or len({g.pixel_size for g in particles.optics}) > 1:
-        raise InputError("has particles of different boxes or pixel sizes", str(path), "bring them to one first")
+def _checked_particles(path: PathLike, maps: Mapping[str, PathLike]) -> Tuple[ParticleTable, Particles]:
+    """Particles of one box size; of several pixel sizes, in the frame of the maps."""
+    given = next((maps[name] for name in MAP_NAMES if maps.get(name) is not None), None)
+    frame = None if given is None else read_pixel_size(given, str(given))
+    particles, table = read_particles(path, False, frame)
+    if len({group.box_size for group in particles.optics}) > 1:
+        raise InputError("has particles of different box sizes", str(path), "bring them to one first")
+    if given is None and several_pixel_sizes(table.pixel_size):
+        raise InputError("has optics groups of several pixel sizes, and the point is in px of the half-maps", str(path),
+                         "give a map or a mask, for its pixel size")
     return table, particles
 
 
