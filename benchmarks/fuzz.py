@@ -26,12 +26,12 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import mrcfile
 import numpy as np
-from localrefine_plugin.engine.records.errors import InputError
 
 from localrefine_plugin.engine.__main__ import main as engine
 from localrefine_plugin.engine.inputs.checks import check_inputs
 from localrefine_plugin.engine.io.run_folder import RunFolder
 from localrefine_plugin.engine.prepare.arguments import read_settings
+from localrefine_plugin.engine.records.errors import InputError
 
 from .damage import damaged_mrc, damaged_settings, damaged_star
 from .page import PAGE, table, write_section

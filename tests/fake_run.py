@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any, Dict
 
 import numpy as np
-from localrefine_plugin.engine.records.motion import LearnedMotion
-from localrefine_plugin.engine.records.poses import PoseTable
 from scipion_data import blob_map, soft_ball, write_map
 from scipy.spatial.transform import Rotation
 
@@ -14,6 +12,8 @@ from localrefine_plugin.engine.align.motion_prior import about_point
 from localrefine_plugin.engine.io.run_folder import RunFolder, write_json
 from localrefine_plugin.engine.io.star import StarTable, write_star
 from localrefine_plugin.engine.merge.motion_report import motion_summary
+from localrefine_plugin.engine.records.motion import LearnedMotion
+from localrefine_plugin.engine.records.poses import PoseTable
 from localrefine_plugin.engine.records.settings import Settings
 
 BOX, PIXEL = 32, 3.0

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from localrefine_plugin.engine.records.errors import InputError
 from particle_files import BOX, PIXEL_SIZE, Inputs, radius, soft_mask, write_mrc
 from spoil import POSE, change, check, copy_row, data_of, set_row
 
 from localrefine_plugin.engine.io.relion_particles import read_particles
+from localrefine_plugin.engine.records.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 

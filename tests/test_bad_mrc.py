@@ -93,8 +93,9 @@ HALF_MAPS = {
                                           "half-map 2 .*: is identical to half-map 1", "two half-maps of one"),
     "half-map inverted": (lambda i: write_mrc(i.half_2, -data_of(i.half_1)), "identical .* contrast inverted",
                           "two half-maps"),
-    "half-map of another box": (lambda i: change(i.half_1, lambda d: d[2:, 2:, 2:]), "half-map 1 .* has 14 voxels of 2 Å \\(28 Å\\), the "
-                                "particles have a box of 16 px", "recentre (--box 14)"),
+    "half-map of another box": (lambda i: change(i.half_1, lambda d: d[2:, 2:, 2:]),
+                                "half-map 1 .* has 14 voxels of 2 Å \\(28 Å\\), the particles "
+                                "have a box of 16 px", "recentre (--box 14)"),
     "half-map of a larger box": (lambda i: change(i.half_1, lambda d: np.pad(d, 12)), "half-map 1 .* has 40 voxels .* "
                                  "another box, not another sampling", "a box of 40 px, or"),
     "half-map of half the pixel size": (lambda i: change(i.half_1, lambda d: d, 1.0),

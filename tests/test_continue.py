@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from experiments import experiment, write_inputs
-from localrefine_plugin.engine.records.errors import InputError
 from test_refine import assert_same_bits, results, temporary_folder
 
 from localrefine_plugin.engine import refine as engine
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
 from localrefine_plugin.engine.io.run_store import OF_ALIGN, OF_FINISH, OF_MERGE, STOPPING, TAKEN_AS_THEY_ARE
+from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 
 DEFAULTS = dict(max_iterations=2)

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from localrefine_plugin.engine.kernels.host import forget_peak, peak_memory_mb
-from localrefine_plugin.engine.records.errors import InputError
 
 from benchmarks.memory import TOLERANCE, measured, write_data
 from localrefine_plugin.engine.align import half_set as align
@@ -18,8 +16,10 @@ from localrefine_plugin.engine.align.reference import make_reference
 from localrefine_plugin.engine.io.mrc import ImageReader
 from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.kernels.device import CPU, HOST_WORKING_BYTES
+from localrefine_plugin.engine.kernels.host import forget_peak, peak_memory_mb
 from localrefine_plugin.engine.model.pixels import pixel_list
 from localrefine_plugin.engine.model.pose import random_rotations
+from localrefine_plugin.engine.records.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -21,13 +21,13 @@ from chain_data import (
     write_star,
 )
 from conftest import require_program
-from localrefine_plugin.engine.records.errors import InputError
 from scipion_data import PIXEL_SIZE, fill_particles, new_project, store_inputs
 
 from localrefine_plugin import convert
 from localrefine_plugin.engine.inputs import checks
 from localrefine_plugin.engine.io.star import read_star
 from localrefine_plugin.engine.io.star import write_star as write_tables
+from localrefine_plugin.engine.records.errors import InputError
 
 
 @pytest.mark.parametrize("name, version", sorted(TESTED.items()))

@@ -31,11 +31,12 @@ from ..records.settings import Settings
 from .exclude import GREY_RANGE, Excluded, exclude_unusable, exclusion_warning
 from .frames import place_mask, refuse_other_frame, same_frame_warnings
 from .grids import read_on_grid, read_pixel_size
-from .half_sets import PARITY_TEXT, parity_split, resplit
+from .half_sets import PARITY_TEXT, filament_warning, parity_split, resplit, tubes_of
 
 LEAST_BOX = 8
 ASYMMETRIC = 0.1  # symmetry.mask_symmetry_error of a symmetric mask is below 0.03
 EXTENT_IN_PRIORS = 2.0
+MATES_DEG = 15.0  # of a symmetry operator; a part that was refined before has left it by less
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,15 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     _check_optics(particles, star)
     particles, table, warnings = _in_frame_of_half_map(particles, table, half_map_1, star)
     warnings += _check_table(table, star)
+    tubes = tubes_of(table.particles)
     if settings.resplit_half_sets:
-        particles = resplit(particles, settings.seed)
+        particles = resplit(particles, settings.seed, tubes)
         warnings.append("the half-sets were split anew: the two references share particles with both of them and are "
                         "not independent, so the FSC of the first iterations is too good")
     else:
         warnings += _check_parity(particles, table, star)
-    warnings += _check_half_sets(particles, star) + _check_duplicates(particles, star)
+    warnings += _check_half_sets(particles, star) + filament_warning(tubes, particles.half_set, star)
+    warnings += _check_duplicates(particles, star, settings.symmetry)
     warnings += _check_ctf(particles, star)
     _check_stacks(particles, star)
     names = f"half-map 1 {half_map_1}", f"half-map 2 {half_map_2}", f"mask {mask}"
@@ -196,7 +199,7 @@ def _check_parity(particles: Particles, table: ParticleTable, star: str) -> List
     return [f"{star}: {PARITY_TEXT}"] if parity_split(ids, particles.half_set) else []
 
 
-def _check_duplicates(particles: Particles, star: str) -> List[str]:
+def _check_duplicates(particles: Particles, star: str, symmetry: str = "C1") -> List[str]:
     """One image twice: refused in two halves or with one pose, else taken for symmetry expansion."""
     order = np.lexsort((particles.slice, particles.stack))
     same = (np.diff(particles.stack[order]) == 0) & (np.diff(particles.slice[order]) == 0)
@@ -219,7 +222,27 @@ def _check_duplicates(particles: Particles, star: str) -> List[str]:
         pair = copies[np.flatnonzero(index.reshape(-1) == twice[0])[:2]]
         raise InputError(f"rows {_rows(*pair)} are the same image with the same pose ({int((counts - 1).sum())} "
                          "duplicates in all)", star, "remove the duplicate rows")
-    return [f"{star}: {len(first)} rows repeat an image with another pose, which is taken for symmetry expansion"]
+    between = np.swapaxes(particles.rotation[first], 1, 2) @ particles.rotation[second]
+    return ([f"{star}: {len(first)} rows repeat an image with another pose, which is taken for symmetry expansion"]
+            + _expanded_twice(between, symmetry, star))
+
+
+def _expanded_twice(between: np.ndarray, symmetry: str, star: str) -> List[str]:
+    """Warning where the rotations (n, 3, 3) from one copy of an image to the next are those of ``symmetry``."""
+    group = operators(symmetry)
+    if len(group) == 1 or np.mean(_are_mates(between, group)) <= 0.5:
+        return []
+    return [f"{star}: the particles are symmetry-expanded by {symmetry}, and the symmetry is set to {symmetry} too. "
+            "Each image is then inserted several times at the same place of the map, and the noise seems averaged over "
+            "more images than there are. Set the symmetry to C1, or give the particles from before the expansion"]
+
+
+def _are_mates(between: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """(n,) whether rotations (n, 3, 3) are those of a point group but for the motion of a part."""
+    # trace(Sᵀ R) = 1 + 2 cos of the angle between R and S
+    cosine = (np.einsum("gij,nij->ng", group[1:], between) - 1) / 2
+    near: np.ndarray = cosine.max(axis=1) > np.cos(np.deg2rad(MATES_DEG))
+    return near
 
 
 def _rows(a: int, b: int) -> str:

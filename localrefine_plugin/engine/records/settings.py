@@ -123,10 +123,10 @@ class Settings:
         False, "Set negative density of the references to zero. Off, since the zero level of a map is arbitrary and "
         "low density is lost.", kind="bool", label="Non-negative references", group=REFINEMENT, expert=True)
     resplit_half_sets: bool = setting(
-        False, "Split the particles into half-sets anew, at random; all copies of one image (symmetry expansion) "
-        "stay together. The half-maps given share particles with both new half-sets, so the references are no longer "
-        "independent and the first FSCs are too good.", kind="bool", label="Re-split half-sets", group=REFINEMENT,
-        expert=True)
+        False, "Split the particles into half-sets anew, at random. All copies of one image (symmetry expansion) and "
+        "all segments of one filament (rlnHelicalTubeID) stay together. The half-maps given share particles with both "
+        "new half-sets, so the references are no longer independent and the first FSCs are too good.",
+        kind="bool", label="Re-split half-sets", group=REFINEMENT, expert=True)
     resample_maps: bool = setting(
         False, "Half-maps and mask that have another pixel size than the particles are resampled to theirs, about the "
         "centre of the box, instead of being refused. Half-maps of another box, wider or narrower in Å, are refused "
