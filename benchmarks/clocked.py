@@ -10,10 +10,9 @@ import sys
 import time
 from types import SimpleNamespace
 
-from localrefine_plugin.engine.kernels.host import peak_memory_mb
-
 from localrefine_plugin.engine.__main__ import main
 from localrefine_plugin.engine.align import half_set as align
+from localrefine_plugin.engine.kernels.host import peak_memory_mb
 
 if __name__ == "__main__":
     align.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]

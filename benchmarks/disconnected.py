@@ -48,6 +48,7 @@ TESTS: Dict[str, str] = {
     "non_negativity": "test_references.py::test_non_negative_references",
     "resplit_half_sets": "test_before_the_run.py::test_resplitting_is_warned_of_and_mends_copies_in_both_halves",
     "resample_maps": "test_before_the_run.py::test_maps_of_another_grid_are_resampled_on_request_and_it_is_said",
+    "honour_mask_origin": "test_frames.py::test_a_mask_saved_elsewhere_is_said_and_used_unmoved_or_moved_as_set",
     "fsc_randomise_below": "test_references.py::test_randomise_threshold_reaches_the_fsc",
     "sharpen_bfactor": "test_settings_in_a_run.py::test_the_b_factor_given_is_applied_and_reported",
     "mask_mode": "test_references.py::test_dynamic_mask_is_the_one_computed_by_hand",

@@ -21,7 +21,6 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numba
 import numpy as np
-from localrefine_plugin.engine.records.errors import InputError
 
 from examples import simulate
 from localrefine_plugin.engine import refine
@@ -31,6 +30,7 @@ from localrefine_plugin.engine.kernels.fixed_point import FixedPointSums
 from localrefine_plugin.engine.kernels.insert import insert_slices
 from localrefine_plugin.engine.kernels.prefetch import Prefetch
 from localrefine_plugin.engine.kernels.slices import extract_slices, gauss_newton_sums, score_grid
+from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 
 from .measure import commit, machine

@@ -285,25 +285,33 @@ def mrc_map(file_name: str, pixel_size: float, target: str) -> str:
     """Absolute path of an MRC file with this map and this voxel size in its header.
 
     The file itself when it already is one; otherwise a float32 copy is written to ``target``. Scipion's
-    sampling rate rules: headers are often left at 1 Å or 0.
+    sampling rate rules: headers are often left at 1 Å or 0. A copy has its origin at the same voxel.
     """
     name = plain_name(file_name)
     if _readable_in_place(name, pixel_size):
         return os.path.abspath(name)
-    import mrcfile
-    with mrcfile.new(target, overwrite=True) as handle:
-        handle.set_data(np.ascontiguousarray(read_map(file_name), dtype=np.float32))
-        handle.voxel_size = pixel_size
+    from .engine.io.mrc import write_map
+    write_map(target, read_map(file_name), pixel_size, _origin(name, pixel_size))
     return os.path.abspath(target)
+
+
+def _origin(name: str, pixel_size: float) -> Optional[np.ndarray]:
+    """x, y, z in Å of the first voxel of a map, for this pixel size; None where the file does not say."""
+    if os.path.splitext(name)[1].lower() not in MAPS_READ_IN_PLACE:
+        return None
+    from .engine.io.mrc import first_voxel, open_mrc
+    with open_mrc(name) as mrc:
+        given = float(mrc.voxel_size.x) or pixel_size
+        return first_voxel(mrc, given) * (pixel_size / given)
 
 
 def read_map(file_name: str) -> np.ndarray:
     """A map as float32 [z, y, x], from any format Scipion reads."""
     name = plain_name(file_name)
     if os.path.splitext(name)[1].lower() in MAPS_READ_IN_PLACE:
-        import mrcfile
-        with mrcfile.open(name, permissive=True) as handle:
-            return np.array(handle.data, dtype=np.float32)
+        from .engine.io.mrc import map_of, open_mrc
+        with open_mrc(name) as mrc:
+            return map_of(mrc, name)
     return np.asarray(ImageHandler().read(name).getData(), dtype=np.float32)
 
 

@@ -8,12 +8,12 @@ from .engine.io.star import StarTable
 from .engine.records.errors import InputError
 
 OPTICS_ATTRIBUTE = "_rlnOpticsGroup"
+SAME_PIXEL_SIZE = 1e-3  # relative, as in the engine
 Acquisition = Tuple[float, float, float]  # kV, mm, fraction
 _ACQUISITION_LABELS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 # Columns in which the groups of one microscope may differ without their images being different.
-_GEOMETRY_AND_NAMES = ("rlnOpticsGroup", "rlnOpticsGroupName", "rlnImagePixelSize", "rlnImageSize",
-                       "rlnImageDimensionality", "rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize",
-                       "rlnMtfFileName")
+_GEOMETRY_AND_NAMES = ("rlnOpticsGroup", "rlnOpticsGroupName", "rlnImageSize", "rlnImageDimensionality",
+                       "rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize", "rlnMtfFileName")
 
 
 def acquisition_of(item: Any) -> Optional[Acquisition]:
@@ -67,10 +67,34 @@ def _columns_of_text(text: str, geometry: Dict[str, Any], default: Acquisition) 
     columns = {label: [getattr(row, label) for row in source] for label in source.getColumnNames()}
     n = len(source)
     columns.setdefault("rlnOpticsGroup", list(range(1, n + 1)))
+    pixel_sizes = _pixel_sizes(columns.get("rlnImagePixelSize", []), geometry["rlnImagePixelSize"])
     columns.update({label: [value] * n for label, value in geometry.items()})
+    columns["rlnImagePixelSize"] = pixel_sizes or columns["rlnImagePixelSize"]
     for label, value in zip(_ACQUISITION_LABELS, default):
         columns.setdefault(label, [value] * n)
     return columns
+
+
+def _pixel_sizes(given: Sequence[Any], sampling_rate: float) -> List[float]:
+    """Å of each optics group of a set of this sampling rate, for groups of several pixel sizes; [] for others.
+
+    The set's sampling rate is that of one group: the one with just this size, or else the first, as the import of
+    RELION's files takes it, of images that were scaled since.
+    """
+    sizes = [float(size) for size in given]
+    if len(sizes) < 2 or min(sizes) <= 0 or max(sizes) - min(sizes) <= SAME_PIXEL_SIZE * min(sizes):
+        return []
+    nearest = min(sizes, key=lambda size: abs(size - sampling_rate))
+    of_set = nearest if abs(nearest - sampling_rate) <= SAME_PIXEL_SIZE * sampling_rate else sizes[0]
+    return [sampling_rate * size / of_set for size in sizes]
+
+
+def changes_geometry(text: str) -> bool:
+    """Whether optics groups have magnification matrices or several pixel sizes, by the text kept with a set."""
+    if "rlnMagMat00" in text:
+        return True
+    columns = _columns_of_text(text, {"rlnImagePixelSize": 1.0}, (0.0, 0.0, 0.0))
+    return len(set(columns["rlnImagePixelSize"])) > 1
 
 
 def _numbers(ids: Sequence[int], groups: Sequence[Any], columns: Dict[str, List[Any]]) -> List[int]:

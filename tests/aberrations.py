@@ -7,11 +7,11 @@ from typing import Tuple
 
 import numpy as np
 from experiments import OPTICS, Experiment, experiment
-from localrefine_plugin.engine.records.particles import OpticsGroup
 from oracles import ctf_formula, full_frequencies
 
 from localrefine_plugin.engine.model.ctf import electron_wavelength
 from localrefine_plugin.engine.model.optics import with_beam_tilt
+from localrefine_plugin.engine.records.particles import OpticsGroup
 
 WAVELENGTH = 0.0196875  # Å at 300 kV: Reimer & Kohl, table 2.1
 ODD = (  # x, y in 1/Å; RELION's order: n, then m

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import mrcfile
 import numpy as np
-from localrefine_plugin.engine.records.particles import OpticsGroup, Particles
 from oracles import (
     Phantom,
     at_frequencies,
@@ -28,6 +27,7 @@ from scipy.spatial.transform import Rotation
 from localrefine_plugin.engine.align.half_set import align_half
 from localrefine_plugin.engine.align.search_plan import resolve, search_plan
 from localrefine_plugin.engine.model.pose import random_rotations
+from localrefine_plugin.engine.records.particles import OpticsGroup, Particles
 from localrefine_plugin.engine.records.settings import Settings
 
 OPTICS = dict(voltage_kv=300.0, spherical_aberration_mm=2.7, amplitude_contrast=0.1)

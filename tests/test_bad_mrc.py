@@ -11,11 +11,11 @@ import struct
 import mrcfile
 import numpy as np
 import pytest
-from localrefine_plugin.engine.records.errors import InputError
 from particle_files import BOX, PARTICLES, PIXEL_SIZE, Inputs, radius, soft_mask, write_mrc
 from spoil import assert_refused, change, check, data_of, put, set_header, truncate
 
 from localrefine_plugin.engine.io.mrc import ImageReader, read_map
+from localrefine_plugin.engine.records.errors import InputError
 
 # mrcfile computes the statistics of the NaN that these tests write
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:mrcfile", "ignore:invalid value:RuntimeWarning")
@@ -73,7 +73,8 @@ STACKS = {
     "stack of complex integers": (lambda i: field(i.stacks[0], MODE, 3), "a.mrcs: has MRC mode 3", "mode 2"),
     "stack of 4 bits": (lambda i: field(i.stacks[0], MODE, 101), "a.mrcs: has MRC mode 101", "mode 2"),
     "stack of volumes": (lambda i: (field(i.stacks[0], SPACE_GROUP, 401), field(i.stacks[0], 36, 2)),
-                         "a.mrcs: has 4 dimensions", "two-dimensional"),
+                         "a.mrcs: is a stack of volumes \\(3 × 2 sections, by space group 401",
+                         "two-dimensional images; if it is one"),
     "stack in gzip": (lambda i: compressed(i.stacks[0], gzip.compress), "a.mrcs: is compressed with gzip", "gunzip"),
     "stack in bzip2": (lambda i: compressed(i.stacks[0], bz2.compress), "a.mrcs: is compressed with bzip2", "bunzip2"),
     "stack that ends in its header": (lambda i: truncate(i.stacks[0], 700), "a.mrcs: is truncated or not", "copy"),
@@ -92,8 +93,13 @@ HALF_MAPS = {
                                           "half-map 2 .*: is identical to half-map 1", "two half-maps of one"),
     "half-map inverted": (lambda i: write_mrc(i.half_2, -data_of(i.half_1)), "identical .* contrast inverted",
                           "two half-maps"),
-    "half-map of another box": (lambda i: change(i.half_1, lambda d: d[2:, 2:, 2:]), "half-map 1 .* has 14 × 14 × 14",
-                                "of these particles"),
+    "half-map of another box": (lambda i: change(i.half_1, lambda d: d[2:, 2:, 2:]),
+                                "half-map 1 .* has 14 voxels of 2 Å \\(28 Å\\), the particles "
+                                "have a box of 16 px", "recentre (--box 14)"),
+    "half-map of a larger box": (lambda i: change(i.half_1, lambda d: np.pad(d, 12)), "half-map 1 .* has 40 voxels .* "
+                                 "another box, not another sampling", "a box of 40 px, or"),
+    "half-map of half the pixel size": (lambda i: change(i.half_1, lambda d: d, 1.0),
+                                        "half-map 1 .* pixel size of 1.0000", "correct the header or the STAR"),
     "half-map not cubic": (lambda i: change(i.half_1, lambda d: d[2:]), "half-map 1 .* not cubic \\(16 × 16 × 14",
                            "to a cube"),
     "half-map of another pixel size": (lambda i: change(i.half_2, lambda d: d, 1.9),
@@ -115,7 +121,17 @@ HALF_MAPS = {
     "half-map of more sections than there are": (lambda i: field(i.half_1, NZ, 64), "half-map 1 .* truncated", "copy"),
     "half-map of fewer sections": (lambda i: field(i.half_1, NZ, 8), "half-map 1 .* not cubic", "cube"),
     "half-map is a stack of volumes": (lambda i: (field(i.half_1, SPACE_GROUP, 401), field(i.half_1, 36, 8)),
-                                       "half-map 1 .* 4 dimensions", "three-dimensional"),
+                                       "half-map 1 .* is a stack of volumes \\(2 × 8 sections", "ISPG"),
+    "half-map of space group 401 with MZ 1": (lambda i: (field(i.half_1, SPACE_GROUP, 401), field(i.half_1, 36, 1)),
+                                              "half-map 1 .* stack of volumes \\(16 × 1 sections", "ISPG"),
+    "half-map of volumes with a rest": (lambda i: (field(i.half_1, SPACE_GROUP, 401), field(i.half_1, 36, 3)),
+                                        "half-map 1 .* 16 sections are no whole number of volumes of 3", "ISPG"),
+    "half-map of volumes of no section": (lambda i: (field(i.half_1, SPACE_GROUP, 401), field(i.half_1, 36, 0)),
+                                          "half-map 1 .* no whole number of volumes of 0", "ISPG"),
+    "half-map of volumes larger than itself": (lambda i: (field(i.half_1, SPACE_GROUP, 401), field(i.half_1, 36, 99)),
+                                               "half-map 1 .* no whole number of volumes of 99", "ISPG"),
+    "half-map with MZ of a stack": (lambda i: field(i.half_1, 36, 1),
+                                    "half-map 1 .* MX, MY, MZ = 16, 16, 1 .* but 16 × 16 × 16 voxels", "MX, MY and MZ"),
     "half-map of complex numbers": (lambda i: change(i.half_1, lambda d: d.astype(np.complex64)), "mode 4", "mode 2"),
     "half-map of 0 samples": (lambda i: field(i.half_1, MX, 0, 0, 0), "half-map 1 .* no pixel size", "relion"),
     "half-map with a signalling NaN for a cell": (lambda i: field(i.half_1, 40, 0x7fa00001), "half-map 1 .* no pixel",
@@ -255,7 +271,7 @@ def test_a_wrong_machine_stamp_on_a_file_of_the_other_order(inputs):
 def test_a_volume_stack_of_one_volume_is_no_map(inputs):
     write_mrc(inputs.half_1, data_of(inputs.half_1))
     field(inputs.half_1, SPACE_GROUP, 401)
-    with pytest.raises(InputError, match="4 dimensions"):
+    with pytest.raises(InputError, match="stack of volumes .1 × 16 sections"):
         read_map(inputs.half_1)
 
 

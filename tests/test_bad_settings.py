@@ -5,11 +5,11 @@ import json
 import os
 
 import pytest
-from localrefine_plugin.engine.records.errors import InputError
 from particle_files import Inputs
 from spoil import check, files_below, prepare
 
 from localrefine_plugin.engine.prepare.arguments import read_settings
+from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 
 

@@ -1,6 +1,7 @@
 """STAR files: each is read for what it says, or refused in one sentence before anything is computed."""
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 
@@ -41,6 +42,12 @@ def instead(make):
     return spoil
 
 
+def spoil_one_of_30(inputs, number, **values):
+    rows = [dict(row, **{label: "2.0" for label in values}) for row in rows_of_relion_30(inputs.rows)]
+    rows[number].update(values)
+    inputs.star.write_text(table_text(rows, ""))
+
+
 def named(image):
     return set_row(2, rlnImageName=image)
 
@@ -54,6 +61,22 @@ BAD = {
     "star is a folder": (lambda i: (i.star.unlink(), i.star.mkdir()), "particles.star: cannot be read", "STAR"),
     "star is empty": (lambda i: i.star.write_text(""), "particles.star: holds no table", "data_particles"),
     "star is binary": (lambda i: shutil.copy(i.mask, i.star), "particles.star: is not a text file", "STAR file"),
+    "star in gzip": (lambda i: i.star.write_bytes(gzip.compress(i.star.read_bytes())),
+                     "particles.star: is compressed with gzip", "gunzip"),
+    "star is a .cs file": (lambda i: np.save(str(i.star) + ".npy", np.zeros(9)) or os.replace(str(i.star) + ".npy",
+                                                                                            i.star),
+                           "particles.star: is a file of numpy", "csparc2star"),
+    "stack named .mrc": (named("000003@stacks/a.mrc"), "stacks/a.mrc' does not exist; did you mean 'stacks/a.mrcs'",
+                         "relative to"),
+    "stack named with backslashes": (named("000003@stacks\\a.mrcs"), "did you mean 'stacks/a.mrcs'", "relative to"),
+    "stack named in capitals": (named("000003@Stacks/A.MRCS"), "did you mean 'stacks/a.mrcs'", "relative to"),
+    "stack named with all of it": (named("000003@STACKS\\a.mrc:mrcs"), "did you mean 'stacks/a.mrcs'", "relative to"),
+    "stack that is nowhere": (named("000003@stacks/other.mrcs"), "other.mrcs' does not exist; image", "relative to"),
+    "3.0 with two pixel sizes": (relion_30(lambda r: r.update(rlnPixelSize="1.5")),
+                                 "pixel size of 1.5 Å by rlnPixelSize, but of 2 Å by rlnDetectorPixelSize / rlnMagn",
+                                 "correct the one that is wrong"),
+    "3.0 with two pixel sizes in one row": (lambda i: spoil_one_of_30(i, 7, rlnPixelSize="2.1"),
+                                            "row 8 .* of 2.1 Å by rlnPixelSize, but of 2 Å by", "remove its column"),
     "star is prose": (lambda i: i.star.write_text("Dear all,\n"), "particles.star: has text before", "STAR file"),
     "star without rows": (lambda i: i.star.write_text(i.star.read_text().split("000001@")[0]),
                           "particles.star: holds no particles", "at least two"),
@@ -95,7 +118,8 @@ BAD = {
                       "data_optics has no column rlnImagePixelSize", "export"),
     "pixel size 0": (replace_optics(("300 2.0", "300 0")), "data_optics gives a pixel size of 0 Å",
                      "correct rlnImagePixelSize"),
-    "several pixel sizes": (replace_optics(("200 2.0", "200 2.1")), "several pixel sizes, 2 and 2.1 Å", "one pixel"),
+    "pixel sizes far apart": (replace_optics(("200 2.0", "200 2.5")), "pixel sizes of 2 and 2.5 Å, more than 10 %",
+                              "nearly the same pixel size"),
     "several box sizes": (replace_optics(("200 2.0 16", "200 2.0 18")), "several box sizes, 16 and 18 px", "one box"),
     "box size of the STAR file": (replace_optics(("0 16 2", "0 20 2")), "a.mrcs: has images of 16 × 16 px",
                                   "extract the particles anew"),
@@ -110,7 +134,7 @@ BAD = {
     "3.0 without magnification": (relion_30(lambda r: r.pop("rlnMagnification")), "no column rlnImagePixelSize",
                                   "export"),
     "3.0 with magnification 0": (relion_30(lambda r: r.update(rlnMagnification="0")), "a pixel size of 0 Å",
-                                 "correct rlnMagnification"),
+                                 "correct rlnDetectorPixelSize / rlnMagnification"),
     "missing stack": (lambda i: i.stacks[1].unlink(), "image file 'stacks/b.mrcs' does not exist", "relative to"),
     "image number 0": (set_row(2, rlnImageName="000000@stacks/a.mrcs"), "row 3 has rlnImageName '000000@",
                        "counting from 1"),
@@ -238,6 +262,11 @@ GOOD = {
     "numbers with exponents": with_text(lambda t: t.replace("15100.0", "1.51e4").replace(" 30.0 ", " +3.E1 ")),
     "more tables": with_text(lambda t: "data_general\n\n_rlnVersion 5\n" + t + "\ndata_more\n\nloop_\n_rlnA\n1\n"),
     "origins in both units": with_text(lambda t: t.replace("_rlnClassNumber", "_rlnOriginX")),
+    "names with RELION's kind": with_text(lambda t: t.replace("a.mrcs", "a.mrcs:mrcs")),
+    "stacks named .stk, with RELION's kind": lambda i: (i.stacks[0].rename(i.folder / "stacks" / "a.stk"), with_text(
+        lambda t: t.replace("a.mrcs", "a.stk:mrcs"))(i)),
+    "3.0 with the same pixel size twice": lambda i: i.star.write_text(table_text(
+        [dict(row, rlnPixelSize="2.000001") for row in rows_of_relion_30(i.rows)], "")),
     "names with spaces": in_folder("my stacks"),
     "names not ASCII": in_folder("στοίβα Å"),
     "names with shell words": in_folder("$(touch x);`id`"),

@@ -10,15 +10,17 @@ import pytest
 from experiments import contrast_of, experiment, write_inputs
 from oracles import imaged, soft_ball
 from particle_files import PIXEL_SIZE, Inputs, radius, soft_mask, write_mrc
+from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine.align.search_plan import resolve
-from localrefine_plugin.engine.inputs.checks import check_inputs
+from localrefine_plugin.engine.inputs.checks import _check_duplicates, check_inputs
 from localrefine_plugin.engine.inputs.half_sets import resplit
 from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.resample import on_grid
 from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.io.run_store import load_particles
 from localrefine_plugin.engine.maps.fsc import five_curves
+from localrefine_plugin.engine.model.symmetry import operators
 from localrefine_plugin.engine.prepare.prepare import prepare
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
@@ -137,6 +139,85 @@ def test_particles_without_half_sets_can_be_split_anew(inputs):
     assert set(halves) == {1, 2} and abs(int((halves == 1).sum()) - int((halves == 2).sum())) <= 1
 
 
+# ------------------------------------------------------------- expanded by the symmetry that is set; filaments
+
+def expanded(n, name, off_deg=0.0, seed=2):
+    """n images once for each operator S of a group, at poses R S, each turned by about ``off_deg`` as after a
+    refinement."""
+    group = operators(name)
+    e = experiment(n)
+    copies = e.particles.take(np.repeat(np.arange(n), len(group)))
+    turned = Rotation.from_rotvec(np.random.default_rng(seed).normal(0, off_deg, (len(copies), 3)), degrees=True)
+    return replace(copies, rotation=copies.rotation @ np.tile(group, (n, 1, 1)) @ turned.as_matrix())
+
+
+@pytest.mark.parametrize("name, off_deg", [("C2", 0.0), ("C2", 4.0), ("C7", 3.0), ("D2", 3.0), ("O", 3.0)])
+def test_expanded_particles_with_the_same_symmetry_are_warned_of(name, off_deg):
+    particles = expanded(20, name, off_deg)
+    text, = [text for text in _check_duplicates(particles, "p.star", name) if "Set the symmetry to C1" in text]
+    assert f"symmetry-expanded by {name}, and the symmetry is set to {name} too" in text
+    assert not any("Set the symmetry" in text for text in _check_duplicates(particles, "p.star", "C1"))
+
+
+def test_copies_that_are_no_symmetry_mates_are_not():
+    """By an axis along x, where the symmetry that is set has its own along z."""
+    particles = expanded(20, "C2")
+    about_x = np.diag([1.0, -1.0, -1.0])
+    rotation = particles.rotation.copy()
+    rotation[1::2] = rotation[::2] @ about_x
+    assert len(_check_duplicates(replace(particles, rotation=rotation), "p.star", "C2")) == 1
+
+
+def of_filaments(inputs, tubes, halves=None, micrograph="m.mrc"):
+    for i, (row, tube) in enumerate(zip(inputs.rows, tubes)):
+        row.update(rlnHelicalTubeID=str(tube), rlnMicrographName=micrograph)
+        if halves is not None:
+            row["rlnRandomSubset"] = str(halves[i])
+    inputs.write_star()
+    return [text for text in check(inputs).warnings if "filaments (" in text]
+
+
+TUBES = [1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5]
+
+
+def test_filaments_in_both_half_sets_are_counted(inputs):
+    text, = of_filaments(inputs, TUBES)  # half-sets alternate: all but the last, of one segment
+    assert "4 of 5 filaments (rlnHelicalTubeID) have segments in both half-sets" in text and "resplit_half_sets" in text
+
+
+@pytest.mark.parametrize("tubes, halves", [
+    (TUBES, [1 + tube % 2 for tube in TUBES]),  # kept together
+    ([0] * 12, None)])                          # the column filled with 0: no filaments
+def test_filaments_kept_together_and_no_filaments_are_not_said(inputs, tubes, halves):
+    assert of_filaments(inputs, tubes, halves) == []
+
+
+def test_filaments_of_one_number_in_two_micrographs_are_two(inputs):
+    for row in inputs.rows:
+        row.update(rlnHelicalTubeID="1", rlnMicrographName=f"m{row['rlnRandomSubset']}.mrc")
+    inputs.write_star()
+    assert not [text for text in check(inputs).warnings if "filaments (" in text]
+
+
+def test_a_new_split_keeps_filaments_together_and_the_half_sets_equal(inputs):
+    of_filaments(inputs, TUBES)
+    splits = set()
+    for seed in range(8):
+        checked = check(inputs, resplit_half_sets=True, seed=seed)
+        half = checked.particles.half_set
+        assert not [text for text in checked.warnings if "filaments (" in text]
+        assert all(len(set(half[np.array(TUBES) == tube])) == 1 for tube in TUBES)
+        assert abs(int((half == 1).sum()) - int((half == 2).sum())) <= 1  # 4, 3, 2, 2 and 1 segments
+        splits.add(tuple(half))
+    assert len(splits) > 1
+
+
+def test_one_filament_cannot_be_split(inputs):
+    of_filaments(inputs, [1] * 12)
+    with pytest.raises(InputError, match="all segments are of one filament"):
+        check(inputs, resplit_half_sets=True)
+
+
 # ------------------------------------------------------------- other grids
 
 @pytest.mark.parametrize("box, pixel_size", ((24, PIXEL_SIZE * 16 / 24), (20, 1.7), (12, 2.6)))
@@ -155,6 +236,26 @@ def test_maps_of_another_grid_are_resampled_on_request_and_it_is_said(inputs, bo
     inside = radius(16) < 5
     np.testing.assert_allclose(checked.maps[0][inside], blob(16, PIXEL_SIZE, 5.0)[inside], atol=0.03)
     np.testing.assert_allclose(checked.mask[inside], blob(16, PIXEL_SIZE, 5.5)[inside], atol=0.03)
+
+
+@pytest.mark.parametrize("box, pixel_size", [(20, PIXEL_SIZE), (40, PIXEL_SIZE), (12, PIXEL_SIZE), (20, 1.0),
+                                             (20, 3.0)])
+def test_half_maps_of_another_box_are_no_matter_of_sampling(inputs, box, pixel_size):
+    """Cut or padded to the box of the particles they would be of another object, and resolve what they do not show."""
+    for path in (inputs.half_1, inputs.half_2):
+        data = np.random.default_rng(3).standard_normal((box,) * 3) + np.exp(-(radius(box) / 5) ** 2)
+        write_mrc(path, data.astype(np.float32), pixel_size)
+    for resample in (False, True):
+        with pytest.raises(InputError, match="another box, not another sampling") as caught:
+            check(inputs, resample_maps=resample)
+        assert "resample_maps" not in str(caught.value)
+
+
+def test_a_mask_that_does_not_fit_into_the_box_is_refused(inputs):
+    wide = np.clip(15 - radius(40), 0, 4) / 4
+    write_mrc(inputs.mask, wide.astype(np.float32), PIXEL_SIZE)
+    with pytest.raises(InputError, match=r"does not fit into the box of the particles \(16 px of 2 Å\): \d\d % of it"):
+        check(inputs, resample_maps=True)
 
 
 def test_same_grid_is_left_alone():

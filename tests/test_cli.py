@@ -9,13 +9,13 @@ import types
 
 import numpy as np
 import pytest
-from localrefine_plugin.engine.records.errors import InputError
 from particle_files import Inputs
 
 from localrefine_plugin import engine
 from localrefine_plugin.engine import __main__ as cli
 from localrefine_plugin.engine.finish.report import build_report
 from localrefine_plugin.engine.io.run_folder import RunFolder, write_json
+from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from conftest import require_program
 from experiments import OPTICS, experiment, write_inputs
-from localrefine_plugin.engine.records.particles import OpticsGroup
 from oracles import angle_between_deg, shell_correlation
 from relion_files import read_poses, write_map, write_star
 
 from localrefine_plugin.engine.io.run_folder import read_json
+from localrefine_plugin.engine.records.particles import OpticsGroup
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
 

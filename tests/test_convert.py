@@ -7,12 +7,12 @@ import mrcfile
 import numpy as np
 import pytest
 from conftest import REQUIRE_OPTIONAL, _missing, require_xmipp
-from localrefine_plugin.engine.records.errors import InputError
 from scipion_data import PIXEL_SIZE, fill_particles, make_acquisition, random_transforms, soft_ball, volume, write_map
 
 from localrefine_plugin import convert
 from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.io.star import StarTable, read_star, write_star
+from localrefine_plugin.engine.records.errors import InputError
 
 OPTICS = """
 data_optics
@@ -145,6 +145,20 @@ def test_optics_groups_of_the_set_travel_with_current_geometry(tmp_path, stack):
     assert [float(v) for v in columns["rlnImagePixelSize"]] == [PIXEL_SIZE, PIXEL_SIZE]
     assert columns["rlnImageSize"] == ["16", "16"]
     assert tables(star)["particles"].texts(["rlnOpticsGroup"])["rlnOpticsGroup"][:4] == ["1", "2", "1", "2"]
+
+
+@pytest.mark.parametrize("in_text, sampling_rate, written", [
+    ((2.0, 2.04), 2.0, (2.0, 2.04)),      # as imported: the set has the first group's
+    ((2.0, 2.04), 2.04, (2.0, 2.04)),     # or the second's
+    ((2.0, 2.04), 4.0, (4.0, 4.08)),      # images that were binned since
+    ((1.0, 1.0), 2.0, (2.0, 2.0))])       # one size, said before binning
+def test_pixel_sizes_of_merged_sessions_keep_their_ratio(tmp_path, stack, in_text, sampling_rate, written):
+    text = OPTICS.replace("0.100000 1.500000", f"0.1 {in_text[0]}").replace("0.070000 1.500000", f"0.07 {in_text[1]}")
+    particles = fill_particles(new_set(tmp_path), stack, random_transforms(12, seed=5), sampling_rate, optics=text)
+    star = str(tmp_path / "particles.star")
+    convert.write_particles(particles, star, str(tmp_path))
+    found = tables(star)["optics"].texts(["rlnImagePixelSize"])["rlnImagePixelSize"]
+    assert [float(size) for size in found] == pytest.approx(written, rel=1e-6)
 
 
 def test_without_optics_groups_there_is_one_per_acquisition(tmp_path, stack):

@@ -8,12 +8,12 @@ import mrcfile
 import numpy as np
 import pytest
 from conftest import require_program
-from localrefine_plugin.engine.records.particles import OpticsGroup, Particles
 from oracles import at_frequencies, centred_transform, ctf_formula, full_frequencies
 from relion_files import write_map, write_star
 
 from localrefine_plugin.engine.model import ctf
 from localrefine_plugin.engine.model.pixels import half_plane_frequencies
+from localrefine_plugin.engine.records.particles import OpticsGroup, Particles
 
 BOX, PIXEL_SIZE = 32, 3.0
 OPTICS = (OpticsGroup("a", 300.0, 2.7, 0.1, PIXEL_SIZE, BOX), OpticsGroup("b", 200.0, 1.4, 0.07, PIXEL_SIZE, BOX))

@@ -141,7 +141,8 @@ REFINEMENTS = {
         prior_shift_angstrom=3.0, symmetry="C2", allow_asymmetric_mask=True, recenter_rotations=True,
         recenter_shifts=True, marginalize=False, non_negativity=True, resplit_half_sets=True, subtract=True,
         fulcrum="box", max_align_resolution_angstrom=10.0)}
-BEFORE_OR_AFTER = {"resample_maps", "fsc_randomise_below", "sharpen_bfactor", "seed"}  # on the host
+# on the host
+BEFORE_OR_AFTER = {"resample_maps", "honour_mask_origin", "fsc_randomise_below", "sharpen_bfactor", "seed"}
 
 
 def test_every_setting_is_in_a_refinement_on_the_stand_in():

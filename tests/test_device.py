@@ -4,17 +4,18 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from gpu.driver import Driver
 from gpu.fixtures import install
-from localrefine_plugin.engine.records.errors import InputError
 
 from localrefine_plugin.engine import refine as refine_module
 from localrefine_plugin.engine.kernels import device as device_module
 from localrefine_plugin.engine.kernels.batches import in_batches
 from localrefine_plugin.engine.kernels.device import CPU, Device, array_module, choose_device, to_host
+from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 
 
@@ -81,6 +82,18 @@ def test_what_is_wrong_with_the_driver_is_said(driver, cupy, machine, word, said
     driver(**machine)
     assert said in refusal(word).problem
     assert choose_device("auto").word == "cpu" or word == "cuda:2"
+
+
+def test_what_cupy_calls_experimental_is_not_said_to_users(driver, cupy):
+    """The sentence of cupy._util.experimental, which CuPy 12 and 13 say at every `Device.release`."""
+    driver()
+    experimental = "{} is experimental. The interface can change in the future."
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        choose_device("cuda")
+        warnings.warn(experimental.format("cupy.fft.cache.clear_plan_cache"), FutureWarning, stacklevel=1)
+        warnings.warn(experimental.format("cupy.other"), FutureWarning, stacklevel=1)
+    assert [str(warning.message) for warning in caught] == [experimental.format("cupy.other")]
 
 
 def test_hidden_cards_are_explained(driver, monkeypatch):

@@ -9,12 +9,12 @@ import mrcfile
 import numpy as np
 import pytest
 from experiments import experiment, inputs_of, write_inputs
-from localrefine_plugin.engine.records.errors import InputError
 from relion_files import write_star
 
 from localrefine_plugin.engine import refine
 from localrefine_plugin.engine.inputs.checks import check_inputs
 from localrefine_plugin.engine.io.run_folder import read_json
+from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:mrcfile", "ignore:invalid value:RuntimeWarning")

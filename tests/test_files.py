@@ -10,7 +10,6 @@ import mrcfile
 import numpy as np
 import pytest
 from conftest import require_program
-from localrefine_plugin.engine.records.errors import InputError
 from particle_files import (
     BOX,
     OPTICS,
@@ -27,6 +26,7 @@ from particle_files import (
 from localrefine_plugin.engine.io import star
 from localrefine_plugin.engine.io.mrc import ImageReader, read_map, write_map
 from localrefine_plugin.engine.io.relion_particles import read_particles, write_particles
+from localrefine_plugin.engine.records.errors import InputError
 
 
 @pytest.fixture

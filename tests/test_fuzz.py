@@ -4,10 +4,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from localrefine_plugin.engine.records.errors import InputError
 
 from benchmarks import fuzz
 from localrefine_plugin.engine.io.relion_particles import read_particles
+from localrefine_plugin.engine.records.errors import InputError
 
 CASES = 300
 

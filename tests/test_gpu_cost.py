@@ -4,7 +4,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gpu.fixtures import STAND_IN, install
-from localrefine_plugin.engine.records.errors import InputError
 from test_cupy_engine import BOX, RESOLUTION, aligned, assert_same, small_experiment
 
 from localrefine_plugin.engine.align import half_set as align_module
@@ -14,6 +13,7 @@ from localrefine_plugin.engine.align.search_plan import grid_of
 from localrefine_plugin.engine.kernels import batches
 from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.model.pixels import pixel_list
+from localrefine_plugin.engine.records.errors import InputError
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import mrcfile
 import numpy as np
 import pytest
 from experiments import experiment, inputs_of, write_inputs
-from localrefine_plugin.engine.records.errors import InputError
 
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
+from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import align, merge, prepare, refine
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from localrefine_plugin.engine.records.errors import InputError
 from map_phantoms import ball, density
 
 from localrefine_plugin.engine.maps import mask as masks
+from localrefine_plugin.engine.records.errors import InputError
 
 
 @pytest.mark.parametrize("n", (40, 41))

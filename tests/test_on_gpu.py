@@ -4,7 +4,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from experiments import experiment, write_inputs
-from localrefine_plugin.engine.records.errors import InputError
 
 from localrefine_plugin.engine import refine as refine_module
 from localrefine_plugin.engine.io.mrc import read_map
@@ -12,6 +11,7 @@ from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.kernels import prefetch
 from localrefine_plugin.engine.kernels.device import choose_device
 from localrefine_plugin.engine.kernels.prefetch import Prefetch
+from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.workers.selftest import selftest
 

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from aberrations import NONE, STRONG, Aberrations, aberrated, image_shifts, model, star_columns
 from conftest import require_program
-from localrefine_plugin.engine.records.errors import InputError
-from localrefine_plugin.engine.records.particles import NO_DISTORTION
 from oracles import at_frequencies, centred_transform
 from particle_files import Inputs, rows_of_relion_30, table_text
 from relion_files import table, write_map, write_star
@@ -23,6 +21,8 @@ from localrefine_plugin.engine.io.star import read_star
 from localrefine_plugin.engine.model.optics import aberration_phase
 from localrefine_plugin.engine.model.pixels import half_plane_frequencies
 from localrefine_plugin.engine.prepare.recentre import recentre, restore
+from localrefine_plugin.engine.records.errors import InputError
+from localrefine_plugin.engine.records.particles import NO_DISTORTION
 
 BOX, PIXEL_SIZE = 16, 4.0
 

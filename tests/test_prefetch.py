@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from gpu.fixtures import install
 from gpu.streams import Event, Stream
-from localrefine_plugin.engine.records.errors import InputError
 
 from localrefine_plugin.engine.kernels import prefetch
 from localrefine_plugin.engine.kernels.device import CPU, Device, to_host
 from localrefine_plugin.engine.kernels.prefetch import Prefetch
+from localrefine_plugin.engine.records.errors import InputError
 
 BOX, COUNT = 6, 23
 IMAGES = np.random.default_rng(1).standard_normal((COUNT, BOX, BOX)).astype(np.float32)

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 from chain_data import BOX, Arrived, N, angles_and_origins, images, known, new_set, plugin
-from localrefine_plugin.engine.records.errors import InputError
 from scipion_data import PIXEL_SIZE, fill_particles, make_acquisition, new_project, soft_ball, store_inputs, write_map
 
+from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.protocols import input_errors
 
 # ---------------------------------------------------------------- Xmipp

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from conftest import require_program
 from experiments import contrast_of, experiment, write_inputs
-from localrefine_plugin.engine.records.errors import InputError
 from oracles import angle_between_deg, imaged, shell_correlation, soft_ball
 from relion_files import read_columns, read_poses, write_map
 
@@ -19,6 +18,7 @@ from localrefine_plugin.engine import refine
 from localrefine_plugin.engine.__main__ import main
 from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.prepare import recentre as engine
+from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 
 BOX, PIXEL = 32, 4.0

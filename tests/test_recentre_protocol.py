@@ -147,17 +147,19 @@ def test_poses_refined_in_between_come_back(project, there):
     np.testing.assert_allclose(seen, first[:, :2, 3] + rolls, atol=1e-5)
 
 
-def test_the_way_back_follows_the_magnification_matrix(project, tmp_path):
-    """Group 1 of two has a matrix M: v lies at Mᵀ(P R v) + t, in closed form, and comes back to where it was."""
+@pytest.mark.parametrize("other", [1.0, 1.03])
+def test_the_way_back_follows_magnification_matrix_and_pixel_size(project, tmp_path, other):
+    """Group 1 of two has a matrix, group 2 pixels ``other`` times as large: in closed form v lies at Mᵀ(P R v) / f + t
+    in px of its image, and comes back to where it was."""
     from pwem.objects import Transform
     from pyworkflow.object import Integer, String
 
     from localrefine_plugin.engine.prepare import recentre
     from localrefine_plugin.protocols.protocol_recentre import RestoredItems
-    sheared = np.array([[1.02, 0.01], [-0.01, 0.97]])
+    sheared, factor = np.array([[1.02, 0.01], [-0.01, 0.97]]), {1: 1.0, 0: other}
     optics = "\ndata_optics\n\nloop_\n_rlnOpticsGroupName #1\n_rlnOpticsGroup #2\n" + "".join(
         f"_rlnMagMat{i}{j} #{3 + 2 * i + j}\n" for i in (0, 1) for j in (0, 1)) + (
-        "one 1 1.02 0.01 -0.01 0.97\ntwo 2 1 0 0 1\n\n")
+        f"_rlnImagePixelSize #7\none 1 1.02 0.01 -0.01 0.97 3.0\ntwo 2 1 0 0 1 {3.0 * other}\n\n")
     first, roll = random_transforms(6, 8), np.array([3, -4])
     stack = write_map(tmp_path / "images.mrcs", np.random.default_rng(0).standard_normal((6, 16, 16)), stack=True)
     made = store_inputs(project, {"outputParticles": lambda p: fill_particles(
@@ -166,17 +168,19 @@ def test_the_way_back_follows_the_magnification_matrix(project, tmp_path):
     project.saveProtocol(protocol)
     protocol.makePathsAndClean()
     (tmp_path.cwd() / protocol._folder()).mkdir()
-    distortions = protocol._distortions()
-    np.testing.assert_allclose([distortions[number] for number in (1, 2)], [sheared, np.eye(2)])
+    distortions, scales = protocol._distortions()
+    np.testing.assert_allclose([distortions[number] for number in (1, 2)], [sheared, np.eye(2) / other])
     for number, item in items(made.outputParticles).items():
+        f, m = factor[number % 2], sheared if number % 2 else np.eye(2)
         before = np.linalg.inv(item.getTransform().getMatrix())
         after = before.copy()
-        after[:2, 3] += distortions[number].T @ before[:2, :3] @ POINT - roll
+        in_image = before[:2, 3] / f + m.T @ before[:2, :3] @ POINT / f - roll  # px of the image
+        after[:2, 3] = in_image * f  # px of the set
         item.setTransform(Transform(matrix=np.linalg.inv(after)))
         for label, value in zip((*recentre.POINT, *recentre.ROLL, recentre.BOX), (*POINT, *roll, BOX)):
             setattr(item, "_" + label, Integer(int(value)))
         setattr(item, "_" + recentre.IMAGE, String(f"000001@{stack}"))
-        RestoredItems(distortions).update(item)
+        RestoredItems(distortions, scales).update(item)
         np.testing.assert_allclose(np.linalg.inv(item.getTransform().getMatrix()), before, atol=1e-9)
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from localrefine_plugin.engine.records.errors import InputError
 from map_phantoms import atoms, ball, density, half_maps
 from scipy.spatial import cKDTree
 
@@ -14,6 +13,7 @@ from localrefine_plugin.engine.maps import reference_filter as refs
 from localrefine_plugin.engine.maps.fsc import five_curves, fsc
 from localrefine_plugin.engine.merge.merge import curves_in_mask
 from localrefine_plugin.engine.model.fourier import apply_shell_filter
+from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 
 BOX, PIXEL = 48, 3.0

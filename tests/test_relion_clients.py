@@ -8,7 +8,6 @@ import mrcfile
 import numpy as np
 import pytest
 from conftest import require_program
-from localrefine_plugin.engine.records.errors import InputError
 from relion_files import read_poses
 from scipion_data import soft_ball
 
@@ -16,6 +15,7 @@ from examples import evaluate, simulate
 from localrefine_plugin.engine.inputs.checks import check_inputs
 from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.io.star import read_star, write_star
+from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from gpu.fixtures import STAND_IN, install
 from gpu.streams import Stream
-from localrefine_plugin.engine.records.errors import InputError
 
 from localrefine_plugin.engine import __main__ as command_line
 from localrefine_plugin.engine.kernels import cuda
 from localrefine_plugin.engine.kernels import device as device_module
 from localrefine_plugin.engine.kernels.device import CPU
+from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.workers import selftest as selftest_module
 from localrefine_plugin.engine.workers.selftest import Check, ensure_tested, selftest
 

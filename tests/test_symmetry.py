@@ -6,10 +6,10 @@ import subprocess
 import mrcfile
 import numpy as np
 import pytest
-from localrefine_plugin.engine.records.errors import InputError
 from map_phantoms import atoms, ball, density
 
 from localrefine_plugin.engine.model import symmetry
+from localrefine_plugin.engine.records.errors import InputError
 
 ORDERS = {"C1": 1, "C2": 2, "c7": 7, "C13": 13, "D1": 2, "D2": 4, "D3": 6, "D11": 22, "T": 12, "O": 24,
           "I": 60, "I1": 60, "I2": 60, "I3": 60, "I4": 60}

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 from conftest import require_program
 from gpu.fixtures import folder
-from localrefine_plugin.engine.records.errors import InputError
 from pyworkflow.protocol.constants import VOID_GPU
 from pyworkflow.protocol.executor import QueueStepExecutor, StepExecutor
 from pyworkflow.protocol.protocol import anonimizeGPUs
@@ -22,6 +22,8 @@ from localrefine_plugin.engine.__main__ import main
 from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
 from localrefine_plugin.engine.io.run_store import load_particles
+from localrefine_plugin.engine.records.errors import InputError
+from localrefine_plugin.engine.workers import two_gpus
 from localrefine_plugin.engine.workers.two_gpus import align_side_by_side
 from localrefine_plugin.protocols import ProtLocalRefine
 
@@ -91,6 +93,23 @@ def test_a_half_that_was_killed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda command: ended)
     with pytest.raises(InputError, match="half-set 1 and 2 was stopped from outside"):
         align_side_by_side(str(tmp_path / "run"), 3, ["cuda:0", "cuda:1"], 2)
+
+
+def test_ctrl_c_stops_both_and_they_say_nothing_themselves(tmp_path, monkeypatch):
+    """The terminal sends it to all three. The second child sees that it is deaf to it, then sends it to its parent."""
+    code = ("import os, signal, sys, time; deaf = signal.getsignal(signal.SIGINT) == signal.SIG_IGN; "
+            "deaf and sys.argv[1] == '2' and os.kill(os.getppid(), signal.SIGINT); time.sleep(600 if deaf else 0)")
+    started = []
+
+    def popen(*arguments):
+        started.append(subprocess.Popen(*arguments))
+        return started[-1]
+    monkeypatch.setattr(two_gpus, "subprocess", SimpleNamespace(Popen=popen))
+    monkeypatch.setattr(two_gpus, "align_command", lambda run, k, half, *_: [sys.executable, "-c", code, str(half)])
+    with pytest.raises(KeyboardInterrupt):
+        align_side_by_side(str(tmp_path), 1, ("cuda:0", "cuda:1"), 2)
+    assert [child.returncode for child in started] == [-signal.SIGTERM] * 2
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 @pytest.mark.parametrize("devices", ["cuda:0,cuda:0", "cpu,cuda:0", "cuda:0,cuda:1,cuda:2", "cuda,cuda:1"])

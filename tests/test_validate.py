@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from experiments import experiment, write_inputs
 from fake_run import fake_run
-from localrefine_plugin.engine.records.errors import InputError
-from localrefine_plugin.engine.records.poses import PoseTable
 from oracles import soft_ball
 from relion_files import write_map
 
@@ -21,6 +19,8 @@ from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_
 from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.maps.fsc import FscCurves, fsc
 from localrefine_plugin.engine.model.pose import exp_map, random_rotations
+from localrefine_plugin.engine.records.errors import InputError
+from localrefine_plugin.engine.records.poses import PoseTable
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
 from localrefine_plugin.engine.validate import null_tests, validate

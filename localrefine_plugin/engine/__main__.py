@@ -14,23 +14,44 @@ import traceback
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+from .startup import discard_output, find_compiler_cache, open_streams
+
 PROGRAM = "python -m localrefine_plugin.engine"
 THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 # The matrices given to BLAS and LAPACK are small, and with more threads their last bits may differ (OpenBLAS 0.3.21)
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+COMPILED = ("refine", "prepare", "align", "merge", "finish", "validate", "recentre", "selftest")
+STOPPED = 130  # as a shell calls a program that Ctrl-C ended
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run one verb; the exit status: 0, or 1 after one sentence on standard error."""
-    options = parser().parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):  # a log in another encoding must not stop a run at an Å
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace", line_buffering=True)
+    """Run one verb; the exit status: 0, or 1 after one sentence on standard error, or 130 after Ctrl-C."""
+    open_streams()
+    options = argparse.Namespace(verb="")
+    try:
+        try:
+            options = parser().parse_args(arguments)
+            status = _run(options)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        return _unheard(options)
+    except KeyboardInterrupt:
+        print("stopped" + _how_to_go_on(options), file=sys.stderr)
+        return STOPPED
+    return status
+
+
+def _run(options: argparse.Namespace) -> int:
     if hasattr(options, "threads"):
         options.threads = options.threads or available_cores()
         if "numba" not in sys.modules:  # numba refuses another number once it runs
             os.environ.update({name: str(options.threads) for name in THREAD_VARIABLES})
             os.environ.update({name: "1" for name in BLAS_VARIABLES})
+    note = find_compiler_cache() if options.verb in COMPILED and "numba" not in sys.modules else ""
+    if note:
+        print(note, file=sys.stderr)
     from .prepare.arguments import OutputError
     from .records.errors import InputError
     try:
@@ -42,6 +63,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except MemoryError:
         memory = InputError("there is not enough memory", "computation", "use another machine or a smaller box")
         return _fail(str(memory), options, memory.as_dict())
+    except BrokenPipeError:
+        raise
     except OSError as failure:
         system = InputError(failure.strerror or str(failure), str(failure.filename or "a file"),
                             "check free space and permissions, then continue the run")
@@ -49,6 +72,21 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except Exception as failure:
         return _fail_unexpected(options, failure)
     return 0
+
+
+def _unheard(options: argparse.Namespace) -> int:
+    """The reader of standard output has gone: `report RUN | head`. Only a computation says that it ended there."""
+    discard_output(1)
+    return _fail("the reader of standard output has gone" + _how_to_go_on(options)) if _how_to_go_on(options) else 1
+
+
+def _how_to_go_on(options: argparse.Namespace) -> str:
+    if options.verb in ("refine", "prepare"):
+        instead = " instead of --overwrite" if options.mode == "overwrite" else ""
+        return f"; to go on, give the same command with --continue{instead}"
+    if options.verb in ("align", "merge", "finish", "validate"):
+        return "; to go on, give the same command again"
+    return ""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -109,7 +147,7 @@ def _add_recentring(verb: argparse.ArgumentParser) -> None:
                        ("half-map-1", "half-map"), ("half-map-2", "half-map")):
         verb.add_argument("--" + name, metavar="MRC", help=text + " to be moved along")
     verb.add_argument("--point", type=_point, metavar="X,Y,Z", help="px from the corner of the box")
-    verb.add_argument("--box", type=_threads, metavar="N", help="crop images and maps to this many px")
+    verb.add_argument("--box", type=_box, metavar="N", help="crop images and maps to this many px")
     verb.add_argument("--undo", action="store_true", help="bring re-centred particles and maps back, with the poses "
                       "they have now and the images from before")
 
@@ -145,6 +183,12 @@ def _devices(text: str) -> str:
 def _threads(text: str) -> int:
     if not re.fullmatch(r"\d{1,4}", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of threads")
+    return int(text)
+
+
+def _box(text: str) -> int:
+    if not re.fullmatch(r"\d{1,4}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not the size of a box in px")
     return int(text)
 
 
@@ -313,7 +357,10 @@ def _fail(sentence: str, options: Optional[argparse.Namespace] = None, content: 
             write_json(RunFolder(folder).error, dict(texts, command=_command(options)))
         except (OSError, ValueError):
             pass  # the sentence on standard error is all that is left
-    print("error: " + " ".join(sentence.split()), file=sys.stderr)
+    try:
+        print("error: " + " ".join(sentence.split()), file=sys.stderr)
+    except BrokenPipeError:
+        discard_output(2)
     return 1
 
 

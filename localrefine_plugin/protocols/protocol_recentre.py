@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import pyworkflow.protocol.params as params
@@ -137,26 +137,30 @@ class ProtLocalRecentre(ProtProcessParticles):
     def _output_particles(self) -> SetOfParticles:
         source = self.inputParticles.get()
         update = RecentredItems(self._folder("particles.star"), source.getSamplingRate()).update \
-            if self.direction.get() == THERE else RestoredItems(self._distortions()).update
+            if self.direction.get() == THERE else RestoredItems(*self._distortions()).update
         particles = self._createSetOfParticles()
         particles.copyInfo(source)
         particles.setAlignmentProj()
         particles.copyItems(source, updateItemCallback=update, doClone=False)
         return particles
 
-    def _distortions(self) -> Dict[int, np.ndarray]:
-        """Magnification matrix (2, 2) by object id; {} where no optics group has one."""
+    def _distortions(self) -> Tuple[Dict[int, np.ndarray], Dict[int, float]]:
+        """By object id: magnification matrix (2, 2), {} where no optics group has one, and how many px of its own image
+        are one px of the set."""
         from ..convert import particles_table, write_particles
+        from ..convert_optics import changes_geometry
         from ..engine.io.relion_particles import read_particles
         source = self.inputParticles.get()
         text = getattr(source.getAcquisition(), "opticsGroupInfo", None)
-        if text is None or "rlnMagMat00" not in (text.get() or ""):
-            return {}
-        star = self._folder("input.star")
+        if text is None or not text.get() or not changes_geometry(text.get()):
+            return {}, {}
+        star, pixel_size = self._folder("input.star"), float(source.getSamplingRate())
         write_particles(source, star, self._folder("stacks"))
-        matrices = read_particles(star, need_half_sets=False)[1].distortion
-        ids = particles_table(star).texts(["rlnImageId"])["rlnImageId"]
-        return {} if matrices is None else {int(number): matrix for number, matrix in zip(ids, matrices)}
+        table = read_particles(star, need_half_sets=False, pixel_size=pixel_size)[1]
+        if table.distortion is None:
+            return {}, {}
+        ids = [int(number) for number in particles_table(star).texts(["rlnImageId"])["rlnImageId"]]
+        return dict(zip(ids, table.distortion)), dict(zip(ids, (pixel_size / table.pixel_size).tolist()))
 
     def _output_map(self, source: Volume, name: str, volume: Volume) -> Volume:
         """The moved map; its origin keeps the density where it was in space."""
@@ -275,15 +279,16 @@ class RestoredItems:
     Parameters
     ----------
     distortions : magnification matrix (2, 2) by object id, where there are any.
+    scales : px of the item's own image in a px of the set, by object id, where they differ.
     """
 
-    def __init__(self, distortions: Dict[int, np.ndarray]):
-        self._distortions = distortions
+    def __init__(self, distortions: Dict[int, np.ndarray], scales: Dict[int, float]):
+        self._distortions, self._scales = distortions, scales
 
     def update(self, item: Any, _row: Any = None) -> None:
         """Give the item its first image back, with the pose it has now (a callback of copyItems).
 
-        Scipion's matrix T = inv([R | t]): M = inv(T) has R in M[:3, :3] and t, in px of the image, in M[:2, 3].
+        Scipion's matrix T = inv([R | t]): M = inv(T) has R in M[:3, :3] and t, in px of the set, in M[:2, 3].
         """
         done = done_to(item)
         if done is None:
@@ -292,9 +297,10 @@ class RestoredItems:
         distortion = None if distortion is None else distortion[None]
         matrix = np.linalg.inv(np.asarray(item.getTransform().getMatrix(), dtype=float))
         point, roll = (np.array([[done[label] for label in labels]]) for labels in (recentre.POINT, recentre.ROLL))
-        shift = recentre.restored_shifts(matrix[None, :3, :3], specimen_shift(matrix[None, :2, 3], distortion), point,
-                                         roll, distortion)
-        matrix[:2, 3] = image_shift(shift, distortion)[0]
+        scale = self._scales.get(item.getObjId(), 1.0)
+        now = specimen_shift(scale * matrix[None, :2, 3], distortion)
+        shift = recentre.restored_shifts(matrix[None, :3, :3], now, point, roll, distortion)
+        matrix[:2, 3] = image_shift(shift, distortion)[0] / scale
         item.setTransform(Transform(matrix=np.linalg.inv(matrix)))
         item.setLocation(*location(item.getAttributeValue("_" + recentre.IMAGE)))
         for label in (*NUMBERS, recentre.IMAGE):

@@ -185,13 +185,11 @@ def read_fsc(path: Path) -> Optional[Dict[str, np.ndarray]]:
 
 
 def read_map(path: Path) -> Optional[np.ndarray]:
-    import mrcfile
+    from ..engine.io.mrc import read_map as read
     try:
-        with mrcfile.open(path, permissive=True) as handle:
-            data = None if handle.data is None else np.array(handle.data, dtype=np.float32)
+        return read(path)[0]
     except Exception:  # as above: truncated header, truncated data, wrong file
         return None
-    return data if data is not None and data.ndim == 3 else None
 
 
 def resolution(content: Dict[str, Any], curve: str = "corrected", threshold: str = "0.143") -> Optional[float]:

@@ -122,7 +122,8 @@ def write_final_particles(run: RunFolder, iteration: int) -> None:
         extra["rlnRandomSubset"] = particles.half_set
     if given.resolved.per_particle_scale:
         extra["lrScale"] = scale
-    _, table = read_particles(given.particles, need_half_sets=False)  # checked at the start
+    # the file was checked at the start
+    _, table = read_particles(given.particles, need_half_sets=False, pixel_size=given.pixel_size)
     if len(table.pixel_size) != len(particles):
         raise InputError(f"has {len(table.pixel_size)} particles, and had {len(particles)} when the run began",
                          given.particles, "put the old file back, or start a new run")

@@ -5,31 +5,39 @@ not, is a warning.
 """
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import List, Sequence, Tuple
 
 import numpy as np
 
-from ..io.mrc import open_mrc, read_map, stack_shape
-from ..io.relion_particles import BEAM_TILT, DISTORTION, ZERNIKE, ParticleTable, read_particles
-from ..io.resample import on_grid, refuse_other_frame
+from ..io.mrc import open_mrc, stack_shape
+from ..io.relion_particles import (
+    BEAM_TILT,
+    DISTORTION,
+    FARTHEST_PIXEL_SIZE,
+    ZERNIKE,
+    ParticleTable,
+    in_frame,
+    read_particles,
+)
 from ..io.run_folder import PathLike
 from ..maps.fsc import fsc, resolution_at
 from ..maps.mask import check_mask
+from ..model.optics import several_pixel_sizes
 from ..model.symmetry import mask_symmetry_error, operators
 from ..records.errors import InputError
 from ..records.particles import Particles
 from ..records.run_input import Excluded
 from ..records.settings import Settings
 from .exclude import GREY_RANGE, exclude_unusable, exclusion_warning
-from .half_sets import PARITY_TEXT, parity_split, resplit
+from .frames import place_mask, refuse_other_frame, same_frame_warnings
+from .grids import read_on_grid, read_pixel_size
+from .half_sets import PARITY_TEXT, filament_warning, parity_split, resplit, tubes_of
 
 LEAST_BOX = 8
 ASYMMETRIC = 0.1  # symmetry.mask_symmetry_error of a symmetric mask is below 0.03
 EXTENT_IN_PRIORS = 2.0
-PIXEL_SIZE_TOLERANCE = 1e-3
-"""Relative: a quarter of a pixel at the edge of a box of 512. Headers in 32-bit floats round a thousand times finer."""
+MATES_DEG = 15.0  # of a symmetry operator; a part that was refined before has left it by less
 
 
 @dataclass(frozen=True)
@@ -62,22 +70,29 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     star = str(particles_star)
     particles, table = read_particles(particles_star, need_half_sets=not settings.resplit_half_sets)
     _check_optics(particles, star)
-    warnings = _check_table(table, star)
+    particles, table, warnings = _in_frame_of_half_map(particles, table, half_map_1, star)
+    warnings += _check_table(table, star)
+    tubes = tubes_of(table.particles)
     if settings.resplit_half_sets:
-        particles = resplit(particles, settings.seed)
+        particles = resplit(particles, settings.seed, tubes)
         warnings.append("the half-sets were split anew: the two references share particles with both of them and are "
                         "not independent, so the FSC of the first iterations is too good")
     else:
         warnings += _check_parity(particles, table, star)
-    warnings += _check_half_sets(particles, star) + _check_duplicates(particles, star)
+    warnings += _check_half_sets(particles, star) + filament_warning(tubes, particles.half_set, star)
+    warnings += _check_duplicates(particles, star, settings.symmetry)
     warnings += _check_ctf(particles, star)
     _check_stacks(particles, star)
     names = f"half-map 1 {half_map_1}", f"half-map 2 {half_map_2}", f"mask {mask}"
     volumes = []
     for path, name in zip((half_map_1, half_map_2, mask), names):
-        volume, said = _read_on_grid(path, name, particles, settings.resample_maps)
+        volume, said = read_on_grid(path, name, particles, settings.resample_maps)
         if said:
             refuse_other_frame(path, name, half_map_1)
+        elif name.startswith("mask") and settings.honour_mask_origin:
+            volume, said = place_mask(volume, path, name, half_map_1)
+        else:
+            said = same_frame_warnings(path, name, half_map_1)
         volumes.append(volume)
         warnings += said
     maps = _check_values(volumes[0], names[0]), _check_values(volumes[1], names[1])
@@ -93,12 +108,11 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
 
 def _check_optics(particles: Particles, star: str) -> None:
     optics = particles.optics
-    for name, what, unit, remedy in (
-            ("box_size", "box sizes", "px", "extract all particles with one box size"),
-            ("pixel_size", "pixel sizes", "Å", "extract all particles with one pixel size")):
-        values = sorted({getattr(group, name) for group in optics})
-        if len(values) > 1 and values[-1] - values[0] > PIXEL_SIZE_TOLERANCE * values[0]:
-            raise InputError(f"the optics groups have several {what}, {_listed(values)} {unit}", star, remedy)
+    boxes = sorted({group.box_size for group in optics})
+    if len(boxes) > 1:
+        raise InputError(f"the optics groups have several box sizes, {_listed(boxes)} px", star,
+                         "extract all particles with one box size, or crop them all to the smallest: "
+                         f"relion_image_handler --i {star} --o cropped --new_box {boxes[0]}")
     if particles.box_size < LEAST_BOX:
         raise InputError(f"the box of {particles.box_size} px is too small", star, f"use at least {LEAST_BOX} px")
     for group in optics:
@@ -109,6 +123,20 @@ def _check_optics(particles: Particles, star: str) -> None:
             if not low <= value <= high:
                 raise InputError(f"optics group {group.name} has {label} {value:g}, not within {low} … {high} {unit}",
                                  star, f"correct {label}")
+
+
+def _in_frame_of_half_map(particles: Particles, table: ParticleTable, half_map: PathLike,
+                          star: str) -> Tuple[Particles, ParticleTable, List[str]]:
+    """Particles of several pixel sizes in the frame of the half-maps, and what is said of it."""
+    if not several_pixel_sizes(table.pixel_size):
+        return particles, table, []
+    pixel_size = read_pixel_size(half_map, f"half-map 1 {half_map}")
+    if np.abs(table.pixel_size / pixel_size - 1).max() <= FARTHEST_PIXEL_SIZE:  # else the half-maps have another grid
+        particles, table = in_frame(particles, table, pixel_size)
+    sizes = _listed(np.unique(table.pixel_size).tolist())
+    said = (f"{star}: the optics groups have pixel sizes of {sizes} Å; every image is scaled about its centre to the "
+            f"{particles.pixel_size:g} Å of the half-maps")
+    return particles, table, [said]
 
 
 def _listed(values: Sequence[float]) -> str:
@@ -172,7 +200,7 @@ def _check_parity(particles: Particles, table: ParticleTable, star: str) -> List
     return [f"{star}: {PARITY_TEXT}"] if parity_split(ids, particles.half_set) else []
 
 
-def _check_duplicates(particles: Particles, star: str) -> List[str]:
+def _check_duplicates(particles: Particles, star: str, symmetry: str = "C1") -> List[str]:
     """One image twice: refused in two halves or with one pose, else taken for symmetry expansion."""
     order = np.lexsort((particles.slice, particles.stack))
     same = (np.diff(particles.stack[order]) == 0) & (np.diff(particles.slice[order]) == 0)
@@ -195,7 +223,27 @@ def _check_duplicates(particles: Particles, star: str) -> List[str]:
         pair = copies[np.flatnonzero(index.reshape(-1) == twice[0])[:2]]
         raise InputError(f"rows {_rows(*pair)} are the same image with the same pose ({int((counts - 1).sum())} "
                          "duplicates in all)", star, "remove the duplicate rows")
-    return [f"{star}: {len(first)} rows repeat an image with another pose, which is taken for symmetry expansion"]
+    between = np.swapaxes(particles.rotation[first], 1, 2) @ particles.rotation[second]
+    return ([f"{star}: {len(first)} rows repeat an image with another pose, which is taken for symmetry expansion"]
+            + _expanded_twice(between, symmetry, star))
+
+
+def _expanded_twice(between: np.ndarray, symmetry: str, star: str) -> List[str]:
+    """Warning where the rotations (n, 3, 3) from one copy of an image to the next are those of ``symmetry``."""
+    group = operators(symmetry)
+    if len(group) == 1 or np.mean(_are_mates(between, group)) <= 0.5:
+        return []
+    return [f"{star}: the particles are symmetry-expanded by {symmetry}, and the symmetry is set to {symmetry} too. "
+            "Each image is then inserted several times at the same place of the map, and the noise seems averaged over "
+            "more images than there are. Set the symmetry to C1, or give the particles from before the expansion"]
+
+
+def _are_mates(between: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """(n,) whether rotations (n, 3, 3) are those of a point group but for the motion of a part."""
+    # trace(Sᵀ R) = 1 + 2 cos of the angle between R and S
+    cosine = (np.einsum("gij,nij->ng", group[1:], between) - 1) / 2
+    near: np.ndarray = cosine.max(axis=1) > np.cos(np.deg2rad(MATES_DEG))
+    return near
 
 
 def _rows(a: int, b: int) -> str:
@@ -230,49 +278,6 @@ def _check_stacks(particles: Particles, star: str) -> None:
                              "the stack is truncated or the STAR file belongs to another one")
 
 
-def _read(path: PathLike, name: str) -> Tuple[np.ndarray, float]:
-    if not os.fspath(path):
-        raise InputError("is missing", name.strip(), "give its file name")
-    try:
-        return read_map(path)
-    except InputError as error:
-        raise InputError(error.problem, name, error.remedy) from None
-
-
-def _read_on_grid(path: PathLike, name: str, particles: Particles, resample: bool) -> Tuple[np.ndarray, List[str]]:
-    """A map at the pixel size of the particles, and what was done to it; InputError if it may not be resampled."""
-    volume, pixel_size = _read(path, name)
-    expected = particles.pixel_size
-    if not resample or (volume.shape == (particles.box_size,) * 3
-                        and abs(pixel_size - expected) <= PIXEL_SIZE_TOLERANCE * expected):
-        _check_box(volume, name, particles)
-        _check_pixel_size(pixel_size, name, particles)
-        return volume, []
-    _refuse_not_cubic(volume, name)
-    fitted = on_grid(volume, pixel_size, particles.box_size, expected)
-    if name.startswith("mask") and 0 <= volume.min() and volume.max() <= 1:
-        fitted = np.clip(fitted, 0, 1)  # a hard edge rings
-    return (fitted,
-            [f"{name}: was resampled from {len(volume)} voxels of {pixel_size:.4f} Å to {particles.box_size} voxels of "
-             f"{expected:.4f} Å"])
-
-
-def _refuse_not_cubic(volume: np.ndarray, name: str) -> None:
-    if len(set(volume.shape)) > 1:
-        size = " × ".join(map(str, volume.shape[::-1]))
-        raise InputError(f"is not cubic ({size} voxels)", name, "crop or pad it to a cube")
-
-
-def _check_box(volume: np.ndarray, name: str, particles: Particles) -> None:
-    if name.startswith("mask"):  # check_mask has its own words
-        return
-    _refuse_not_cubic(volume, name)
-    if volume.shape[0] != particles.box_size:
-        size = " × ".join(map(str, volume.shape[::-1]))
-        raise InputError(f"has {size} voxels, the particles have a box of {particles.box_size} px", name,
-                         "give the half-maps of the refinement of these particles, or set resample_maps")
-
-
 def _check_values(volume: np.ndarray, name: str) -> np.ndarray:
     """A half-map, finite, not constant, and of values whose squares 32-bit floats can hold."""
     if not np.isfinite(volume).all():
@@ -285,13 +290,6 @@ def _check_values(volume: np.ndarray, name: str) -> np.ndarray:
         raise InputError(f"has values from {low:.3g} to {high:.3g}", name,
                          "reconstruct it from particles normalised to a standard deviation of 1")
     return volume
-
-
-def _check_pixel_size(pixel_size: float, name: str, particles: Particles) -> None:
-    expected = particles.pixel_size
-    if abs(pixel_size - expected) > PIXEL_SIZE_TOLERANCE * expected:
-        raise InputError(f"has a pixel size of {pixel_size:.4f} Å, the particles have {expected:.4f} Å", name,
-                         "set resample_maps, or correct its header if only that is wrong")
 
 
 def _check_half_maps(maps: Tuple[np.ndarray, np.ndarray], names: Tuple[str, str]) -> List[str]:

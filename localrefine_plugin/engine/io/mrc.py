@@ -12,12 +12,16 @@ import numpy as np
 
 from ..records.errors import InputError
 from ..records.particles import Particles
+from .find_file import did_you_mean
+from .other_formats import other_format
 from .run_folder import PathLike, check_regular_file, write_atomic
 
 _OPEN_STACKS = 32  # kept open at a time; far below the usual limit of 1024 open files
 _OTHER_MODES = {3: "complex integers", 4: "complex numbers", 101: "4-bit integers"}
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_DECOMPRESS = {"gzip": "gunzip", "bzip2": "bunzip2", "xz": "unxz", "zstd": "unzstd"}
+_MRC2014 = 20140  # NVERSION of the standard of 2014
+_FARTHEST_BOXES = 10  # a start further away than this was never set
+_VOLUME_STACKS = range(401, 631)  # space groups of the standard
+_IMOD_STAMP, _SIGNED_BYTES, _STANDARD_ORIGIN = 1146047817, 1, 4  # of bio3d.colorado.edu/imod/doc/mrc_format.txt
 
 
 def open_mrc(path: PathLike) -> Any:
@@ -33,7 +37,9 @@ def open_mrc(path: PathLike) -> Any:
             _check_header(source)
             mrc = mrcfile.mmap(source, mode="r", permissive=True)
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror or error})", source, "give an existing MRC file") from None
+        meant = did_you_mean(source, [os.getcwd()]) if isinstance(error, FileNotFoundError) else ""
+        raise InputError(f"cannot be read ({error.strerror or error}){meant}", source,
+                         "give an existing MRC file") from None
     except InputError:
         raise
     # A damaged header shows as any of a dozen exceptions, from ValueError to OverflowError.
@@ -47,15 +53,15 @@ def open_mrc(path: PathLike) -> Any:
 
 
 def _check_header(path: str) -> None:
-    """Raise InputError for a compressed file or a mode not read, ValueError for what is no MRC file.
+    """Raise InputError for another format or a mode not read, ValueError for what is no MRC file.
 
     mrcfile would reserve up to 2 GB for an extended header that is longer than the file.
     """
     with open(path, "rb") as handle:
         header = handle.read(1024)
-    compression = next((name for magic, name in _COMPRESSED.items() if header.startswith(magic)), None)
-    if compression:
-        raise InputError(f"is compressed with {compression}", path, f"decompress it first ({_DECOMPRESS[compression]})")
+    other = other_format(header)
+    if other:
+        raise InputError(f"is {other[0]}", path, other[1])
     if len(header) < 1024:
         raise ValueError("shorter than an MRC header")
     order = ">" if header[212] == 0x11 else "<"
@@ -64,9 +70,46 @@ def _check_header(path: str) -> None:
     mode = struct.unpack_from(order + "i", header, 12)[0]
     if mode in _OTHER_MODES:
         raise InputError(f"has MRC mode {mode} ({_OTHER_MODES[mode]})", path, "export it in mode 2 (32-bit float)")
-    extended = struct.unpack_from(order + "i", header, 92)[0]
+    sections, = struct.unpack_from(order + "i", header, 8)
+    in_volume, = struct.unpack_from(order + "i", header, 36)
+    space_group, extended = struct.unpack_from(order + "2i", header, 88)
+    if space_group in _VOLUME_STACKS and (in_volume <= 0 or sections % in_volume):
+        raise InputError(f"has space group {space_group}, that of a stack of volumes, but its {sections} sections are "
+                         f"no whole number of volumes of {in_volume} (MZ in the header)", path,
+                         "set the space group (ISPG) to 0 for images; for a map to 1, and MZ to its number of sections")
     if not 0 <= extended <= os.path.getsize(path) - 1024:
         raise ValueError(f"its extended header would have {extended} bytes")
+
+
+def imod_flags(mrc: Any) -> Optional[int]:
+    """The bit flags of a file that IMOD, or a program that follows it, has stamped; None without the stamp."""
+    order = ">" if mrc.header.dtype["nx"].newbyteorder("=") != mrc.header.dtype["nx"] else "="
+    stamp, flags = struct.unpack_from(order + "iI", mrc.header.extra2.tobytes(), 40)
+    return int(flags) if stamp == _IMOD_STAMP else None
+
+
+def pixel_type(mrc: Any, source: str) -> np.dtype:
+    """The type of the data of an open file: of bytes (mode 0), the sign that their writer gave them.
+
+    Bytes are signed by the standard (MRC2014, doi:10.1016/j.jsb.2015.04.002). IMOD stamps its files and says in a
+    flag whether theirs are. Without the stamp they are unsigned where the statistics of the header fit nothing else.
+    Raises InputError where these fit neither and it makes a difference.
+    """
+    kind: np.dtype = mrc.data.dtype
+    if kind != np.int8:
+        return kind
+    flags = imod_flags(mrc)
+    if flags is not None:
+        return kind if flags & _SIGNED_BYTES else np.dtype(np.uint8)
+    low, high = float(mrc.header.dmin), float(mrc.header.dmax)
+    if not low < high or high <= 127:  # nothing was noted, or it fits signed bytes
+        return kind
+    if low >= 0 and high <= 255:
+        return np.dtype(np.uint8)
+    if any(int(part.min()) < 0 for part in np.atleast_3d(mrc.data)):
+        raise InputError(f"has bytes (MRC mode 0), but its header says that its values go from {low:g} to {high:g}; "
+                         "whether the bytes are signed cannot be known", source, "export it in mode 2 (32-bit float)")
+    return kind
 
 
 def _first_line(error: Exception) -> str:
@@ -84,9 +127,34 @@ def pixel_size_of(mrc: Any, source: str) -> float:
                          "set it, for instance with relion_image_handler --rescale_angpix")
     sizes = cell / samples
     if np.ptp(sizes) > 1e-3 * sizes.mean():
+        voxels = np.array([header.nx, header.ny, header.nz], dtype=np.float64)
+        if np.ptp(cell / voxels) <= 1e-3 * (cell / voxels).mean():
+            raise InputError("has MX, MY, MZ = {}, {}, {} in its header, but {} × {} × {} voxels; that makes voxels of "
+                             "{:.4g} × {:.4g} × {:.4g} Å".format(*(int(v) for v in (*samples, *voxels)), *sizes),
+                             source, "set MX, MY and MZ to the number of voxels")
         raise InputError(f"has voxels of {sizes[0]:.4f} × {sizes[1]:.4f} × {sizes[2]:.4f} Å", source,
                          "resample it to cubic voxels")
     return round(float(sizes[0]), 6)
+
+
+def first_voxel(mrc: Any, pixel_size: float) -> np.ndarray:
+    """x, y, z in Å of the first voxel, by the origin of the header or else its start, as ChimeraX takes them.
+
+    IMOD's files of before MRC2014 have an origin of the other sign, unless a flag says that it is the standard's.
+    What is no number, or so large that it was never set, counts as 0.
+    """
+    header, flags = mrc.header, imod_flags(mrc)
+    origin = np.array([header.origin.x, header.origin.y, header.origin.z], dtype=np.float64)
+    if flags is not None and not flags & _STANDARD_ORIGIN and int(header.nversion) < _MRC2014:
+        origin = -origin + 0.0
+    start = np.array([header.nxstart, header.nystart, header.nzstart], dtype=np.float64)  # columns, rows, sections
+    axes = [int(header.mapc), int(header.mapr), int(header.maps)]
+    if sorted(axes) == [1, 2, 3]:
+        start = start[[axes.index(axis) for axis in (1, 2, 3)]]
+    farthest = _FARTHEST_BOXES * max(mrc.data.shape)
+    start = start * pixel_size if np.abs(start).max() <= farthest else np.zeros(3)
+    usable = np.isfinite(origin).all() and origin.any() and np.abs(origin).max() < 1e7 * pixel_size
+    return origin if usable else start
 
 
 def read_map(path: PathLike) -> Tuple[np.ndarray, float]:
@@ -96,16 +164,28 @@ def read_map(path: PathLike) -> Tuple[np.ndarray, float]:
     Raises InputError when the file is no three-dimensional map or has no usable pixel size.
     """
     with open_mrc(path) as mrc:
-        if mrc.data.ndim != 3:
-            raise InputError(f"has {mrc.data.ndim} dimensions", str(path), "give a three-dimensional map")
-        pixel_size = pixel_size_of(mrc, str(path))
-        header = mrc.header
-        axes = [int(header.maps), int(header.mapr), int(header.mapc)]
-        with np.errstate(invalid="ignore"):
-            volume = np.array(mrc.data, dtype=np.float32)
+        return map_of(mrc, str(path)), pixel_size_of(mrc, str(path))
+
+
+def map_of(mrc: Any, source: str) -> np.ndarray:
+    """The map of an open file as `read_map` gives it, whatever pixel size the header has."""
+    if mrc.data.ndim == 4:
+        raise InputError(f"is {_volumes(mrc)}", source, "give a three-dimensional map; if it is one, set the space "
+                         "group (ISPG) in its header to 1 and MZ to its number of sections")
+    if mrc.data.ndim != 3:
+        raise InputError(f"has {mrc.data.ndim} dimensions", source, "give a three-dimensional map")
+    header = mrc.header
+    axes = [int(header.maps), int(header.mapr), int(header.mapc)]
+    with np.errstate(invalid="ignore"):
+        volume = np.array(mrc.data.view(pixel_type(mrc, source)), dtype=np.float32)
     if sorted(axes) == [1, 2, 3]:
         volume = volume.transpose([axes.index(axis) for axis in (3, 2, 1)])
-    return np.ascontiguousarray(volume), pixel_size
+    return np.ascontiguousarray(volume)
+
+
+def _volumes(mrc: Any) -> str:
+    volumes, sections = mrc.data.shape[:2]
+    return f"a stack of volumes ({volumes} × {sections} sections, by space group {int(mrc.header.ispg)})"
 
 
 def write_map(path: PathLike, volume: np.ndarray, pixel_size: float,
@@ -126,12 +206,15 @@ def write_map(path: PathLike, volume: np.ndarray, pixel_size: float,
 
 
 def stack_shape(mrc: Any, source: str) -> Tuple[int, int, int]:
-    """(images, rows, columns) of a stack; a single image is a stack of one."""
+    """(images, rows, columns) of a stack; a single image is a stack of one, and so is a volume of one section."""
     shape = mrc.data.shape
     if len(shape) == 2:
         shape = (1,) + shape
+    if len(shape) == 4 and shape[1] == 1:
+        shape = shape[:1] + shape[2:]
     if len(shape) != 3:
-        raise InputError(f"has {len(shape)} dimensions", source, "give a stack of two-dimensional images")
+        raise InputError(f"is {_volumes(mrc)}", source, "give a stack of two-dimensional images; if it is one, set the "
+                         "space group (ISPG) in its header to 0")
     return int(shape[0]), int(shape[1]), int(shape[2])
 
 
@@ -145,7 +228,7 @@ class Stack:
     def __init__(self, path: str):
         with open_mrc(path) as mrc:
             self.shape = stack_shape(mrc, path)
-            self._dtype, self._offset = mrc.data.dtype, int(mrc.data.offset)
+            self._dtype, self._offset = pixel_type(mrc, path), int(mrc.data.offset)
         self._path, self._handle = path, open(path, "rb", buffering=0)
 
     def close(self) -> None:

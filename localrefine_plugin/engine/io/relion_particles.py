@@ -1,37 +1,44 @@
 """Particles from and to RELION STAR files; the maps and stacks of `mrc` under the same roof."""
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..model.ctf import electron_wavelength
-from ..model.optics import image_shift, magnifications, specimen_shift, with_beam_tilt
+from ..model.optics import (
+    commonest_pixel_size,
+    image_shift,
+    magnifications,
+    several_pixel_sizes,
+    specimen_shift,
+    with_beam_tilt,
+    with_pixel_size,
+)
 from ..model.pose import euler_deg_from_rotation, rotation_from_euler_deg
 from ..records.errors import InputError
 from ..records.particles import NO_DISTORTION, OpticsGroup, Particles
+from .columns import ANGLES, CTF, Columns
+from .find_file import find_file
 from .mrc import ImageReader, open_mrc, read_map, stack_shape, write_map
 from .run_folder import PathLike
-from .star import StarTable, read_star, unquote, write_star
+from .star import StarTable, read_star, write_star
 
 __all__ = ["ImageReader", "ParticleTable", "StarTable", "read_map", "read_particles", "read_star", "write_map",
            "write_particles", "write_star"]
 
-ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGINS_ANGSTROM = ("rlnOriginXAngst", "rlnOriginYAngst")
 ORIGINS_PX = ("rlnOriginX", "rlnOriginY")
-CTF = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 PIXEL_SIZES = ("rlnImagePixelSize", "rlnPixelSize")
 MAGNIFICATION = ("rlnDetectorPixelSize", "rlnMagnification")
 BEAM_TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 ZERNIKE = ("rlnOddZernike", "rlnEvenZernike")
+CONTRADICTION = 1e-3  # relative, of two pixel sizes; RELION writes six digits
+FARTHEST_PIXEL_SIZE = 0.1  # relative; sessions of one microscope and setting differ by less than 0.05
 LARGEST_DISTORTION = 0.2  # microscopes stay below 0.05; the kernels need less than 0.25
 DISTORTION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
-TEXTS = ("rlnImageName", "rlnOpticsGroupName") + ZERNIKE
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,8 @@ class ParticleTable:
     """The STAR file the particles came from: every table, every column, every row in its order.
 
     tables : all tables of the file.  index : which of them holds the particles.
-    pixel_size : (n,) Å, of each row.  distortion : (n, 2, 2) M of each row, None where all are 1 (optics.py).
+    pixel_size : (n,) Å, of each row's own image.  distortion : (n, 2, 2) M of each row, None where all are 1; with
+        several pixel sizes M of the frame that the particles are in (optics.py).
     """
 
     tables: Tuple[StarTable, ...]
@@ -63,13 +71,16 @@ class ParticleTable:
         return replace(self, tables=tuple(tables), pixel_size=self.pixel_size[rows])
 
 
-def read_particles(path: PathLike, need_half_sets: bool = True) -> Tuple[Particles, ParticleTable]:
+def read_particles(path: PathLike, need_half_sets: bool = True, pixel_size: Optional[float] = None
+                   ) -> Tuple[Particles, ParticleTable]:
     """Particles of a RELION STAR file, 3.1 and later (optics groups) or 3.0 (one table).
 
     rotation = Euler_angles2matrix(rot, tilt, psi); shift_px = −origin / pixel size (M⁻ᵀ times that with a
     magnification matrix M), an absent origin or phase shift is 0. Image paths are sought as given, from the folder
     of the STAR file and from every folder above it (the RELION project is one of them). Without ``need_half_sets``
     the column rlnRandomSubset may be missing or anything; all particles are then of half-set 1, to be split anew.
+    Optics groups of several pixel sizes are put into the frame of ``pixel_size``, or else that of the group with the
+    most particles (optics.py); without several it is not used.
 
     Raises InputError when a column is missing or holds no numbers, a half-set is neither 1 nor 2, an
     optics group is unknown, or an image file does not exist.
@@ -81,7 +92,7 @@ def read_particles(path: PathLike, need_half_sets: bool = True) -> Tuple[Particl
     if any(label.startswith("rlnTomo") for label in table.labels):  # RELION 4 and 5
         raise InputError("the particles are of tomograms", source, "give particles of single-particle images")
     optics = _optics_table(tables)
-    columns = _Columns(table, ("rlnImageName", "rlnRandomSubset", "rlnOpticsGroup", "rlnPhaseShift") + ANGLES
+    columns = Columns(table, ("rlnImageName", "rlnRandomSubset", "rlnOpticsGroup", "rlnPhaseShift") + ANGLES
                        + ORIGINS_ANGSTROM + ORIGINS_PX + CTF + MICROSCOPE + PIXEL_SIZES + MAGNIFICATION + BEAM_TILT)
     stack, number, stacks = _images(columns.text("rlnImageName"), path)
     if optics is not None:
@@ -89,19 +100,41 @@ def read_particles(path: PathLike, need_half_sets: bool = True) -> Tuple[Particl
     else:
         group, groups = _optics_of_rows(columns)
     groups = _with_box_sizes(groups, group, stack, stacks)
-    pixel_size = np.array([g.pixel_size for g in groups])[group]
+    own_pixel_size = np.array([g.pixel_size for g in groups])[group]
     particles = Particles(
         rotation=rotation_from_euler_deg(np.stack([columns.numbers(a) for a in ANGLES], axis=1)),
-        shift_px=_shifts(columns, pixel_size),
+        shift_px=_shifts(columns, own_pixel_size),
         half_set=_half_sets(columns) if need_half_sets else np.ones(len(stack), np.int8),
         defocus_u=columns.numbers("rlnDefocusU"), defocus_v=columns.numbers("rlnDefocusV"),
         defocus_angle=columns.numbers("rlnDefocusAngle"), phase_shift=columns.numbers("rlnPhaseShift", 0.0),
         optics_group=group, stack=stack, slice=number, optics=groups, stacks=stacks)
     _check_distortion(groups, source)
-    of_groups = magnifications(particles)
-    distortion = None if of_groups is None else of_groups[group]
+    distortion = _of_rows(magnifications(particles), group)
     particles = replace(particles, shift_px=specimen_shift(particles.shift_px, distortion))
-    return particles, ParticleTable(tables, index, pixel_size, distortion)
+    parts = ParticleTable(tables, index, own_pixel_size, distortion)
+    if not several_pixel_sizes(own_pixel_size):
+        return particles, parts
+    return in_frame(particles, parts, pixel_size or commonest_pixel_size(particles))
+
+
+def in_frame(particles: Particles, table: ParticleTable, pixel_size: float) -> Tuple[Particles, ParticleTable]:
+    """Particles of several pixel sizes, and their table, in the frame of ``pixel_size`` (`optics.with_pixel_size`).
+
+    Raises InputError if one of them is too far from it.
+    """
+    far = np.abs(table.pixel_size / pixel_size - 1) > FARTHEST_PIXEL_SIZE
+    if far.any():
+        sizes = " and ".join(f"{size:g}" for size in (np.unique(table.pixel_size)[[0, -1]]))
+        raise InputError(f"the optics groups have pixel sizes of {sizes} Å, more than {100 * FARTHEST_PIXEL_SIZE:g} % "
+                         f"from the {pixel_size:g} Å of most particles or of the half-maps", table.particles.source,
+                         "extract the particles of all groups with nearly the same pixel size")
+    particles = with_pixel_size(particles, pixel_size)
+    _check_distortion(particles.optics, table.particles.source)
+    return particles, replace(table, distortion=_of_rows(magnifications(particles), particles.optics_group))
+
+
+def _of_rows(of_groups: Optional[np.ndarray], group: np.ndarray) -> Optional[np.ndarray]:
+    return None if of_groups is None else of_groups[group]
 
 
 def write_particles(path: PathLike, table: ParticleTable, rotation: np.ndarray, shift_px: np.ndarray,
@@ -122,92 +155,6 @@ def write_particles(path: PathLike, table: ParticleTable, rotation: np.ndarray, 
     tables = list(table.tables)
     tables[table.index] = table.particles.with_columns(columns)
     write_star(path, tables)
-
-
-class _Columns:
-    """Columns of one table, read in one pass: names as texts, the others as checked numbers."""
-
-    def __init__(self, table: StarTable, labels: Sequence[str]):
-        self.source, self.name, self.rows = table.source, table.name, len(table)
-        where = [(label, table.labels.index(label)) for label in labels if label in table.labels]
-        self._texts: Dict[str, List[str]] = {label: [] for label, _ in where if label in TEXTS}
-        self._numbers = {label: np.empty(self.rows) for label, _ in where if label not in TEXTS}
-        self._wrong: Dict[str, Tuple[int, str]] = {}  # the first row that is not a finite number
-        for start, rows in table.raw_rows():
-            for label, j in where:
-                texts = [unquote(row[j]) for row in rows]
-                if label in TEXTS:
-                    self._texts[label].extend(texts)
-                elif label not in self._wrong:
-                    self._add_numbers(label, start, texts)
-
-    def _add_numbers(self, label: str, start: int, texts: List[str]) -> None:
-        try:
-            values = np.array([float(text) for text in texts], dtype=np.float64)
-        except ValueError:
-            values = np.array([_number(text) for text in texts])
-        wrong = np.flatnonzero(~np.isfinite(values))
-        if len(wrong):
-            self._wrong[label] = start + int(wrong[0]), texts[wrong[0]]
-        self._numbers[label][start:start + len(values)] = values
-
-    def __contains__(self, label: str) -> bool:
-        return label in self._texts or label in self._numbers
-
-    def text(self, label: str) -> List[str]:
-        return self._texts[self._present(label)]
-
-    def numbers(self, label: str, default: Optional[float] = None) -> np.ndarray:
-        """(n,) float64, finite."""
-        if label not in self and default is not None:
-            return np.full(self.rows, default)
-        values = self._numbers[self._present(label)]
-        if label in self._wrong:
-            raise self._not_a_number(label, *self._wrong[label])
-        return values
-
-    def lists(self, label: str) -> List[Tuple[float, ...]]:
-        """Finite numbers of texts [1.2,-3,…]; none where the column is missing."""
-        found = []
-        for row, text in enumerate(self._texts.get(label, ["[]"] * self.rows)):
-            parts = [part for part in text.strip("[] ").split(",") if part.strip()]
-            if not all(np.isfinite(_number(part)) for part in parts):
-                raise self._not_a_number(label, row, text, "a list of finite numbers")
-            found.append(tuple(float(part) for part in parts))
-        return found
-
-    def integers(self, label: str) -> np.ndarray:
-        values = self.numbers(label)
-        wrong = np.flatnonzero((values != np.rint(values)) | (np.abs(values) > 2 ** 31))
-        if len(wrong):
-            raise self._not_a_number(label, int(wrong[0]), f"{values[wrong[0]]:g}", "a whole number")
-        return values.astype(np.int64)
-
-    def _present(self, label: str) -> str:
-        if label not in self:
-            raise InputError(f"table data_{self.name} has no column {label}", self.source, _remedy(label))
-        return label
-
-    def _not_a_number(self, label: str, row: int, text: str, kind: str = "a finite number") -> InputError:
-        return InputError(f"row {row + 1} of table data_{self.name} has {label} '{text}', not {kind}", self.source,
-                          "correct or remove the row")
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
-
-
-def _remedy(label: str) -> str:
-    if label == "rlnRandomSubset":
-        return "use the particles of a refinement that split them into half-sets (3D auto-refine)"
-    if label in ANGLES:
-        return "use the particles of a 3D refinement, which have poses"
-    if label in CTF:
-        return "estimate the CTF and extract the particles with it"
-    return "export the particles again with this column"
 
 
 def _optics_table(tables: Sequence[StarTable]) -> Optional[StarTable]:
@@ -249,24 +196,7 @@ def _distinct(stack: np.ndarray, paths: Sequence[str]) -> Tuple[str, ...]:
     return tuple(order)
 
 
-def find_file(name: str, star: PathLike) -> str:
-    """Absolute path of a file named in a STAR file.
-
-    Sought from the folder of the STAR file, from the working directory, then from each folder above the STAR file.
-    """
-    folder = Path(os.path.abspath(star)).parent
-    for base in [folder, Path.cwd()] + list(folder.parents):
-        candidate = os.path.join(str(base), name)
-        try:
-            if os.path.isfile(candidate):
-                return os.path.realpath(candidate)
-        except ValueError:  # a null byte in the name
-            break
-    raise InputError(f"image file {name!r} does not exist", str(star),
-                     "image paths are relative to the STAR file, to the working directory or to the project folder")
-
-
-def _shifts(columns: _Columns, pixel_size: np.ndarray) -> np.ndarray:
+def _shifts(columns: Columns, pixel_size: np.ndarray) -> np.ndarray:
     origins = []
     for angstrom, px in zip(ORIGINS_ANGSTROM, ORIGINS_PX):
         if angstrom in columns or px not in columns:
@@ -277,7 +207,7 @@ def _shifts(columns: _Columns, pixel_size: np.ndarray) -> np.ndarray:
     return -np.stack(origins, axis=1) + 0.0  # + 0.0 turns −0 into 0
 
 
-def _half_sets(columns: _Columns) -> np.ndarray:
+def _half_sets(columns: Columns) -> np.ndarray:
     subset = columns.integers("rlnRandomSubset")
     wrong = np.flatnonzero((subset != 1) & (subset != 2))
     if len(wrong):
@@ -286,9 +216,9 @@ def _half_sets(columns: _Columns) -> np.ndarray:
     return subset.astype(np.int8)
 
 
-def _optics_groups(table: StarTable, columns: _Columns) -> Tuple[np.ndarray, Tuple[OpticsGroup, ...]]:
+def _optics_groups(table: StarTable, columns: Columns) -> Tuple[np.ndarray, Tuple[OpticsGroup, ...]]:
     """(group index of each particle, groups in use) of a RELION 3.1 file."""
-    optics = _Columns(table, ("rlnOpticsGroup", "rlnOpticsGroupName", "rlnImageSize") + PIXEL_SIZES + MICROSCOPE
+    optics = Columns(table, ("rlnOpticsGroup", "rlnOpticsGroupName", "rlnImageSize") + PIXEL_SIZES + MICROSCOPE
                       + BEAM_TILT + ZERNIKE + DISTORTION)
     if not optics.rows:
         raise InputError("table data_optics is empty", columns.source, "give one row per optics group")
@@ -315,7 +245,7 @@ def _optics_groups(table: StarTable, columns: _Columns) -> Tuple[np.ndarray, Tup
                       groups)
 
 
-def _optics_of_rows(columns: _Columns) -> Tuple[np.ndarray, Tuple[OpticsGroup, ...]]:
+def _optics_of_rows(columns: Columns) -> Tuple[np.ndarray, Tuple[OpticsGroup, ...]]:
     """(group index, groups) of a RELION 3.0 file: rows that share microscope, pixel size and beam tilt are a group."""
     values = np.stack([columns.numbers(label) for label in MICROSCOPE] + [_pixel_sizes(columns)]
                       + [columns.numbers(label, 0.0) for label in BEAM_TILT], axis=1)
@@ -347,20 +277,28 @@ def _only_used(group: np.ndarray, groups: Sequence[OpticsGroup]) -> Tuple[np.nda
     return group.astype(np.int32), tuple(groups[i] for i in used)
 
 
-def _pixel_sizes(columns: _Columns) -> np.ndarray:
-    """(n,) Å; RELION 3.0: detector pixel in µm · 10⁴ / magnification."""
-    label = next((label for label in PIXEL_SIZES if label in columns), None)
-    if label is None and all(name in columns for name in MAGNIFICATION):
-        label = "rlnMagnification"
+def _pixel_sizes(columns: Columns) -> np.ndarray:
+    """(n,) Å; RELION 3.0: detector pixel in µm · 10⁴ / magnification. InputError where columns disagree."""
+    found = {label: columns.numbers(label) for label in PIXEL_SIZES if label in columns}
+    if all(name in columns for name in MAGNIFICATION):
         detector, magnification = (columns.numbers(name) for name in MAGNIFICATION)
         with np.errstate(over="ignore"):
-            sizes = np.divide(detector * 1e4, magnification, out=np.zeros_like(detector), where=magnification > 0)
-    else:
-        sizes = columns.numbers(label or PIXEL_SIZES[0])
+            found[" / ".join(MAGNIFICATION)] = np.divide(detector * 1e4, magnification, out=np.zeros_like(detector),
+                                                         where=magnification > 0)
+    if not found:
+        columns.numbers(PIXEL_SIZES[0])  # says that it is missing
+    label, sizes = next(iter(found.items()))
     wrong = np.flatnonzero(~(sizes > 1e-2) | ~(sizes < 1e3))
     if len(wrong):
         raise InputError(f"row {wrong[0] + 1} of table data_{columns.name} gives a pixel size of "
                          f"{sizes[wrong[0]]:g} Å", columns.source, f"correct {label}")
+    for other, values in list(found.items())[1:]:
+        apart = np.flatnonzero(~(np.abs(values - sizes) <= CONTRADICTION * sizes))
+        if len(apart):
+            row = int(apart[0])
+            raise InputError(f"row {row + 1} of table data_{columns.name} gives a pixel size of {sizes[row]:.4g} Å "
+                             f"by {label}, but of {values[row]:.4g} Å by {other}", columns.source,
+                             "correct the one that is wrong, or remove its column")
     return np.round(sizes, 6)
 
 

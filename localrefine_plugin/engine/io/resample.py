@@ -1,14 +1,9 @@
 """Maps at another pixel size, brought to the grid of the particles."""
 from __future__ import annotations
 
-from typing import Optional
-
 import numpy as np
 
 from ..model.fourier import box_of, resample_map
-from ..records.errors import InputError
-from .mrc import open_mrc, pixel_size_of
-from .run_folder import PathLike
 
 MOST_PADDING = 64  # voxels to look for a box whose length is a whole number of new voxels
 
@@ -41,35 +36,3 @@ def centred(map_zyx: np.ndarray, box: int) -> np.ndarray:
     target = slice(source.start - start, source.stop - start)
     out[target, target, target] = map_zyx[source, source, source]
     return out
-
-
-def refuse_other_frame(path: PathLike, name: str, half_map: PathLike) -> None:
-    """InputError if the header of a map of another grid puts its centre elsewhere than that of the half-map.
-
-    Maps are resampled about the centre of the box. Origin 0 says nothing (RELION, cryoSPARC); an origin of
-    −N/2 voxels counts from the centre (Scipion); any other one counts from the first voxel of the half-map, as
-    ChimeraX writes it for a map cut out of another.
-    """
-    centre = centre_in_header(path)
-    if centre is None:
-        return
-    with open_mrc(half_map) as mrc:
-        pixel_size = pixel_size_of(mrc, str(half_map))
-        middle = np.full(3, mrc.data.shape[0] // 2 * pixel_size)
-    expected = centre_in_header(half_map)
-    points = np.zeros(3), middle if expected is None else expected
-    distances = [float(np.abs(centre - point).max()) for point in points]
-    if min(distances) > pixel_size / 2:
-        raise InputError(f"is in another frame: its header puts its centre {distances[1]:.1f} Å from the half-maps'",
-                         name, "bring it onto their grid, for instance in ChimeraX: volume resample #mask onGrid #map")
-
-
-def centre_in_header(path: PathLike) -> Optional[np.ndarray]:
-    """x, y, z in Å of voxel N // 2 by the origin (else the start) of an MRC header; None if it says 0."""
-    with open_mrc(path) as mrc:
-        header, pixel_size = mrc.header, pixel_size_of(mrc, str(path))
-        origin = np.array([header.origin.x, header.origin.y, header.origin.z], dtype=np.float64)
-        start = np.array([header.nxstart, header.nystart, header.nzstart], dtype=np.float64) * pixel_size
-        middle = np.array(mrc.data.shape[::-1]) // 2 * pixel_size
-    first = origin if origin.any() else start
-    return first + middle if np.isfinite(first).all() and first.any() else None

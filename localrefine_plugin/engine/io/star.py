@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 import numpy as np
 
 from ..records.errors import InputError
+from .other_formats import other_format
 from .run_folder import PathLike, check_regular_file, write_atomic
 
 # A value: quoted (the closing quote is one that white space follows), or anything without white space.
@@ -134,8 +135,10 @@ def read_star(path: PathLike) -> List[StarTable]:
     source = str(path)
     try:
         check_regular_file(path)
-        with open(path, "rb") as start:
-            text = b"\0" not in start.read(4096)
+        with open(path, "rb") as file:
+            start = file.read(4096)
+        text = b"\0" not in start
+        _refuse_other_format(start, source)
         # surrogateescape: file names are bytes and come back as they were
         with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
             tables = _tables(lines if text else ["\0"], source)
@@ -148,6 +151,17 @@ def read_star(path: PathLike) -> List[StarTable]:
     for table in tables:
         _check_labels(table)
     return tables
+
+
+def _refuse_other_format(start: bytes, source: str) -> None:
+    other = other_format(start)
+    if other:
+        what, remedy = other
+        if start.startswith(b"\x93NUMPY"):
+            remedy = "export it as STAR, for instance with csparc2star.py of pyem (cryoSPARC's .cs files)"
+        elif not what.startswith("compressed"):
+            remedy = "give a STAR file"
+        raise InputError(f"is {what}", source, remedy)
 
 
 def _tables(lines: Iterable[str], source: str) -> List[StarTable]:

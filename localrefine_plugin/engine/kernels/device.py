@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
@@ -134,6 +135,11 @@ def choose_device(word: str) -> Device:
         raise InputError(reason.problem, f"device {word}", reason.remedy) from None
 
 
+def ignore_experimental() -> None:
+    """Silence CuPy where it says of fft.cache.clear_plan_cache, which `Device.release` calls, that it may change."""
+    warnings.filterwarnings("ignore", r".*clear_plan_cache is experimental", FutureWarning)
+
+
 def available_threads() -> int:
     import numba
     return int(numba.get_num_threads())
@@ -146,6 +152,7 @@ def open_card(index: int) -> Device:
     if importlib.util.find_spec("cupy") is None:
         raise Unusable("CuPy is not installed", install)
     preload_libraries()
+    ignore_experimental()
     try:
         import cupy
         cupy.cuda.Device(index).use()

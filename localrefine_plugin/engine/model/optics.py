@@ -13,9 +13,15 @@ doi:10.1107/S2052252520000081).
 M acts on frequencies, so that a point P(R v) of the specimen lands at Mᵀ(P(R v) + t′): everywhere in the engine shifts
 are those t′ of the specimen's plane, where levers and displacements are lengths. They become t only where an image's
 phase is taken. ``None`` stands for magnifications that are all 1, which cost nothing.
+
+Groups of several pixel sizes a_g (merged sessions) are put into the frame of one, a, that of the half-maps: the image's
+frequency M k / (N a_g) in 1/Å is q / (N a) with q = M k a / a_g, so that a_g is the magnification M a / a_g about the
+centre of the box, and t′ in px of a is t′ a_g / a. RELION 3.1 does the same (applyScaleDifference). As there, grey
+values are left as they are.
 """
 from __future__ import annotations
 
+from dataclasses import replace
 from math import factorial
 from typing import Any, Optional, Sequence, Tuple
 
@@ -25,6 +31,8 @@ from ..kernels.device import array_module
 from ..records.particles import NO_DISTORTION, OpticsGroup, Particles
 
 Array = Any
+SAME_PIXEL_SIZE = 1e-3
+"""Relative: a quarter of a pixel at the edge of a box of 512. Headers in 32-bit floats round a thousand times finer."""
 
 
 def zernike_order(index: int, odd: bool) -> Tuple[int, int]:
@@ -90,6 +98,25 @@ def magnifications(particles: Particles) -> Optional[np.ndarray]:
     if all(group.magnification == NO_DISTORTION for group in particles.optics):
         return None
     return np.array([group.magnification for group in particles.optics]).reshape(-1, 2, 2)
+
+
+def several_pixel_sizes(sizes: np.ndarray) -> bool:
+    """Whether pixel sizes differ by more than what rounding leaves."""
+    return bool(np.ptp(sizes) > SAME_PIXEL_SIZE * np.min(sizes))
+
+
+def commonest_pixel_size(particles: Particles) -> float:
+    """That of the optics group with the most particles."""
+    counts = np.bincount(particles.optics_group, minlength=len(particles.optics))
+    return particles.optics[int(counts.argmax())].pixel_size
+
+
+def with_pixel_size(particles: Particles, pixel_size: float) -> Particles:
+    """The particles in the frame of ``pixel_size`` (Å): every group's own pixel size is in its magnification matrix."""
+    factor = np.array([pixel_size / group.pixel_size for group in particles.optics])
+    optics = tuple(replace(group, pixel_size=pixel_size, magnification=tuple(f * m for m in group.magnification))
+                   for group, f in zip(particles.optics, factor.tolist()))
+    return replace(particles, optics=optics, shift_px=particles.shift_px / factor[particles.optics_group][:, None])
 
 
 def stretch(particles: Particles) -> float:

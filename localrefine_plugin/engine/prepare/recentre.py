@@ -20,13 +20,15 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 import mrcfile
 import numpy as np
 
+from ..inputs.frames import displaced
+from ..inputs.grids import read_pixel_size
 from ..io.mrc import ImageReader, read_map, write_map
 from ..io.relion_particles import ORIGINS_ANGSTROM, ORIGINS_PX, ParticleTable, read_particles, write_star
 from ..io.resample import centred
 from ..io.run_folder import PathLike, write_atomic, write_json
 from ..io.star import StarTable
 from ..maps.mask import mask_centre
-from ..model.optics import image_shift, specimen_shift
+from ..model.optics import image_shift, several_pixel_sizes, specimen_shift
 from ..model.pose import project
 from ..progress import ProgressBar, say
 from ..records.errors import InputError
@@ -108,7 +110,7 @@ def recentre(particles: PathLike, output: PathLike, maps: Mapping[str, PathLike]
     """
     output = Path(output)
     check_output(output, "new", dict(maps, particles=particles))
-    table, parts = _checked_particles(particles)
+    table, parts = _checked_particles(particles, maps)
     volumes = _read_maps(maps, parts)
     point = _voxel(point_px, volumes.get("mask"), parts.box_size)
     new_box = parts.box_size if box is None else int(box)
@@ -124,7 +126,8 @@ def recentre(particles: PathLike, output: PathLike, maps: Mapping[str, PathLike]
         write_map(output / f"{name}.mrc", recentred_map(volume, point, new_box), parts.pixel_size)
     report = {"point_px": [int(v) for v in point + parts.box_size // 2], "point_from_centre_px": point.tolist(),
               "box_size_before": parts.box_size, "box_size": new_box,
-              "largest_roll_px": int(np.abs(roll).max()), "warnings": _warnings(parts, roll, new_box)}
+              "largest_roll_px": int(np.abs(roll).max()),
+              "warnings": _warnings(parts, roll, new_box) + _places(maps)}
     return _finish(output, report)
 
 
@@ -136,7 +139,7 @@ def restore(particles: PathLike, output: PathLike, maps: Mapping[str, PathLike])
     """
     output = Path(output)
     check_output(output, "new", dict(maps, particles=particles))
-    table, parts = _checked_particles(particles)
+    table, parts = _checked_particles(particles, maps)
     if IMAGE not in table.particles.labels:
         raise InputError(f"has no column {IMAGE}", str(particles), "give particles that were re-centred")
     done = recentring_of(table.particles, parts.box_size)
@@ -169,10 +172,16 @@ def recentring_of(table: StarTable, box_size: int) -> Recentring:
                       found.get(BOX, np.full(n, box_size)))
 
 
-def _checked_particles(path: PathLike) -> Tuple[ParticleTable, Particles]:
-    particles, table = read_particles(path, need_half_sets=False)
-    if len({group.box_size for group in particles.optics}) > 1 or len({g.pixel_size for g in particles.optics}) > 1:
-        raise InputError("has particles of different boxes or pixel sizes", str(path), "bring them to one first")
+def _checked_particles(path: PathLike, maps: Mapping[str, PathLike]) -> Tuple[ParticleTable, Particles]:
+    """Particles of one box size; of several pixel sizes, in the frame of the maps."""
+    given = next((maps[name] for name in MAP_NAMES if maps.get(name) is not None), None)
+    frame = None if given is None else read_pixel_size(given, str(given))
+    particles, table = read_particles(path, False, frame)
+    if len({group.box_size for group in particles.optics}) > 1:
+        raise InputError("has particles of different box sizes", str(path), "bring them to one first")
+    if given is None and several_pixel_sizes(table.pixel_size):
+        raise InputError("has optics groups of several pixel sizes, and the point is in px of the half-maps", str(path),
+                         "give a map or a mask, for its pixel size")
     return table, particles
 
 
@@ -270,6 +279,13 @@ def _warnings(particles: Particles, roll: np.ndarray, box: int) -> List[str]:
         warnings.append(f"{len(particles)} particles share {images} images: now each has one of its own, and copies "
                         "cannot be told any more; do not split half-sets anew")
     return warnings
+
+
+def _places(maps: Mapping[str, PathLike]) -> List[str]:
+    """What is said of maps whose headers put them at different places; their voxels are taken as those of one grid."""
+    given = [name for name in MAP_NAMES if maps.get(name) is not None]
+    return [text for name in given[1:]
+            for text in displaced(maps[name], f"{name} {maps[name]}", maps[given[0]], f"{given[0]} {maps[given[0]]}")]
 
 
 def _finish(output: Path, report: Dict[str, Any]) -> Dict[str, Any]:

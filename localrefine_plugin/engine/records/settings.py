@@ -127,14 +127,14 @@ class Settings:
         False, "Set negative density of the references to zero. Off, since the zero level of a map is arbitrary and "
         "low density is lost.", kind="bool", label="Non-negative references", group=REFINEMENT, expert=True, step=MERGE)
     resplit_half_sets: bool = setting(
-        False, "Split the particles into half-sets anew, at random; all copies of one image (symmetry expansion) "
-        "stay together. The half-maps given share particles with both new half-sets, so the references are no longer "
-        "independent and the first FSCs are too good.", kind="bool", label="Re-split half-sets", group=REFINEMENT,
-        expert=True)
+        False, "Split the particles into half-sets anew, at random. All copies of one image (symmetry expansion) and "
+        "all segments of one filament (rlnHelicalTubeID) stay together. The half-maps given share particles with both "
+        "new half-sets, so the references are no longer independent and the first FSCs are too good.",
+        kind="bool", label="Re-split half-sets", group=REFINEMENT, expert=True)
     resample_maps: bool = setting(
-        False, "Half-maps and mask that have another pixel size or box than the particles are resampled to theirs, "
-        "about the centre of the box, instead of being refused.", kind="bool", label="Resample half-maps and mask",
-        group=REFINEMENT, expert=True)
+        False, "Half-maps and mask that have another pixel size than the particles are resampled to theirs, about the "
+        "centre of the box, instead of being refused. Half-maps of another box, wider or narrower in Å, are refused "
+        "nevertheless.", kind="bool", label="Resample half-maps and mask", group=REFINEMENT, expert=True)
     fsc_randomise_below: float = setting(
         0.8, "The phases are randomised from the shell where the unmasked FSC first falls below this, to measure "
         "what the mask adds to the FSC.", kind="float", label="FSC: randomise phases below", group=REFINEMENT,
@@ -147,6 +147,10 @@ class Settings:
         "static", "static: the mask as it was given, which is what protects best against fitting noise at its "
         "surface. dynamic: once the resolution is good enough, the mask follows the density found, near the "
         "mask given.", kind="choice", label="Mask mode", group=MASK, choices=("static", "dynamic"), step=MERGE)
+    honour_mask_origin: bool = setting(
+        False, "Move the mask to where the origin in its header puts it relative to half-map 1, by a whole number of "
+        "voxels. Off, voxels of the mask are those of the half-maps, and a difference is warned of.",
+        kind="bool", label="Honour the mask's origin", group=MASK, expert=True)
     mask_threshold: float = setting(
         0.2, "Density that belongs to the sub-volume, in the map low-passed to 12 Å or 1.5 times its resolution.",
         kind="float", label="Threshold", group=MASK, low=0, step=MERGE)

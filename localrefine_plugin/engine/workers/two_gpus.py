@@ -1,9 +1,12 @@
 """The two half-sets at the same time, each on a card of its own."""
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-from typing import List, Sequence
+import threading
+from contextlib import contextmanager
+from typing import Iterator, List, Sequence
 
 from ..io.run_folder import RunFolder, read_json
 from ..records.errors import InputError
@@ -17,11 +20,31 @@ def align_side_by_side(run: str, iteration: int, devices: Sequence[str], threads
     InputError : what stopped one of them. The other one was waited for, and what it did is kept.
     """
     share = max(1, threads // 2)
-    children = [subprocess.Popen(align_command(run, iteration, half, device, share))
-                for half, device in zip((1, 2), devices)]
-    stopped = [half for half, child in zip((1, 2), children) if child.wait() != 0]
+    with deaf_to_ctrl_c():
+        children = [subprocess.Popen(align_command(run, iteration, half, device, share))
+                    for half, device in zip((1, 2), devices)]
+    try:
+        stopped = [half for half, child in zip((1, 2), children) if child.wait() != 0]
+    except KeyboardInterrupt:
+        for child in children:
+            child.terminate()
+            child.wait()
+        raise
     if stopped:
         raise reason(RunFolder(run), iteration, stopped)
+
+
+@contextmanager
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started here inherit that Ctrl-C does nothing: the one that started them stops them, and says so."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def align_command(run: str, iteration: int, half: int, device: str, threads: int) -> List[str]:
