@@ -4,9 +4,9 @@ from __future__ import annotations
 import json
 import random
 import struct
-from typing import Any, Dict, List
+from typing import Any, List
 
-from localrefine_plugin.engine.records.settings import Settings
+from localrefine_plugin.engine.records.settings import SettingInfo, Settings
 
 WORDS = (b"nan", b"-nan", b"inf", b"1e999", b"-1e308", b"1e-320", b"0", b"-1", b"-0", b"2147483648", b"9" * 25, b"0x10",
          b"1_000", "१२".encode(), "−3".encode(), b'""', b"''", b'"', b"'", b"None", b"<NA>", b"true", b"3.", b".5",
@@ -92,7 +92,7 @@ def damaged_mrc(data: bytes, rng: random.Random) -> bytes:
 
 def damaged_settings(rng: random.Random) -> bytes:
     """Settings of any kind and value, one of them twice, or bytes of the JSON mutated."""
-    described = {entry["name"]: entry for entry in Settings.describe()}
+    described = {entry.name: entry for entry in Settings.describe()}
     names = rng.sample(sorted(described), rng.randint(1, 4))
     content = {name: _right(rng, described[name]) if rng.random() < 0.7 else _value(rng) for name in names}
     if rng.random() < 0.1:
@@ -102,24 +102,24 @@ def damaged_settings(rng: random.Random) -> bytes:
     return mutated(data, rng, 2) if rng.random() < 0.3 else data
 
 
-def _right(rng: random.Random, entry: Dict[str, Any]) -> Any:
+def _right(rng: random.Random, entry: SettingInfo) -> Any:
     """A value that the setting may have."""
-    if entry["kind"] == "bool":
+    if entry.kind == "bool":
         return rng.random() < 0.5
-    if entry["choices"]:
-        return rng.choice(entry["choices"])
-    if entry["kind"] == "symmetry":
+    if entry.choices:
+        return rng.choice(entry.choices)
+    if entry.kind == "symmetry":
         return rng.choice(("C1", "C2", "c3", "D2", "T", "O", "I1"))
-    if entry["optional"] and rng.random() < 0.2:
+    if entry.optional and rng.random() < 0.2:
         return None
-    low, high = entry["low"], entry["high"]
+    low, high = entry.low, entry.high
     value = rng.choice((low, rng.uniform(low, 30 if high is None else high), rng.uniform(low, low + 10)))
-    return int(value) if entry["kind"] == "int" else value
+    return int(value) if entry.kind == "int" else value
 
 
 def _value(rng: random.Random, depth: int = 0) -> Any:
     """Anything that JSON can say."""
-    offered: List[Any] = [m for f in Settings.describe() for m in f["choices"]] + ["C1", "D2", "O", "C0", "I5", "", "Å"]
+    offered: List[Any] = [m for f in Settings.describe() for m in f.choices] + ["C1", "D2", "O", "C0", "I5", "", "Å"]
     kind = rng.randrange(9 if depth < 3 else 7)
     if kind == 0:
         return rng.choice((None, True, False, "true", "0", "1"))

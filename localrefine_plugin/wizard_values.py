@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
-from .protocols.form_local_refine import FULCRUM_AXES, FULCRUM_CHOICES, FULCRUM_COORDINATES, describe, settings_values
+from .protocols.form_local_refine import FULCRUM_AXES, FULCRUM_CHOICES, FULCRUM_COORDINATES, settings_values
 from .protocols.protocol_local_refine import ProtLocalRefine, half_map_files
 from .protocols.run_state import RunState
 
@@ -65,8 +65,9 @@ def runs_of_this_frame(protocol: Any) -> List[Tuple[str, RunState]]:
     volume, project = protocol.inputVolume.get(), protocol.getProject()
     runs = project.getRuns(refresh=False) if project is not None and volume is not None else []
     found = [(run.getRunName(), run.run_state()) for run in runs if isinstance(run, ProtLocalRefine)]
-    return [(name, state) for name, state in found if state.input.get("box_size") == volume.getXDim()
-            and abs(state.input.get("pixel_size", 0) / volume.getSamplingRate() - 1) < SAME_PIXEL]
+    return [(name, state) for name, state in found if state.input is not None
+            and state.input.box_size == volume.getXDim()
+            and abs(state.input.pixel_size / volume.getSamplingRate() - 1) < SAME_PIXEL]
 
 
 def learned_hinges(protocol: Any) -> Dict[str, Sequence[float]]:
@@ -93,19 +94,18 @@ def prior_widths(protocol: Any) -> Tuple[Tuple[float, float], str]:
     The root mean square over the axes; the defaults of the form where no run has learned any.
     """
     from .engine.maps.mask import mask_centre, mask_radius
+    from .engine.records.settings import Settings
     mask = the_mask(protocol)
     centre = mask_centre(mask)
     near = 0.5 * mask_radius(mask, centre).effective
     for name, state in reversed(runs_of_this_frame(protocol)):
-        where = state.resolved.get("mask_centre_px")
-        covariance = state.learned_covariance(int(state.best.get("iteration", 0)))
-        if covariance is not None and where is not None and np.linalg.norm(np.array(where) - centre) < near:
+        covariance = state.learned_covariance(state.best.iteration) if state.best and state.input else None
+        if covariance is not None and np.linalg.norm(state.input.resolved.mask_centre_px - centre) < near:
             variance = np.diagonal(covariance).reshape(2, 3).mean(axis=1)
             rotation, shift = float(np.rad2deg(np.sqrt(variance[0]))), float(np.sqrt(variance[1]))
             return (rotation, shift), (f"As the run '{name}' learned it: {rotation:.1f}° and {shift:.1f} Å per axis. "
                                        "With a learned prior they are where it begins; with a Gaussian one they stay.")
-    known = describe()
-    rotation, shift = known["prior_rotation_deg"]["default"], known["prior_shift_angstrom"]["default"]
+    rotation, shift = Settings().prior_rotation_deg, Settings().prior_shift_angstrom
     return (rotation, shift), (f"No run of this project has learned the motion of this part yet. {rotation:g}° and "
                                f"{shift:g} Å suit most; with a learned prior they are only where it begins.")
 
@@ -140,7 +140,7 @@ def mask_report(protocol: Any) -> List[str]:
              f"Density of the map (at {geometry.DENSITY_LOWPASS_ANGSTROM:g} Å) fills "
              f"{100 * geometry.density_inside(mask, density, pixel):.0f} % of it",
              f"Resolution of the half-maps inside it: {resolution:.2f} Å (FSC 0.143, corrected)"]
-    return lines + [f"Warning: {text}" for text in warnings] + ([] if warnings else ["Nothing to object to."])
+    return lines + [f"Warning: {text}" for text in warnings] + ([] if warnings else ["No problems found."])
 
 
 def search_extents(protocol: Any) -> Tuple[float, float]:

@@ -12,14 +12,15 @@ from localrefine_plugin.engine.align.motion_prior import about_point
 from localrefine_plugin.engine.io.run_folder import RunFolder, write_json
 from localrefine_plugin.engine.io.star import StarTable, write_star
 from localrefine_plugin.engine.merge.motion_report import motion_summary
-from localrefine_plugin.engine.records.motion import LearnedMotion
+from localrefine_plugin.engine.records.codec import as_json
+from localrefine_plugin.engine.records.iteration import CURVE_NAMES
+from localrefine_plugin.engine.records.motion import LearnedMotion, MotionSummary
 from localrefine_plugin.engine.records.poses import PoseTable
 from localrefine_plugin.engine.records.resolved import ResolvedSettings
 from localrefine_plugin.engine.records.settings import Settings
 
 BOX, PIXEL = 32, 3.0
 SHIFT_ADVICE = "14 % of the particles are at the limit of the shift search: widen it, or use a prior"
-CURVES = ("unmasked", "spherical", "loose", "tight", "corrected")
 
 
 def fake_run(path: Path, iterations: int = 3, particles: int = 400, finished: bool = True, seed: int = 0,
@@ -39,6 +40,7 @@ def fake_run(path: Path, iterations: int = 3, particles: int = 400, finished: bo
                      "prior": "learned", "rotation_extent_fixed": False, "shift_extent_fixed": False,
                      "fulcrum_px": [18.0, 15.5, 17.0], "mask_centre_px": [16.0, 16.0, 16.0],
                      "mask_radius_angstrom": 30.0},
+        "optics": [], "stacks": [],
         "warnings": ["the mask's edge is 3.2 px wide: less than five times the resolution"]})
     mask = soft_ball(BOX, 0.28 * BOX, 0.12 * BOX)
     write_map(folder.mask, mask, PIXEL)
@@ -55,14 +57,15 @@ def fake_iteration(folder: RunFolder, k: int, particles: int, seed: int, spread_
         fake_half(folder, k, half, particles // 2, np.random.default_rng(100 * seed + 10 * k + half), spread_deg)
     resolution = fake_fsc(folder.fsc(k), k)
     change = 0.0 if k == 0 else 1.6 * spread_deg
-    learned = {"motion": fake_motion()} if k else {}
+    learned = {"motion": as_json(fake_motion())} if k else {}
     write_json(folder.iteration_done(k), {
         "iteration": k, "resolution_angstrom": resolution,
         "resolution_0.5_angstrom": {name: 1.3 * v for name, v in resolution.items()},
         "resolution_range_angstrom": [resolution["corrected"] - 0.1, resolution["corrected"] + 0.2],
         "align_resolution_angstrom": resolution["corrected"] + 0.5, "converged": last and k > 0,
         "stop_reason": "neither resolution nor poses changed" if last and k > 0 else "", "best_iteration": k,
-        "pose_change": {"rotation_median_deg": change, "shift_median_angstrom": 0.4 * change,
+        "pose_change": {} if k == 0 else {
+                        "rotation_median_deg": change, "shift_median_angstrom": 0.4 * change,
                         "rotation_since_last_median_deg": change / (k + 1), "shift_since_last_median_angstrom": 0.3},
         "at_rotation_limit": 0.02 * (k > 0), "at_shift_limit": 0.04 * (k > 0), "insertions_mean": 1.4, "warnings": [],
         "advice": {"drift": "the poses drift", "shift limit": SHIFT_ADVICE} if k else {}, **learned})
@@ -76,7 +79,7 @@ def fake_covariance() -> np.ndarray:
     return about_point(covariance, -hinge)
 
 
-def fake_motion() -> Dict[str, Any]:
+def fake_motion() -> MotionSummary:
     """The key "motion" of iteration.json."""
     covariance = fake_covariance()
     rng = np.random.default_rng(0)
@@ -113,7 +116,7 @@ def fake_fsc(path: Path, k: int) -> Dict[str, float]:
     """Write fsc.star and return the resolution of each curve."""
     shells = np.arange(1, BOX // 2 + 1)
     frequency = shells / (BOX * PIXEL)
-    resolution = {name: (11.0 - 1.2 * k) * factor for name, factor in zip(CURVES, (1.3, 1.2, 1.08, 0.98, 1.0))}
+    resolution = {name: (11.0 - 1.2 * k) * factor for name, factor in zip(CURVE_NAMES, (1.3, 1.2, 1.08, 0.98, 1.0))}
     curve = {name: 1 / (1 + np.exp((frequency * d - 1) * 9 + np.log(1 / 0.143 - 1) * -1))
              for name, d in resolution.items()}
     general = StarTable.from_columns("general", {"rlnImageSize": [BOX], "rlnPixelSize": [PIXEL]})

@@ -13,6 +13,7 @@ from localrefine_plugin.engine.maps.fsc import five_curves
 from localrefine_plugin.engine.merge import advice
 from localrefine_plugin.engine.merge.hinge import Hinge, estimate_hinge
 from localrefine_plugin.engine.model.pose import random_rotations
+from localrefine_plugin.engine.records.iteration import IterationRecord, PoseChange
 from localrefine_plugin.engine.records.settings import Settings
 
 BOX, PIXEL = 48, 3.0
@@ -38,11 +39,10 @@ def curves(noise=8.0):
 
 
 def iteration(resolution=9.0, rotation=5.0, shift=3.0):
-    return {"resolution_angstrom": {"corrected": resolution},
-            "pose_change": {"rotation_median_deg": rotation, "shift_median_angstrom": shift}}
+    return IterationRecord(1, {"corrected": resolution}, pose_change=PoseChange(rotation, shift))
 
 
-START = {"resolution_angstrom": {"corrected": 10.0}, "pose_change": {}}
+START = IterationRecord(0, {"corrected": 10.0})
 
 
 def test_a_good_run_gets_no_advice():

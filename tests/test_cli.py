@@ -15,6 +15,7 @@ from localrefine_plugin import engine
 from localrefine_plugin.engine import __main__ as cli
 from localrefine_plugin.engine.finish.report import build_report
 from localrefine_plugin.engine.io.run_folder import RunFolder, write_json
+from localrefine_plugin.engine.records.codec import as_json
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 
@@ -59,7 +60,8 @@ def prepared(inputs, **values):
     run.iteration(0).mkdir(parents=True)
     write_json(run.settings, Settings(**values).as_dict())
     write_json(run.input, {"particles": str(inputs.star), "half_map_1": str(inputs.half_1),
-                           "half_map_2": str(inputs.half_2), "mask": str(inputs.mask), "warnings": ["edge is hard"]})
+                           "half_map_2": str(inputs.half_2), "mask": str(inputs.mask), "box_size": 16,
+                           "pixel_size": 2.0, "resolved": {}, "optics": [], "stacks": [], "warnings": ["edge is hard"]})
     write_json(run.iteration_done(0), {"iteration": 0, "resolution_angstrom": {"tight": 9.0}, "best_iteration": 0})
     return run
 
@@ -275,14 +277,14 @@ def with_iterations(inputs, count):
 def test_report_sums_and_chooses(inputs, capsys):
     run = with_iterations(inputs, 3)
     report = build_report(run)
-    assert [i["iteration"] for i in report["iterations"]] == [0, 1, 2, 3]
-    assert [(h["iteration"], h["half"]) for h in report["halves"]] == [(k, h) for k in (1, 2, 3) for h in (1, 2)]
-    assert report["wall_seconds"] == 12 and report["cpu_seconds"] == 21 and report["peak_memory_mb"] == 302
-    assert report["warnings"] == ["edge is hard", "note 1", "note 2", "note 3"]
-    assert report["final_resolution_angstrom"] == {"tight": 7.0}
-    assert report["settings"] == Settings().as_dict() and report["input"]["mask"] == str(inputs.mask)
+    assert [i.iteration for i in report.iterations] == [0, 1, 2, 3]
+    assert [(h.iteration, h.half) for h in report.halves] == [(k, h) for k in (1, 2, 3) for h in (1, 2)]
+    assert report.wall_seconds == 12 and report.cpu_seconds == 21 and report.peak_memory_mb == 302
+    assert report.warnings == ("edge is hard", "note 1", "note 2", "note 3")
+    assert report.final_resolution_angstrom == {"tight": 7.0}
+    assert report.settings == Settings() and report.input.mask == str(inputs.mask)
     assert cli.main(["report", str(run.path)]) == 0
-    assert json.loads(capsys.readouterr().out) == report
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(as_json(report)))
 
 
 def test_report_of_a_killed_run(inputs):
@@ -291,10 +293,10 @@ def test_report_of_a_killed_run(inputs):
     run.half_done(2, 2).write_text('{"iteration": 2, "ha')
     (run.path / "iter_draft").mkdir()
     report = build_report(run)
-    assert [i["iteration"] for i in report["iterations"]] == [0, 1]
-    assert len(report["halves"]) == 3
-    assert any("half_2.json: cannot be read" in text for text in report["warnings"])
-    assert report["final_resolution_angstrom"] == {"tight": 8.0}
+    assert [i.iteration for i in report.iterations] == [0, 1]
+    assert len(report.halves) == 3
+    assert any("half_2.json: cannot be read" in text for text in report.warnings)
+    assert report.final_resolution_angstrom == {"tight": 8.0}
 
 
 def test_report_before_the_first_iteration_and_of_no_run(inputs):
@@ -304,5 +306,5 @@ def test_report_before_the_first_iteration_and_of_no_run(inputs):
     run.path.mkdir()
     write_json(run.settings, Settings().as_dict())
     report = build_report(run)
-    assert report["iterations"] == [] and report["final_resolution_angstrom"] == {} and report["wall_seconds"] == 0
-    assert np.isfinite(report["peak_memory_mb"])
+    assert report.iterations == () and report.final_resolution_angstrom == {} and report.wall_seconds == 0
+    assert np.isfinite(report.peak_memory_mb)

@@ -13,7 +13,7 @@ from test_refine import assert_same_bits, results, temporary_folder
 from localrefine_plugin.engine import refine as engine
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
 from localrefine_plugin.engine.records.errors import InputError
-from localrefine_plugin.engine.records.settings import ALIGN, FINISH, MERGE, PREPARE, STEP_OF, STOP, Settings
+from localrefine_plugin.engine.records.settings import ALIGN, DESCRIBED, FINISH, MERGE, PREPARE, STOP, Settings
 
 DEFAULTS = dict(max_iterations=2)
 ALL = ["prepare", "align 1 1", "align 1 2", "merge 1", "align 2 1", "align 2 2", "merge 2", "finish"]
@@ -83,13 +83,12 @@ def test_back_to_the_old_setting_leaves_nothing_of_the_other(run):
 
 def test_nothing_in_iteration_0_depends_on_the_settings_that_are_taken_as_they_are(tmp_path):
     """Else a changed one would have to prepare the run again."""
-    values = {"bool": lambda d: not d["default"], "int": lambda d: d["default"] + 1,
-              "float": lambda d: (d["default"] or 40.0) * 1.5,
-              "choice": lambda d: next(c for c in d["choices"] if c != d["default"])}
-    described = {d["name"]: d for d in Settings.describe()}
-    later = {name for name, step in STEP_OF.items() if step != PREPARE}
-    assert {STEP_OF[name] for name in later} == {ALIGN, MERGE, FINISH, STOP}
-    other = {name: values[described[name]["kind"]](described[name]) for name in later}
+    values = {"bool": lambda d: not d.default, "int": lambda d: d.default + 1,
+              "float": lambda d: (d.default or 40.0) * 1.5,
+              "choice": lambda d: next(c for c in d.choices if c != d.default)}
+    later = {name: info for name, info in DESCRIBED.items() if info.step != PREPARE}
+    assert {info.step for info in later.values()} == {ALIGN, MERGE, FINISH, STOP}
+    other = {name: values[info.kind](info) for name, info in later.items()}
     engine.prepare(*inputs(), str(tmp_path / "other"), Settings(**other), threads=1)
     one, two = RunFolder(straight().path), RunFolder(tmp_path / "other")
     for name in ("half_1_reference.mrc", "half_2_reference.mrc", "half_1_noise.npz", "half_2_noise.npz", "fsc.star"):

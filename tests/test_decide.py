@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import pytest
 
-from localrefine_plugin.engine.merge.merge import decide
+from localrefine_plugin.engine.merge.convergence import decide
+from localrefine_plugin.engine.records.iteration import IterationRecord, PoseChange
 from localrefine_plugin.engine.records.resolved import ResolvedSettings
 
 BOX_ANGSTROM = 256.0
@@ -12,33 +13,33 @@ RESOLVED = ResolvedSettings(max_iterations=8, mask_radius_angstrom=40.0)
 
 def decision(*resolutions, moved_sigma=1.0):
     """Of iterations 0, 1, … with these corrected resolutions in Å."""
-    change = {"rotation_since_last_median_sigma": moved_sigma}
-    history = [{"resolution_angstrom": {"corrected": d}, "pose_change": change} for d in resolutions]
+    change = PoseChange(5.0, 3.0, rotation_since_last_median_sigma=moved_sigma)
+    history = [IterationRecord(k, {"corrected": d}, pose_change=change) for k, d in enumerate(resolutions)]
     return decide(history, RESOLVED, BOX_ANGSTROM)
 
 
 def test_goes_on_while_resolution_or_poses_change():
-    assert not decision(12.0, 8.0, 6.0, moved_sigma=0.1)["converged"]
-    assert not decision(12.0, 6.0, 6.0, 6.0, 6.0, moved_sigma=0.5)["converged"]
+    assert not decision(12.0, 8.0, 6.0, moved_sigma=0.1).converged
+    assert not decision(12.0, 6.0, 6.0, 6.0, 6.0, moved_sigma=0.5).converged
 
 
 def test_stops_when_neither_changes():
     result = decision(12.0, 6.0, 6.0, 6.0, moved_sigma=0.1)
-    assert result["converged"] and "neither" in result["stop_reason"]
+    assert result.converged and "converged" in result.stop_reason
 
 
 @pytest.mark.parametrize("resolutions, best", [((12.0, 6.0, 5.5, 5.6), 2), ((5.0, 6.0, 6.5), 1)])
 def test_keeps_the_best_iteration_never_the_input(resolutions, best):
-    assert decision(*resolutions)["best_iteration"] == best
+    assert decision(*resolutions).best_iteration == best
 
 
 def test_stops_at_the_maximum():
-    assert decision(12.0, *[6.0 + k for k in range(8)])["stop_reason"] == "maximum number of iterations"
+    assert decision(12.0, *[6.0 + k for k in range(8)]).stop_reason == "maximum number of iterations"
 
 
 def test_stops_where_the_half_maps_agree_on_nothing_and_keeps_what_was_before():
     """Coarser than the mask is wide: references of that are empty, and empty maps correlate by chance."""
     result = decision(12.0, 9.0, BOX_ANGSTROM)
-    assert result["converged"] and result["best_iteration"] == 1
-    assert "agree on nothing" in result["stop_reason"]
-    assert not decision(12.0, 9.0, 79.0)["converged"]
+    assert result.converged and result.best_iteration == 1
+    assert "no longer agree" in result.stop_reason
+    assert not decision(12.0, 9.0, 79.0).converged

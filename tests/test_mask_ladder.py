@@ -29,20 +29,20 @@ def ladder_of(first, second, mask=WIDE):
 def test_the_ladder_starts_in_the_mask_in_use_and_tightens():
     _, *maps = phantom()
     curves, ladder = ladder_of(*maps)
-    first = ladder.rungs[0]
-    assert first["resolution_angstrom"] == curves.resolutions()["corrected"]
-    assert first["uncorrected_angstrom"] == curves.resolutions()["tight"]
-    volumes = [rung["volume_angstrom3"] for rung in ladder.rungs]
+    first = ladder.record.rungs[0]
+    assert first.resolution_angstrom == curves.resolutions()["corrected"]
+    assert first.uncorrected_angstrom == curves.resolutions()["tight"]
+    volumes = [rung.volume_angstrom3 for rung in ladder.record.rungs]
     assert np.all(np.diff(volumes) < 0) and volumes[0] == pytest.approx(volume_angstrom3(WIDE, PIXEL))
-    assert ladder.as_dict()["resolution_angstrom"] == ladder.rungs[ladder.tightest]["resolution_angstrom"]
+    assert ladder.record.resolution_angstrom == ladder.record.rungs[ladder.record.tightest].resolution_angstrom
 
 
 def test_a_wide_mask_is_tightened_to_the_density_and_its_resolution_is_true():
     """Finer than in the wide mask by more than its error, and at most 5 % finer than FSC 0.5 to the truth there."""
     truth, *maps = phantom()
     curves, ladder = ladder_of(*maps)
-    found = ladder.as_dict()["resolution_angstrom"]
-    assert ladder.tightest >= 2
+    found = ladder.record.resolution_angstrom
+    assert ladder.record.tightest >= 2
     assert found < curves.resolution_range()[0]
     assert ladder.mask[ball(N, 11) > 0.5].mean() > 0.99 and ladder.mask[ball(N, 20) < 0.5].max() < 0.1
     to_truth = fsc(0.5 * (maps[0] + maps[1]) * ladder.mask, truth * ladder.mask)
@@ -53,9 +53,9 @@ def test_no_rung_up_to_the_tightest_makes_correlation_and_the_next_does():
     """A finely resolved ball, so that the distances come down to a few voxels."""
     _, *maps = half_maps(N, noise=0.3)
     _, ladder = ladder_of(*maps, ball(N, 16, 4))
-    *adds_nothing, last = [rung["mask_correlation"] for rung in ladder.rungs]
+    *adds_nothing, last = [rung.mask_correlation for rung in ladder.record.rungs]
     assert max(adds_nothing) <= MASK_CORRELATION < last
-    assert ladder.tightest == len(adds_nothing) - 1
+    assert ladder.record.tightest == len(adds_nothing) - 1
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -65,7 +65,7 @@ def test_noise_gains_nothing_in_masks_that_follow_it(seed):
     blob = 30 * density(np.zeros((1, 3)), N, 6.0)
     maps = [blob + rng.standard_normal((N,) * 3).astype(np.float32) for _ in range(2)]
     curves, ladder = ladder_of(*maps)
-    assert ladder.as_dict()["resolution_angstrom"] > 0.9 * curves.resolution_range()[0]
+    assert ladder.record.resolution_angstrom > 0.9 * curves.resolution_range()[0]
 
 
 def test_the_mask_of_a_rung_is_drawn_about_the_density():

@@ -19,6 +19,7 @@ from localrefine_plugin.engine.align.motion_prior import Evidence, about_point, 
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.io.run_store import load_motion, load_poses
 from localrefine_plugin.engine.merge import motion_report
+from localrefine_plugin.engine.records.codec import as_json
 from localrefine_plugin.engine.records.resolved import ResolvedSettings
 from localrefine_plugin.engine.records.settings import Settings
 
@@ -289,35 +290,35 @@ def test_a_width_that_fills_the_search_is_mentioned():
 
 def test_words_give_widths_and_hinge_in_the_units_of_the_box():
     summary = summary_of(draw(motion((4, 3, 2)), 3000, seed=13))
-    found = summary["pooled"]["hinge"]
+    found = summary.pooled.hinge
     truth = np.array(RESOLVED.mask_centre_px) + HINGE
-    np.testing.assert_allclose(found["point_px"], truth, atol=1.5)
-    np.testing.assert_allclose(found["point_angstrom"], PIXEL * np.array(found["point_px"]))
-    assert np.all(np.abs(np.array(found["point_px"]) - truth) * PIXEL < 4 * np.array(found["error_angstrom"]))
-    assert found["determined"] == 3 and found["axis"] is None
-    np.testing.assert_allclose(summary["pooled"]["rotation_widths_deg"], (4, 3, 2), rtol=0.15)
-    np.testing.assert_allclose(found["displacement_widths_angstrom"], [PIXEL] * 3, rtol=0.2)
-    assert "4." in summary["words"][0] or "3.9" in summary["words"][0]
-    assert "px from the corner of the box" in summary["words"][1]
+    np.testing.assert_allclose(found.point_px, truth, atol=1.5)
+    np.testing.assert_allclose(found.point_angstrom, PIXEL * np.array(found.point_px))
+    assert np.all(np.abs(np.array(found.point_px) - truth) * PIXEL < 4 * np.array(found.error_angstrom))
+    assert found.determined == 3 and found.axis is None
+    np.testing.assert_allclose(summary.pooled.rotation_widths_deg, (4, 3, 2), rtol=0.15)
+    np.testing.assert_allclose(found.displacement_widths_angstrom, [PIXEL] * 3, rtol=0.2)
+    assert "4." in summary.words[0] or "3.9" in summary.words[0]
+    assert "px from the corner of the box" in summary.words[1]
     point = motion_report.learned_hinge(summary, BOX).point
-    np.testing.assert_allclose(point + BOX // 2, found["point_px"])
+    np.testing.assert_allclose(point + BOX // 2, found.point_px)
 
 
 def test_a_motion_about_one_axis_leaves_the_hinge_along_it_open():
     x = draw(motion((6, 0.05, 0.05), at_hinge_px=2.0), 300, seed=14)
     summary = summary_of(x, rotation_deg=1.0, shift_px=0.6)
-    found = summary["pooled"]["hinge"]
-    assert found["determined"] == 2
-    assert np.rad2deg(np.arccos(abs(np.array(found["axis"]) @ AXES[:, 0]))) < 8
-    assert "where on the axis is not determined" in summary["words"][1]
-    offset = np.array(found["point_px"]) - RESOLVED.mask_centre_px
-    assert abs(offset @ found["axis"]) < 1e-6
+    found = summary.pooled.hinge
+    assert found.determined == 2
+    assert np.rad2deg(np.arccos(abs(np.array(found.axis) @ AXES[:, 0]))) < 8
+    assert "where on the axis is not determined" in summary.words[1]
+    offset = np.array(found.point_px) - RESOLVED.mask_centre_px
+    assert abs(offset @ found.axis) < 1e-6
 
 
 def test_a_motion_without_rotation_has_no_hinge():
     summary = summary_of(draw(np.diag([1e-8] * 3 + [2.0 ** 2] * 3), 200, seed=15), rotation_deg=0.5, shift_px=1.0)
     assert motion_report.learned_hinge(summary, BOX) is None
-    assert "too little" in summary["words"][1]
+    assert "not determined" in summary.words[1]
 
 
 @pytest.mark.parametrize("n", (1, 30, 400))
@@ -325,13 +326,13 @@ def test_images_that_say_nothing_leave_a_summary_of_finite_numbers(n):
     nothing = replace(evidence(np.zeros((n, 6))), curvature=np.zeros((n, 5, 5)), pull=np.zeros((n, 5)))
     found = examine(nothing, learned(nothing), START)
     summary = motion_report.motion_summary({1: found, 2: found}, RESOLVED, PIXEL)
-    json.dumps(summary, allow_nan=False)
-    assert summary["half_1"]["hinge"]["determined"] == 0 or min(summary["half_1"]["hinge"]["error_angstrom"]) > 15
+    json.dumps(as_json(summary), allow_nan=False)
+    assert summary.half_1.hinge.determined == 0 or min(summary.half_1.hinge.error_angstrom) > 15
 
 
 def test_a_mean_motion_is_mentioned():
     x = draw(motion((3, 3, 3)), 800, seed=16) + np.array([np.deg2rad(3), 0, 0, 0, 0, 0])
-    words = summary_of(x)["words"]
+    words = summary_of(x).words
     turned = float(words[2].split("turned by ")[1].split("°")[0])
     assert turned == pytest.approx(3.0, abs=0.4)  # the prior about zero takes a tenth
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from localrefine_plugin.engine.__main__ import main
+from localrefine_plugin.engine.records.codec import as_json
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.protocols import ProtLocalRefine
 from localrefine_plugin.protocols.form_local_refine import param_name, settings_values
@@ -29,7 +31,7 @@ def test_verb_page_and_form_say_the_same_of_every_setting(capsys):
     """Name, label, unit, help, default, choices and expert level."""
     assert main(["settings"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told == json.loads(json.dumps(Settings.describe()))
+    assert told == json.loads(json.dumps(as_json(Settings.describe())))
     assert [entry["name"] for entry in told] == list(Settings().as_dict())
     sections = (DOCS / "reference" / "parameters.md").read_text(encoding="utf-8").split("\n### ")[1:]
     assert sorted(section.split("\n")[0] for section in sections) == sorted(entry["label"] for entry in told)
@@ -46,7 +48,7 @@ def test_verb_page_and_form_say_the_same_of_every_setting(capsys):
 
 
 def test_a_changed_default_changes_the_page(monkeypatch):
-    described = Settings.describe()
-    next(entry for entry in described if entry["name"] == "max_iterations")["default"] = 77
+    described = [replace(entry, default=77) if entry.name == "max_iterations" else entry
+                 for entry in Settings.describe()]
     monkeypatch.setattr(Settings, "describe", classmethod(lambda cls: described))
     assert "- default: 77\n" in writer().page()

@@ -10,7 +10,7 @@ import pytest
 from scipion_data import new_project, simulated_inputs, soft_ball, store_inputs, volume, write_map
 
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
-from localrefine_plugin.engine.records.settings import Settings
+from localrefine_plugin.engine.records.settings import SettingInfo, Settings
 from localrefine_plugin.protocols import ProtLocalRefine
 from localrefine_plugin.protocols import form_local_refine as form
 from localrefine_plugin.protocols.step_chain import StepChain, fingerprint
@@ -33,14 +33,14 @@ def test_parameters_have_the_names_of_the_field(key, name):
 
 def test_every_setting_is_in_the_form_with_its_words():
     protocol = ProtLocalRefine()
-    names = [form.param_name(entry["name"]) for entry in Settings.describe()]
+    names = [form.param_name(entry.name) for entry in Settings.describe()]
     assert len(set(names)) == len(names)
     for entry, name in zip(Settings.describe(), names):
         param = protocol.getParam(name)
-        assert param is not None, entry["name"]
-        assert entry["help"] in param.help.get()
-        assert entry["unit"] in param.label.get() or entry["kind"] == "fulcrum"
-        assert param.isExpert() == entry["expert"]
+        assert param is not None, entry.name
+        assert entry.help in param.help.get()
+        assert entry.unit in param.label.get() or entry.kind == "fulcrum"
+        assert param.isExpert() == entry.expert
 
 
 def test_the_form_as_it_opens_gives_the_default_settings():
@@ -48,14 +48,11 @@ def test_the_form_as_it_opens_gives_the_default_settings():
 
 
 def test_a_setting_added_to_the_engine_appears_in_the_form(monkeypatch):
-    extra = [dict(name="solvent_level", default=0.5, kind="float", label="Solvent level", group="Mask", unit="",
-                  help="h", low=0, high=1, choices=(), optional="", expert=False),
-             dict(name="mask_mode", default="static", kind="choice", label="Mask", group="Mask", unit="", help="h",
-                  low=None, high=None, choices=("static", "dynamic"), optional="", expert=False),
-             dict(name="mask_near_angstrom", default=6.0, kind="float", label="Near", group="Mask", unit="Å", help="h",
-                  low=0, high=50, choices=(), optional="", expert=True)]
-    entries = [entry for entry in Settings.describe() if entry["name"] not in {e["name"] for e in extra}]
-    monkeypatch.setattr(form.Settings, "describe", classmethod(lambda cls: entries + extra))
+    extra = [SettingInfo("solvent_level", 0.5, "h", "float", "Solvent level", "Mask", low=0, high=1),
+             SettingInfo("mask_mode", "static", "h", "choice", "Mask", "Mask", choices=("static", "dynamic")),
+             SettingInfo("mask_near_angstrom", 6.0, "h", "float", "Near", "Mask", "Å", 0, 50, expert=True,
+                         shown_when=("mask_mode", ("dynamic",)))]
+    monkeypatch.setattr(form, "DESCRIBED", dict(form.DESCRIBED, **{entry.name: entry for entry in extra}))
     protocol = ProtLocalRefine()
     assert protocol.solventLevel.get() == 0.5
     assert not protocol.evalParamCondition("maskNear")

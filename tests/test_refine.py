@@ -19,6 +19,7 @@ from relion_files import read_columns, read_poses
 from localrefine_plugin.engine import refine as engine
 from localrefine_plugin.engine.finish.report import build_report
 from localrefine_plugin.engine.io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, read_json
+from localrefine_plugin.engine.records.codec import as_json
 from localrefine_plugin.engine.records.settings import Settings
 
 BOX = 32
@@ -107,7 +108,7 @@ def test_the_pose_change_reported_is_that_of_the_poses():
     reported = read_json(run.iteration_done(last))["pose_change"]
     best = read_json(run.iteration_done(last))["best_iteration"]
     rotation, shift = read_poses(run.final("particles.star"), e.particles.pixel_size)
-    change = build_report(run)["iterations"][best]["pose_change"]
+    change = as_json(build_report(run).iterations[best].pose_change)
     assert np.median(angle_between_deg(e.particles.rotation, rotation)) == pytest.approx(
         change["rotation_median_deg"], abs=1e-3
     )

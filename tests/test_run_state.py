@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from test_viewers import NOT_IN_THE_FAKE_RUN, pixels
 
 from localrefine_plugin.engine.__main__ import parser
 from localrefine_plugin.engine.io.run_folder import read_json, write_json
-from localrefine_plugin.protocols.run_state import RunState, resolution, summary_lines
+from localrefine_plugin.engine.records.codec import as_json
+from localrefine_plugin.protocols.run_state import RunState
+from localrefine_plugin.protocols.run_summary import summary_lines
 from localrefine_plugin.viewers.html_report import report_html, reproduce_commands, write_report
 from localrefine_plugin.viewers.run_figures import PICTURES, chosen_iteration, draw
 
@@ -88,7 +91,7 @@ def test_the_best_iteration_is_the_result(tmp_path):
     folder.iteration_done(3).write_text(text)
     state = RunState(folder.path)
     assert chosen_iteration(state) == 2
-    assert resolution(state.best) == pytest.approx(8.6)
+    assert state.best.resolution() == pytest.approx(8.6)
     assert any("iteration 2: 8.60 Å" in line for line in summary_lines(state))
 
 
@@ -133,18 +136,18 @@ def test_the_report_is_self_contained_and_tells_everything(run, tmp_path):
                   "FSC 0.143 / 0.5: unmasked 9.62 Å / 12.51 Å",
                   "One standard error of the corrected FSC: 7.30 to 7.60 Å", "adds no correlation of its own: 7.25 Å",
                   "inserted, on average: 1.4",
-                  "B-factor of the sharpened map: -85 Å²", "share what is coarser than 20 Å"):
+                  "B-factor of the sharpened map: -85 Å²", "share their density coarser than 20 Å"):
         assert words in text, words
 
 
 def test_the_commands_of_the_report_are_those_of_the_run(state):
     """A shell would make settings.json and call the engine with the paths of the input, whatever is in their names."""
-    state.input["particles"] = "/data/my particles; rm.star"
+    state.input = replace(state.input, particles="/data/my particles; rm.star")
     text = reproduce_commands(state)
     settings, command = text.split("\nEND\n")
-    assert json.loads(settings.split("\n", 1)[1]) == state.settings
+    assert json.loads(settings.split("\n", 1)[1]) == as_json(state.settings)
     words = shlex.split(command.replace("\\\n", " "))
     assert words[:3] == ["python", "-m", "localrefine_plugin.engine"]
     options = parser().parse_args(words[3:])
-    assert options.particles == "/data/my particles; rm.star" and options.half_map_1 == state.input["half_map_1"]
+    assert options.particles == "/data/my particles; rm.star" and options.half_map_1 == state.input.half_map_1
     assert options.settings == "settings.json" and options.verb == "refine"

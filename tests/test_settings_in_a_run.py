@@ -88,7 +88,7 @@ def test_new_half_sets_are_used_and_written():
     assert 0.3 < np.mean(given == written) < 0.7
     for half in (1, 2):
         np.testing.assert_array_equal(np.sort(load_poses(run, 1, half).row), np.flatnonzero(written == half))
-    assert any("not independent" in text for text in build_report(run)["warnings"])
+    assert any("not independent" in text for text in build_report(run).warnings)
     np.testing.assert_array_equal(star_columns(run_with(), "rlnRandomSubset")[:, 0], given)
 
 
@@ -118,9 +118,9 @@ def test_the_b_factor_given_is_applied_and_reported():
     expected = np.exp(200 / 4 * (7.5 ** 2 - 2.5 ** 2) / 128 ** 2)
     assert ratio[1] / ratio[0] == pytest.approx(expected, rel=0.05)
     np.testing.assert_array_equal(read_map(none.final("map.mrc"))[0], read_map(sharp.final("map.mrc"))[0])
-    assert build_report(sharp)["sharpening"]["b_factor_applied"] == -200
-    found = build_report(run_with())["sharpening"]
-    assert found["b_factor_applied"] == min(found["b_factor_guinier"], 0)
+    assert build_report(sharp).sharpening.b_factor_applied == -200
+    found = build_report(run_with()).sharpening
+    assert found.b_factor_applied == min(found.b_factor_guinier, 0)
 
 
 def test_symmetry_reaches_the_map():
@@ -177,6 +177,6 @@ def test_advice_goes_to_iteration_report_and_is_warned_of_once():
     assert all("rotation limit" in i["advice"] for i in iterations)
     assert any("limit of the rotation search" in text for text in iterations[0]["warnings"])
     assert not any("limit of the rotation search" in text for text in iterations[1]["warnings"])
-    assert sum("limit of the rotation search" in text for text in report["warnings"]) == 1
-    assert any("limit of the rotation search" in text for text in report["advice"])
-    assert not any("limit of the rotation search" in text for text in build_report(run_with())["advice"])
+    assert sum("limit of the rotation search" in text for text in report.warnings) == 1
+    assert any("limit of the rotation search" in text for text in report.advice)
+    assert not any("limit of the rotation search" in text for text in build_report(run_with()).advice)

@@ -15,16 +15,20 @@ from relion_files import write_map
 
 from localrefine_plugin.engine import __main__ as command_line
 from localrefine_plugin.engine.io.mrc import read_map
-from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
+from localrefine_plugin.engine.io.run_store import load_report, save_record
 from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.maps.fsc import FscCurves, fsc
 from localrefine_plugin.engine.model.pose import exp_map, random_rotations
+from localrefine_plugin.engine.records.codec import from_json
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.poses import PoseTable
+from localrefine_plugin.engine.records.results import NullTest, Validation
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
 from localrefine_plugin.engine.validate import null_tests, validate
-from localrefine_plugin.protocols.run_state import RunState, summary_lines
+from localrefine_plugin.protocols.run_state import RunState
+from localrefine_plugin.protocols.run_summary import summary_lines
 from localrefine_plugin.viewers.html_report import report_html
 from localrefine_plugin.viewers.validation_plots import place_in_range, validation_figure
 
@@ -42,7 +46,7 @@ def good(tmp_path_factory):
 
 
 def outcome(content):
-    return {test["name"]: test["passed"] for test in content["tests"]}
+    return {test.name: test.passed for test in content.tests}
 
 
 def bytes_of(run):
@@ -52,15 +56,15 @@ def bytes_of(run):
 def test_a_good_run_passes_every_test_and_stays_as_it_is(good):
     before = bytes_of(good)
     assert command_line.main(["validate", str(good.path), "--threads", "1"]) == 0
-    content = read_json(good.final("validation.json"))
+    content = from_json(Validation, read_json(good.final("validation.json")))
     assert outcome(content) == dict.fromkeys(NAMES, True)
-    assert content["advice"] == [] and content["particles_per_half"] == [200, 200]
+    assert content.advice == () and content.particles_per_half == (200, 200)
     after = bytes_of(good)
     assert set(after) - set(before) == {good.final("validation.json")}
     assert [path for path in before if after[path] != before[path]] == [good.report]
-    assert read_json(good.report)["validation"] == content["tests"] and good.results_complete()
+    assert load_report(good).validation == content.tests and good.results_complete()
     again = validate.validate(str(good.path), threads=1)
-    assert again["tests"] == content["tests"]  # the same seed
+    assert again.tests == content.tests  # the same seed
     json.loads(good.final("validation.json").read_text(), parse_constant=pytest.fail)  # no Infinity
 
 
@@ -73,7 +77,7 @@ def test_images_in_both_half_sets_are_found(tmp_path):
     content = validate.validate(str(run_of(tmp_path, replace(e, particles=twice, images=e.images[first])).path),
                                 threads=1)
     assert [name for name, passed in outcome(content).items() if not passed] == NAMES[:3]
-    assert "in both half-sets" in content["advice"][0] and len(content["advice"]) == 1
+    assert "in both half-sets" in content.advice[0] and len(content.advice) == 1
 
 
 def test_noise_common_to_the_half_maps_is_found_where_there_is_no_density(good, tmp_path):
@@ -218,18 +222,16 @@ def test_the_error_of_a_band_is_that_of_noise():
 
 # ---------------------------------------------------------------- what is shown of them
 
-TESTS = [dict(name="pure_noise", title="Noise instead of images", value=8.0, low=10.7, high=None, unit="Å",
-              passed=False, verdict="the half-sets share images"),
-         dict(name="random_phases", title="Random phases", value=0.01, low=-0.03, high=0.04, unit="FSC", passed=True,
-              verdict="nothing is made out of noise"),
-         dict(name="empty_place", title="The mask in an empty place", value=None, low=0.0, high=0.0, unit="FSC",
-              passed=None, verdict="the box has no empty place")]
+TESTS = (NullTest("pure_noise", "Noise instead of images", 8.0, 10.7, None, "Å", False, "the half-sets share images"),
+         NullTest("random_phases", "Random phases", 0.01, -0.03, 0.04, "FSC", True, "nothing is made out of noise"),
+         NullTest("empty_place", "The mask in an empty place", None, 0.0, 0.0, "FSC", None,
+                  "the box has no empty place"))
 
 
 def test_summary_and_report_show_what_was_found(tmp_path):
     run = fake_run(tmp_path / "run")
     assert not any("Null tests" in line for line in summary_lines(RunState(run.path)))
-    write_json(run.final("validation.json"), {"tests": TESTS})
+    save_record(run.final("validation.json"), Validation(3, 1, TESTS))
     state = RunState(run.path)
     lines = summary_lines(state)
     assert "Null tests: 1 of 2 as expected" in lines
@@ -239,16 +241,16 @@ def test_summary_and_report_show_what_was_found(tmp_path):
     assert [re.sub("<.*?>", "|", row).split("||")[2].strip("|") for row in table.split("<tr>")[2:]] == [
         "no", "yes", "not done"]
     (run.final("validation.json")).write_text('{"tests": [{"title": "half"}, 3]}')
-    assert RunState(run.path).null_tests() == []
+    assert RunState(run.path).null_tests() == ()
 
 
 @pytest.mark.parametrize("value, place", ((-0.03, 0.0), (0.04, 1.0), (0.11, 2.0), (0.005, 0.5)))
 def test_where_a_dot_lies_in_its_range(value, place):
-    assert place_in_range(dict(TESTS[1], value=value)) == pytest.approx(place)
+    assert place_in_range(replace(TESTS[1], value=value)) == pytest.approx(place)
 
 
 def test_a_resolution_finer_than_expected_lies_outside():
-    assert place_in_range(TESTS[0]) > 1 >= place_in_range(dict(TESTS[0], value=10.8))
+    assert place_in_range(TESTS[0]) > 1 >= place_in_range(replace(TESTS[0], value=10.8))
     assert place_in_range(TESTS[2]) is None
 
 

@@ -15,7 +15,10 @@ from scipy.spatial.transform import Rotation
 
 from localrefine_plugin import wizard_values
 from localrefine_plugin.engine.io.run_folder import write_json
-from localrefine_plugin.protocols.run_state import RunState, summary_lines
+from localrefine_plugin.engine.records.motion import HingeSummary
+from localrefine_plugin.engine.records.resolved import ResolvedSettings
+from localrefine_plugin.protocols.run_state import RunState
+from localrefine_plugin.protocols.run_summary import summary_lines
 from localrefine_plugin.viewers import map_plots, motion_plots, plots, pose_plots
 from localrefine_plugin.viewers.html_report import png
 from localrefine_plugin.viewers.run_figures import (
@@ -64,7 +67,7 @@ def test_text_stays_inside_the_figure(state, picture):
 
 
 def test_fsc_figure_shows_five_curves_threshold_band_and_resolutions(state):
-    figure = plots.fsc_figure(state.fsc(3), state.last["resolution_angstrom"], state.fsc(0))
+    figure = plots.fsc_figure(state.fsc(3), state.last.resolution_angstrom, state.fsc(0))
     axes = figure.axes[0]
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert [n.split("  ")[0] for n in names] == [
@@ -77,9 +80,10 @@ def test_fsc_figure_shows_five_curves_threshold_band_and_resolutions(state):
 def test_fsc_figure_shows_what_to_report_in_the_iteration_of_the_result_only(state, tmp_path):
     run = shutil.copytree(state.folder.path, tmp_path / "run")
     curve = np.linspace(1, 0, len(state.fsc(3)["rlnResolution"]))
-    write_json(run / "final" / "pose_blur.json", {"expected_fsc": curve.tolist(), "resolution_to_report_angstrom": 8.6})
+    write_json(run / "final" / "pose_blur.json", {
+        "expected_resolution_angstrom": 8.6, "expected_fsc": curve.tolist(), "resolution_to_report_angstrom": 8.6})
     copied = RunState(run)
-    best = copied.best["iteration"]
+    best = copied.best.iteration
     shown = {k: [text.get_text() for text in draw(picture_of("fsc"), copied, k).axes[0].get_legend().get_texts()]
              for k in (best, best - 1)}
     assert "To report  8.60 Å" in shown[best] and not any("report" in name for name in shown[best - 1])
@@ -108,8 +112,7 @@ def poses(rng, n, at_limit, spread=3.0):
 def test_histograms_hold_all_particles_and_mark_the_limit():
     rng = np.random.default_rng(1)
     halves = {1: poses(rng, 300, 0.0), 2: poses(rng, 500, 0.0)}
-    settings = dict(prior="gaussian", prior_rotation_deg=7.0, prior_shift_angstrom=4.0, rotation_extent_deg=8.0,
-                    shift_extent_angstrom=12.0)
+    settings = ResolvedSettings(prior="gaussian", rotation_extent_deg=8.0, shift_extent_angstrom=12.0)
     figure = pose_plots.pose_change_figure(halves, settings)
     rotation = figure.axes[0]
     limit = [line for line in rotation.get_lines() if np.allclose(line.get_xdata(), 8.0)]
@@ -122,19 +125,20 @@ def test_the_advice_of_the_engine_stands_under_the_histograms(state, tmp_path):
     assert SHIFT_ADVICE in texts(draw(picture_of("pose_change"), state)).replace("\n", " ")
     assert "drift" not in texts(draw(picture_of("pose_change"), state))
     rng = np.random.default_rng(1)
-    assert "nothing to object" in texts(pose_plots.pose_change_figure({1: poses(rng, 100, 0.0)}, {"prior": "off"}))
+    figure = pose_plots.pose_change_figure({1: poses(rng, 100, 0.0)}, None)
+    assert "no problems found" in texts(figure).replace("\n", " ")
 
 
 def test_the_learned_motion_is_drawn_with_its_hinge_and_widths(state):
     figure = draw(picture_of("learned_motion"), state)
-    motion = state.last["motion"]["pooled"]
+    motion = state.last.motion.pooled
     assert "px from the corner of the box" in texts(figure).replace("\n", " ")
     rotation, _, _, xy, xz, yz = figure.axes
     drawn = [bars.lines[0].get_ydata()[-1] for bars in rotation.containers]
-    np.testing.assert_allclose(sorted(set(np.round(drawn, 6))), sorted(np.round(motion["rotation_widths_deg"], 6)))
+    np.testing.assert_allclose(sorted(set(np.round(drawn, 6))), sorted(np.round(motion.rotation_widths_deg, 6)))
     for axes, shown in ((xy, (0, 1)), (xz, (0, 2)), (yz, (1, 2))):
         crosses = [line.get_xydata()[0] for line in axes.get_lines() if line.get_marker() == "+"]
-        np.testing.assert_allclose(crosses, [[motion["hinge"]["point_px"][i] for i in shown]])
+        np.testing.assert_allclose(crosses, [[motion.hinge.point_px[i] for i in shown]])
 
 
 def test_the_histogram_of_the_motion_holds_both_halves():
@@ -149,7 +153,7 @@ def test_the_histogram_of_the_motion_holds_both_halves():
 def test_a_hinge_that_is_open_along_an_axis_is_drawn_as_a_line():
     from matplotlib.figure import Figure
     axes = Figure().subplots()
-    hinge = {"point_px": [5, 6, 7], "error_angstrom": [1, 1, 1], "axis": [1.0, 0.0, 0.0]}
+    hinge = HingeSummary((5, 6, 7), (10, 12, 14), (1, 1, 1), 2, (1.0, 0.0, 0.0), 0.9, (1, 1, 1))
     motion_plots.mark_hinge(axes, (0, 1), hinge, 2.0)
     line = axes.get_lines()[-1].get_xydata()
     np.testing.assert_allclose(line[:, 1], 6)
@@ -207,7 +211,7 @@ def test_a_learned_prior_is_drawn_as_the_distribution_of_its_norm():
     rng = np.random.default_rng(1)
     covariance = np.diag([np.deg2rad(3.0) ** 2] * 3 + [0.8 ** 2] * 3)
     sample = pose_plots.learned_sample(covariance, Rotation.random(50, random_state=0).as_matrix())
-    figure = pose_plots.pose_change_figure({1: poses(rng, 300, 0.0)}, {"prior": "learned"}, learned=sample)
+    figure = pose_plots.pose_change_figure({1: poses(rng, 300, 0.0)}, ResolvedSettings(), learned=sample)
     for axes, law, width in zip(figure.axes, (pose_plots.maxwell, pose_plots.rayleigh), (3.0, 0.8)):
         x, y = next(line for line in axes.get_lines() if line.get_label() == "Learned prior").get_data()
         assert np.abs(y - 100 * law(x, width) * (x[1] - x[0])).max() < 0.5
@@ -217,7 +221,7 @@ def test_a_learned_prior_is_drawn_as_the_distribution_of_its_norm():
 def test_the_change_since_the_last_iteration_stands_behind_the_histograms(state, tmp_path):
     """Planted: every particle of iteration 3 turned by 2° about the fulcrum and shifted by 1 px since iteration 2."""
     folder = fake_run(tmp_path / "run")
-    centre = np.array(state.resolved["fulcrum_px"]) - BOX // 2
+    centre = np.array(state.fulcrum_px) - BOX // 2
     turn = Rotation.from_rotvec([0, 2, 0], degrees=True).as_matrix()
     for half in (1, 2):
         before = dict(np.load(folder.poses(2, half)))

@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import List
 
-from localrefine_plugin.engine.records.settings import Settings
+from localrefine_plugin.engine.records.settings import SettingInfo, Settings
 from localrefine_plugin.protocols.form_local_refine import param_name
 
 PAGE = Path(__file__).resolve().parents[1] / "reference" / "parameters.md"
@@ -22,35 +22,35 @@ of the protocol and `python -m localrefine_plugin.engine settings` use the same 
 def page() -> str:
     """The whole page."""
     described = Settings.describe()
-    groups = list(dict.fromkeys(entry["group"] for entry in described))
+    groups = list(dict.fromkeys(entry.group for entry in described))
     parts = [HEAD]
     for group in groups:
         parts.append(f"\n## {group}\n")
-        parts += [section(entry) for entry in described if entry["group"] == group]
+        parts += [section(entry) for entry in described if entry.group == group]
     return "".join(parts)
 
 
-def section(entry: Dict[str, Any]) -> str:
+def section(entry: SettingInfo) -> str:
     """One setting."""
-    rows: List[str] = [f"`{entry['name']}` in settings.json, `{param_name(entry['name'])}` in the protocol",
+    rows: List[str] = [f"`{entry.name}` in settings.json, `{param_name(entry.name)}` in the protocol",
                        f"default: {default_of(entry)}"]
-    if entry["choices"]:
-        rows.append("choices: " + ", ".join(entry["choices"]) + (" or x, y, z" if entry["kind"] == "fulcrum" else ""))
-    if entry["low"] is not None:
-        top = "any" if entry["high"] is None else f"{entry['high']:g}"
-        rows.append(f"range: {entry['low']:g} … {top} {entry['unit']}".rstrip())
-    if entry["expert"]:
+    if entry.choices:
+        rows.append("choices: " + ", ".join(entry.choices) + (" or x, y, z" if entry.kind == "fulcrum" else ""))
+    if entry.low is not None:
+        top = "any" if entry.high is None else f"{entry.high:g}"
+        rows.append(f"range: {entry.low:g} … {top} {entry.unit}".rstrip())
+    if entry.expert:
         rows.append("expert")
-    return f"\n### {entry['label']}\n\n{entry['help']}\n\n" + "".join(f"- {row}\n" for row in rows)
+    return f"\n### {entry.label}\n\n{entry.help}\n\n" + "".join(f"- {row}\n" for row in rows)
 
 
-def default_of(entry: Dict[str, Any]) -> str:
-    value = entry["default"]
+def default_of(entry: SettingInfo) -> str:
+    value = entry.default
     if value is None:
-        return f"automatic: {entry['optional']}"
+        return f"automatic: {entry.optional}"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value} {entry['unit']}".rstrip() if entry["kind"] in ("int", "float") else str(value)
+    return f"{value} {entry.unit}".rstrip() if entry.kind in ("int", "float") else str(value)
 
 
 if __name__ == "__main__":

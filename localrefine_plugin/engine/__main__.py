@@ -217,8 +217,9 @@ def available_cores() -> int:
 
 
 def run_settings(options: argparse.Namespace) -> None:
+    from .records.codec import as_json
     from .records.settings import Settings
-    _print_json(Settings.describe())
+    _print_json(as_json(Settings.describe()))
 
 
 def run_refine(options: argparse.Namespace) -> None:
@@ -283,7 +284,8 @@ def run_validate(options: argparse.Namespace) -> None:
 def run_report(options: argparse.Namespace) -> None:
     from .finish.report import build_report
     from .io.run_folder import RunFolder
-    _print_json(build_report(RunFolder(options.run)))
+    from .records.codec import as_json
+    _print_json(as_json(build_report(RunFolder(options.run))))
 
 
 def run_recentre(options: argparse.Namespace) -> None:

@@ -11,14 +11,24 @@ from .align.reference_errors import ReferenceErrors, known_errors
 from .align.search_plan import search_plan
 from .finish.results import write_results
 from .io.mrc import ImageReader, read_map, write_map
-from .io.run_folder import RunFolder, opened, read_json, remove_temporary, write_json
-from .io.run_store import load_input, load_motion, load_noise, load_particles, load_poses, save_arrays
+from .io.run_folder import RunFolder, remove_temporary
+from .io.run_store import (
+    load_input,
+    load_iteration,
+    load_motion,
+    load_noise,
+    load_particles,
+    load_poses,
+    save_arrays,
+    save_record,
+)
 from .kernels.device import choose_device
 from .kernels.host import measured, worker_count
 from .merge.merge import merge_halves
 from .prepare.prepare import prepare as prepare
 from .progress import ProgressBar, say
 from .records.errors import InputError
+from .records.iteration import FSC_THRESHOLD, HalfRecord, IterationRecord
 from .records.settings import Settings
 from .workers.selftest import ensure_tested
 from .workers.two_gpus import align_side_by_side
@@ -79,11 +89,11 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
         everything = load_particles(folder)
         row = np.flatnonzero(everything.half_set == half)
         particles = everything.take(row)
-        before = read_json(folder.iteration_done(iteration - 1))
+        before = load_iteration(folder, iteration - 1)
         mask, _ = read_map(folder.mask_in_use(iteration - 1))
         reference_map, _ = read_map(folder.reference(iteration - 1, half))
         motion = load_motion(folder, iteration - 1, half)
-        plan = search_plan(resolved, particles, before["align_resolution_angstrom"],
+        plan = search_plan(resolved, particles, before.align_resolution_angstrom,
                            None if motion is None else motion.covariance)
         errors = errors_of_reference(folder, iteration - 1, half, reference_map, mask, plan.centre)
         bar = ProgressBar(f"iteration {iteration} half {half}: align and insert", len(particles))
@@ -93,9 +103,9 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
                                 load_poses(folder, iteration - 1, half), worker_count(threads), bar.update, chosen,
                                 read_map(folder.static_part(half))[0] if resolved.subtract else None, errors)
         files = save_half(folder, iteration, half, result, particles.pixel_size)
-    write_json(folder.half_done(iteration, half), dict(
+    save_record(folder.half_done(iteration, half), HalfRecord(
         iteration=iteration, half=half, particles=len(particles), phase_seconds=result.phase_seconds,
-        device=chosen.description, files=folder.sizes(files), **cost))
+        device=chosen.description, files=folder.sizes(files)), cost)
 
 
 def errors_of_reference(folder: RunFolder, iteration: int, half: int, reference_map: np.ndarray, mask: np.ndarray,
@@ -106,8 +116,7 @@ def errors_of_reference(folder: RunFolder, iteration: int, half: int, reference_
     """
     if iteration == 0:
         return None
-    with opened(folder.iteration_done(iteration)):
-        agreement = np.array(read_json(folder.iteration_done(iteration))["reference_fsc"])
+    agreement = np.array(load_iteration(folder, iteration).reference_fsc)
     half_map, density = read_map(folder.half_map(iteration, half))[0], load_noise(folder, iteration, half, "coverage")
     return known_errors(agreement, reference_map, half_map, mask, centre, density)
 
@@ -147,12 +156,18 @@ def merge(run: str, iteration: int, threads: int = 0) -> None:
     folder.forget_merge(iteration)
     remove_temporary(folder.iteration(iteration))
     with measured() as cost:
-        decision = merge_halves(folder, iteration, worker_count(threads))
-    write_json(folder.iteration_done(iteration), dict(decision, **cost))
-    change = decision["pose_change"]
-    say(f"iteration {iteration}: {decision['resolution_angstrom']['corrected']:.2f} Å (FSC 0.143, corrected), "
-        f"median change {change['rotation_median_deg']:.2f}° and {change['shift_median_angstrom']:.2f} Å"
-        + (f"; {decision['stop_reason']}" if decision["stop_reason"] else ""))
+        merged = merge_halves(folder, iteration, worker_count(threads))
+    save_record(folder.iteration_done(iteration), merged, cost)
+    say(iteration_line(merged))
+
+
+def iteration_line(done: IterationRecord) -> str:
+    """What the log says of an iteration."""
+    line = f"iteration {done.iteration}: {done.resolution_angstrom['corrected']:.2f} Å (FSC {FSC_THRESHOLD}, corrected)"
+    change = done.pose_change
+    if change is not None:
+        line += f", median change {change.rotation_median_deg:.2f}° and {change.shift_median_angstrom:.2f} Å"
+    return f"{line}; {done.stop_reason}" if done.stop_reason else line
 
 
 def finish(run: str, threads: int = 0) -> None:

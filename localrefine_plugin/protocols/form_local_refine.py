@@ -13,36 +13,18 @@ import pyworkflow.protocol.params as params
 from pyworkflow.protocol.constants import GPU_LIST, LEVEL_ADVANCED, LEVEL_NORMAL, USE_GPU
 
 from ..engine.records.errors import InputError
-from ..engine.records.settings import REFINEMENT, Settings
+from ..engine.records.settings import DESCRIBED, REFINEMENT, SettingInfo, Settings
 
 # Engine key → parameter where the rule of `param_name` would not give the field's word.
 PARAM_NAMES = {"prior": "usePrior", "symmetry": "symmetryGroup", "per_particle_scale": "minimizeScale"}
 UNIT_SUFFIX = re.compile(r"_(deg|angstrom|kv|px|mb|seconds)$")
 
-# Sub-heading inside a section; settings without one stand directly in the section.
-HEADINGS = {
-    "prior": "Prior and search extents", "prior_rotation_deg": "Prior and search extents",
-    "prior_shift_angstrom": "Prior and search extents", "rotation_extent_deg": "Prior and search extents",
-    "shift_extent_angstrom": "Prior and search extents", "recenter_rotations": "Prior and search extents",
-    "recenter_shifts": "Prior and search extents", "fulcrum": "Fulcrum",
-    "initial_lowpass_angstrom": "Reference", "max_align_resolution_angstrom": "Reference",
-}
-
-PRIORS = ("gaussian", "learned", "learned-isotropic")
-# A setting is shown only while another one has one of these values.
-SHOWN_WHEN = {
-    "prior_rotation_deg": ("prior", PRIORS), "prior_shift_angstrom": ("prior", PRIORS),
-    "mask_threshold": ("mask_mode", ("dynamic",)), "mask_threshold_type": ("mask_mode", ("dynamic",)),
-    "mask_near_angstrom": ("mask_mode", ("dynamic",)), "mask_far_angstrom": ("mask_mode", ("dynamic",)),
-    "mask_start_resolution_angstrom": ("mask_mode", ("dynamic",)),
-}
-
 VALIDATE = "validateResults"
 VALIDATE_HELP = ("Null tests of the results, as a last step: noise in place of the images, random phases at high "
-                 "resolution, the mask where there is no density, and the other half-set's reference. None of them may "
-                 "find anything; what they found stands in the summary and in the report. They take 500 particles of "
-                 "each half-set through five iterations, whatever the size of the data: a third of the time of a run "
-                 "with 2,000 particles, little beside one with 100,000.")
+                 "resolution, the mask where there is no density, and the other half-set's reference. All of these "
+                 "tests should come out negative; the summary and the report say what they found. They take 500 "
+                 "particles of each half-set through five iterations, whatever the size of the data. That is a third "
+                 "of the time of a run with 2,000 particles, and little beside a run with 100,000.")
 
 FULCRUM_CHOICES = {"mask": "centre of mass of the mask", "box": "centre of the box"}
 FULCRUM_COORDINATES = "coordinates"
@@ -62,29 +44,24 @@ def param_name(key: str) -> str:
     return first + "".join(word.capitalize() for word in rest)
 
 
-def describe() -> Dict[str, Dict[str, Any]]:
-    """Settings.describe() by key."""
-    return {entry["name"]: entry for entry in Settings.describe()}
-
-
 # ---------------------------------------------------------------- drawing
 
 def define_params(form: Any) -> None:
     """The whole form of the protocol."""
     form.addHidden(USE_GPU, params.BooleanParam, default=gpu_present(), label="Use GPU for execution",
-                   help="Yes: an NVIDIA GPU with CuPy does the work; if it cannot be used, the run stops and says why. "
-                        "No: the processor does it. The result is the same up to round-off.")
+                   help="Yes: an NVIDIA GPU with CuPy does the alignment. If it cannot be used, the run stops and says "
+                        "why. No: the CPU does it. The result is the same up to rounding.")
     form.addHidden(GPU_LIST, params.StringParam, default="0", label="GPU ID",
-                   help="The number of the GPU as nvidia-smi shows it. Two numbers (0 1): the half-sets are aligned at "
-                        "the same time, each on a GPU of its own. More are not used.")
+                   help="The number of the GPU as nvidia-smi shows it. With two numbers (0 1) the half-sets are "
+                        "aligned at the same time, each on its own GPU. A refinement uses at most two GPUs.")
     define_inputs(form)
     for section in sections():
         form.addSection(label=section)
         groups: Dict[str, Any] = {}
-        for key, entry in describe().items():
+        for entry in DESCRIBED.values():
             if section_of(entry) != section:
                 continue
-            heading = HEADINGS.get(key)
+            heading = entry.heading
             if heading and heading not in groups:
                 groups[heading] = form.addGroup(heading)
             draw_setting(groups[heading] if heading else form, entry)
@@ -113,42 +90,42 @@ def define_inputs(form: Any) -> None:
 
 def sections() -> List[str]:
     """Sections of the settings, in the order they first appear."""
-    return list(dict.fromkeys(section_of(entry) for entry in describe().values()))
+    return list(dict.fromkeys(section_of(entry) for entry in DESCRIBED.values()))
 
 
-def section_of(entry: Dict[str, Any]) -> str:
+def section_of(entry: SettingInfo) -> str:
     """The group of a setting; a group for experts only, whose tab would look empty, stands under Refinement."""
-    alone = all(other["expert"] for other in describe().values() if other["group"] == entry["group"])
-    return REFINEMENT if alone else str(entry["group"])
+    alone = all(other.expert for other in DESCRIBED.values() if other.group == entry.group)
+    return REFINEMENT if alone else str(entry.group)
 
 
-def draw_setting(parent: Any, entry: Dict[str, Any]) -> None:
+def draw_setting(parent: Any, entry: SettingInfo) -> None:
     """One setting as one parameter (a fulcrum as a choice and a line of coordinates)."""
-    key, kind = entry["name"], entry["kind"]
+    key, kind = entry.name, entry.kind
     common = dict(label=label_of(entry), help=help_of(entry),
-                  expertLevel=LEVEL_ADVANCED if entry["expert"] else LEVEL_NORMAL)
-    condition = condition_of(key)
+                  expertLevel=LEVEL_ADVANCED if entry.expert else LEVEL_NORMAL)
+    condition = condition_of(entry)
     if condition:
         common["condition"] = condition
     name = param_name(key)
     if kind == "fulcrum":
         draw_fulcrum(parent, name, entry, common)
-    elif kind == "bool" or is_switch(entry):
-        default = entry["default"] if kind == "bool" else entry["default"] != entry["choices"][0]
+    elif kind == "bool" or entry.is_switch:
+        default = entry.default if kind == "bool" else entry.default != entry.choices[0]
         parent.addParam(name, params.BooleanParam, default=default, **common)
     elif kind == "choice":
-        parent.addParam(name, params.EnumParam, choices=list(entry["choices"]),
-                        default=list(entry["choices"]).index(entry["default"]), **common)
+        parent.addParam(name, params.EnumParam, choices=list(entry.choices),
+                        default=list(entry.choices).index(entry.default), **common)
     elif kind in ("int", "float"):
         make = params.IntParam if kind == "int" else params.FloatParam
-        parent.addParam(name, make, default=entry["default"], allowsNull=bool(entry["optional"]), **common)
+        parent.addParam(name, make, default=entry.default, allowsNull=bool(entry.optional), **common)
     else:
-        parent.addParam(name, params.StringParam, default=entry["default"], **common)
+        parent.addParam(name, params.StringParam, default=entry.default, **common)
 
 
-def draw_fulcrum(parent: Any, name: str, entry: Dict[str, Any], common: Dict[str, Any]) -> None:
-    texts = [FULCRUM_CHOICES[choice] for choice in entry["choices"]] + [FULCRUM_COORDINATES]
-    parent.addParam(name, params.EnumParam, choices=texts, default=list(entry["choices"]).index(entry["default"]),
+def draw_fulcrum(parent: Any, name: str, entry: SettingInfo, common: Dict[str, Any]) -> None:
+    texts = [FULCRUM_CHOICES[choice] for choice in entry.choices] + [FULCRUM_COORDINATES]
+    parent.addParam(name, params.EnumParam, choices=texts, default=list(entry.choices).index(entry.default),
                     **dict(common, label="Fulcrum"))
     line = parent.addLine("Fulcrum (px)", condition=f"{name} == {len(texts) - 1}",
                           help="x, y and z in pixels from the corner of the box (the first voxel is 0; the centre of "
@@ -157,41 +134,32 @@ def draw_fulcrum(parent: Any, name: str, entry: Dict[str, Any], common: Dict[str
         line.addParam(axis, params.FloatParam, allowsNull=True, default=None, label=text)
 
 
-def is_switch(entry: Dict[str, Any]) -> bool:
-    """A choice between 'off' and one other thing is shown as No / Yes."""
-    return entry["kind"] == "choice" and len(entry["choices"]) == 2 and entry["choices"][0] == "off"
-
-
-def label_of(entry: Dict[str, Any]) -> str:
+def label_of(entry: SettingInfo) -> str:
     """The setting's name, its unit, and that an empty field is a choice."""
-    notes = [entry["unit"]] * bool(entry["unit"]) + ["empty: automatic"] * bool(entry["optional"])
-    return f"{entry['label']} ({', '.join(notes)})" if notes else entry["label"]
+    notes = [entry.unit] * bool(entry.unit) + ["empty: automatic"] * bool(entry.optional)
+    return f"{entry.label} ({', '.join(notes)})" if notes else entry.label
 
 
-def help_of(entry: Dict[str, Any]) -> str:
+def help_of(entry: SettingInfo) -> str:
     """The setting's help with its range, and what an empty field stands for."""
-    parts = [entry["help"]]
-    if entry["low"] is not None and entry["high"] is not None and entry["kind"] in ("int", "float"):
-        parts.append(f"From {entry['low']:g} to {entry['high']:g} {entry['unit']}".rstrip() + ".")
-    if entry["optional"]:
-        parts.append(f"Leave empty (or -1) for automatic: {entry['optional']}.")
-    if is_switch(entry):
-        parts.append(f"Yes: {entry['choices'][1]}.")
+    parts = [entry.help]
+    if entry.low is not None and entry.high is not None and entry.kind in ("int", "float"):
+        parts.append(f"From {entry.low:g} to {entry.high:g} {entry.unit}".rstrip() + ".")
+    if entry.optional:
+        parts.append(f"Leave empty (or -1) for automatic: {entry.optional}.")
+    if entry.is_switch:
+        parts.append(f"Yes: {entry.choices[1]}.")
     return "\n".join(parts)
 
 
-def condition_of(key: str) -> Optional[str]:
-    """The condition of Scipion's form for SHOWN_WHEN; None when the other setting does not exist."""
-    if key not in SHOWN_WHEN:
+def condition_of(entry: SettingInfo) -> Optional[str]:
+    """The condition of Scipion's form for ``shown_when``; None where the setting is always shown."""
+    if not entry.shown_when:
         return None
-    other, values = SHOWN_WHEN[key]
-    entry = describe().get(other)
-    if entry is None:
-        return None
-    if entry["kind"] == "bool" or is_switch(entry):
-        return param_name(other)
-    choices = list(entry["choices"])
-    return " or ".join(f"{param_name(other)} == {choices.index(value)}" for value in values if value in choices)
+    other, values = DESCRIBED[entry.shown_when[0]], entry.shown_when[1]
+    if other.kind == "bool" or other.is_switch:
+        return param_name(other.name)
+    return " or ".join(f"{param_name(other.name)} == {other.choices.index(value)}" for value in values)
 
 
 def gpu_present() -> bool:
@@ -204,30 +172,30 @@ def gpu_present() -> bool:
 
 def settings_values(protocol: Any) -> Dict[str, Any]:
     """The content of settings.json for the values in the form."""
-    return {key: setting_value(protocol, entry) for key, entry in describe().items()}
+    return {key: setting_value(protocol, entry) for key, entry in DESCRIBED.items()}
 
 
-def setting_value(protocol: Any, entry: Dict[str, Any]) -> Any:
-    value = protocol.getAttributeValue(param_name(entry["name"]))
-    if entry["kind"] == "fulcrum":
-        choices = entry["choices"]
+def setting_value(protocol: Any, entry: SettingInfo) -> Any:
+    value = protocol.getAttributeValue(param_name(entry.name))
+    if entry.kind == "fulcrum":
+        choices = entry.choices
         if value < len(choices):
             return choices[value]
         return [protocol.getAttributeValue(axis) for axis in FULCRUM_AXES]
-    if is_switch(entry):
-        return entry["choices"][1 if value else 0]
-    if entry["kind"] == "choice":
-        return entry["choices"][value]
-    if entry["optional"] and is_auto(value, entry):
+    if entry.is_switch:
+        return entry.choices[1 if value else 0]
+    if entry.kind == "choice":
+        return entry.choices[value]
+    if entry.optional and is_auto(value, entry):
         return None
     return value
 
 
-def is_auto(value: Any, entry: Dict[str, Any]) -> bool:
+def is_auto(value: Any, entry: SettingInfo) -> bool:
     """Empty, or -1 as people of Scipion write it (unless -1 is a value of the setting)."""
     if value is None or (isinstance(value, float) and math.isnan(value)) or value == "":
         return True
-    return isinstance(value, (int, float)) and value == -1 and (entry["low"] is None or entry["low"] > -1)
+    return isinstance(value, (int, float)) and value == -1 and (entry.low is None or entry.low > -1)
 
 
 def settings_errors(protocol: Any) -> List[str]:
@@ -237,11 +205,11 @@ def settings_errors(protocol: Any) -> List[str]:
         try:
             Settings.from_dict({key: value})
         except InputError as error:
-            errors.append(f"*{describe()[key]['label']}*: {error.problem}; {error.remedy}.")
+            errors.append(f"*{DESCRIBED[key].label}*: {error.problem}; {error.remedy}.")
     return errors
 
 
 def changed_settings(values: Dict[str, Any]) -> List[Tuple[str, Any]]:
     """(label, value) of the settings that are not at their default."""
-    return [(entry["label"], values[key]) for key, entry in describe().items()
-            if key in values and values[key] != entry["default"]]
+    return [(entry.label, values[key]) for key, entry in DESCRIBED.items()
+            if key in values and values[key] != entry.default]

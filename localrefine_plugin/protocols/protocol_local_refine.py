@@ -13,7 +13,8 @@ from pyworkflow.protocol.constants import VOID_GPU
 from pyworkflow.utils import cleanPath, makePath
 
 from ..engine.io.run_folder import RunFolder, remove_temporary, write_json
-from . import form_local_refine, run_state
+from ..engine.records.iteration import FSC_THRESHOLD
+from . import form_local_refine, run_state, run_summary
 from .engine_process import run_engine
 from .input_errors import frame_errors, geometry_errors, half_map_files, parity_warnings, particle_errors, volume_errors
 from .step_chain import StepChain, fingerprint
@@ -263,7 +264,7 @@ class ProtLocalRefine(ProtRefine3D):
 
     def _tell_progress(self) -> None:
         """Summary and log say where the run stands, while it runs."""
-        lines = run_state.summary_lines(self.run_state())
+        lines = run_summary.summary_lines(self.run_state())
         self.summaryVar.set("\n".join(lines))
         self._store(self.summaryVar)
         if lines:
@@ -307,9 +308,9 @@ class ProtLocalRefine(ProtRefine3D):
 
     def _summary(self) -> List[str]:
         state = self.run_state()
-        lines = run_state.summary_lines(state)
+        lines = run_summary.summary_lines(state)
         if self.isActive():
-            lines = run_state.live_line(self.getStdoutLog()) + lines
+            lines = run_summary.live_line(self.getStdoutLog()) + lines
         if not lines:
             return [self.summaryVar.get() or "Not started yet."]
         if os.path.exists(self.html_report_path()):
@@ -324,13 +325,14 @@ class ProtLocalRefine(ProtRefine3D):
         text = (f"The poses of {number} particles were refined locally against the part of the map inside a soft "
                 f"mask [LocalRefine], keeping independent half-sets throughout [ScheresChen2012]. ")
         text += prior_sentence(state)
-        value = run_state.resolution(state.best)
+        value = None if state.best is None else state.best.resolution()
         if value is not None:
-            text += (f" The resolution is {value:.2f} Å at FSC 0.143 between masked half-maps, corrected for the "
-                     f"effect of the mask by phase randomisation [Chen2013] [RosenthalHenderson2003].")
-        honest = run_state.resolution_to_report(state)
+            text += (f" The resolution is {value:.2f} Å at FSC {FSC_THRESHOLD} between masked half-maps, corrected "
+                     f"for the effect of the mask by phase randomisation [Chen2013] [RosenthalHenderson2003].")
+        honest = None if state.pose_blur is None else state.pose_blur.resolution_to_report_angstrom
         if honest is not None and value is not None and honest > 1.01 * value:
-            text += f" With the blur by the uncertainty of the poses, which half-maps share, it is {honest:.2f} Å."
+            text += (f" The uncertainty of the poses blurs both half-maps alike. With this blur the resolution is "
+                     f"{honest:.2f} Å.")
         return [text]
 
     def _citations(self) -> List[str]:
@@ -366,11 +368,15 @@ def prior_warnings(values: Dict[str, Any]) -> List[str]:
 
 
 def prior_sentence(state: run_state.RunState) -> str:
-    kind = str(state.settings.get("prior"))
+    settings = state.settings
+    if settings is None:
+        return ""
+    kind = settings.prior
     if kind == "off":
         return "No prior was used within the search extents."
     if kind.startswith("learned"):
         what = "covariance of rotation and displacement" if kind == "learned" else "two widths"
-        return f"The prior about the input poses was a Gaussian; each half-set's particles told its {what}."
-    return (f"A Gaussian prior of {state.settings.get('prior_rotation_deg')}° and "
-            f"{state.settings.get('prior_shift_angstrom')} Å (standard deviations) about the input poses was used.")
+        return (f"The prior about the input poses was a Gaussian; its {what} was learned from the "
+                "particles of each half-set.")
+    return (f"A Gaussian prior of {settings.prior_rotation_deg}° and {settings.prior_shift_angstrom} Å (standard "
+            "deviations) about the input poses was used.")

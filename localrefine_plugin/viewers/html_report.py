@@ -9,14 +9,19 @@ import html
 import io
 import json
 import shlex
-from typing import Any, Dict, Iterable, List, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..engine.io.run_folder import write_atomic
-from ..engine.records.settings import Settings
-from ..protocols.run_state import CURVES, RunState, angstrom, read_json, resolution, summary_lines
+from ..engine.records.codec import as_json
+from ..engine.records.iteration import CURVE_NAMES, FSC_THRESHOLD, TRUTH_THRESHOLD
+from ..engine.records.results import Rung
+from ..engine.records.run_input import RunInput
+from ..engine.records.settings import DESCRIBED
+from ..protocols.run_state import RunState
+from ..protocols.run_summary import angstrom, summary_lines
 from .plots import DPI
 from .run_figures import PICTURES, NotThere, draw_if_there
 
@@ -43,13 +48,13 @@ def report_html(state: RunState, title: str) -> str:
     parts = [f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"
              f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>"]
     parts += _summary(state)
-    parts += ["<h2>Resolution</h2>", _table(["Curve", "Input", "Result, FSC 0.143", "Result, FSC 0.5"],
+    parts += ["<h2>Resolution</h2>", _table(["Curve", "Input", f"Result, FSC {FSC_THRESHOLD}",
+                                             f"Result, FSC {TRUTH_THRESHOLD}"],
                                             _resolution_rows(state))]
-    ladder = read_json(state.folder.final("mask_ladder.json")).get("rungs")
-    if ladder:
+    if state.mask_ladder is not None:
         parts += ["<h2>The resolution in tighter masks</h2>",
                   _table(["Mask", "Volume (nm³)", "Corrected (Å)", "Not corrected (Å)", "The mask's own FSC"],
-                         _ladder_rows(ladder))]
+                         _ladder_rows(state.mask_ladder.rungs))]
     if state.null_tests():
         parts += ["<h2>Null tests</h2>", _table(["Test", "Found", "As expected"], _null_test_rows(state))]
     parts.append("<h2>Pictures</h2>")
@@ -80,33 +85,34 @@ def _summary(state: RunState) -> List[str]:
 
 
 def _resolution_rows(state: RunState) -> Iterable[Tuple[str, ...]]:
-    first = state.iterations[0] if state.iterations else {}
-    for curve in CURVES:
-        yield (curve, angstrom(resolution(first, curve)), angstrom(resolution(state.best, curve)),
-               angstrom(resolution(state.best, curve, "0.5")))
+    first, best = state.iterations[0] if state.iterations else None, state.best
+    columns = (first, FSC_THRESHOLD), (best, FSC_THRESHOLD), (best, TRUTH_THRESHOLD)
+    for curve in CURVE_NAMES:
+        yield (curve, *(angstrom(None if record is None else record.resolution(curve, threshold))
+                        for record, threshold in columns))
 
 
-def _ladder_rows(rungs: List[Dict[str, Any]]) -> Iterable[Tuple[str, ...]]:
+def _ladder_rows(rungs: Sequence[Rung]) -> Iterable[Tuple[str, ...]]:
     for rung in rungs:
-        yield (str(rung["mask"]), f"{rung['volume_angstrom3'] / 1000:.0f}", f"{rung['resolution_angstrom']:.2f}",
-               f"{rung['uncorrected_angstrom']:.2f}", f"{rung['mask_correlation']:.3f}")
+        yield (rung.mask, f"{rung.volume_angstrom3 / 1000:.0f}", f"{rung.resolution_angstrom:.2f}",
+               f"{rung.uncorrected_angstrom:.2f}", f"{rung.mask_correlation:.3f}")
 
 
 def _null_test_rows(state: RunState) -> Iterable[Tuple[str, ...]]:
     for test in state.null_tests():
-        yield test["title"], test["verdict"], "not done" if test["passed"] is None else _words(bool(test["passed"]))
+        yield test.title, test.verdict, "not done" if test.passed is None else _words(test.passed)
 
 
 def _setting_rows(state: RunState) -> Iterable[Tuple[str, ...]]:
-    for entry in Settings.describe():
-        value = state.settings.get(entry["name"])
+    for info in DESCRIBED.values() if state.settings is not None else ():
+        value = getattr(state.settings, info.name)
+        chosen = getattr(state.resolved, "fulcrum_px" if info.name == "fulcrum" else info.name, None)
         text = _words(value)
-        chosen = state.resolved.get("fulcrum_px" if entry["name"] == "fulcrum" else entry["name"])
         if value is None:
-            text = f"automatic: {entry['optional']}" if chosen is None else f"{_words(chosen)} (automatic)"
-        elif entry["name"] == "fulcrum" and chosen is not None:
+            text = f"automatic: {info.optional}" if chosen is None else f"{_words(chosen)} (automatic)"
+        elif info.name == "fulcrum" and chosen is not None:
             text = f"{text}: {_words(chosen)}" if isinstance(value, str) else _words(chosen)
-        yield entry["label"], text, entry["unit"]
+        yield info.label, text, info.unit
 
 
 def _words(value: Any) -> str:
@@ -114,17 +120,18 @@ def _words(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return ", ".join(_words(item) for item in value)
     return "automatic" if value is None else str(value)
 
 
-def _input_rows(content: Dict[str, Any]) -> Iterable[Tuple[str, ...]]:
-    for key in ("particles", "half_map_1", "half_map_2", "mask", "box_size", "pixel_size", "grey_scale"):
-        if key in content:
-            yield key.replace("_", " "), _words(content[key])
-    for name, version in sorted({**(content.get("versions") or {}), **face_versions()}.items()):
-        yield f"version of {name}", str(version)
+def _input_rows(given: Optional[RunInput]) -> Iterable[Tuple[str, ...]]:
+    if given is not None:
+        for key in ("particles", "half_map_1", "half_map_2", "mask", "box_size", "pixel_size", "grey_scale"):
+            yield key.replace("_", " "), _words(getattr(given, key))
+    versions = dict((given.versions if given is not None else None) or {}, **face_versions())
+    for name, version in sorted(versions.items()):
+        yield f"version of {name}", version
 
 
 def face_versions() -> Dict[str, str]:
@@ -140,12 +147,13 @@ def face_versions() -> Dict[str, str]:
 
 
 def _time_rows(state: RunState) -> Iterable[Tuple[str, ...]]:
-    for content in state.iterations:
+    for iteration in state.iterations:
         for half in (1, 2):
-            record = state.half(content["iteration"], half)
-            if record:
-                yield tuple(_words(record.get(key, "")).split(", because")[0] for key in (
-                    "iteration", "half", "particles", "wall_seconds", "cpu_seconds", "peak_memory_mb", "device"))
+            record = state.half(iteration.iteration, half)
+            if record is not None:
+                yield tuple(_words(value).split(", because")[0] for value in (
+                    record.iteration, record.half, record.particles, record.wall_seconds, record.cpu_seconds,
+                    record.peak_memory_mb, record.device))
 
 
 def _table(header: List[str], rows: Iterable[Tuple[str, ...]]) -> str:
@@ -171,8 +179,8 @@ def png(figure: Figure, dpi: float = DPI) -> bytes:
 def reproduce_commands(state: RunState) -> str:
     """Shell commands that repeat the run outside Scipion."""
     def quoted(name: str, missing: str) -> str:
-        return shlex.quote(str(state.input.get(name, missing)))
-    settings = json.dumps(state.settings, indent=1, ensure_ascii=False)
+        return shlex.quote(missing if state.input is None else str(getattr(state.input, name)))
+    settings = json.dumps({} if state.settings is None else as_json(state.settings), indent=1, ensure_ascii=False)
     return (f"cat > settings.json <<'END'\n{settings}\nEND\n"
             "python -m localrefine_plugin.engine refine \\\n"
             f"  --particles {quoted('particles', 'particles.star')} \\\n"

@@ -1,4 +1,4 @@
-"""The picture of a learned motion: a pure function of arrays and of the key "motion" of iteration.json."""
+"""The picture of a learned motion: a pure function of arrays and of MotionSummary."""
 from __future__ import annotations
 
 import textwrap
@@ -7,6 +7,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..engine.records.motion import HingeSummary, MotionSummary
 from .map_plots import outline, slice_of
 from .plots import BLACK, HALF_COLOURS, VERMILION, finish_axes, new_figure, percent_weights
 from .pose_plots import LINE
@@ -15,7 +16,7 @@ PLANES = ((0, "xy", (0, 1)), (1, "xz", (0, 2)), (2, "yz", (1, 2)))  # array axis
 SPAN = 4.0  # standard deviations shown of the motion along an axis
 
 
-def motion_figure(history: Sequence[Tuple[int, Dict[str, Any]]], density: np.ndarray, mask: Optional[np.ndarray],
+def motion_figure(history: Sequence[Tuple[int, MotionSummary]], density: np.ndarray, mask: Optional[np.ndarray],
                   along_axes: Dict[int, np.ndarray], pixel_size: float,
                   fulcrum_px: Optional[Sequence[float]] = None) -> Figure:
     """Principal widths over the iterations, the motion along its main axes, and the hinge on slices of the map.
@@ -32,29 +33,30 @@ def motion_figure(history: Sequence[Tuple[int, Dict[str, Any]]], density: np.nda
     draw_widths(rotation, history, "rotation_widths_deg", "Rotation s.d. (°)")
     draw_widths(shift, history, "displacement_widths_angstrom", "Mask centre s.d. (Å)")
     draw_shape(shape, along_axes)
-    hinge = motion["pooled"]["hinge"]
-    shown = hinge["point_px"] if hinge is not None and hinge["determined"] >= 2 else fulcrum_px
+    hinge = motion.pooled.hinge
+    shown = hinge.point_px if hinge is not None and hinge.known else fulcrum_px
     centre = [n // 2 for n in density.shape] if shown is None else [
         int(np.clip(round(float(v)), 0, n - 1)) for v, n in zip(reversed(list(shown)), density.shape)]
     for axes, plane in zip(lower, PLANES):
         draw_slice(axes, plane, density, mask, centre)
-        if hinge is not None and hinge["determined"] >= 2:
+        if hinge is not None and hinge.known:
             mark_hinge(axes, plane[2], hinge, pixel_size)
         if fulcrum_px is not None:
             axes.plot(*(fulcrum_px[i] for i in plane[2]), "x", color=BLACK, mec="white", ms=7, mew=1.5)
-    said = list(motion["words"]) + ["Red: hinge and ± 2 s.d., a line where it is open; x: fulcrum; blue: mask"]
+    said = list(motion.words) + ["Red: hinge and ± 2 s.d., a line where it is open; x: fulcrum; blue: mask"]
     figure.supxlabel("\n".join(textwrap.fill(text, LINE) for text in said), fontsize=8.5)
     return figure
 
 
-def draw_widths(axes: Any, history: Sequence[Tuple[int, Dict[str, Any]]], key: str, label: str) -> None:
+def draw_widths(axes: Any, history: Sequence[Tuple[int, MotionSummary]], key: str, label: str) -> None:
     """Three principal widths of each half-set with their errors."""
     for half, colour in HALF_COLOURS.items():
-        found = [(k, m[f"half_{half}"]) for k, m in history if f"half_{half}" in m]
+        halves = [(k, motion.of_half(half)) for k, motion in history]
+        found = [(k, motion) for k, motion in halves if motion is not None]
         if not found:
             continue
         k = np.array([k for k, _ in found]) + 0.05 * (2 * half - 3)
-        values, errors = (np.array([m[name] for _, m in found]) for name in (key, key + "_error"))
+        values, errors = (np.array([getattr(m, name) for _, m in found]) for name in (key, key + "_error"))
         for i in range(3):
             axes.errorbar(k, values[:, i], errors[:, i], color=colour, lw=1.4, ls="-" if half == 1 else "--",
                           marker="o", ms=3, label=f"Half-set {half}" if i == 0 else None)
@@ -95,14 +97,14 @@ def draw_slice(axes: Any, plane: Tuple[int, str, Tuple[int, int]], density: np.n
     axes.set_title(name, fontsize=9)
 
 
-def mark_hinge(axes: Any, shown: Tuple[int, int], hinge: Dict[str, Any], pixel_size: float) -> None:
+def mark_hinge(axes: Any, shown: Tuple[int, int], hinge: HingeSummary, pixel_size: float) -> None:
     """Two standard deviations about the point, or a line along the axis on which it is open."""
     angle = np.linspace(0, 2 * np.pi, 73)
-    x, y = (hinge["point_px"][i] for i in shown)
-    wide, high = (max(2 * hinge["error_angstrom"][i] / pixel_size, 0.5) for i in shown)
+    x, y = (hinge.point_px[i] for i in shown)
+    wide, high = (max(2 * hinge.error_angstrom[i] / pixel_size, 0.5) for i in shown)
     axes.plot(x + wide * np.cos(angle), y + high * np.sin(angle), color=VERMILION, lw=1.4)
     axes.plot(x, y, "+", color=VERMILION, ms=10, mew=1.8)
-    if hinge["axis"] is not None:
-        along = np.array([hinge["axis"][i] for i in shown])
+    if hinge.axis is not None:
+        along = np.array([hinge.axis[i] for i in shown])
         reach = 1000 * np.array([-1, 1])
         axes.plot(x + reach * along[0], y + reach * along[1], color=VERMILION, lw=1.2)

@@ -11,20 +11,15 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..engine.records.iteration import FSC_CURVES, FSC_THRESHOLD, STANDARD_ERROR, IterationRecord
+
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7"
 SKY, GREY, BLACK = "#56b4e9", "#8c8c8c", "#000000"
 HALF_COLOURS = {1: BLUE, 2: ORANGE}
 
-# key of a resolution dict → column of fsc.star, name, colour, line style
-CURVES = (
-    ("unmasked", "rlnFourierShellCorrelationUnmaskedMaps", "No mask", GREY, "-"),
-    ("spherical", "lrFourierShellCorrelationSpherical", "Spherical", SKY, "--"),
-    ("loose", "lrFourierShellCorrelationLoose", "Loose", GREEN, "-."),
-    ("tight", "rlnFourierShellCorrelationMaskedMaps", "Tight", ORANGE, "-"),
-    ("corrected", "rlnFourierShellCorrelationCorrected", "Corrected", BLUE, "-"),
-)
-CORRECTED, ERROR = "rlnFourierShellCorrelationCorrected", "lrFourierShellCorrelationCorrectedError"
-FSC_THRESHOLD = 0.143  # Rosenthal & Henderson 2003, doi:10.1016/j.jmb.2003.07.013
+STYLES = {"unmasked": (GREY, "-"), "spherical": (SKY, "--"), "loose": (GREEN, "-."), "tight": (ORANGE, "-"),
+          "corrected": (BLUE, "-")}
+CORRECTED, ERROR = FSC_CURVES[-1].label, STANDARD_ERROR.label
 NICE_RESOLUTIONS = (100, 50, 30, 20, 15, 12, 10, 8, 7, 6, 5, 4.5, 4, 3.5, 3, 2.7, 2.4, 2.2, 2, 1.8, 1.6, 1.4, 1.2, 1)
 WIDTH, HEIGHT, DPI = 6.4, 4.4, 100
 
@@ -67,7 +62,7 @@ def percent_weights(values: np.ndarray) -> np.ndarray:
 
 # ---------------------------------------------------------------- FSC
 
-def fsc_figure(columns: Dict[str, np.ndarray], resolution: Dict[str, Any],
+def fsc_figure(columns: Dict[str, np.ndarray], resolution: Dict[str, float],
                before: Optional[Dict[str, np.ndarray]] = None, title: str = "Fourier shell correlation",
                other: Optional[Tuple[str, Dict[str, np.ndarray], Any]] = None,
                expected: Optional[Tuple[np.ndarray, Any]] = None) -> Figure:
@@ -89,16 +84,18 @@ def fsc_figure(columns: Dict[str, np.ndarray], resolution: Dict[str, Any],
     if other is not None and CORRECTED in other[1]:
         axes.plot(other[1]["rlnResolution"], other[1][CORRECTED], color=PURPLE, lw=1.8, ls=(0, (5, 1)),
                   label=_with_resolution(shortened(other[0], 20), other[2]))
-    for key, label, name, colour, style in CURVES:
-        if label in columns:
-            axes.plot(frequency, columns[label], color=colour, ls=style, lw=2.2 if key == "corrected" else 1.4,
-                      label=_with_resolution(name, resolution.get(key)))
+    for curve in FSC_CURVES:
+        if curve.label in columns:
+            colour, style = STYLES[curve.name]
+            axes.plot(frequency, columns[curve.label], color=colour, ls=style,
+                      lw=2.2 if curve.name == "corrected" else 1.4,
+                      label=_with_resolution(curve.title, resolution.get(curve.name)))
     if CORRECTED in columns and ERROR in columns:
         axes.fill_between(frequency, columns[CORRECTED] - columns[ERROR], columns[CORRECTED] + columns[ERROR],
                           color=BLUE, alpha=0.18, lw=0, label="Standard error")
     if expected is not None:
-        curve = expected[0][:len(frequency)]
-        axes.plot(frequency[:len(curve)], curve, color=VERMILION, lw=1.6, ls=(0, (4, 2)),
+        honest = expected[0][:len(frequency)]
+        axes.plot(frequency[:len(honest)], honest, color=VERMILION, lw=1.6, ls=(0, (4, 2)),
                   label=_with_resolution("To report", expected[1]))
     _fsc_axes(axes, frequency)
     _fsc_legend(axes)
@@ -116,7 +113,7 @@ def _with_resolution(name: str, value: Any) -> str:
 
 def _fsc_axes(axes: Any, frequency: np.ndarray) -> None:
     axes.axhline(FSC_THRESHOLD, color=VERMILION, lw=1)
-    axes.text(0.0, FSC_THRESHOLD + 0.012, " 0.143", color=VERMILION, fontsize=8, va="bottom")
+    axes.text(0.0, FSC_THRESHOLD + 0.012, f" {FSC_THRESHOLD}", color=VERMILION, fontsize=8, va="bottom")
     axes.set_ylim(-0.1, 1.05)
     top = float(np.nanmax(frequency))
     axes.set_xlim(0, top)
@@ -151,26 +148,26 @@ def fsc_history_figure(curves: Sequence[Tuple[int, Dict[str, np.ndarray], Any]])
 
 # ---------------------------------------------------------------- over the iterations
 
-def progress_figure(iterations: Sequence[Dict[str, Any]]) -> Figure:
+def progress_figure(iterations: Sequence[IterationRecord]) -> Figure:
     """Resolution, change of pose and share at the limits over the iterations."""
     figure = new_figure("Over the iterations", height=5.2)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    k = [content["iteration"] for content in iterations]
-    for key, name, colour in (("corrected", "FSC 0.143, corrected", BLUE), ("unmasked", "FSC 0.143, no mask", GREY)):
-        upper.plot(k, [_nan((c.get("resolution_angstrom") or {}).get(key)) for c in iterations], "o-", color=colour,
-                   label=name)
-    upper.plot(k, [_nan(c.get("align_resolution_angstrom")) for c in iterations], "s:", color=GREEN, ms=4,
+    k = [record.iteration for record in iterations]
+    for key, name, colour in (("corrected", "corrected", BLUE), ("unmasked", "no mask", GREY)):
+        upper.plot(k, [_nan(record.resolution(key)) for record in iterations], "o-", color=colour,
+                   label=f"FSC {FSC_THRESHOLD}, {name}")
+    upper.plot(k, [record.align_resolution_angstrom for record in iterations], "s:", color=GREEN, ms=4,
                label="used for the next alignment")
     upper.invert_yaxis()
     finish_axes(upper, "", "Resolution (Å)")
     upper.legend(fontsize=8, frameon=False)
-    change = [c.get("pose_change") or {} for c in iterations]
-    lower.plot(k, [_nan(c.get("rotation_median_deg")) for c in change], "o-", color=BLUE, label="Rotation (°)")
-    lower.plot(k, [_nan(c.get("shift_median_angstrom")) for c in change], "s--", color=ORANGE, label="Shift (Å)")
-    lower.plot(k, [_nan(c.get("rotation_since_last_median_deg")) for c in change], "o:", color=BLUE, mfc="white",
-               label="Rotation since the last (°)")
-    lower.plot(k, [_nan(c.get("shift_since_last_median_angstrom")) for c in change], "s:", color=ORANGE, mfc="white",
-               label="Shift since the last (Å)")
+    changes = [("rotation_median_deg", "Rotation (°)", "o-", BLUE),
+               ("shift_median_angstrom", "Shift (Å)", "s--", ORANGE),
+               ("rotation_since_last_median_deg", "Rotation since the last (°)", "o:", BLUE),
+               ("shift_since_last_median_angstrom", "Shift since the last (Å)", "s:", ORANGE)]
+    for key, name, style, colour in changes:
+        lower.plot(k, [_nan(getattr(record.pose_change, key, None)) for record in iterations], style, color=colour,
+                   mfc="white" if style.endswith(":") else colour, label=name)
     finish_axes(lower, "Iteration (0 = input)", "Median change\nfrom the input pose")
     lower.set_xticks(k)
     lower.legend(fontsize=8, frameon=False, ncols=2)

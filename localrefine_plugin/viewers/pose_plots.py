@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..engine.records.resolved import ResolvedSettings
 from .plots import (
     BLACK,
     BLUE,
@@ -16,18 +17,18 @@ from .plots import (
     VERMILION,
     finish_axes,
     new_figure,
-    number,
     percent_weights,
     shortened,
 )
 
 Poses = Dict[str, np.ndarray]
-NOTHING_TO_SAY = "Few particles at the search limits, and one peak: nothing to object to."
+NOTHING_TO_SAY = "Few particles are at the search limits, and the histograms have one peak: no problems found."
 LINE = 98  # characters of a line under a figure
 
 # ---------------------------------------------------------------- change of pose
 
-def pose_change_figure(halves: Dict[int, Poses], settings: Dict[str, Any], title: str = "Change from the input poses",
+def pose_change_figure(halves: Dict[int, Poses], resolved: Optional[ResolvedSettings],
+                       title: str = "Change from the input poses",
                        other: Optional[Tuple[str, Dict[int, Poses]]] = None, advice: Sequence[str] = (),
                        learned: Optional[Dict[str, np.ndarray]] = None,
                        since_last: Optional[Tuple[str, Poses]] = None) -> Figure:
@@ -36,7 +37,7 @@ def pose_change_figure(halves: Dict[int, Poses], settings: Dict[str, Any], title
     Parameters
     ----------
     halves : pose table of each half-set (records.PoseTable as a dict).
-    settings : prior, prior_rotation_deg, prior_shift_angstrom, rotation_extent_deg, shift_extent_angstrom.
+    resolved : the prior and the extents that were searched; None where they are not known.
     other : (name, tables) of another run to lay over.
     advice : sentences to stand under the picture.
     learned : change of pose under a prior that was learned from the data: a sample, by column of the pose table.
@@ -50,7 +51,7 @@ def pose_change_figure(halves: Dict[int, Poses], settings: Dict[str, Any], title
         (shift_axes, "shift_change_angstrom", "at_shift_limit", "Shift at the fulcrum", " Å", "prior_shift_angstrom",
          "shift_extent_angstrom", rayleigh))
     for axes, name, limit_name, label, unit, prior_key, extent_key, law in panels:
-        extent = number(settings.get(extent_key))
+        extent = None if resolved is None else float(getattr(resolved, extent_key))
         edges = _edges([norms(p[name]) for p in _tables(halves, other)], extent if other is None else None)
         _half_histograms(axes, {half: norms(table[name]) for half, table in halves.items()}, edges, unit)
         if since_last is not None:
@@ -59,7 +60,7 @@ def pose_change_figure(halves: Dict[int, Poses], settings: Dict[str, Any], title
             values = np.concatenate([norms(p[name]) for p in other[1].values()])
             axes.hist(values, bins=edges, weights=percent_weights(values), color=PURPLE, alpha=0.35, zorder=0,
                       label=shortened(other[0]))
-        width = number(settings.get(prior_key)) if settings.get("prior") == "gaussian" else None
+        width = float(getattr(resolved, prior_key)) if resolved is not None and resolved.prior == "gaussian" else None
         if width:
             axes.plot(_middle(edges), 100 * law(_middle(edges), width) * np.diff(edges), color=BLACK, lw=1.2,
                       label="Prior")

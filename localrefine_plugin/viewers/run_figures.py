@@ -6,21 +6,18 @@ figure that says so: a running or damaged run never raises.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from ..engine.model.pose import log_map, project
-from ..engine.records.codec import from_json
 from ..engine.records.resolved import ResolvedSettings
-from ..protocols.run_state import RunState, read_json, read_npz, resolution
+from ..protocols.run_state import RunState, read_npz
 from . import map_plots, motion_plots, plots, pose_plots, validation_plots
 
 logger = logging.getLogger(__name__)
-
-POSE_SETTINGS = ("prior", "prior_rotation_deg", "prior_shift_angstrom", "rotation_extent_deg", "shift_extent_angstrom")
-
 
 POSE_TOPICS = ("rotation limit", "shift limit", "rotation peaks", "shift peaks", "fulcrum")  # of engine.advice
 
@@ -63,7 +60,7 @@ def draw_if_there(picture: Picture, state: RunState, iteration: Optional[int] = 
 
 def chosen_iteration(state: RunState) -> int:
     """The best iteration so far; 0 while there is only the input."""
-    return int(state.best.get("iteration", 0))
+    return 0 if state.best is None else state.best.iteration
 
 
 # ---------------------------------------------------------------- one function per picture
@@ -77,21 +74,22 @@ def fsc(state: RunState, k: int, other: Other) -> Figure:
     overlay = None
     if other is not None:
         name, run = other
-        overlay = (name, _fsc(run, chosen_iteration(run)), resolution(run.best))
-    return plots.fsc_figure(_fsc(state, k), _iteration(state, k).get("resolution_angstrom") or {}, before, title,
+        overlay = (name, _fsc(run, chosen_iteration(run)), None if run.best is None else run.best.resolution())
+    record = state.iteration(k)
+    return plots.fsc_figure(_fsc(state, k), {} if record is None else record.resolution_angstrom, before, title,
                             overlay, _expected(state, k))
 
 
 def _expected(state: RunState, k: int) -> Optional[Tuple[np.ndarray, Any]]:
     """The FSC that allows for the poses' uncertainty and its resolution, of the iteration the result is from."""
-    blur = read_json(state.folder.final("pose_blur.json"))
-    if k != state.best.get("iteration") or not blur.get("expected_fsc"):
+    blur = state.pose_blur
+    if k != chosen_iteration(state) or blur is None or not blur.expected_fsc:
         return None
-    return np.array(blur["expected_fsc"], dtype=float), blur.get("resolution_to_report_angstrom")
+    return np.array(blur.expected_fsc), blur.resolution_to_report_angstrom
 
 
 def fsc_history(state: RunState, _k: int, _other: Other) -> Figure:
-    curves = [(c["iteration"], state.fsc(c["iteration"]), resolution(c)) for c in state.iterations]
+    curves = [(record.iteration, state.fsc(record.iteration), record.resolution()) for record in state.iterations]
     curves = [curve for curve in curves if curve[1] is not None and plots.CORRECTED in curve[1]]
     if not curves:
         raise NotThere("No iteration has finished yet.")
@@ -99,12 +97,12 @@ def fsc_history(state: RunState, _k: int, _other: Other) -> Figure:
 
 
 def pose_change(state: RunState, k: int, other: Other) -> Figure:
-    settings = dict({key: state.setting(key) for key in POSE_SETTINGS}, **searched_extents(state, k))
     overlay = None
     if other is not None:
         overlay = (other[0], _poses(other[1], chosen_iteration(other[1])))
-    return pose_plots.pose_change_figure(_poses(state, k), settings, f"Change from the input poses, iteration {k}",
-                                         overlay, _advice(state, k, POSE_TOPICS), learned_change(state, k),
+    title = f"Change from the input poses, iteration {k}"
+    return pose_plots.pose_change_figure(_poses(state, k), searched(state, k), title, overlay,
+                                         _advice(state, k, POSE_TOPICS), learned_change(state, k),
                                          change_since_last(state, k) if other is None else None)
 
 
@@ -121,35 +119,34 @@ def change_since_last(state: RunState, k: int) -> Optional[Tuple[str, Dict[str, 
     found = [(state.poses(k - 1, half), state.poses(k, half)) for half in (1, 2)] if k > 1 else []
     pairs = [(before, now) for before, now in found if before is not None and now is not None
              and np.array_equal(before["row"], now["row"])]
-    box, pixel_size, fulcrum = (state.input.get("box_size"), state.input.get("pixel_size"),
-                                state.resolved.get("fulcrum_px"))
-    if not pairs or not box or not pixel_size or fulcrum is None:
+    if not pairs or state.input is None:
         return None
+    given = state.input
     (r0, t0), (r, t) = ([np.concatenate([pair[i][name] for pair in pairs]) for name in ("rotation", "shift_px")]
                         for i in (0, 1))
-    moved = t - t0 + project(r - r0, np.array(fulcrum) - box // 2)
+    moved = t - t0 + project(r - r0, given.resolved.fulcrum_offset(given.box_size))
     change = {"rotation_change_deg": np.rad2deg(log_map(np.swapaxes(r0, 1, 2) @ r)),
-              "shift_change_angstrom": pixel_size * moved}
+              "shift_change_angstrom": given.pixel_size * moved}
     return f"Since iteration {k - 1}", change
 
 
-def searched_extents(state: RunState, k: int) -> Dict[str, float]:
-    """The extents of the search of iteration k where a learned prior has narrowed them ({} where not)."""
+def searched(state: RunState, k: int) -> Optional[ResolvedSettings]:
+    """The settings in use, with the extents of the search of iteration k where a learned prior has narrowed them."""
     from ..engine.align.search_plan import learned_extents
     motions = [motion for motion in (state.motion(k - 1, half) for half in (1, 2)) if motion is not None]
-    pixel_size, box_size = state.input.get("pixel_size"), int(state.input.get("box_size") or 0)
-    if not motions or not pixel_size:
-        return {}
-    resolved = from_json(ResolvedSettings, state.resolved)
+    if not motions or state.input is None:
+        return state.resolved
+    box_size, pixel_size, resolved = state.input.box_size, state.input.pixel_size, state.input.resolved
     to_fulcrum = resolved.fulcrum_offset(box_size) - resolved.mask_centre_offset(box_size)
     widest = np.deg2rad(resolved.rotation_extent_deg), resolved.shift_extent_angstrom / pixel_size
     found = [learned_extents(resolved, motion, to_fulcrum, *widest) for motion in motions]
     rotation, shift = np.max(found, axis=0)
-    return {"rotation_extent_deg": float(np.rad2deg(rotation)), "shift_extent_angstrom": float(shift * pixel_size)}
+    return replace(resolved, rotation_extent_deg=float(np.rad2deg(rotation)),
+                   shift_extent_angstrom=float(shift * pixel_size))
 
 
 def pose_uncertainty(state: RunState, k: int, _other: Other) -> Figure:
-    return pose_plots.uncertainty_figure(_poses(state, k), float(state.input.get("pixel_size") or 1.0),
+    return pose_plots.uncertainty_figure(_poses(state, k), state.pixel_size,
                                          f"How well the poses of iteration {k} are known")
 
 
@@ -158,13 +155,14 @@ def axis_change(state: RunState, k: int, _other: Other) -> Figure:
 
 
 def learned_motion(state: RunState, k: int, _other: Other) -> Figure:
-    history = [(c["iteration"], c["motion"]) for c in state.iterations if c["iteration"] <= k and "motion" in c]
+    history = [(record.iteration, record.motion) for record in state.iterations
+               if record.iteration <= k and record.motion is not None]
     if not history or history[-1][0] != k:
         raise NotThere("No motion has been learned: the prior is not a learned one, or no iteration has finished yet.")
     stored = {half: read_npz(state.folder.motion(k, half)) or {} for half in (1, 2)}
     along_axes = {half: columns["along_axes"] for half, columns in stored.items() if "along_axes" in columns}
     return motion_plots.motion_figure(history, _mean_map(state, k), state.mask_in_use(k), along_axes,
-                                      float(state.input.get("pixel_size") or 1.0), state.resolved.get("fulcrum_px"))
+                                      state.pixel_size, state.fulcrum_px)
 
 
 def progress(state: RunState, _k: int, _other: Other) -> Figure:
@@ -182,15 +180,15 @@ def orientations(state: RunState, k: int, _other: Other) -> Figure:
 
 def map_slices(state: RunState, k: int, _other: Other) -> Figure:
     before, after = _mean_map(state, 0), _mean_map(state, k)
-    return map_plots.map_slices_figure(before, after, state.mask_in_use(k), state.resolved.get("fulcrum_px"),
-                                       float(state.input.get("pixel_size") or 1.0))
+    return map_plots.map_slices_figure(before, after, state.mask_in_use(k), state.fulcrum_px,
+                                       state.pixel_size)
 
 
 def filter_resolution(state: RunState, k: int, _other: Other) -> Figure:
     cutoff = state.map(state.folder.filter_resolution(k))
     if cutoff is None:
         raise NotThere("The references of this iteration were not filtered non-uniformly.")
-    return map_plots.filter_resolution_figure(cutoff, state.mask_in_use(k), state.resolved.get("fulcrum_px"))
+    return map_plots.filter_resolution_figure(cutoff, state.mask_in_use(k), state.fulcrum_px)
 
 
 def noise(state: RunState, k: int, _other: Other) -> Figure:
@@ -198,10 +196,9 @@ def noise(state: RunState, k: int, _other: Other) -> Figure:
     spectra = {half: power for half, power in found.items() if power is not None}
     if not spectra:
         raise NotThere(f"There is no noise estimate of iteration {k} yet.")
-    box, pixel_size = state.input.get("box_size"), state.input.get("pixel_size")
-    if not box or not pixel_size:
+    if state.input is None:
         raise NotThere("The input of the run has not been read yet.")
-    return map_plots.noise_figure(spectra, box, pixel_size)
+    return map_plots.noise_figure(spectra, state.input.box_size, state.input.pixel_size)
 
 
 def scale(state: RunState, k: int, _other: Other) -> Figure:
@@ -242,8 +239,9 @@ PICTURES: List[Picture] = [
             "reference keeps detail and where it is low-passed. It should be finest in the ordered core.",
             filter_resolution),
     Picture("noise", "Noise spectra", "Smooth, and the same for both half-sets.", noise),
-    Picture("validation", "Null tests", "Only after a validation. Each dot should lie in its green range: what lies "
-            "outside was found where there is nothing to find.", validation, of_one_iteration=False),
+    Picture("validation", "Null tests", "Only after a validation. Each dot should lie in its green range: a dot "
+            "outside means that something was found where there is nothing to find.", validation,
+            of_one_iteration=False),
     Picture("scale", "Scale of the particles", "One narrow peak at 1 (only when the scale is refined).", scale),
 ]
 
@@ -261,14 +259,10 @@ def _fsc(state: RunState, k: int) -> Dict[str, np.ndarray]:
     return columns
 
 
-def _iteration(state: RunState, k: int) -> Dict[str, Any]:
-    return next((content for content in state.iterations if content["iteration"] == k), {})
-
-
 def _advice(state: RunState, k: int, topics: Sequence[str]) -> List[str]:
     """The engine's sentences on these topics."""
-    said = _iteration(state, k).get("advice")
-    return [str(said[topic]) for topic in topics if topic in said] if isinstance(said, dict) else []
+    record = state.iteration(k)
+    return [] if record is None else [record.advice[topic] for topic in topics if topic in record.advice]
 
 
 def _poses(state: RunState, k: int) -> Dict[int, Dict[str, np.ndarray]]:

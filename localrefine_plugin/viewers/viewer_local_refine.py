@@ -9,7 +9,8 @@ import pyworkflow.protocol.params as params
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View
 
 from ..protocols import ProtLocalRefine
-from ..protocols.run_state import RunState, live_line, summary_lines
+from ..protocols.run_state import RunState
+from ..protocols.run_summary import live_line, summary_lines
 from .figure_window import FigureView
 from .html_report import write_report
 from .run_figures import PICTURES, chosen_iteration, draw, picture_of
@@ -73,7 +74,7 @@ class LocalRefineViewer(ProtocolViewer):
 
     def _iterations(self) -> Tuple[int, int]:
         state = self.state()
-        return int(state.last.get("iteration", 0)), chosen_iteration(state)
+        return 0 if state.last is None else state.last.iteration, chosen_iteration(state)
 
     def _stamp(self) -> Any:
         return len(self.state().iterations), self.state().finished
@@ -131,7 +132,7 @@ class LocalRefineViewer(ProtocolViewer):
         path = self.protocol._getExtraPath("maps.sqlite")
         cleanPath(path)
         maps = SetOfVolumes(filename=path)
-        pixel_size = float(self.state().input.get("pixel_size") or 1.0)
+        pixel_size = self.state().pixel_size
         maps.setSamplingRate(pixel_size)
         for name, label in names:
             volume = Volume()

@@ -23,6 +23,7 @@ from ..maps.fsc import first_below, fsc
 from ..maps.mask import dilate_soft, dynamic_mask
 from ..model.fourier import apply_shell_filter
 from ..model.optics import image_shift
+from ..records.iteration import FSC_THRESHOLD
 from .reference import Reference, make_reference, slice_rows
 from .search import PackedImages
 
@@ -43,7 +44,7 @@ def static_parts(maps: Sequence[np.ndarray], mask: np.ndarray, pixel_size: float
                            near_angstrom=3.0, far_angstrom=3.0 + EDGE_ANGSTROM, workers=workers)
     rest = outline * (1 - mask)
     weights = np.clip(fsc(maps[0] * rest, maps[1] * rest), 0, 1)
-    weights[first_below(weights, 0.143) + 1:] = 0
+    weights[first_below(weights, FSC_THRESHOLD) + 1:] = 0
     return [apply_shell_filter(volume, weights, workers) * outline for volume in maps]
 
 

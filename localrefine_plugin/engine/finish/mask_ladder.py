@@ -9,12 +9,14 @@ FSC to the truth).
 """
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple
+from typing import List, NamedTuple
 
 import numpy as np
 
 from ..maps.fsc import FscCurves, masked_curves, resolution_at
 from ..maps.mask import density_mask, volume_angstrom3
+from ..records.iteration import FSC_THRESHOLD
+from ..records.results import MaskLadder, Rung
 
 RUNGS = ((1.5, 3.0), (1.0, 2.0), (0.5, 1.5), (0.25, 1.0))
 """near, far in units of the resolution."""
@@ -28,16 +30,10 @@ MASK_CORRELATION = 0.05
 
 
 class Ladder(NamedTuple):
-    """rungs: dicts, the mask in use first, ever tighter; tightest: index of the last that adds no correlation; mask:
-    of that rung (N, N, N) float32."""
+    """The record, and the mask of its tightest rung (N, N, N) float32."""
 
-    rungs: List[Dict[str, Any]]
-    tightest: int
+    record: MaskLadder
     mask: np.ndarray
-
-    def as_dict(self) -> Dict[str, Any]:
-        best = self.rungs[self.tightest]
-        return {"rungs": self.rungs, "tightest": self.tightest, "resolution_angstrom": best["resolution_angstrom"]}
 
 
 def mask_ladder(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, curves: FscCurves, seed: int = 1,
@@ -55,17 +51,21 @@ def mask_ladder(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, curves: 
                                far * d)
         rungs.append(_rung(f"{near * d:.1f} to {far * d:.1f} Å about the density", tighter, curves,
                            *masked_curves(half1, half2, tighter, curves.randomise_shell, seed, workers)))
-        if rungs[-1]["mask_correlation"] > MASK_CORRELATION:
-            return Ladder(rungs, len(rungs) - 2, kept)
+        if rungs[-1].mask_correlation > MASK_CORRELATION:
+            return Ladder(_ladder(rungs, len(rungs) - 2), kept)
         kept = tighter
-    return Ladder(rungs, len(rungs) - 1, kept)
+    return Ladder(_ladder(rungs, len(rungs) - 1), kept)
+
+
+def _ladder(rungs: List[Rung], tightest: int) -> MaskLadder:
+    return MaskLadder(tuple(rungs), tightest, rungs[tightest].resolution_angstrom)
 
 
 def _rung(name: str, mask: np.ndarray, curves: FscCurves, tight: np.ndarray, randomised: np.ndarray,
-          corrected: np.ndarray) -> Dict[str, Any]:
+          corrected: np.ndarray) -> Rung:
     box, pixel = curves.box_size, curves.pixel_size
-    resolution = resolution_at(corrected, 0.143, box, pixel)
+    resolution = resolution_at(corrected, FSC_THRESHOLD, box, pixel)
     shell = box * pixel / resolution
-    return {"mask": name, "volume_angstrom3": volume_angstrom3(mask, pixel), "resolution_angstrom": resolution,
-            "uncorrected_angstrom": resolution_at(tight, 0.143, box, pixel),
-            "mask_correlation": float(np.interp(shell, np.arange(len(randomised)), randomised))}
+    return Rung(mask=name, volume_angstrom3=volume_angstrom3(mask, pixel), resolution_angstrom=resolution,
+                uncorrected_angstrom=resolution_at(tight, FSC_THRESHOLD, box, pixel),
+                mask_correlation=float(np.interp(shell, np.arange(len(randomised)), randomised)))

@@ -1,8 +1,8 @@
 """What the uncertainty of the poses takes from a map, which two half-maps cannot see.
 
-Two halves agree on what both lack. Poses that are uncertain by a few degrees blur the sub-volume the more the
-further from its centre; both half-maps are blurred alike, and the FSC between them, which then lives off the
-sharper core, runs ahead of the FSC to the truth. The blur is known: the covariance of every pose. The effect of poses
+The FSC cannot detect a blur that both half-maps share. Poses that are uncertain by a few degrees blur the sub-volume,
+more so far from its centre. Both half-maps are blurred alike; the FSC between them then comes from the sharper core,
+and is better than the FSC to the truth. The blur is known: the covariance of every pose. The effect of poses
 drawn from such covariances on the map is
 
     κ(k) = FSC(⟨map moved by a draw⟩, map)   inside the mask,
@@ -31,6 +31,7 @@ from ..align.reference import cube_about, integer_centre, support_box
 from ..maps.fsc import fsc, resolution_at
 from ..model.fourier import apply_shell_filter, resample_map
 from ..model.pose import exp_map
+from ..records.iteration import TRUTH_THRESHOLD
 
 DRAWS = 32
 WORTH_SAYING = 1.05
@@ -50,7 +51,7 @@ def as_half_map_fsc(curve: np.ndarray) -> np.ndarray:
 
 def expected_resolution(curve: np.ndarray, box_size: int, pixel_size: float) -> float:
     """Å at which the expected FSC to the truth falls to 0.5."""
-    return resolution_at(curve, 0.5, box_size, pixel_size)
+    return resolution_at(curve, TRUTH_THRESHOLD, box_size, pixel_size)
 
 
 def advice(expected: float, reported: float) -> str:

@@ -2,78 +2,75 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List, Optional, Sequence, Type, TypeVar, Union
 
 from ..io.run_folder import RunFolder, read_json
+from ..io.run_store import input_record
+from ..records.codec import from_json
 from ..records.errors import InputError
+from ..records.iteration import HalfRecord, IterationRecord
+from ..records.results import MaskLadder, PoseBlur, Report, Sharpening, Validation
+from ..records.settings import Settings
 
-TIMES = ("wall_seconds", "cpu_seconds")
+Record = TypeVar("Record")
 
 
-def build_report(run: RunFolder) -> Dict[str, Any]:
-    """The report of a finished, running or killed run.
-
-    Keys: ``iterations`` (every iteration.json), ``halves`` (every half_H.json), ``input``, ``settings``,
-    ``wall_seconds`` and ``cpu_seconds`` (summed over the steps, which may have run side by side),
-    ``peak_memory_mb`` (of the largest step), ``warnings``, ``final_resolution_angstrom`` (of the best
-    iteration; empty before the first), ``expected_truth_resolution_angstrom`` and
-    ``resolution_to_report_angstrom``, the coarser of both (pose_blur.py; None before the end), ``advice``
-    (sentences on the best iteration), ``sharpening`` (of the final map), ``mask_ladder`` (the resolution
-    in ever tighter masks, mask_ladder.py). A file that a killed
-    step left unreadable is left out, with a warning.
+def build_report(run: RunFolder) -> Report:
+    """The report of a finished, running or killed run. A file that a killed step left unreadable is left out, with a
+    warning.
 
     Raises InputError when the folder holds no run.
     """
     if not run.settings.exists() and not run.input.exists():
         raise InputError("holds no run", str(run.path), "give the --output folder of an earlier run")
-    warnings: List[str] = []
-    given, settings = _read(run.input, warnings), _read(run.settings, warnings)
-    iterations, halves = [], []
-    for folder in run.iteration_folders():
-        k = int(folder.name[len("iter_"):])
-        halves += [_read(run.half_done(k, half), warnings) for half in (1, 2)]
-        iterations.append(_read(run.iteration_done(k), warnings))
-    iterations, halves = [i for i in iterations if i], [h for h in halves if h]
-    steps = [given] + halves + iterations
-    for step in [given] + iterations:
-        warnings += [text for text in step.get("warnings", []) if text not in warnings]
-    report: Dict[str, Any] = {"iterations": iterations, "halves": halves, "input": given, "settings": settings}
-    for name in TIMES:
-        report[name] = sum(step.get(name, 0.0) for step in steps)
-    report["peak_memory_mb"] = max((step.get("peak_memory_mb", 0.0) for step in steps), default=0.0)
-    report["warnings"] = warnings
-    best = _best(iterations)
-    report["advice"] = list(best.get("advice", {}).values())
-    report["final_resolution_angstrom"] = best.get("resolution_angstrom", {})
-    blur = _read(run.final("pose_blur.json"), warnings)
-    report["expected_truth_resolution_angstrom"] = blur.get("expected_resolution_angstrom")
-    report["resolution_to_report_angstrom"] = blur.get("resolution_to_report_angstrom")
-    report["advice"] += [blur["advice"]] if blur.get("advice") else []
-    report["mask_ladder"] = _read(run.final("mask_ladder.json"), warnings)
-    validation = _read(run.final("validation.json"), warnings)
-    report["validation"] = validation.get("tests", [])
-    report["advice"] += validation.get("advice", [])
-    report["sharpening"] = _read(run.final("sharpening.json"), warnings)
-    return report
+    unreadable: List[str] = []
+
+    def read(path: Path, make: Callable[[Dict[str, Any]], Record]) -> Optional[Record]:
+        return _read(path, make, unreadable)
+    settings = read(run.settings, _as(Settings))
+    given = read(run.input, lambda content: input_record(content, settings or Settings()))
+    numbers = [int(folder.name[len("iter_"):]) for folder in run.iteration_folders()]
+    halves = [read(run.half_done(k, half), _as(HalfRecord)) for k in numbers for half in (1, 2)]
+    found = [read(run.iteration_done(k), _as(IterationRecord)) for k in numbers]
+    iterations, steps = [i for i in found if i is not None], [h for h in halves if h is not None]
+    blur = read(run.final("pose_blur.json"), _as(PoseBlur))
+    validation = read(run.final("validation.json"), _as(Validation))
+    best = best_iteration(iterations)
+    advice = [*(best.advice.values() if best else ()), *([blur.advice] if blur and blur.advice else ()),
+              *(validation.advice if validation else ())]
+    costs: List[Union[IterationRecord, HalfRecord]] = [*iterations, *steps]
+    said = unreadable + [text for step in (given, *iterations) if step for text in step.warnings]
+    return Report(
+        iterations=tuple(iterations), halves=tuple(steps), input=given, settings=settings,
+        wall_seconds=sum(step.wall_seconds for step in costs), cpu_seconds=sum(step.cpu_seconds for step in costs),
+        peak_memory_mb=max((step.peak_memory_mb for step in costs), default=0.0),
+        warnings=tuple(dict.fromkeys(said)), advice=tuple(advice),
+        final_resolution_angstrom=best.resolution_angstrom if best else {},
+        expected_truth_resolution_angstrom=blur.expected_resolution_angstrom if blur else None,
+        resolution_to_report_angstrom=blur.resolution_to_report_angstrom if blur else None,
+        mask_ladder=read(run.final("mask_ladder.json"), _as(MaskLadder)),
+        sharpening=read(run.final("sharpening.json"), _as(Sharpening)),
+        validation=validation.tests if validation else ())
 
 
-def _read(path: Path, warnings: List[str]) -> Dict[str, Any]:
-    """The JSON object of a file; empty without one, with a warning if it is there but unreadable."""
-    if not path.exists():
-        return {}
-    try:
-        content = read_json(path)
-    except (OSError, ValueError):
-        content = {}
-    if not isinstance(content, dict) or not content:
-        warnings.append(f"{path}: cannot be read and is left out of the report")
-        return {}
-    return content
-
-
-def _best(iterations: List[Dict[str, Any]]) -> Dict[str, Any]:
-    """The iteration whose maps are the result: the best one by the last decision; {} before the first."""
+def best_iteration(iterations: Sequence[IterationRecord]) -> Optional[IterationRecord]:
+    """The iteration whose maps are the result: the best one by the last decision; None before the first."""
     if not iterations:
-        return {}
-    best = iterations[-1].get("best_iteration", iterations[-1].get("iteration"))
-    return next((i for i in iterations if i.get("iteration") == best), iterations[-1])
+        return None
+    best = iterations[-1].best_iteration
+    return next((record for record in iterations if record.iteration == best), iterations[-1])
+
+
+def _as(record_class: Type[Record]) -> Callable[[Dict[str, Any]], Record]:
+    return lambda content: from_json(record_class, content)
+
+
+def _read(path: Path, make: Callable[[Dict[str, Any]], Record], unreadable: List[str]) -> Optional[Record]:
+    """The record of a file; None without one, with a warning if it is there but unreadable."""
+    if not path.exists():
+        return None
+    try:
+        return make(read_json(path))
+    except (OSError, ValueError, LookupError, TypeError, InputError):
+        unreadable.append(f"{path}: cannot be read and is left out of the report")
+        return None

@@ -2,27 +2,20 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import Any, Dict, Sequence
 
 import numpy as np
 
 from ..io.mrc import read_map, write_map
 from ..io.relion_particles import read_particles, write_particles
-from ..io.run_folder import (
-    FINAL_FILES,
-    OPTIONAL_FINAL_FILES,
-    RunFolder,
-    read_json,
-    remove,
-    remove_temporary,
-    write_atomic,
-    write_json,
-)
-from ..io.run_store import load_input, load_particles, load_poses
+from ..io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, remove, remove_temporary, write_atomic
+from ..io.run_store import load_input, load_iteration, load_particles, load_poses, save_record
 from ..maps.fsc import FscCurves, read_fsc
 from ..maps.sharpen import applied_b_factor, sharpen
 from ..progress import say
 from ..records.errors import InputError
+from ..records.results import PoseBlur, Sharpening
 from .mask_ladder import mask_ladder
 from .pose_blur import advice, as_half_map_fsc, blur_correlation, expected_map_to_truth, expected_resolution
 from .report import build_report
@@ -33,7 +26,7 @@ UNCERTAINTY_LABELS = ("lrRotationUncertainty", "lrShiftUncertainty")
 def write_results(run: RunFolder, workers: int) -> None:
     """Unfiltered half-maps, their mean, the sharpened map, poses, mask and FSC of the best iteration."""
     last = run.iterations_done()
-    k = read_json(run.iteration_done(last))["best_iteration"]
+    k = load_iteration(run, last).best_iteration
     final, names = run.path / "final", FINAL_FILES + OPTIONAL_FINAL_FILES
     for path in [run.report] + [run.final(name) for name in names]:
         remove(path)
@@ -52,11 +45,11 @@ def write_results(run: RunFolder, workers: int) -> None:
     write_ladder(run, maps, mask, curves, workers)
     write_final_particles(run, k)
     blur = pose_blur(run, k, mean, mask, curves)
-    write_json(run.final("pose_blur.json"), blur)
+    save_record(run.final("pose_blur.json"), blur)
     files = [run.final(name) for name in names if run.final(name).exists()]
-    write_json(run.report, dict(build_report(run), files=run.sizes(files)))
-    reason = f" ({blur['advice']})" if blur["advice"] else ""
-    say(f"resolution to report: {blur['resolution_to_report_angstrom']:.2f} Å{reason}")
+    save_record(run.report, replace(build_report(run), files=run.sizes(files)))
+    reason = f" ({blur.advice})" if blur.advice else ""
+    say(f"resolution to report: {blur.resolution_to_report_angstrom:.2f} Å{reason}")
     say(f"results of iteration {k} are in {final}")
 
 
@@ -67,9 +60,9 @@ def write_maps(run: RunFolder, mean: np.ndarray, curves: FscCurves, workers: int
     write_map(run.final("map.mrc"), mean, pixel_size)
     sharpened, fit = sharpen(mean, pixel_size, curves.corrected, curves.resolutions()["corrected"], b_factor, workers)
     write_map(run.final("map_sharpened.mrc"), sharpened, pixel_size)
-    write_json(run.final("sharpening.json"), {
-        "b_factor_applied": applied_b_factor(fit, b_factor), "b_factor_guinier": fit.b_factor,
-        "guinier_correlation": fit.correlation, "guinier_shells": fit.shells})
+    save_record(run.final("sharpening.json"), Sharpening(
+        b_factor_applied=applied_b_factor(fit, b_factor), b_factor_guinier=fit.b_factor,
+        guinier_correlation=fit.correlation, guinier_shells=fit.shells))
 
 
 def write_ladder(run: RunFolder, maps: Sequence[np.ndarray], mask: np.ndarray, curves: FscCurves,
@@ -78,11 +71,10 @@ def write_ladder(run: RunFolder, maps: Sequence[np.ndarray], mask: np.ndarray, c
     given = load_input(run)
     ladder = mask_ladder(maps[0], maps[1], mask, curves, given.resolved.seed, workers)
     write_map(run.final("tightest_mask.mrc"), ladder.mask, given.pixel_size)
-    write_json(run.final("mask_ladder.json"), ladder.as_dict())
+    save_record(run.final("mask_ladder.json"), ladder.record)
 
 
-def pose_blur(run: RunFolder, iteration: int, volume: np.ndarray, mask: np.ndarray,
-              curves: FscCurves) -> Dict[str, Any]:
+def pose_blur(run: RunFolder, iteration: int, volume: np.ndarray, mask: np.ndarray, curves: FscCurves) -> PoseBlur:
     """κ and the FSC to the truth to be expected of the final map (pose_blur.py)."""
     given = load_input(run)
     resolved, pixel_size = given.resolved, given.pixel_size
@@ -96,9 +88,8 @@ def pose_blur(run: RunFolder, iteration: int, volume: np.ndarray, mask: np.ndarr
     kappa = blurred("error_covariance") * (blurred("covariance") if resolved.marginalize else 1)
     curve = expected_map_to_truth(curves.corrected, kappa)
     expected = expected_resolution(curve, len(volume), pixel_size)
-    return {"expected_resolution_angstrom": expected, "resolution_to_report_angstrom": max(expected, reported),
-            "expected_map_to_truth": curve.tolist(), "expected_fsc": as_half_map_fsc(curve).tolist(),
-            "kappa": kappa.tolist(), "advice": advice(expected, reported)}
+    return PoseBlur(expected, max(expected, reported), tuple(curve.tolist()), tuple(as_half_map_fsc(curve).tolist()),
+                    tuple(kappa.tolist()), advice(expected, reported))
 
 
 def write_final_particles(run: RunFolder, iteration: int) -> None:

@@ -1,18 +1,21 @@
 """What a run keeps on disk between its steps, as records."""
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Optional
+from dataclasses import asdict, replace
+from typing import Any, Dict, Optional
 
 import numpy as np
 
-from ..records.codec import from_json
+from ..kernels.host import Cost
+from ..records.codec import as_json, from_json
+from ..records.iteration import HalfRecord, IterationRecord
 from ..records.motion import LearnedMotion
 from ..records.particles import Particles
 from ..records.poses import PoseTable
+from ..records.results import Report
 from ..records.run_input import RunInput
 from ..records.settings import Settings
-from .run_folder import RunFolder, opened, read_json, write_atomic
+from .run_folder import PathLike, RunFolder, opened, read_json, write_atomic, write_json
 
 
 def save_arrays(path: Any, **arrays: np.ndarray) -> None:
@@ -32,12 +35,40 @@ def load_input(run: RunFolder) -> RunInput:
     """input.json; its ``resolved`` are the settings in use now, which may have changed since it was written."""
     settings = load_settings(run)
     with opened(run.input):
-        stored = read_json(run.input)
-        fixed = dict(rotation_extent_fixed=settings.rotation_extent_deg is not None,
-                     shift_extent_fixed=settings.shift_extent_angstrom is not None)
-        resolved = {**settings.as_dict(), **fixed, **stored["resolved"]}
-        given = from_json(RunInput, dict(stored, resolved=resolved))
-        return replace(given, resolved=given.resolved.with_settings(settings))
+        return input_record(read_json(run.input), settings)
+
+
+def input_record(stored: Dict[str, Any], settings: Settings) -> RunInput:
+    """The record of an input.json, of old versions too, with the settings in use."""
+    fixed = dict(rotation_extent_fixed=settings.rotation_extent_deg is not None,
+                 shift_extent_fixed=settings.shift_extent_angstrom is not None)
+    known = {name: value for name, value in settings.as_dict().items() if value is not None}
+    resolved = {**known, **fixed, **stored["resolved"]}
+    given = from_json(RunInput, dict(stored, resolved=resolved))
+    return replace(given, resolved=given.resolved.with_settings(settings))
+
+
+def load_iteration(run: RunFolder, iteration: int) -> IterationRecord:
+    """What the merge step (of iteration 0: prepare) left."""
+    with opened(run.iteration_done(iteration)):
+        return from_json(IterationRecord, read_json(run.iteration_done(iteration)))
+
+
+def load_half(run: RunFolder, iteration: int, half: int) -> HalfRecord:
+    """What an align step left."""
+    with opened(run.half_done(iteration, half)):
+        return from_json(HalfRecord, read_json(run.half_done(iteration, half)))
+
+
+def load_report(run: RunFolder) -> Report:
+    """What finish left."""
+    with opened(run.report):
+        return from_json(Report, read_json(run.report))
+
+
+def save_record(path: PathLike, record: Any, cost: Optional[Cost] = None) -> None:
+    """Write a record as JSON, in one step; with what it cost to come to it."""
+    write_json(path, as_json(record if cost is None else replace(record, **asdict(cost))))
 
 
 def load_particles(run: RunFolder) -> Particles:

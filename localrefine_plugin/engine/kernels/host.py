@@ -5,8 +5,9 @@ import os
 import resource
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Iterator
 
 
 def worker_count(threads: int) -> int:
@@ -14,15 +15,24 @@ def worker_count(threads: int) -> int:
     return threads if threads > 0 else len(os.sched_getaffinity(0))
 
 
+@dataclass
+class Cost:
+    """What a step of a run took."""
+
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+
 @contextmanager
-def measured() -> Iterator[Dict[str, Any]]:
-    """Wall and CPU seconds and peak memory of the block, filled in at its end."""
-    cost: Dict[str, Any] = {}
+def measured() -> Iterator[Cost]:
+    """The cost of the block, filled in at its end."""
+    cost = Cost()
     wall, cpu = time.perf_counter(), time.process_time()
     forget_peak()
     yield cost
-    cost.update(wall_seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu,
-                peak_memory_mb=peak_memory_mb())
+    cost.wall_seconds, cost.cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+    cost.peak_memory_mb = peak_memory_mb()
 
 
 def forget_peak() -> None:

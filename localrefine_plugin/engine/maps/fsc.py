@@ -16,6 +16,15 @@ from emtable import Table
 
 from ..io.run_folder import write_atomic
 from ..model import fourier
+from ..records.iteration import (
+    CURVE_NAMES,
+    FSC_CURVES,
+    FSC_THRESHOLD,
+    RANDOMISED,
+    STANDARD_ERROR,
+    TRUTH_THRESHOLD,
+    IterationRecord,
+)
 from .mask import dilate_soft
 
 SPHERE_INNER = 0.85
@@ -26,8 +35,6 @@ LOOSE_EDGE_ANGSTROM = 12.0
 
 UNRELIABLE_SHELLS = 2
 """Shells after the start of randomisation that keep the uncorrected value, as in relion_postprocess."""
-
-CURVES = ("unmasked", "spherical", "loose", "tight", "corrected")
 
 
 @dataclass(frozen=True)
@@ -57,15 +64,20 @@ class FscCurves:
     corrected_error: np.ndarray
     randomise_shell: int
 
-    def resolutions(self, threshold: float = 0.143) -> Dict[str, float]:
-        """Resolution in Å of each of CURVES at a threshold."""
+    def resolutions(self, threshold: float = FSC_THRESHOLD) -> Dict[str, float]:
+        """Resolution in Å of each of FSC_CURVES at a threshold."""
         return {name: resolution_at(getattr(self, name), threshold, self.box_size, self.pixel_size)
-                for name in CURVES}
+                for name in CURVE_NAMES}
 
     def resolution_range(self) -> List[float]:
         """Å at which the corrected curve plus and minus its standard error falls to 0.143, the finer one first."""
-        return [resolution_at(self.corrected + sign * self.corrected_error, 0.143, self.box_size, self.pixel_size)
-                for sign in (1, -1)]
+        return [resolution_at(self.corrected + sign * self.corrected_error, FSC_THRESHOLD, self.box_size,
+                              self.pixel_size) for sign in (1, -1)]
+
+    def record(self, iteration: int, align_resolution_angstrom: float) -> IterationRecord:
+        """The record of an iteration, so far with what the curves say."""
+        return IterationRecord(iteration, self.resolutions(), self.resolutions(TRUTH_THRESHOLD),
+                               tuple(self.resolution_range()), align_resolution_angstrom)
 
 
 def shell_correlation(ft1: np.ndarray, ft2: np.ndarray, box_size: int) -> np.ndarray:
@@ -271,14 +283,8 @@ def resolution_at(curve: np.ndarray, threshold: float, box_size: int, pixel_size
     return float(length / (shell - 1 + (above - threshold) / (above - below)))
 
 
-_COLUMNS = (  # of fsc.star, after index and resolution; "lr" where RELION has no label
-    ("rlnFourierShellCorrelationUnmaskedMaps", "unmasked"),
-    ("lrFourierShellCorrelationSpherical", "spherical"),
-    ("lrFourierShellCorrelationLoose", "loose"),
-    ("rlnFourierShellCorrelationMaskedMaps", "tight"),
-    ("rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps", "randomised"),
-    ("rlnFourierShellCorrelationCorrected", "corrected"),
-    ("lrFourierShellCorrelationCorrectedError", "corrected_error"))
+_COLUMNS = (*FSC_CURVES[:4], RANDOMISED, FSC_CURVES[4], STANDARD_ERROR)
+"""Of fsc.star, after index and resolution."""
 
 
 def write_fsc(path: Union[str, Path], curves: FscCurves) -> None:
@@ -286,11 +292,11 @@ def write_fsc(path: Union[str, Path], curves: FscCurves) -> None:
     general = Table(columns=["rlnImageSize", "rlnPixelSize", "lrRandomiseShell"])
     general.addRow(curves.box_size, repr(curves.pixel_size), curves.randomise_shell)
     table = Table(columns=["rlnSpectralIndex", "rlnResolution", "rlnAngstromResolution"]
-                  + [label for label, _ in _COLUMNS])
+                  + [curve.label for curve in _COLUMNS])
     for shell, frequency in enumerate(curves.spatial_frequency):
         angstrom = 1 / frequency if shell else 999.0  # the value RELION writes for shell 0
         table.addRow(shell, float(frequency), float(angstrom),
-                     *(float(getattr(curves, name)[shell]) for _, name in _COLUMNS))
+                     *(float(getattr(curves, curve.name)[shell]) for curve in _COLUMNS))
 
     def write(name: str) -> None:
         with open(name, "w", encoding="utf-8") as handle:
@@ -303,7 +309,7 @@ def read_fsc(path: Union[str, Path]) -> FscCurves:
     """The curves of an fsc.star written by `write_fsc`, to the six decimals of the file."""
     general = _rows(path, "general")[0]
     rows = _rows(path, "fsc")
-    values = {name: np.array([float(getattr(row, label)) for row in rows]) for label, name in _COLUMNS}
+    values = {curve.name: np.array([float(getattr(row, curve.label)) for row in rows]) for curve in _COLUMNS}
     box_size, pixel_size = int(general.rlnImageSize), float(general.rlnPixelSize)
     return FscCurves(box_size=box_size, pixel_size=pixel_size, randomise_shell=int(general.lrRandomiseShell),
                      spatial_frequency=np.arange(len(rows)) / (box_size * pixel_size), **values)

@@ -5,12 +5,14 @@ Every function returns one sentence, or "" when there is nothing to say. `advise
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence
+from typing import Dict, List, Sequence
 
 import numpy as np
 
 from ..maps.fsc import FscCurves
+from ..records.iteration import IterationRecord
 from ..records.resolved import ResolvedSettings
+from ..records.results import NullTest
 from .hinge import Hinge
 
 MANY_AT_LIMIT = 0.1  # of the particles; a Gaussian cut at three s.d. per axis has 3 %
@@ -38,13 +40,13 @@ class Motions:
     at_shift_limit: float
 
 
-def advise(motions: Motions, hinge: Hinge, curves: FscCurves, history: Sequence[Dict[str, Any]],
+def advise(motions: Motions, hinge: Hinge, curves: FscCurves, history: Sequence[IterationRecord],
            resolved: ResolvedSettings) -> Dict[str, str]:
     """Sentences by topic on the state of a run after its last iteration.
 
     Parameters
     ----------
-    history : every iteration.json from the input on.  resolved : of input.json.
+    history : of all iterations, the input first.  resolved : of input.json.
     """
     has_prior = resolved.prior != "off"
     rotation_extent = f"{resolved.rotation_extent_deg:.3g}°"
@@ -127,11 +129,11 @@ def far_fulcrum(motions: Motions, hinge: Hinge, resolved: ResolvedSettings, box_
             f"box (it accounts for {100 * hinge.explained:.0f} % of the shifts); set the fulcrum there")
 
 
-def worse_than_input(history: Sequence[Dict[str, Any]], resolved: ResolvedSettings) -> str:
+def worse_than_input(history: Sequence[IterationRecord], resolved: ResolvedSettings) -> str:
     """No iteration reached the resolution of the input in the same mask."""
     if len(history) < 2 or resolved.mask_mode != "static":
         return ""
-    given, *found = (h["resolution_angstrom"]["corrected"] for h in history)
+    given, *found = (record.resolution_angstrom["corrected"] for record in history)
     if min(found) <= WORSE * given:
         return ""
     return (f"the resolution of {min(found):.1f} Å is worse than the {given:.1f} Å of the input half-maps in the same "
@@ -150,11 +152,11 @@ def fsc_does_not_fall(curves: FscCurves) -> str:
     return text + "the pixels are too large for the resolution, or the half-sets share particles (duplicates)"
 
 
-def drifting(history: Sequence[Dict[str, Any]], resolved: ResolvedSettings) -> str:
+def drifting(history: Sequence[IterationRecord], resolved: ResolvedSettings) -> str:
     """With re-centring on, the median change from the input grows in every one of the last iterations."""
     for switch, key, what in (("recenter_rotations", "rotation_median_deg", "rotation"),
                               ("recenter_shifts", "shift_median_angstrom", "shift")):
-        changes = [h["pose_change"][key] for h in history[-DRIFT_ITERATIONS:] if h["pose_change"]]
+        changes = [getattr(record.pose_change, key) for record in history[-DRIFT_ITERATIONS:] if record.pose_change]
         if getattr(resolved, switch) and len(changes) == DRIFT_ITERATIONS and all(
                 later > DRIFT_GROWTH * earlier for earlier, later in zip(changes, changes[1:])):
             listed = ", ".join(f"{c:.2g}" for c in changes)
@@ -163,15 +165,15 @@ def drifting(history: Sequence[Dict[str, Any]], resolved: ResolvedSettings) -> s
     return ""
 
 
-def advise_on_validation(tests: Sequence[Dict[str, Any]]) -> List[str]:
-    """What to do about null tests (validate.NullTest as dicts) that did not come out as expected."""
-    failed = {test["name"]: test for test in tests if test["passed"] is False}
+def advise_on_validation(tests: Sequence[NullTest]) -> List[str]:
+    """What to do about null tests that did not come out as expected."""
+    failed = {test.name: test for test in tests if test.passed is False}
     said = []
     if any(name in failed for name in ("pure_noise", "random_phases", "empty_place")):
         said.append("the half-maps agree where there is nothing to agree on, so the resolution cannot be trusted: look "
                     "for particles that are in both half-sets, remove them and refine the consensus anew")
     if "other_reference" in failed:
-        share = failed["other_reference"]["value"]
+        share = failed["other_reference"].value or 0.0
         said.append(f"{100 * share:.0f} % of the particles follow the noise of their reference: use a learned or "
                     "narrower prior, narrower search extents or a larger mask; until then the resolution to quote is "
                     "the one expected against the true structure")

@@ -1,15 +1,15 @@
-"""What a learned motion says, in numbers for people and in sentences: pure functions from LearnedMotion to dicts.
+"""What a learned motion says, in numbers for people and in sentences: from LearnedMotion to MotionSummary.
 
 Each half-set is summarised by itself. The two are pooled for display only: no search ever sees the pooled motion.
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, Optional, Sequence
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..align.motion_prior import about_point, hinge, principal_widths
-from ..records.motion import LearnedMotion
+from ..records.motion import HingeSummary, LearnedMotion, MotionSummary, PrincipalMotion
 from ..records.resolved import ResolvedSettings
 from .advice import LEAST_FOR_PEAKS, peaks_of
 from .hinge import Hinge
@@ -22,23 +22,11 @@ SIGNIFICANT = 4.0  # χ² per degree of freedom
 MEAN_DEG, MEAN_ANGSTROM = 1.0, 1.0  # a mean motion worth a sentence
 
 
-def motion_summary(motions: Dict[int, LearnedMotion], resolved: ResolvedSettings, pixel_size: float) -> Dict[str, Any]:
-    """The key "motion" of iteration.json.
-
-    Parameters
-    ----------
-    motions : LearnedMotion of each half-set.  resolved : of input.json.
-
-    Returns
-    -------
-    "half_1", "half_2" and "pooled", each as `summarise` makes it, and "words", sentences on the pooled motion.
-    """
-    summary: Dict[str, Any] = {}
-    for half, motion in motions.items():
-        summary[f"half_{half}"] = summarise(motion, resolved, pixel_size)
-    summary["pooled"] = summarise(pooled(list(motions.values())), resolved, pixel_size)
-    summary["words"] = motion_words(summary["pooled"])
-    return summary
+def motion_summary(motions: Dict[int, LearnedMotion], resolved: ResolvedSettings, pixel_size: float) -> MotionSummary:
+    """The motion of each half-set, and pooled, with sentences on the latter. ``resolved``: of input.json."""
+    halves = {half: summarise(motion, resolved, pixel_size) for half, motion in motions.items()}
+    both = summarise(pooled(list(motions.values())), resolved, pixel_size)
+    return MotionSummary(both, halves.get(1), halves.get(2), tuple(motion_words(both)))
 
 
 def pooled(motions: Sequence[LearnedMotion]) -> LearnedMotion:
@@ -50,39 +38,32 @@ def pooled(motions: Sequence[LearnedMotion]) -> LearnedMotion:
     return LearnedMotion(covariance, error / n, mean, mean_error / n, along_axes, counts)
 
 
-def summarise(motion: LearnedMotion, resolved: ResolvedSettings, pixel_size: float) -> Dict[str, Any]:
-    """One motion in degrees, Å and px from the corner of the box, JSON-ready.
-
-    Errors are standard deviations. Keys: ``rotation_widths_deg`` and ``displacement_widths_angstrom`` (3, largest
-    first, the latter at the centre of the mask; ``…_error``), ``rotation_axes``, ``displacement_axes`` (3 × 3, a row
-    per axis), ``hinge`` (see `hinge_summary`; null where the prior is isotropic), ``mean_rotation_deg``,
-    ``mean_displacement_angstrom`` (3), ``mean_chi2`` (per degree of freedom), ``excess_kurtosis`` and ``peaks`` (in
-    standard deviations) of the motion along the first axis of "rotation" and of "displacement", both without junk,
-    and ``junk_share``, the particles that lie anywhere in the search rather than in the motion.
-    """
+def summarise(motion: LearnedMotion, resolved: ResolvedSettings, pixel_size: float) -> PrincipalMotion:
+    """One motion in the units of people."""
     degree = np.rad2deg(1)
     many = draws(motion)
     rotation, shift = principal_widths(motion.covariance)
     errors = np.std([np.concatenate(principal_widths(s)) for s in many], axis=0)
     z = motion.along_axes[motion.counts > 0.5]
+    of_axes = {"rotation": z[:, 0], "displacement": z[:, 1]}
     isotropic = resolved.prior != "learned"
-    return {
-        "rotation_widths_deg": listed(rotation * degree), "rotation_widths_deg_error": listed(errors[:3] * degree),
-        "rotation_axes": [listed(axis) for axis in principal_axes(motion.covariance[:3, :3])],
-        "displacement_widths_angstrom": listed(shift * pixel_size),
-        "displacement_widths_angstrom_error": listed(errors[3:] * pixel_size),
-        "displacement_axes": [listed(axis) for axis in principal_axes(motion.covariance[3:, 3:])],
-        "hinge": None if isotropic else hinge_summary(motion.covariance, many, resolved, pixel_size),
-        "mean_rotation_deg": listed(motion.mean[:3] * degree),
-        "mean_displacement_angstrom": listed(motion.mean[3:] * pixel_size),
-        "mean_chi2": float(motion.mean @ np.linalg.solve(motion.mean_error, motion.mean)) / 6,
-        "excess_kurtosis": {name: excess_kurtosis(z[:, i]) for i, name in enumerate(("rotation", "displacement"))},
-        "peaks": {name: listed(signed_peaks(z[:, i])) for i, name in enumerate(("rotation", "displacement"))},
-        "junk_share": float(np.mean(motion.counts < 0.5))}
+    return PrincipalMotion(
+        rotation_widths_deg=numbers(rotation * degree), rotation_widths_deg_error=numbers(errors[:3] * degree),
+        rotation_axes=tuple(numbers(axis) for axis in principal_axes(motion.covariance[:3, :3])),
+        displacement_widths_angstrom=numbers(shift * pixel_size),
+        displacement_widths_angstrom_error=numbers(errors[3:] * pixel_size),
+        displacement_axes=tuple(numbers(axis) for axis in principal_axes(motion.covariance[3:, 3:])),
+        hinge=None if isotropic else hinge_summary(motion.covariance, many, resolved, pixel_size),
+        mean_rotation_deg=numbers(motion.mean[:3] * degree),
+        mean_displacement_angstrom=numbers(motion.mean[3:] * pixel_size),
+        mean_chi2=float(motion.mean @ np.linalg.solve(motion.mean_error, motion.mean)) / 6,
+        excess_kurtosis={name: excess_kurtosis(along) for name, along in of_axes.items()},
+        peaks={name: numbers(signed_peaks(along)) for name, along in of_axes.items()},
+        junk_share=float(np.mean(motion.counts < 0.5)))
 
 
-def listed(values: Iterable[float]) -> List[float]:
-    return [float(v) for v in values]
+def numbers(values: Iterable[float]) -> Tuple[float, ...]:
+    return tuple(float(v) for v in values)
 
 
 def draws(motion: LearnedMotion, count: int = DRAWS) -> np.ndarray:
@@ -107,14 +88,8 @@ def principal_axes(covariance: np.ndarray) -> np.ndarray:
 
 
 def hinge_summary(covariance: np.ndarray, many: np.ndarray, resolved: ResolvedSettings,
-                  pixel_size: float) -> Dict[str, Any]:
-    """The point the motion turns about, and how well it is known.
-
-    Keys: ``point_px`` (from the corner of the box, xyz), ``point_angstrom``, ``error_angstrom`` (3, along x, y, z),
-    ``axis`` (the direction along which the hinge is undetermined, or null: the motion turns about one axis, and the
-    point given is the one nearest to the centre of the mask), ``determined`` (in how many directions it is),
-    ``explained`` (the share of the displacement² at the centre of the mask that turning about the point accounts
-    for), ``displacement_widths_angstrom`` (3, at the point).
+                  pixel_size: float) -> HingeSummary:
+    """The point the motion Σ (6, 6) turns about, and how well it is known by the draws ``many`` (n, 6, 6).
 
     A direction is undetermined if the error along it exceeds the radius of the mask.
     """
@@ -128,12 +103,12 @@ def hinge_summary(covariance: np.ndarray, many: np.ndarray, resolved: ResolvedSe
     corner = np.rint(resolved.mask_centre_px)
     left, at_centre = (principal_widths(s)[1] for s in (about_point(covariance, point), covariance))
     undetermined = axes[:, 0] * np.sign(axes[np.abs(axes[:, 0]).argmax(), 0])
-    return {
-        "point_px": listed(corner + point), "point_angstrom": listed((corner + point) * pixel_size),
-        "error_angstrom": listed(half_width(deviation) * pixel_size), "determined": int(known.shape[1]),
-        "axis": listed(undetermined) if known.shape[1] == 2 else None,
-        "explained": float(1 - np.sum(left ** 2) / np.sum(at_centre ** 2)),
-        "displacement_widths_angstrom": listed(left * pixel_size)}
+    return HingeSummary(
+        point_px=numbers(corner + point), point_angstrom=numbers((corner + point) * pixel_size),
+        error_angstrom=numbers(half_width(deviation) * pixel_size), determined=int(known.shape[1]),
+        axis=numbers(undetermined) if known.shape[1] == 2 else None,
+        explained=float(1 - np.sum(left ** 2) / np.sum(at_centre ** 2)),
+        displacement_widths_angstrom=numbers(left * pixel_size))
 
 
 def hinge_within(covariance: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -169,18 +144,18 @@ def signed_peaks(z: np.ndarray) -> List[float]:
 
 # ---------------------------------------------------------------- words
 
-def motion_words(summary: Dict[str, Any]) -> List[str]:
+def motion_words(motion: PrincipalMotion) -> List[str]:
     """Sentences on one motion: how far, about which point, and what the input was off by on average."""
-    rotation = widths_in_words(summary["rotation_widths_deg"], "°")
-    shift = widths_in_words(summary["displacement_widths_angstrom"], " Å")
+    rotation = widths_in_words(motion.rotation_widths_deg, "°")
+    shift = widths_in_words(motion.displacement_widths_angstrom, " Å")
     words = [f"Motion learned from the particles (standard deviations along its axes): {rotation} of rotation, "
              f"{shift} of the centre of the mask"]
-    if summary["hinge"] is not None:
-        words.append(hinge_words(summary["hinge"]))
-    turned, moved = (np.linalg.norm(summary[f"mean_{name}"]) for name in ("rotation_deg", "displacement_angstrom"))
-    if summary["mean_chi2"] > SIGNIFICANT and (turned > MEAN_DEG or moved > MEAN_ANGSTROM):
-        words.append(f"On average the particles turned by {turned:.1f}° and moved by {moved:.1f} Å: the new map is off "
-                     "the old one by as much")
+    if motion.hinge is not None:
+        words.append(hinge_words(motion.hinge))
+    turned, moved = np.linalg.norm(motion.mean_rotation_deg), np.linalg.norm(motion.mean_displacement_angstrom)
+    if motion.mean_chi2 > SIGNIFICANT and (turned > MEAN_DEG or moved > MEAN_ANGSTROM):
+        words.append(f"On average the particles turned by {turned:.1f}° and moved by {moved:.1f} Å: the sub-volume of "
+                     "the new map is turned and moved by as much from that of the old map")
     return words
 
 
@@ -189,39 +164,39 @@ def widths_in_words(widths: Sequence[float], unit: str) -> str:
     return f"{first}, {second} and {third}{unit}"
 
 
-def hinge_words(found: Dict[str, Any]) -> str:
+def hinge_words(found: HingeSummary) -> str:
     """Where the hinge is."""
-    at = ", ".join(f"{v:.1f}" for v in found["point_px"])
-    error = " × ".join(f"{v:.0f}" for v in found["error_angstrom"])
-    share = f"turning about it makes {100 * max(found['explained'], 0):.0f} % of the displacement's variance"
-    if found["determined"] == 3:
+    at = ", ".join(f"{v:.1f}" for v in found.point_px)
+    error = " × ".join(f"{v:.0f}" for v in found.error_angstrom)
+    share = f"turning about it explains {100 * max(found.explained, 0):.0f} % of the variance of the displacement"
+    if found.determined == 3:
         return f"Hinge: {at} px from the corner of the box (± {error} Å in x, y, z); {share}"
-    if found["determined"] == 2:
-        along = ", ".join(f"{v:+.2f}" for v in found["axis"])
+    if found.axis is not None:
+        along = ", ".join(f"{v:+.2f}" for v in found.axis)
         return (f"Hinge: an axis along ({along}) through {at} px from the corner of the box (± {error} Å in x, y, z); "
                 f"where on the axis is not determined; {share}")
-    return "Hinge: the particles turn too little for the motion to tell about which point"
+    return "Hinge: not determined; the particles turn too little"
 
 
 # ---------------------------------------------------------------- for the engine
 
-def learned_hinge(summary: Dict[str, Any], box_size: int) -> Optional[Hinge]:
+def learned_hinge(summary: MotionSummary, box_size: int) -> Optional[Hinge]:
     """The pooled hinge (px from the box centre), or None if the motion does not tell one."""
-    found = summary["pooled"]["hinge"]
-    if found is None or found["determined"] < 2:
+    found = summary.pooled.hinge
+    if found is None or not found.known:
         return None
-    return Hinge(np.array(found["point_px"]) - box_size // 2, found["explained"])
+    return Hinge(np.array(found.point_px) - box_size // 2, found.explained)
 
 
-def motion_advice(summary: Dict[str, Any], resolved: ResolvedSettings) -> Dict[str, str]:
+def motion_advice(summary: MotionSummary, resolved: ResolvedSettings) -> Dict[str, str]:
     """Sentences by topic on a motion that one Gaussian does not describe, or that the search cut off."""
-    both = summary["pooled"]
-    said = {f"{what} shape": shape_advice(what, both["peaks"][what], both["excess_kurtosis"][what])
+    both = summary.pooled
+    said = {f"{what} shape": shape_advice(what, both.peaks[what], both.excess_kurtosis[what])
             for what in ("rotation", "displacement")}
-    said["junk"] = junk_advice(both["junk_share"])
-    widest = both["rotation_widths_deg"][0], (both["hinge"] or both)["displacement_widths_angstrom"][0]
-    said["rotation width"] = width_advice("rotation", widest[0], resolved.rotation_extent_deg, "°")
-    said["shift width"] = width_advice("shift", widest[1], resolved.shift_extent_angstrom, " Å")
+    said["junk"] = junk_advice(both.junk_share)
+    shifts = both.displacement_widths_angstrom if both.hinge is None else both.hinge.displacement_widths_angstrom
+    said["rotation width"] = width_advice("rotation", both.rotation_widths_deg[0], resolved.rotation_extent_deg, "°")
+    said["shift width"] = width_advice("shift", shifts[0], resolved.shift_extent_angstrom, " Å")
     return {topic: sentence for topic, sentence in said.items() if sentence}
 
 

@@ -8,7 +8,7 @@ from ..io.run_folder import RunFolder, read_json, remove, write_json
 from ..io.run_store import load_input, load_settings
 from ..progress import say
 from ..records.codec import as_json
-from ..records.settings import ALIGN, MERGE, PREPARE, STEP_OF, Settings
+from ..records.settings import ALIGN, DESCRIBED, MERGE, PREPARE, Settings
 
 
 def changed_settings(before: Settings, now: Settings) -> List[str]:
@@ -26,7 +26,7 @@ def take_over(run: RunFolder, settings: Settings) -> bool:
     changed = changed_settings(before, now)
     for name in changed:
         say(f"setting {name} was {json.dumps(getattr(before, name))}, is now {json.dumps(getattr(now, name))}")
-    steps = {STEP_OF[name] for name in changed}
+    steps = {DESCRIBED[name].step for name in changed}
     if PREPARE in steps:
         say("everything depends on that and is done again")
         return False

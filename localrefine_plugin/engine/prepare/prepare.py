@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 from dataclasses import replace
-from typing import Any, Dict, List, Tuple
+from typing import Dict, List, Tuple
 
 import numpy as np
 
@@ -16,17 +16,16 @@ from ..align.static_part import static_parts
 from ..inputs.checks import CheckedInputs, check_inputs
 from ..inputs.first_look import FirstLook, first_warnings, look_at
 from ..io.mrc import write_map
-from ..io.run_folder import RunFolder, remove, remove_temporary, write_json
-from ..io.run_store import save_arrays, save_particles
+from ..io.run_folder import RunFolder, remove, remove_temporary
+from ..io.run_store import save_arrays, save_particles, save_record
 from ..kernels.device import Device, choose_device
 from ..kernels.host import measured, worker_count
-from ..maps.fsc import FscCurves, five_curves, write_fsc
+from ..maps.fsc import five_curves, write_fsc
 from ..maps.mask import mass_kda
 from ..maps.reference_filter import joined
 from ..model.fourier import lowpass
 from ..model.pixels import highest_shell
 from ..progress import say
-from ..records.codec import as_json
 from ..records.resolved import ResolvedSettings
 from ..records.run_input import RunInput
 from ..records.settings import Settings
@@ -76,13 +75,14 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
             files.append(run.static_part(half))
     write_fsc(run.fsc(0), curves)
     save_particles(run, inputs.particles)
-    write_json(run.settings, as_json(settings))
-    write_json(run.input, as_json(RunInput(
+    save_record(run.settings, settings)
+    save_record(run.input, RunInput(
         **paths, versions=versions(), device=on, device_word=",".join(chosen.word for chosen in devices),
         box_size=inputs.particles.box_size, pixel_size=inputs.pixel_size, predicted_memory_mb=predicted / 2 ** 20,
         resolved=resolved, grey_scale=tuple(scales), warnings=tuple(warnings), excluded=inputs.excluded,
-        optics=inputs.particles.optics, stacks=inputs.particles.stacks)))
-    write_json(run.iteration_done(0), dict(first_decision(curves, resolved, warnings), files=run.sizes(files), **cost))
+        optics=inputs.particles.optics, stacks=inputs.particles.stacks))
+    save_record(run.iteration_done(0), replace(curves.record(0, resolved.initial_lowpass_angstrom),
+                                               warnings=tuple(warnings), files=run.sizes(files)), cost)
     for text in warnings:
         say(f"warning: {text}")
     return run
@@ -141,15 +141,6 @@ def finest_need(inputs: CheckedInputs, resolved: ResolvedSettings, device: Devic
     particles = inputs.particles
     plan = search_plan(resolved, particles, 2 * inputs.pixel_size)
     return need_of(plan, particles, highest_shell(particles.box_size), inputs.mask, device, resolved.subtract)
-
-
-def first_decision(curves: FscCurves, resolved: ResolvedSettings, warnings: List[str]) -> Dict[str, Any]:
-    """iteration.json of iteration 0."""
-    return {"iteration": 0, "resolution_angstrom": curves.resolutions(),
-            "resolution_0.5_angstrom": curves.resolutions(0.5), "resolution_range_angstrom": curves.resolution_range(),
-            "align_resolution_angstrom": resolved.initial_lowpass_angstrom, "converged": False, "stop_reason": "",
-            "best_iteration": 0, "pose_change": {}, "at_rotation_limit": 0.0, "at_shift_limit": 0.0,
-            "insertions_mean": 0.0, "warnings": warnings}
 
 
 def versions() -> Dict[str, str]:

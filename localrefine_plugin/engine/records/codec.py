@@ -6,11 +6,12 @@ A field is stored under its own name, or under ``metadata["json"]``. Reading lea
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Dict, Type, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Dict, Tuple, Type, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 Record = TypeVar("Record")
+PLAIN: Dict[type, Tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 
 
 def as_json(record: Any) -> Any:
@@ -31,7 +32,8 @@ def from_json(record_class: Type[Record], content: Dict[str, Any]) -> Record:
 
     Raises
     ------
-    KeyError : a field without a default is missing.  TypeError : ``content`` is not an object.
+    KeyError : a field without a default is missing.  TypeError : ``content`` is not an object, or a value in it is of
+        another type than its field.
     """
     if not isinstance(content, dict):
         raise TypeError(f"{record_class.__name__} is not a JSON object")
@@ -51,16 +53,25 @@ def key_of(f: "dataclasses.Field[Any]") -> str:
 
 
 def _typed(kind: Any, value: Any) -> Any:
-    """A JSON value as the type of its field: records and tuples are made anew, all else is taken as it is."""
-    if value is None:
-        return None
+    """A JSON value as the type of its field: records and tuples are made anew, numbers and texts are taken as they are.
+
+    An empty object where a record may be None is None, which is how old runs wrote "none".
+    """
     if dataclasses.is_dataclass(kind):
         return from_json(kind, value)  # type: ignore[arg-type]
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Union and len(arguments) == 2 and type(None) in arguments:
-        return _typed(next(a for a in arguments if a is not type(None)), value)
-    if origin is tuple and isinstance(value, list):
+        some = next(a for a in arguments if a is not type(None))
+        return None if value is None or (value == {} and dataclasses.is_dataclass(some)) else _typed(some, value)
+    if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_typed(arguments[0], v) for v in value)
     if origin is dict and isinstance(value, dict):
         return {key: _typed(arguments[1], v) for key, v in value.items()}
+    if origin in (tuple, dict) or kind in PLAIN and not _is(value, kind):
+        raise TypeError(f"{value!r} is not of the type {getattr(kind, '__name__', kind)}")
     return value
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a JSON value is of a plain type; an int is a float, a bool is neither."""
+    return isinstance(value, PLAIN[kind]) and (kind is bool or not isinstance(value, bool))

@@ -1,8 +1,7 @@
-"""Plain records that travel through the engine: settings, optics, particles, poses.
+"""The settings of a refinement, and all that is known of each.
 
-No verbs live here. Every record is frozen, checks its shapes when it is made, and knows
-nothing of files, devices or Scipion. `Settings` is the one source of every parameter: the
-``settings`` verb of the command line, the Scipion form and docs/reference/parameters.md are drawn from it.
+`Settings` is the one source of every parameter: the verb ``settings`` of the command line, the Scipion form and
+docs/reference/parameters.md are drawn from it.
 """
 from __future__ import annotations
 
@@ -18,21 +17,51 @@ from .errors import InputError
 PREPARE, ALIGN, MERGE, FINISH, STOP = "prepare", "align", "merge", "finish", "stop"
 
 
-def setting(default: Any, help: str, *, kind: str, label: str, group: str, unit: str = "",
-            low: Optional[float] = None, high: Optional[float] = None,
-            choices: Tuple[str, ...] = (), optional: str = "", expert: bool = False, step: str = PREPARE) -> Any:
-    """A dataclass field with what a form, a command line and a page of documentation need to know.
+@dataclass(frozen=True)
+class SettingInfo:
+    """What a form, a command line and a page of documentation need to know of a setting.
 
-    ``optional`` non-empty means the value may be None, and says what None stands for. ``step``: the first step of a run
-    that reads the setting (PREPARE, ALIGN, MERGE, FINISH, or STOP: it only says when to stop). If the setting changes
-    before a run is continued, this step and all later ones are repeated.
+    Attributes
+    ----------
+    kind : "bool", "int", "float", "choice", "symmetry" or "fulcrum".  unit, low, high : of numbers.
+    choices : of a choice or fulcrum.  label, help, group, heading, expert : for the form; a heading is inside a group.
+    optional : not empty if the value may be None; says what None stands for.
+    step : the first step of a run that reads the setting (PREPARE, ALIGN, MERGE, FINISH, or STOP: it only says when to
+        stop). If the setting changes before a run is continued, this step and all later ones are repeated.
+    shown_when : (another setting, its values with which this one has an effect); () if it always has.
     """
-    return field(default=default, metadata=dict(
-        help=help, kind=kind, label=label, group=group, unit=unit, low=low, high=high,
-        choices=choices, optional=optional, expert=expert, step=step))
+
+    name: str
+    default: Any
+    help: str
+    kind: str
+    label: str
+    group: str
+    unit: str = ""
+    low: Optional[float] = None
+    high: Optional[float] = None
+    choices: Tuple[str, ...] = ()
+    optional: str = ""
+    expert: bool = False
+    step: str = PREPARE
+    heading: str = ""
+    shown_when: Tuple[Any, ...] = ()
+
+    @property
+    def is_switch(self) -> bool:
+        """A choice between "off" and one other thing."""
+        return self.kind == "choice" and len(self.choices) == 2 and self.choices[0] == "off"
+
+
+def setting(default: Any, help: str, *, kind: str, label: str, group: str, **more: Any) -> Any:
+    """A dataclass field; the arguments are those of `SettingInfo`."""
+    return field(default=default, metadata=dict(help=help, kind=kind, label=label, group=group, **more))
 
 
 ALIGNMENT, REFINEMENT, MASK, COMPUTE = "Alignment", "Refinement", "Mask", "Computation"
+PRIOR_AND_EXTENTS, FULCRUM, REFERENCE = "Prior and search extents", "Fulcrum", "Reference"
+PRIORS = ("off", "gaussian", "learned", "learned-isotropic")
+WITH_PRIOR, IF_DYNAMIC = ("prior", PRIORS[1:]), ("mask_mode", ("dynamic",))
 POINT_GROUP = re.compile(r"[CD][1-9]\d?|T|O|I[1-4]?", re.IGNORECASE)
 
 
@@ -45,48 +74,50 @@ class Settings:
     """
 
     prior: str = setting(
-        "learned", "How poses far from the input pose are penalised: not at all within the search "
-        "extents (off), softly by a Gaussian of the two widths below (gaussian), or by the motion found in the "
-        "particles themselves, which begins with those widths and becomes a covariance of rotation and "
-        "displacement in all directions (learned) or just their two widths (learned-isotropic). With "
-        "little signal a prior is the best protection against overfitting.",
+        "learned", "How poses far from the input pose are penalised. off: not at all, within the search extents. "
+        "gaussian: by a Gaussian with the two standard deviations below. learned: by the motion found in the "
+        "particles; it starts from those two and becomes a covariance of rotation and displacement in all directions. "
+        "learned-isotropic: the same, but only the two standard deviations are learned. At low signal a prior protects "
+        "best against overfitting.",
         kind="choice", label="Prior on pose and shift", group=ALIGNMENT,
-        choices=("off", "gaussian", "learned", "learned-isotropic"))
+        choices=PRIORS, heading=PRIOR_AND_EXTENTS)
     prior_rotation_deg: float = setting(
         7.0, "Standard deviation of the rotation, per axis, about the fulcrum.", kind="float",
-        label="Prior: rotation s.d.", group=ALIGNMENT, unit="deg", low=0.05, high=60)
+        label="Prior: rotation s.d.", group=ALIGNMENT, unit="deg", low=0.05, high=60,
+        heading=PRIOR_AND_EXTENTS, shown_when=WITH_PRIOR)
     prior_shift_angstrom: float = setting(
         4.0, "Standard deviation of the in-plane displacement of the fulcrum, per axis.", kind="float",
-        label="Prior: shift s.d.", group=ALIGNMENT, unit="Å", low=0.05, high=100)
+        label="Prior: shift s.d.", group=ALIGNMENT, unit="Å", low=0.05, high=100,
+        heading=PRIOR_AND_EXTENTS, shown_when=WITH_PRIOR)
     rotation_extent_deg: Optional[float] = setting(
         None, "No pose further than this from the input pose (or from the last one, if re-centred) is "
         "ever considered.", kind="float", label="Rotation search extent", group=ALIGNMENT, unit="deg",
-        low=0.1, high=90, optional="three prior standard deviations; 20 without a prior")
+        low=0.1, high=90, optional="three prior standard deviations; 20 without a prior", heading=PRIOR_AND_EXTENTS)
     shift_extent_angstrom: Optional[float] = setting(
         None, "No displacement of the fulcrum larger than this is ever considered.", kind="float",
         label="Shift search extent", group=ALIGNMENT, unit="Å", low=0.1, high=200,
-        optional="three prior standard deviations; 10 without a prior")
+        optional="three prior standard deviations; 10 without a prior", heading=PRIOR_AND_EXTENTS)
     fulcrum: Union[str, List[float]] = setting(
         "mask", "The point the sub-volume turns about: centre of mass of the mask (mask), centre of "
         "the box (box), or x, y, z in pixels from the corner of the box.", kind="fulcrum",
-        label="Fulcrum", group=ALIGNMENT, unit="px", choices=("mask", "box"))
+        label="Fulcrum", group=ALIGNMENT, unit="px", choices=("mask", "box"), heading=FULCRUM)
     recenter_rotations: bool = setting(
         False, "Search and prior are centred on the rotation found in the previous iteration instead of "
         "the input rotation. Use with a prior: the poses can drift.", kind="bool",
-        label="Re-centre rotations each iteration", group=ALIGNMENT)
+        label="Re-centre rotations each iteration", group=ALIGNMENT, heading=PRIOR_AND_EXTENTS)
     recenter_shifts: bool = setting(
         False, "Search and prior are centred on the shift found in the previous iteration instead of the "
         "input shift. Use with a prior: the poses can drift.", kind="bool",
-        label="Re-centre shifts each iteration", group=ALIGNMENT)
+        label="Re-centre shifts each iteration", group=ALIGNMENT, heading=PRIOR_AND_EXTENTS)
     initial_lowpass_angstrom: Optional[float] = setting(
         None, "Low-pass of the half-maps at the first iteration. 12 is conservative; the resolution of the "
         "sub-volume plus 1–2 Å keeps good poses good.", kind="float", label="Initial low-pass",
         group=ALIGNMENT, unit="Å", low=2, high=100,
-        optional="FSC 0.143 of the input half-maps inside the mask, plus 1.5 Å")
+        optional="FSC 0.143 of the input half-maps inside the mask, plus 1.5 Å", heading=REFERENCE)
     max_align_resolution_angstrom: Optional[float] = setting(
         None, "Information beyond this resolution is not used for alignment (it is for the map).",
         kind="float", label="Maximum alignment resolution", group=ALIGNMENT, unit="Å", low=1, high=100,
-        optional="the resolution reached so far", expert=True)
+        optional="the resolution reached so far", expert=True, heading=REFERENCE)
     marginalize: bool = setting(
         True, "Insert each image at several poses weighted by their posterior probability instead of at "
         "the best pose only.", kind="bool", label="Marginalise over poses", group=ALIGNMENT, step=ALIGN)
@@ -100,7 +131,7 @@ class Settings:
         "halves stay in one frame. 0 = never.", kind="float", label="Half-map join resolution",
         group=REFINEMENT, unit="Å", low=0, high=100, expert=True)
     max_iterations: int = setting(
-        8, "The refinement stops earlier when neither resolution nor poses change.", kind="int",
+        8, "The refinement stops earlier once resolution and poses have converged.", kind="int",
         label="Maximum iterations", group=REFINEMENT, low=1, high=100, step=STOP)
     extra_final_passes: int = setting(
         0, "Iterations after convergence.", kind="int", label="Extra final passes", group=REFINEMENT,
@@ -116,8 +147,8 @@ class Settings:
         "symmetry-expanded particles with a mask on one part is usually better.",
         kind="symmetry", label="Symmetry group", group=REFINEMENT)
     allow_asymmetric_mask: bool = setting(
-        False, "Go on although the mask breaks the symmetry. What lies in the mask is then averaged with its "
-        "symmetry mates outside of it, which are not aligned.", kind="bool",
+        False, "Continue even if the mask breaks the symmetry. Masked density is then averaged with unaligned symmetry "
+        "copies.", kind="bool",
         label="Allow a mask that breaks the symmetry", group=REFINEMENT, expert=True)
     per_particle_scale: bool = setting(
         False, "Fit the grey scale of each particle, for particles under ice of different thickness. Off, since "
@@ -153,33 +184,34 @@ class Settings:
         kind="bool", label="Honour the mask's origin", group=MASK, expert=True)
     mask_threshold: float = setting(
         0.2, "Density that belongs to the sub-volume, in the map low-passed to 12 Å or 1.5 times its resolution.",
-        kind="float", label="Threshold", group=MASK, low=0, step=MERGE)
+        kind="float", label="Threshold", group=MASK, low=0, step=MERGE, shown_when=IF_DYNAMIC)
     mask_threshold_type: str = setting(
         "relative", "relative: a fraction of the greatest low-passed density inside the mask; absolute: a value of "
         "the low-passed map.", kind="choice", label="Threshold type", group=MASK, choices=("relative", "absolute"),
-        expert=True, step=MERGE)
+        expert=True, step=MERGE, shown_when=IF_DYNAMIC)
     mask_near_angstrom: float = setting(
         3.0, "The dynamic mask is 1 up to this distance from the density.", kind="float", label="Near distance",
-        group=MASK, unit="Å", low=0, high=100, step=MERGE)
+        group=MASK, unit="Å", low=0, high=100, step=MERGE, shown_when=IF_DYNAMIC)
     mask_far_angstrom: float = setting(
         12.0, "The dynamic mask falls to 0 at this distance from the density, and it never leaves the given mask by "
-        "more than this.", kind="float", label="Far distance", group=MASK, unit="Å", low=0.1, high=200, step=MERGE)
+        "more than this.", kind="float", label="Far distance", group=MASK, unit="Å", low=0.1, high=200, step=MERGE,
+        shown_when=IF_DYNAMIC)
     mask_start_resolution_angstrom: float = setting(
         12.0, "The mask follows the density only once the resolution is better than this.", kind="float",
-        label="Start at resolution", group=MASK, unit="Å", low=1, high=100, step=MERGE)
+        label="Start at resolution", group=MASK, unit="Å", low=1, high=100, step=MERGE, shown_when=IF_DYNAMIC)
     seed: int = setting(
         1, "Seed of everything random (phase randomisation of the FSC, re-splitting of half-sets).", kind="int",
         label="Random seed", group=COMPUTE, low=0, high=2**31 - 1, expert=True)
     deterministic: bool = setting(
-        False, "On a GPU: images are added to the map in 64-bit integers, so that the same run on the same card with "
-        "as many images at a time (the log says how many) gives the same map to the last bit; needs twice the memory "
-        "for the sums, and the map is made of them on the processor. On the processor the sums always have the same "
-        "order and this changes nothing.", kind="bool", label="Same bits in every run", group=COMPUTE, expert=True,
+        False, "On a GPU: images are added to the map in 64-bit integers. The same run on the same GPU, with as many "
+        "images at a time (the log gives the number), then gives the same map to the last bit. The sums need twice the "
+        "memory, and the CPU makes the map from them. On the CPU the sums always have the same order, and this setting "
+        "changes nothing.", kind="bool", label="Same bits in every run", group=COMPUTE, expert=True,
         step=ALIGN)
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            check_setting(f, getattr(self, f.name))
+        for name, info in DESCRIBED.items():
+            check_setting(info, getattr(self, name))
 
     @classmethod
     def from_dict(cls, values: Dict[str, Any]) -> "Settings":
@@ -196,48 +228,46 @@ class Settings:
 
     def of_steps(self, *steps: str) -> Dict[str, Any]:
         """The settings that these steps are the first to read."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(Settings) if f.metadata["step"] in steps}
+        return {name: getattr(self, name) for name, info in DESCRIBED.items() if info.step in steps}
 
     @classmethod
-    def describe(cls) -> List[Dict[str, Any]]:
-        """One dict per setting: name, default, kind, unit, low, high, choices, optional, help, label, group."""
-        return [dict(name=f.name, default=f.default, **f.metadata) for f in dataclasses.fields(cls)]
+    def describe(cls) -> Tuple[SettingInfo, ...]:
+        """Every setting, in the order of the form."""
+        return tuple(DESCRIBED.values())
 
 
-STEP_OF = {f.name: str(f.metadata["step"]) for f in dataclasses.fields(Settings)}
-"""The first step of a run that reads a setting."""
+DESCRIBED = {f.name: SettingInfo(f.name, f.default, **f.metadata) for f in dataclasses.fields(Settings)}
 
 
-def check_setting(f: "dataclasses.Field[Any]", value: Any) -> None:
-    """Raise InputError unless ``value`` is of the field's kind and inside its range."""
-    m = f.metadata
-    name = f"setting {f.name}"
+def check_setting(info: SettingInfo, value: Any) -> None:
+    """Raise InputError unless ``value`` is of the setting's kind and inside its range."""
+    name = f"setting {info.name}"
     if value is None:
-        if not m["optional"]:
-            raise InputError("is null", name, f"give a {m['kind']}")
+        if not info.optional:
+            raise InputError("is null", name, f"give a {info.kind}")
         return
-    if m["kind"] == "bool":
+    if info.kind == "bool":
         if not isinstance(value, bool):
             raise InputError(f"{value!r} is not true or false", name, "use true or false")
         return
-    if m["kind"] == "choice":
-        if value not in m["choices"]:
-            raise InputError(f"{value!r} is not offered", name, "choose one of " + ", ".join(m["choices"]))
+    if info.kind == "choice":
+        if value not in info.choices:
+            raise InputError(f"{value!r} is not offered", name, "choose one of " + ", ".join(info.choices))
         return
-    if m["kind"] == "fulcrum":
-        _check_fulcrum(name, value, m["choices"])
+    if info.kind == "fulcrum":
+        _check_fulcrum(name, value, info.choices)
         return
-    if m["kind"] == "symmetry":
+    if info.kind == "symmetry":
         if not isinstance(value, str) or not POINT_GROUP.fullmatch(value):
             raise InputError(f"{value!r} is not a point group known here", name,
                              "use Cn or Dn with n from 1 to 99, T, O, I1, I2 (= I), I3 or I4")
         return
-    numeric = (int,) if m["kind"] == "int" else (int, float)
+    numeric = (int,) if info.kind == "int" else (int, float)
     if isinstance(value, bool) or not isinstance(value, numeric) or not np.isfinite(value):
-        raise InputError(f"{value!r} is not a number of kind {m['kind']}", name, "give a plain number")
-    low, high = m["low"], m["high"]
+        raise InputError(f"{value!r} is not a number of kind {info.kind}", name, "give a plain number")
+    low, high = info.low, info.high
     if (low is not None and value < low) or (high is not None and value > high):
-        raise InputError(f"{value} is outside {low} … {high} {m['unit']}".rstrip(), name, "choose a value inside")
+        raise InputError(f"{value} is outside {low} … {high} {info.unit}".rstrip(), name, "choose a value inside")
 
 
 def _check_fulcrum(name: str, value: Any, choices: Tuple[str, ...]) -> None:

@@ -15,8 +15,8 @@ from ..align.half_set import HalfResult, align_half
 from ..align.reference_errors import ReferenceErrors, known_errors
 from ..align.search_plan import search_plan
 from ..io.mrc import ImageReader, read_map
-from ..io.run_folder import RunFolder, read_json
-from ..io.run_store import load_input, load_motion, load_noise, load_particles, load_poses
+from ..io.run_folder import RunFolder
+from ..io.run_store import load_input, load_iteration, load_motion, load_noise, load_particles, load_poses
 from ..kernels.device import Device
 from ..maps.fsc import FscCurves, five_curves, random_phases_beyond, read_fsc
 from ..maps.reference_filter import next_references, reference_fsc
@@ -54,7 +54,7 @@ class FinishedRun:
 
     def align_resolution(self, iteration: int) -> float:
         """Å the next align step went to."""
-        return float(read_json(self.folder.iteration_done(iteration))["align_resolution_angstrom"])
+        return load_iteration(self.folder, iteration).align_resolution_angstrom
 
     def motion(self, iteration: int, half: int) -> Optional[np.ndarray]:
         found = load_motion(self.folder, iteration, half)
@@ -75,7 +75,7 @@ class FinishedRun:
 
 def load_finished(folder: RunFolder, device: Device, workers: int) -> FinishedRun:
     """The best iteration of a run and a subset of its particles."""
-    k = int(read_json(folder.iteration_done(folder.iterations_done()))["best_iteration"])
+    k = load_iteration(folder, folder.iterations_done()).best_iteration
     resolved, particles = load_input(folder).resolved, load_particles(folder)
     return FinishedRun(folder, k, resolved, particles, chosen_rows(particles, PARTICLES_PER_HALF, resolved.seed),
                        read_map(folder.mask_in_use(k))[0], read_fsc(folder.fsc(k)), device, workers)

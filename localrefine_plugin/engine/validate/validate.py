@@ -1,15 +1,15 @@
 """Validation of a finished run: what must not be found is looked for, and each finding gets its expected range."""
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from dataclasses import replace
+from typing import List, Optional, Tuple
 
 import numpy as np
 
 from ..finish.report import build_report
 from ..io.mrc import read_map
-from ..io.run_folder import RunFolder, read_json, write_json
-from ..io.run_store import load_poses
+from ..io.run_folder import RunFolder
+from ..io.run_store import load_poses, load_report, save_record
 from ..kernels.device import choose_device
 from ..kernels.host import measured, worker_count
 from ..maps.fsc import FscCurves, first_below, fsc, randomised_fsc, resolution_at, standard_error
@@ -20,6 +20,8 @@ from ..model.pixels import shell_of_resolution
 from ..model.pose import project
 from ..progress import say
 from ..records.errors import InputError
+from ..records.iteration import FSC_THRESHOLD
+from ..records.results import NullTest, Validation
 from ..workers.selftest import ensure_tested
 from .null_tests import (
     FinishedRun,
@@ -38,33 +40,11 @@ LOWPASS_EDGE_SHELLS = 2.0  # width of the edge of the initial low-pass
 EMPTY = 0.01  # of a mask may lie on density for the place to count as empty
 ELSEWHERE = 6.0  # χ² per degree of freedom, of five: one in 70,000 by chance
 FEW = 0.025  # of the particles: see the table of docs/explanation/null-tests.md
-FSC_THRESHOLD = 0.143  # Rosenthal & Henderson 2003, doi:10.1016/j.jmb.2003.07.013
 SHARED = "the half-sets share images, or noise in them"
 DRIFT = 0.25  # of the resolution
 
 
-@dataclass(frozen=True)
-class NullTest:
-    """What one test found.
-
-    Attributes
-    ----------
-    name, title : for programs and for people.  value, low, high : the number and its expected range, in ``unit``;
-        value is None where the test could not be done, high where anything from ``low`` on is expected.
-    passed : None where the test could not be done.  verdict : one sentence.
-    """
-
-    name: str
-    title: str
-    value: Optional[float]
-    low: float
-    high: Optional[float]
-    unit: str
-    passed: Optional[bool]
-    verdict: str
-
-
-def validate(run: str, device: str = "auto", threads: int = 0) -> Dict[str, Any]:
+def validate(run: str, device: str = "auto", threads: int = 0) -> Validation:
     """Put a finished run through all tests; writes RUN/final/validation.json and the report anew, and returns it.
 
     Everything in between stays in memory: a test that is killed leaves the run as it was.
@@ -81,17 +61,16 @@ def validate(run: str, device: str = "auto", threads: int = 0) -> Dict[str, Any]
     with measured() as cost:
         finished = load_finished(folder, chosen, worker_count(threads))
         say(f"validating iteration {finished.iteration} on {chosen.description}")
-        tests = [pure_noise(finished), random_phases(finished), empty_place(finished), other_reference(finished),
-                 common_drift(finished)]
-    content = dict(iteration=finished.iteration, seed=finished.seed, tests=[asdict(test) for test in tests],
-                   particles_per_half=[len(finished.rows[half]) for half in (1, 2)], **cost)
-    content["advice"] = advise_on_validation(content["tests"])
+        tests = (pure_noise(finished), random_phases(finished), empty_place(finished), other_reference(finished),
+                 common_drift(finished))
+    found = Validation(finished.iteration, finished.seed, tests,
+                       tuple(len(finished.rows[half]) for half in (1, 2)), tuple(advise_on_validation(tests)))
     for test in tests:
         outcome = "not done" if test.passed is None else "as expected" if test.passed else "NOT AS EXPECTED"
         say(f"{outcome}: {test.title}: {test.verdict}")
-    write_json(folder.final("validation.json"), content)
-    write_json(folder.report, dict(build_report(folder), files=read_json(folder.report).get("files", {})))
-    return content
+    save_record(folder.final("validation.json"), found, cost)
+    save_record(folder.report, replace(build_report(folder), files=load_report(folder).files))
+    return found
 
 
 def judged(name: str, title: str, value: float, low: float, high: Optional[float], unit: str, good: str,

@@ -1,0 +1,106 @@
+"""What an iteration leaves behind: iteration.json of the merge step, half_H.json of each align step."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, NamedTuple, Optional, Tuple
+
+from .motion import MotionSummary
+
+FSC_THRESHOLD = 0.143
+"""Of two half-maps: Rosenthal & Henderson 2003, doi:10.1016/j.jmb.2003.07.013."""
+
+TRUTH_THRESHOLD = 0.5
+"""Of a map to the truth; of half-maps it is the older threshold, given beside 0.143."""
+
+
+class Curve(NamedTuple):
+    """One of the FSC curves: its name in records, its column in fsc.star, its title in pictures."""
+
+    name: str
+    label: str
+    title: str
+
+
+FSC_CURVES = (  # "lr" where RELION has no label
+    Curve("unmasked", "rlnFourierShellCorrelationUnmaskedMaps", "No mask"),
+    Curve("spherical", "lrFourierShellCorrelationSpherical", "Spherical"),
+    Curve("loose", "lrFourierShellCorrelationLoose", "Loose"),
+    Curve("tight", "rlnFourierShellCorrelationMaskedMaps", "Tight"),
+    Curve("corrected", "rlnFourierShellCorrelationCorrected", "Corrected"))
+RANDOMISED = Curve("randomised", "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps", "Random phases")
+STANDARD_ERROR = Curve("corrected_error", "lrFourierShellCorrelationCorrectedError", "Standard error")
+CURVE_NAMES = tuple(curve.name for curve in FSC_CURVES)
+
+
+@dataclass(frozen=True)
+class PoseChange:
+    """Medians over all particles: change of pose from the input and since the last iteration; the rotation since the
+    last also in posterior standard deviations. Shifts are those of the projected fulcrum."""
+
+    rotation_median_deg: float
+    shift_median_angstrom: float
+    rotation_since_last_median_deg: float = 0.0
+    shift_since_last_median_angstrom: float = 0.0
+    rotation_since_last_median_sigma: float = 0.0
+
+
+@dataclass(frozen=True)
+class IterationRecord:
+    """iteration.json. Iteration 0 is the input.
+
+    Attributes
+    ----------
+    resolution_angstrom, resolution_at_half_angstrom : by name of FSC_CURVES, at FSC 0.143 and 0.5.
+    resolution_range_angstrom : the corrected curve plus and minus its standard error, at 0.143; finer first.
+    align_resolution_angstrom : how far the next alignment goes.
+    reference_fsc : (N // 2 + 1,) between the two references, in the mask.
+    pose_change : None for the input.
+    at_rotation_limit, at_shift_limit : share of the particles.  insertions_mean : poses an image was inserted at.
+    best_iteration, converged, stop_reason : the decision (merge/convergence.py).
+    motion : what a learned prior found; None without one.
+    advice : sentences by topic on the state after this iteration.  warnings : those that no earlier one had.
+    files : what the step wrote before this record: name in the run folder → bytes.
+    """
+
+    iteration: int
+    resolution_angstrom: Dict[str, float]
+    resolution_at_half_angstrom: Dict[str, float] = field(default_factory=dict,
+                                                          metadata={"json": "resolution_0.5_angstrom"})
+    resolution_range_angstrom: Tuple[float, ...] = ()
+    align_resolution_angstrom: float = 0.0
+    reference_fsc: Tuple[float, ...] = ()
+    pose_change: Optional[PoseChange] = None
+    at_rotation_limit: float = 0.0
+    at_shift_limit: float = 0.0
+    insertions_mean: float = 0.0
+    best_iteration: int = 0
+    converged: bool = False
+    stop_reason: str = ""
+    motion: Optional[MotionSummary] = None
+    advice: Dict[str, str] = field(default_factory=dict)
+    warnings: Tuple[str, ...] = ()
+    files: Dict[str, int] = field(default_factory=dict)
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+    def resolution(self, curve: str = "corrected", threshold: float = FSC_THRESHOLD) -> Optional[float]:
+        """Å at one of the two thresholds; None where an old run has no such curve."""
+        found = self.resolution_angstrom if threshold == FSC_THRESHOLD else self.resolution_at_half_angstrom
+        return found.get(curve)
+
+
+@dataclass(frozen=True)
+class HalfRecord:
+    """half_H.json: what an align step did and what it took; ``files`` as in `IterationRecord`."""
+
+    iteration: int
+    half: int
+    particles: int = 0
+    phase_seconds: Dict[str, float] = field(default_factory=dict)
+    device: str = ""
+    files: Dict[str, int] = field(default_factory=dict)
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+

@@ -1,0 +1,131 @@
+"""What the last steps leave in RUN/final beside maps and particles, and the report of a run."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, Optional, Tuple
+
+from .iteration import HalfRecord, IterationRecord
+from .run_input import RunInput
+from .settings import Settings
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One mask of the ladder.
+
+    Attributes
+    ----------
+    mask : in words.  volume_angstrom3 : Å³.
+    resolution_angstrom, uncorrected_angstrom : Å at FSC 0.143, corrected and not.
+    mask_correlation : F_n, the mask's own FSC, at that resolution.
+    """
+
+    mask: str
+    volume_angstrom3: float
+    resolution_angstrom: float
+    uncorrected_angstrom: float
+    mask_correlation: float
+
+
+@dataclass(frozen=True)
+class MaskLadder:
+    """mask_ladder.json: the mask in use first, ever tighter; ``tightest``: index of the last that adds no correlation
+    of its own, whose resolution is ``resolution_angstrom``."""
+
+    rungs: Tuple[Rung, ...]
+    tightest: int
+    resolution_angstrom: float
+
+
+@dataclass(frozen=True)
+class Sharpening:
+    """sharpening.json: B-factors in Å², and the line fitted to the Guinier plot."""
+
+    b_factor_applied: float
+    b_factor_guinier: float
+    guinier_correlation: float
+    guinier_shells: int
+
+
+@dataclass(frozen=True)
+class PoseBlur:
+    """pose_blur.json: κ(k) of all uncertain poses, the FSC to the truth expected with it, the half-map FSC that would
+    mean the same (each (N // 2 + 1,)), the resolution at which the former falls to 0.5, the coarser of that and the
+    half-maps', and a sentence ("" where both are alike)."""
+
+    expected_resolution_angstrom: float
+    resolution_to_report_angstrom: float
+    expected_map_to_truth: Tuple[float, ...] = ()
+    expected_fsc: Tuple[float, ...] = ()
+    kappa: Tuple[float, ...] = ()
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class NullTest:
+    """What one test found.
+
+    Attributes
+    ----------
+    name, title : for programs and for people.
+    value, low, high : the number and its expected range, in ``unit``; value is None where the test could not be done,
+        high where anything from ``low`` on is expected.
+    passed : None where the test could not be done.  verdict : one sentence.
+    """
+
+    name: str
+    title: str
+    value: Optional[float]
+    low: float
+    high: Optional[float]
+    unit: str
+    passed: Optional[bool]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Validation:
+    """validation.json: what the null tests found in a subset of the particles of one iteration."""
+
+    iteration: int
+    seed: int
+    tests: Tuple[NullTest, ...]
+    particles_per_half: Tuple[int, ...] = ()
+    advice: Tuple[str, ...] = ()
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """report.json, and what ``engine report`` prints of a run that is not finished.
+
+    Attributes
+    ----------
+    iterations, halves, input, settings : every record there is.
+    wall_seconds, cpu_seconds : summed over the steps, which may have run side by side.
+    peak_memory_mb : of the largest step.
+    warnings : on the input and of every iteration.  advice : sentences on the best iteration and the results.
+    final_resolution_angstrom : of the best iteration; empty before the first.
+    expected_truth_resolution_angstrom, resolution_to_report_angstrom : of `PoseBlur`; None before the end.
+    mask_ladder, sharpening : None before the end.  validation : () without one.
+    files : what finish wrote.
+    """
+
+    iterations: Tuple[IterationRecord, ...] = ()
+    halves: Tuple[HalfRecord, ...] = ()
+    input: Optional[RunInput] = None
+    settings: Optional[Settings] = None
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    warnings: Tuple[str, ...] = ()
+    advice: Tuple[str, ...] = ()
+    final_resolution_angstrom: Dict[str, float] = field(default_factory=dict)
+    expected_truth_resolution_angstrom: Optional[float] = None
+    resolution_to_report_angstrom: Optional[float] = None
+    mask_ladder: Optional[MaskLadder] = None
+    sharpening: Optional[Sharpening] = None
+    validation: Tuple[NullTest, ...] = ()
+    files: Dict[str, int] = field(default_factory=dict)
