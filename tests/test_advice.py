@@ -103,7 +103,7 @@ def test_fulcrum_far_from_the_hinge():
     given = motions(rotation=1.0, shift=8.0)
     hinge = Hinge(np.array([10.0, -4.0, 2.0]), 0.8)
     sentence = advice.advise(given, hinge, curves(), [START, iteration()], settled())["fulcrum"]
-    assert "34, 20, 26 px" in sentence and "80 %" in sentence and "set the fulcrum there" in sentence
+    assert "34, 20, 26 px" in sentence and "80 %" in sentence and "Set the fulcrum there" in sentence
     sentence = advice.advise(given, NO_HINGE, curves(), [START, iteration()], settled())["fulcrum"]
     assert "shift rather than turn" in sentence
     assert "fulcrum" not in advice.advise(motions(), hinge, curves(), [START, iteration()], settled())
@@ -130,7 +130,7 @@ def test_fsc_of_a_sharp_mask_does_not_fall():
     """Half-maps with solvent at another level than zero under a binary mask: its edge correlates with itself."""
     _, first, second = half_maps(BOX, noise=8.0)
     sharp = five_curves(first + 20 * first.std(), second + 20 * first.std(), (MASK > 0.5).astype(np.float32), PIXEL)
-    assert "it is the mask's" in advice.fsc_does_not_fall(sharp)
+    assert "The mask causes this" in advice.fsc_does_not_fall(sharp)
 
 
 @pytest.mark.parametrize("switch, values, words", (

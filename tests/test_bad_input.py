@@ -29,7 +29,7 @@ def test_valid_inputs_pass(inputs):
     np.testing.assert_array_equal(checked.maps[0], data_of(inputs.half_1))
     np.testing.assert_array_equal(checked.maps[1], data_of(inputs.half_2))
     np.testing.assert_array_equal(checked.mask, soft_mask())
-    assert all("soft edge" in text for text in checked.warnings)
+    assert all("mask edge" in text for text in checked.warnings)
 
 
 def test_symmetry_expansion_passes_with_a_note(inputs):

@@ -276,11 +276,11 @@ def test_a_volume_stack_of_one_volume_is_no_map(inputs):
 
 
 DOUBTFUL_MASKS = {
-    "with a hard edge": ((radius() < 5).astype(np.float32), "soft edge"),
+    "with a hard edge": ((radius() < 5).astype(np.float32), "mask edge"),
     "to the edge of the box": (soft_mask(inner=2, outer=9), "edge"),
     "over everything": (np.ones((BOX,) * 3, np.float32), "edge|box"),
     "inverted": (1 - soft_mask(), "edge|box"),
-    "of one voxel": ((radius() == 0).astype(np.float32), "soft edge|small"),
+    "of one voxel": ((radius() == 0).astype(np.float32), "mask edge|small"),
 }
 
 

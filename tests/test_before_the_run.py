@@ -303,7 +303,7 @@ def test_wrong_grey_scale_is_said_and_mended(tmp_path, factor):
 
 
 @pytest.mark.parametrize("prior, noise, words", (
-    ("learned", 6.0, "take a larger mask"), ("gaussian", 3.0, "take the learned prior"), ("off", 3.0, "use a prior")))
+    ("learned", 6.0, "Use a larger mask"), ("gaussian", 3.0, "Use the learned prior"), ("off", 3.0, "Use a prior")))
 def test_too_little_signal_in_the_mask_is_said_with_its_mass(tmp_path, prior, noise, words):
     """At noise 3 one image tells its rotation to 6° per axis: too little for a free search of 20° or a Gaussian of 7°,
     enough for a motion that is learned; at noise 6, to 11°, for none."""

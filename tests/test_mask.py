@@ -61,7 +61,7 @@ def test_unusable_masks_are_refused(bad, box, words):
 
 def test_narrow_edge_is_named_with_its_width():
     warning, = masks.check_mask(ball(48, 12, 4), 48, 2.0, 8.0, source="mask.mrc")
-    assert "mask.mrc: the soft edge is 4." in warning and "20 px" in warning
+    assert "mask.mrc: the mask edge is 4." in warning and "20 px" in warning
 
 
 def test_touching_the_box_is_named():

@@ -270,7 +270,7 @@ def test_two_states_are_told_from_one_motion():
     turn = np.deg2rad(12) * AXES[:, 1]
     x[:500] += np.concatenate([turn, np.cross(HINGE, turn)])
     said = motion_report.motion_advice(summary_of(x), RESOLVED)
-    assert "two peaks" in said["rotation shape"] and "classify" in said["rotation shape"]
+    assert "two peaks" in said["rotation shape"] and "Classify" in said["rotation shape"]
 
 
 def test_particles_apart_from_the_motion_are_mentioned():

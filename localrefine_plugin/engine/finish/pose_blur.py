@@ -58,9 +58,9 @@ def advice(expected: float, reported: float) -> str:
     """A sentence when the poses' uncertainty costs more than a twentieth of the reported resolution, else ""."""
     if expected <= WORTH_SAYING * reported:
         return ""
-    return (f"the half-maps agree to {reported:.2f} Å, but the uncertainty of the poses blurs both alike: report "
-            f"{expected:.2f} Å, which is what to expect against the true structure; a learned or narrower prior, a "
-            "larger mask or more particles help")
+    return (f"the half-maps agree to {reported:.2f} Å, but the uncertainty of the poses blurs both alike. Report "
+            f"{expected:.2f} Å, the resolution expected against the true structure. A learned or narrower prior, a "
+            "larger mask, or more particles can improve it")
 
 
 def blur_correlation(volume: np.ndarray, mask: np.ndarray, corrected: np.ndarray, covariance: np.ndarray,

@@ -124,9 +124,9 @@ def first_warnings(looks: Sequence[FirstLook], mask: np.ndarray, resolved: Resol
     low, high = GREY_SCALE_USUAL
     if not all(low <= s <= high for s in scales):
         warnings.append(
-            f"the particles have {scales[0]:.3g} and {scales[1]:.3g} times the grey scale of the half-maps; it was "
-            "fitted and corrected, but check that the particles are normalised, are those the maps came from, and that "
-            "maps and poses are of the same hand")
+            f"the particles have {scales[0]:.3g} and {scales[1]:.3g} times the grey scale of the half-maps. The scale "
+            "is fitted and corrected. Check that the particles are normalised, that the maps were made from them, and "
+            "that maps and poses have the same hand")
     if any(look.phase_flipped for look in looks):
         warnings.append(f"{PHASE_FLIPPED[0]}, or their CTF was corrected, by what they have in common with the "
                         f"half-maps; {PHASE_FLIPPED[1]}")
@@ -135,9 +135,9 @@ def first_warnings(looks: Sequence[FirstLook], mask: np.ndarray, resolved: Resol
     if prior != "off":
         bound = DOUBTFUL_PRIORS[prior] * resolved.prior_rotation_deg
     if rotation > bound:
-        remedy = {"off": "use a prior, or a larger mask", "gaussian": "take the learned prior, or a larger mask"}
+        remedy = {"off": "Use a prior, or a larger mask", "gaussian": "Use the learned prior, or a larger mask"}
         warnings.append(
             f"alignment is doubtful: at {resolved.initial_lowpass_angstrom:.1f} Å one particle determines the "
-            f"rotation of what is in the mask (at most {mass_kda(mask, pixel_size):.0f} kDa of protein) only to "
-            f"{rotation:.1f}° per axis; {remedy.get(prior, 'take a larger mask')}")
+            f"rotation of the masked part (at most {mass_kda(mask, pixel_size):.0f} kDa of protein) only to "
+            f"{rotation:.1f}° per axis. {remedy.get(prior, 'Use a larger mask')}")
     return warnings

@@ -105,11 +105,11 @@ def check_mask(mask: np.ndarray, box_size: int, pixel_size: float, resolution_an
     warnings = []
     faces = max(float(np.take(mask, (0, -1), axis=axis).max()) for axis in range(3))
     if faces > 0.01:
-        warnings.append(f"{source}: touches the edge of the box; a mask needs solvent all around")
+        warnings.append(f"{source}: the mask touches the edge of the box. Draw a mask with solvent on all sides")
     width, wanted = soft_edge_width_px(mask), EDGE_RESOLUTIONS * resolution_angstrom / pixel_size
     if width < wanted:
-        warnings.append(f"{source}: the soft edge is {width:.1f} px wide; {wanted:.0f} px "
-                        f"(5 × {resolution_angstrom:.1f} Å) keep the mask out of the FSC")
+        warnings.append(f"{source}: the mask edge is {width:.1f} px wide. Use at least {wanted:.0f} px (5 × the "
+                        f"resolution of {resolution_angstrom:.1f} Å); a sharper edge raises the FSC by itself")
     if density is not None:
         warnings += _check_overlap(mask, density, pixel_size, source)
     return warnings

@@ -68,9 +68,9 @@ def at_limit(share: float, what: str, extent: str, has_prior: bool) -> str:
     """Many particles at the limit of the search."""
     if share <= MANY_AT_LIMIT:
         return ""
-    remedy = "take a larger mask" if has_prior else "use a prior or a larger mask"
-    return (f"{100 * share:.0f} % of the particles are at the limit of the {what} search (at most {extent}): either "
-            f"they move further, then widen the {what} search extent, or they cannot be aligned well, then {remedy}")
+    remedy = "use a larger mask" if has_prior else "use a prior or a larger mask"
+    return (f"{100 * share:.0f} % of the particles are at the limit of the {what} search ({extent}). If they really "
+            f"move further, widen the {what} search extent. If they cannot be aligned well, {remedy}")
 
 
 def two_peaks(values: np.ndarray, what: str, unit: str) -> str:
@@ -79,8 +79,8 @@ def two_peaks(values: np.ndarray, what: str, unit: str) -> str:
     if len(peaks) < 2:
         return ""
     places = " and ".join(f"{peak:.2g}{unit}" for peak in peaks[:2])
-    return (f"the histogram of {what} changes has two peaks, at {places}: part of the particles found another optimum; "
-            "check the fulcrum and the search extents, and whether there are two conformations")
+    return (f"the histogram of {what} changes has two peaks, at {places}. Some of the particles found another optimum, "
+            "or there are two conformations. Check the fulcrum and the search extents, or classify the particles")
 
 
 def peaks_of(values: np.ndarray) -> List[float]:
@@ -121,12 +121,13 @@ def far_fulcrum(motions: Motions, hinge: Hinge, resolved: ResolvedSettings, box_
     shift = float(np.median(np.linalg.norm(motions.shift_angstrom, axis=1)))
     if shift <= np.deg2rad(rotation) * resolved.mask_radius_angstrom:
         return ""
-    text = f"large shifts ({shift:.1f} Å) with small rotations ({rotation:.1f}°, medians)"
+    text = f"the shifts are large ({shift:.1f} Å) and the rotations small ({rotation:.1f}°, medians)"
     if hinge.explained < HINGE_EXPLAINS:
-        return text + ": the particles shift rather than turn; was the input's centring poor, or the mask too small?"
+        return text + (". The sub-volume shifts rather than turns. The input may be poorly centred, or the mask too "
+                       "small: check both")
     at = ", ".join(f"{v:.0f}" for v in hinge.point + box_size // 2)
-    return (text + f": the fulcrum is far from the hinge, which these poses put near {at} px from the corner of the "
-            f"box (it accounts for {100 * hinge.explained:.0f} % of the shifts); set the fulcrum there")
+    return (text + f". The fulcrum is probably far from the hinge. The poses put the hinge near {at} px from the "
+            f"corner of the box, which explains {100 * hinge.explained:.0f} % of the shifts. Set the fulcrum there")
 
 
 def worse_than_input(history: Sequence[IterationRecord], resolved: ResolvedSettings) -> str:
@@ -137,7 +138,8 @@ def worse_than_input(history: Sequence[IterationRecord], resolved: ResolvedSetti
     if min(found) <= WORSE * given:
         return ""
     return (f"the resolution of {min(found):.1f} Å is worse than the {given:.1f} Å of the input half-maps in the same "
-            "mask: the poses got worse; use a (narrower) prior, a larger mask or a finer initial low-pass")
+            "mask. The poses probably got worse. Use a prior or a narrower one, a larger mask, or a finer initial "
+            "low-pass")
 
 
 def fsc_does_not_fall(curves: FscCurves) -> str:
@@ -146,10 +148,11 @@ def fsc_does_not_fall(curves: FscCurves) -> str:
     unmasked, tight, random = (float(np.mean(c[last])) for c in (curves.unmasked, curves.tight, curves.randomised))
     if max(unmasked, tight) <= FSC_FLOOR:
         return ""
-    text = f"the FSC does not fall to zero (mean {max(unmasked, tight):.2f} in the last shells): "
+    text = f"the FSC does not fall to zero (mean {max(unmasked, tight):.2f} in the last shells). "
     if tight > unmasked and random > 0.5 * tight:
-        return text + "it is the mask's, which is too sharp or follows noise; give it a wider soft edge"
-    return text + "the pixels are too large for the resolution, or the half-sets share particles (duplicates)"
+        return text + "The mask causes this: it is too sharp, or it follows noise. Give it a wider soft edge"
+    return text + ("Either the pixels are too large for the resolution, or the half-sets share particles. Look for "
+                   "duplicates")
 
 
 def drifting(history: Sequence[IterationRecord], resolved: ResolvedSettings) -> str:
@@ -160,8 +163,8 @@ def drifting(history: Sequence[IterationRecord], resolved: ResolvedSettings) -> 
         if getattr(resolved, switch) and len(changes) == DRIFT_ITERATIONS and all(
                 later > DRIFT_GROWTH * earlier for earlier, later in zip(changes, changes[1:])):
             listed = ", ".join(f"{c:.2g}" for c in changes)
-            return (f"the median {what} from the input grows with every iteration ({listed}) while re-centring is on: "
-                    "the poses drift; switch re-centring off, or the prior on")
+            return (f"the median {what} from the input grows with every iteration ({listed}), and re-centring is on. "
+                    "The poses drift. Switch re-centring off, or use a prior")
     return ""
 
 
@@ -170,11 +173,11 @@ def advise_on_validation(tests: Sequence[NullTest]) -> List[str]:
     failed = {test.name: test for test in tests if test.passed is False}
     said = []
     if any(name in failed for name in ("pure_noise", "random_phases", "empty_place")):
-        said.append("the half-maps agree where there is nothing to agree on, so the resolution cannot be trusted: look "
-                    "for particles that are in both half-sets, remove them and refine the consensus anew")
+        said.append("the half-maps correlate where there is no common signal, so the resolution is too good. Look for "
+                    "particles that are in both half-sets, remove them, and repeat the consensus refinement")
     if "other_reference" in failed:
         share = failed["other_reference"].value or 0.0
-        said.append(f"{100 * share:.0f} % of the particles follow the noise of their reference: use a learned or "
-                    "narrower prior, narrower search extents or a larger mask; until then the resolution to quote is "
-                    "the one expected against the true structure")
+        said.append(f"{100 * share:.0f} % of the particles follow the noise of their reference. Use a learned or "
+                    "narrower prior, narrower search extents, or a larger mask. Until then, report the resolution "
+                    "expected against the true structure")
     return said

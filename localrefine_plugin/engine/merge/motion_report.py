@@ -202,14 +202,14 @@ def motion_advice(summary: MotionSummary, resolved: ResolvedSettings) -> Dict[st
 
 def shape_advice(what: str, peaks: Sequence[float], kurtosis: float) -> str:
     """Two peaks along the first principal axis, or one that is flat."""
-    remedy = "classify the particles first, without alignment, and refine each class"
+    remedy = "Classify the particles first, without alignment, and refine each class"
     if len(peaks) > 1:
         places = " and ".join(f"{peak:+.1f}" for peak in peaks[:2])
-        return (f"the {what} along its main axis has two peaks, at {places} standard deviations: two states rather "
-                f"than one continuous motion; {remedy}")
+        return (f"the {what} along its main axis has two peaks, at {places} standard deviations. There are probably "
+                f"two states instead of one continuous motion. {remedy}")
     if kurtosis < FLAT:
-        return (f"the {what} along its main axis is flatter than a Gaussian (excess kurtosis {kurtosis:.1f}): perhaps "
-                f"several states; {remedy}")
+        return (f"the {what} along its main axis is flatter than a Gaussian (excess kurtosis {kurtosis:.1f}). There "
+                f"may be several states. {remedy}")
     return ""
 
 
@@ -217,8 +217,8 @@ def junk_advice(share: float) -> str:
     """Many particles that did not move as the others."""
     if share < MUCH_JUNK:
         return ""
-    return (f"{100 * share:.0f} % of the particles lie anywhere in the search rather than within the motion of the "
-            "others: damaged particles, or a rare state; look at them by themselves")
+    return (f"{100 * share:.0f} % of the particles are spread over the whole search, outside the motion of the others. "
+            "They may be damaged, or in a rare state. Classify them separately")
 
 
 def width_advice(what: str, width: float, extent: float, unit: str) -> str:
@@ -226,4 +226,4 @@ def width_advice(what: str, width: float, extent: float, unit: str) -> str:
     if width * WIDTHS_IN_EXTENT <= extent:
         return ""
     return (f"the learned {what} (standard deviation {width:.2g}{unit}) fills the search, which ends at "
-            f"{extent:.3g}{unit}: widen the {what} search extent or the prior it starts from")
+            f"{extent:.3g}{unit}. Widen the {what} search extent, or the prior it starts from")
