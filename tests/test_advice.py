@@ -105,7 +105,7 @@ def test_fulcrum_far_from_the_hinge():
     sentence = advice.advise(given, hinge, curves(), [START, iteration()], settled())["fulcrum"]
     assert "34, 20, 26 px" in sentence and "80 %" in sentence and "Set the fulcrum there" in sentence
     sentence = advice.advise(given, NO_HINGE, curves(), [START, iteration()], settled())["fulcrum"]
-    assert "shift rather than turn" in sentence
+    assert "shifts rather than turns" in sentence
     assert "fulcrum" not in advice.advise(motions(), hinge, curves(), [START, iteration()], settled())
 
 

@@ -66,8 +66,8 @@ def exclusion_warning(excluded: Tuple[Excluded, ...], count: int) -> List[str]:
         return []
     named = "; ".join(f"row {e.row} ({e.image}) {e.reason}" for e in excluded[:LISTED])
     more = f"; and {len(excluded) - LISTED} more, listed in input.json" if len(excluded) > LISTED else ""
-    return [f"{len(excluded)} of {count} particles cannot be used. They are left out of the refinement and of the output: "
-            f"{named}{more}"]
+    return [f"{len(excluded)} of {count} particles cannot be used. They are left out of the refinement and of the "
+            f"output: {named}{more}"]
 
 
 def _unusable_rows(particles: Particles) -> Dict[int, str]:
