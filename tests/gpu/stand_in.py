@@ -223,6 +223,23 @@ def check_values(name: str, args: tuple, kwargs: dict) -> None:
         raise ValueError("a must have (..., M, M) shape and b must have (..., M) or (..., M, K)")
 
 
+def other_eigh(a: np.ndarray) -> Any:
+    """Eigenvectors as another library may give them: the other sign, and turned where eigenvalues are equal."""
+    values, vectors = np.linalg.eigh(a)
+    vectors = -vectors
+    n = values.shape[-1]
+    for i in range(n - 1):
+        equal = np.isclose(values[..., i], values[..., i + 1], rtol=1e-12, atol=0)[..., None]
+        first, second = vectors[..., i].copy(), vectors[..., i + 1].copy()
+        vectors[..., i] = np.where(equal, 0.6 * first + 0.8 * second, first)
+        vectors[..., i + 1] = np.where(equal, -0.8 * first + 0.6 * second, second)
+    return values, vectors
+
+
+OTHER_CHOICES = {"eigh": other_eigh, "argsort": lambda a, axis=-1, kind=None: np.argsort(a, axis, kind="stable")}
+"""Where a library may choose, the stand-in chooses otherwise than numpy; CuPy's sorts are stable."""
+
+
 class Namespace(types.ModuleType):
     """cupy, cupy.linalg or cupy.fft: numpy's function of the same name, behind CuPy's arguments."""
 
@@ -240,6 +257,8 @@ class Namespace(types.ModuleType):
         return Function(name, kind, self._function(name), self._ledger)
 
     def _function(self, name: str) -> Any:
+        if name in OTHER_CHOICES:
+            return OTHER_CHOICES[name]
         return getattr(scipy.fft if self._path == "fft" and name in FROM_SCIPY else self._numpy, name)
 
 

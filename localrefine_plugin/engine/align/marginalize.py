@@ -2,19 +2,26 @@
 
 Around each mode the posterior is taken as the Gaussian of covariance A⁻¹ (A the likelihood's curvature
 plus the prior). Shifts are integrated exactly: the phase of a Gaussian shift averages to
-exp(−½ (2π/N)² v |k|²), v the mean variance of its two axes, on the numerator only. Rotations become sigma points at the
-corners of a tetrahedron, ±σ along each principal axis whose spread moves the outermost Fourier sample
-by more than half a voxel, each with the shift that goes with it: the fewest points that reproduce mean
-and covariance (Julier & Uhlmann 2004, doi:10.1109/JPROC.2003.823141).
+exp(−½ (2π/N)² v |k|²), v the mean variance of its two axes, on the numerator only. Rotations become sigma points, each
+with the shift that goes with it: the fewest points that reproduce mean and covariance (Julier & Uhlmann 2004,
+doi:10.1109/JPROC.2003.823141). Only those principal axes count whose spread moves the outermost Fourier sample by more
+than half a voxel:
+
+    none     the mode itself
+    one      ±σ a along it
+    more     S c at the corners c of a tetrahedron, S = Σ σ_i a_i a_iᵀ over these axes.
+
+S is a function of the covariance alone: signs and order of the eigenvectors, and axes of equal variance, do not matter.
+Libraries choose them in different ways.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Tuple
 
 import numpy as np
 
-from ..kernels.device import array_module
+from ..kernels.device import array_module, stable_argsort
 from ..kernels.fixed_point import summable
 from ..model.pose import exp_map
 from .search import Modes
@@ -71,22 +78,40 @@ def posterior_insertions(modes: Modes, weights: Array, voxels_per_radian: float,
     modes, weights = modes.take(keep), summable(weights[keep])
     weights = weights / xp.bincount(modes.owner, weights, n)[modes.owner]
     covariance = xp.linalg.inv(modes.precision + 1e-9 * xp.eye(5))
-    variance, axes = xp.linalg.eigh(covariance[:, :3, :3])
-    variance = xp.maximum(variance, 0)
-    split = xp.sqrt(variance) * voxels_per_radian > 0.5
-    count = xp.sum(split, axis=1)
+    count, root, pair = split_rotation(covariance[:, :3, :3], voxels_per_radian)
     gain = covariance[:, 3:, :3] @ xp.linalg.inv(covariance[:, :3, :3])  # E[u | w] = gain·w
     given_rotation = covariance[:, 3:, 3:] - gain @ covariance[:, :3, 3:]
     variance_of_shift = 0.5 * xp.trace(given_rotation, axis1=1, axis2=2)
-    parts = [(count == 0, xp.zeros((len(count), 3)), xp.ones(len(count)))]
-    for corner, signs in enumerate(TETRAHEDRON):
-        offset = xp.sum((split * xp.sqrt(variance) * xp.asarray(signs))[:, None] * axes, axis=2)
-        parts.append((count > (0 if corner < 2 else 1), offset, xp.where(count == 1, 0.5, 0.25)))
+    one, four = xp.full(len(count), 0.5), xp.full(len(count), 0.25)
+    parts = [(count == 0, xp.zeros((len(count), 3)), xp.ones(len(count))), (count == 1, pair, one),
+             (count == 1, -pair, one)]
+    parts += [(count > 1, root @ xp.asarray(corner), four) for corner in TETRAHEDRON]
     index = xp.concatenate([xp.nonzero(chosen)[0] for chosen, _, _ in parts])
     offset = xp.concatenate([o[chosen] for chosen, o, _ in parts])
     share = xp.concatenate([s[chosen] for chosen, _, s in parts])
-    order = xp.argsort(index, kind="stable") if xp is np else xp.argsort(index)
+    order = stable_argsort(index)
     index, offset, share = index[order], offset[order], share[order]
     return Insertions(modes.owner[index], modes.rotation[index] @ exp_map(offset),
                       modes.shift[index] + (gain[index] @ offset[..., None])[..., 0],
                       weights[index] * share, variance_of_shift[index])
+
+
+def split_rotation(covariance: Array, voxels_per_radian: float) -> Tuple[Array, Array, Array]:
+    """How far a rotation's posterior is spread, from covariances (n, 3, 3) in rad².
+
+    Returns
+    -------
+    count : (n,) principal axes along which ±σ are different poses.
+    root : (n, 3, 3) S, the symmetric root of the covariance along these axes.
+    pair : (n, 3) σ a of the widest axis, with its largest component positive.
+    """
+    xp = array_module(covariance)
+    variance, axes = xp.linalg.eigh(covariance)
+    deviation = xp.sqrt(xp.maximum(variance, 0))
+    split = deviation * voxels_per_radian > 0.5
+    root = (axes * (split * deviation)[:, None]) @ xp.swapaxes(axes, 1, 2)
+    each = xp.arange(len(axes))
+    first = deviation.argmax(axis=1)
+    widest = axes[each, :, first]
+    sign = xp.sign(widest[each, xp.abs(widest).argmax(axis=1)])
+    return xp.sum(split, axis=1), root, widest * (sign * deviation[each, first])[:, None]

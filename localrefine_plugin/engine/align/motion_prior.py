@@ -222,8 +222,7 @@ def mean_motion(step: Step, count: np.ndarray, covariance: np.ndarray) -> Tuple[
 def along_first_axes(step: Step, covariance: np.ndarray) -> np.ndarray:
     """(n, 2) aᵀm / sqrt(aᵀ(Σ − Λ⁻¹)a) for the first principal axis a of rotation and that of displacement."""
     axes = np.zeros((6, 2))
-    axes[:3, 0] = np.linalg.eigh(covariance[:3, :3])[1][:, -1]
-    axes[3:, 1] = np.linalg.eigh(covariance[3:, 3:])[1][:, -1]
+    axes[:3, 0], axes[3:, 1] = (principal_axes(part)[0] for part in (covariance[:3, :3], covariance[3:, 3:]))
     told = np.einsum("ik,nij,jk->nk", axes, covariance - step.spread, axes)
     return (step.mean @ axes) / np.sqrt(np.maximum(told, 1e-9 * np.einsum("ik,ij,jk->k", axes, covariance, axes)))
 
@@ -256,6 +255,14 @@ def hinge(covariance: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     # |d + w × h|² = |d|² + 2 h·(d × w) + hᵀ normal h;  ⟨d × w⟩_i = ε_ijk ⟨d_j w_k⟩
     cross = np.array([c[1, 2] - c[2, 1], c[2, 0] - c[0, 2], c[0, 1] - c[1, 0]])
     return -np.linalg.solve(normal + 1e-9 * np.trace(normal) * np.eye(3), cross), normal
+
+
+def principal_axes(covariance: np.ndarray) -> np.ndarray:
+    """Eigenvectors (3, 3) as rows, of the largest eigenvalue first, each with its largest component positive."""
+    axes = np.linalg.eigh(covariance)[1].T[::-1]
+    sign = np.sign(axes[np.arange(3), np.abs(axes).argmax(axis=1)])
+    oriented: np.ndarray = axes * sign[:, None]
+    return oriented
 
 
 def principal_widths(covariance: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
 
-from ..kernels.device import array_module, to_host, working_bytes
+from ..kernels.device import array_module, stable_argsort, to_host, working_bytes
 from ..kernels.slices import gauss_newton_sums, score_grid
 from ..model.optics import derivatives_by_specimen_shift, image_shift, specimen_shift
 from ..model.pixels import PixelList
@@ -234,7 +234,7 @@ def grid_candidates(scores: Array, grid: Grid) -> Tuple[Array, Array, Array]:
     best = xp.max(scores, axis=2)
     around = xp.max(best[:, grid.neighbours], axis=2)
     peak = xp.where(best >= around, best, -xp.inf)
-    order = xp.argsort(-peak, axis=1)[:, :MAX_MODES]
+    order = stable_argsort(-peak, axis=1)[:, :MAX_MODES]
     value = xp.take_along_axis(peak, order, axis=1)
     keep = value > xp.max(value, axis=1, keepdims=True) - KEEP_LOG_LIKELIHOOD
     owner, slot = xp.nonzero(keep)

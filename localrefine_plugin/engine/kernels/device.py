@@ -47,6 +47,12 @@ def to_host(array: Any) -> np.ndarray:
     return array if array_module(array) is np else array.get()
 
 
+def stable_argsort(values: Any, axis: int = -1) -> Any:
+    """The order that sorts values; equal ones keep theirs. CuPy always does, numpy when it is told to."""
+    return np.argsort(values, axis=axis, kind="stable") if array_module(values) is np else array_module(
+        values).argsort(values, axis=axis)
+
+
 def working_bytes(array: Any) -> int:
     """How much a loop may hold in temporaries where ``array`` lives: caches, or a small part of a card."""
     return HOST_WORKING_BYTES if array_module(array) is np else DEVICE_WORKING_BYTES

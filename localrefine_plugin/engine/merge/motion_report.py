@@ -8,7 +8,7 @@ from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..align.motion_prior import about_point, hinge, principal_widths
+from ..align.motion_prior import about_point, hinge, principal_axes, principal_widths
 from ..records.motion import HingeSummary, LearnedMotion, MotionSummary, PrincipalMotion
 from ..records.resolved import ResolvedSettings
 from .advice import LEAST_FOR_PEAKS, peaks_of
@@ -77,14 +77,6 @@ def draws(motion: LearnedMotion, count: int = DRAWS) -> np.ndarray:
     of_motion = np.linalg.cholesky(motion.covariance) @ vector
     drawn: np.ndarray = (of_motion * np.exp(value)[:, None]) @ np.swapaxes(of_motion, 1, 2)
     return drawn
-
-
-def principal_axes(covariance: np.ndarray) -> np.ndarray:
-    """Eigenvectors (3, 3) as rows, of the largest eigenvalue first, each with its largest component positive."""
-    axes = np.linalg.eigh(covariance)[1].T[::-1]
-    sign = np.sign(axes[np.arange(3), np.abs(axes).argmax(axis=1)])
-    oriented: np.ndarray = axes * sign[:, None]
-    return oriented
 
 
 def hinge_summary(covariance: np.ndarray, many: np.ndarray, resolved: ResolvedSettings,
