@@ -36,8 +36,10 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 # Core of the suite: files, operators, one run of the engine, Scipion's side of it.
-CORE := $(addprefix tests/test_,$(addsuffix .py,files bad_star bad_mrc bad_settings excluded cli pose ctf fourier fsc \
-	mask kernels search reconstruct refine plugin convert protocol viewers))
+CORE := $(addprefix tests/,io/test_files.py io/test_bad_star.py io/test_bad_mrc.py records inputs/test_excluded.py \
+	run/test_cli.py model/test_pose.py model/test_ctf.py model/test_fourier.py maps/test_fsc.py maps/test_mask.py \
+	kernels/test_kernels.py align/test_search.py maps/test_reconstruct.py run/test_refine.py scipion/test_plugin.py \
+	scipion/test_convert.py scipion/test_protocol.py scipion/test_viewers.py)
 OLDEST := python3.8 python3.9 python3.10 python3.11 python3
 NEWEST := python3.11 python3.10 python3.9 python3.8 python3
 first = $(shell for name in $(1); do $$name -c '$(SUITABLE)' 2>/dev/null && command -v $$name && break; done)
@@ -65,10 +67,10 @@ test-gpu: $(INSTALLED)
 	LOCALREFINE_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
 
 gpu-check: $(INSTALLED)
-	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.operators.gpu
 
 gpu-coverage: $(INSTALLED)
-	$(BIN)/python -m benchmarks.gpu_coverage --write
+	$(BIN)/python -m benchmarks.operators.gpu_coverage --write
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

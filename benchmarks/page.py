@@ -4,7 +4,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Sequence
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 IMAGES = DOCS / "images"  # a page names a picture as ../images/NAME.png
 PAGE = DOCS / "reference" / "benchmarks.md"
 
@@ -27,3 +28,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def path_of_test(file: str) -> Path:
+    """Where "test_x.py" is; the names of test files are unique."""
+    found, = (ROOT / "tests").rglob(file)
+    return found

@@ -1,5 +1,9 @@
 """What all tests share: Scipion's environment in a temporary folder, and optional programs and devices.
 
+Each folder tests the package of the same name in the engine. Others: run/ (whole runs and the command line), scipion/
+(protocols, viewers, converters, wizards), chain/ (other packages as producers and consumers), docs/ (docs, examples and
+benchmarks), support/ (what tests import; on the path by pyproject.toml). Names of test files are unique.
+
 Scipion's environment is set when this file is imported, before any test module can import pyworkflow.
 """
 from __future__ import annotations
@@ -8,6 +12,7 @@ import atexit
 import ctypes
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -26,6 +31,7 @@ def _temporary_scipion() -> None:
 
 
 _temporary_scipion()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell begins with Ctrl-C ignored
 
 
 def require_program(name: str) -> str:

@@ -82,10 +82,12 @@ def posterior_insertions(modes: Modes, weights: Array, voxels_per_radian: float,
     gain = covariance[:, 3:, :3] @ xp.linalg.inv(covariance[:, :3, :3])  # E[u | w] = gain·w
     given_rotation = covariance[:, 3:, 3:] - gain @ covariance[:, :3, 3:]
     variance_of_shift = 0.5 * xp.trace(given_rotation, axis1=1, axis2=2)
-    one, four = xp.full(len(count), 0.5), xp.full(len(count), 0.25)
-    parts = [(count == 0, xp.zeros((len(count), 3)), xp.ones(len(count))), (count == 1, pair, one),
-             (count == 1, -pair, one)]
-    parts += [(count > 1, root @ xp.asarray(corner), four) for corner in TETRAHEDRON]
+    parts = [(count == 0, xp.zeros((len(count), 3)), xp.ones(len(count)))]
+    for number, corner in enumerate(TETRAHEDRON):
+        offset = root @ xp.asarray(corner)
+        if number < 2:
+            offset = xp.where((count == 1)[:, None], (1 - 2 * number) * pair, offset)
+        parts.append((count > (0 if number < 2 else 1), offset, xp.where(count == 1, 0.5, 0.25)))
     index = xp.concatenate([xp.nonzero(chosen)[0] for chosen, _, _ in parts])
     offset = xp.concatenate([o[chosen] for chosen, o, _ in parts])
     share = xp.concatenate([s[chosen] for chosen, _, s in parts])

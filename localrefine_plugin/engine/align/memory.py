@@ -14,7 +14,7 @@ from ..maps.reconstruct import PADDING, accumulator_shape, working_bytes
 from ..records.errors import InputError
 
 GIB = 2 ** 30
-# Of a run on the processor, measured (benchmarks.memory):
+# Of a run on the processor, measured (benchmarks.growth.memory):
 PROGRAM_BYTES = 170 * 2 ** 20  # interpreter, libraries, compiled kernels
 ROW_BYTES = 1300  # a particle in tables: poses, covariances, text of the STAR file
 MAP_BYTES = 8  # a voxel of the reference's map and of the mask
@@ -110,7 +110,7 @@ def check_fits(device: Device, need: MemoryNeed) -> None:
 
 def host_memory(need: MemoryNeed, batch: int, particles: int) -> float:
     """Peak bytes of a run on the processor, which is that of the alignment; measured to be within 20 % in boxes of 64
-    to 384 px, and 22 % more than is taken at 48 (benchmarks.memory, benchmarks.scaling).
+    to 384 px, and 22 % more than is taken at 48 (benchmarks.growth.memory, benchmarks.growth.scaling).
 
     The larger of what the batches take and what the reconstruction takes, beside the sums. An image takes itself in
     two batches, and `host_image`.

@@ -18,7 +18,7 @@ Half-map FSC 0.143 corresponds to C = 0.5 where κ = 1. The resolution to report
 
 Measured against the truth (FSC 0.5, benchmark data, half-maps / to report / truth in Å): `mid` 5.46 / 5.49 / 5.50;
 prior off 5.47 / 5.51 / 5.52; at SNR .02 7.42 / 8.67 / 8.85, Gaussian prior 8.70 / 9.43 / 9.85, prior off
-10.33 / 11.79 / 11.49; twice the motion 5.49 / 5.52 / 5.53 (benchmarks/resolution_to_report.py).
+10.33 / 11.79 / 11.49; twice the motion 5.49 / 5.52 / 5.53 (benchmarks/honesty/resolution_to_report.py).
 """
 from __future__ import annotations
 

@@ -1,0 +1,170 @@
+"""Peak memory of a run beside what it predicted before it began, and against the number of particles.
+
+    python -m benchmarks.growth.memory --write
+
+Images are noise with a ball in the middle: what they show does not change how much memory they take. Every verb is
+a process of its own; its peak is VmHWM. The assertions at the end: the peak of the whole run is within 20 % of the
+prediction in every box, and the images of ten times as many particles add nothing to it but their rows in tables.
+"""
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence
+
+import mrcfile
+import numpy as np
+
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
+from localrefine_plugin.engine.io.star import StarTable, write_star
+from localrefine_plugin.engine.model.pose import euler_deg_from_rotation, random_rotations
+
+from ..page import DOCS, replace_section, table
+
+PAGE = DOCS / "reference" / "reliability.md"
+BOXES = {64: 8000, 96: 3600, 128: 2000}  # px: particles, enough for full batches
+GROWTH = (10_000, 100_000)
+GROWTH_BOX = 48  # 10⁴ images fill a batch of each half-set
+TOLERANCE = 0.2
+ROW_BYTES = 4096  # of a particle in tables, all copies and the STAR file's text
+PIXEL_SIZE, CHUNK = 3.0, 1000
+
+
+def ball(box: int) -> np.ndarray:
+    """(N, N, N) float32, a soft ball of a fifth of the box, 1 inside."""
+    square = np.square(np.arange(box) - box // 2)
+    radius = np.sqrt(square[:, None, None] + square[:, None] + square)
+    return (0.5 - 0.5 * np.tanh((radius - 0.2 * box) / 2)).astype(np.float32)
+
+
+def soft_mask(box: int) -> np.ndarray:
+    square = np.square(np.arange(box) - box // 2)
+    radius = np.sqrt(square[:, None, None] + square[:, None] + square)
+    return (0.5 + 0.5 * np.cos(np.pi * np.clip((radius - 0.22 * box) / (0.12 * box), 0, 1))).astype(np.float32)
+
+
+def write_map(path: Path, data: np.ndarray) -> None:
+    with mrcfile.new(str(path), overwrite=True) as mrc:
+        mrc.set_data(data.astype(np.float32))
+        mrc.voxel_size = PIXEL_SIZE
+
+
+def write_data(folder: Path, particles: int, box: int, seed: int = 1) -> Dict[str, str]:
+    """Inputs of a run; the arguments by name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, density = np.random.default_rng(seed), ball(box)
+    shadow = density.sum(axis=0)
+    with mrcfile.new_mmap(str(folder / "images.mrcs"), (particles, box, box), 2, overwrite=True) as mrc:
+        for start in range(0, particles, CHUNK):
+            count = min(CHUNK, particles - start)
+            mrc.data[start:start + count] = shadow + shadow.std() * rng.standard_normal(
+                (count, box, box), dtype=np.float32)
+        mrc.set_image_stack()
+        mrc.voxel_size = PIXEL_SIZE
+    angles = euler_deg_from_rotation(random_rotations(particles, rng))
+    number = np.arange(particles)
+    defocus = rng.uniform(2000, 3000, particles)  # without a sign change where the ball has signal
+    write_star(folder / "particles.star", [
+        StarTable.from_columns("optics", {
+            "rlnOpticsGroup": [1], "rlnOpticsGroupName": ["one"], "rlnVoltage": [300.0], "rlnImageSize": [box],
+            "rlnSphericalAberration": [2.7], "rlnAmplitudeContrast": [0.1], "rlnImagePixelSize": [PIXEL_SIZE]}),
+        StarTable.from_columns("particles", {
+            "rlnImageName": [f"{i + 1:06d}@images.mrcs" for i in number], "rlnOpticsGroup": number * 0 + 1,
+            "rlnRandomSubset": 1 + number % 2, "rlnDefocusU": defocus, "rlnDefocusV": defocus,
+            "rlnDefocusAngle": number * 0.0, "rlnOriginXAngst": number * 0.0, "rlnOriginYAngst": number * 0.0,
+            "rlnAngleRot": angles[:, 0], "rlnAngleTilt": angles[:, 1], "rlnAnglePsi": angles[:, 2]})])
+    for half in (1, 2):
+        write_map(folder / f"half_{half}.mrc", density + 0.02 * rng.standard_normal(density.shape))
+    write_map(folder / "mask.mrc", soft_mask(box))
+    return {"--particles": str(folder / "particles.star"), "--half-map-1": str(folder / "half_1.mrc"),
+            "--half-map-2": str(folder / "half_2.mrc"), "--mask": str(folder / "mask.mrc")}
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """MB by verb, and what prepare said the run would take."""
+
+    particles: int
+    box: int
+    predicted: float
+    verbs: Dict[str, float]
+
+    @property
+    def largest(self) -> float:
+        return max(self.verbs.values())
+
+
+def verb(*words: str) -> float:
+    """Run a verb of the engine; the peak of its memory in MB."""
+    watched = ("import sys; from localrefine_plugin.engine.__main__ import main; status = main(sys.argv[1:]); "
+               "from localrefine_plugin.engine.kernels.host import peak_memory_mb; print(peak_memory_mb()); "
+               "sys.exit(status)")
+    done = subprocess.run([sys.executable, "-c", watched, *words], stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def measured(particles: int, box: int, work: Path, iterations: int = 2,
+             settings: Optional[Dict[str, object]] = None) -> Peaks:
+    data = write_data(work / "data", particles, box)
+    write_json(work / "settings.json", dict(settings or {}, max_iterations=iterations))
+    run = RunFolder(work / "run")
+    words = [word for pair in data.items() for word in pair]
+    more = ["--threads", "1", "--device", "cpu"]
+    peaks = {"prepare": verb("prepare", *words, "--output", str(run.path), "--settings", str(work / "settings.json"),
+                             *more)}
+    for k in range(1, iterations + 1):
+        align = max(verb("align", str(run.path), "--iteration", str(k), "--half", str(half), *more) for half in (1, 2))
+        merge = verb("merge", str(run.path), "--iteration", str(k), "--threads", "1")
+        peaks.update(align=max(align, peaks.get("align", 0.0)), merge=max(merge, peaks.get("merge", 0.0)))
+    peaks["finish"] = verb("finish", str(run.path), "--threads", "1")
+    return Peaks(particles, box, read_json(run.input)["predicted_memory_mb"], peaks)
+
+
+def row(peaks: Peaks) -> List[str]:
+    return [str(peaks.particles), str(peaks.box)] + [f"{peaks.verbs[name]:.0f}" for name in
+                                                     ("prepare", "align", "merge", "finish")] + [
+        f"{peaks.predicted:.0f}", f"{100 * (peaks.largest / peaks.predicted - 1):+.0f} %"]
+
+
+def check(boxes: Sequence[Peaks], growth: Sequence[Peaks]) -> None:
+    for peaks in list(boxes) + list(growth):
+        assert abs(peaks.largest / peaks.predicted - 1) < TOLERANCE, peaks
+    few, many = growth
+    added = (many.largest - few.largest) * 2 ** 20 / (many.particles - few.particles)
+    assert added < ROW_BYTES, f"{added:.0f} bytes for each particle"
+
+
+def text(boxes: Sequence[Peaks], growth: Sequence[Peaks]) -> str:
+    few, many = growth
+    added = (many.largest - few.largest) * 2 ** 20 / (many.particles - few.particles)
+    head = ["particles", "box, px", "prepare", "align", "merge", "finish", "predicted", "off by"]
+    return ("`python -m benchmarks.growth.memory --write`, peak of each verb (VmHWM) and prediction of the run in "
+            f"MB:\n\n{table(head, [row(p) for p in list(boxes) + list(growth)])}\n\n"
+            f"{many.particles - few.particles} more particles of {many.box} px add {added:.0f} bytes each: the rows of "
+            f"tables (poses, their covariances, the text of the STAR file). An image has {4 * many.box ** 2} bytes; "
+            "only one batch of images is in memory.")
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="write the section of docs/reference/reliability.md")
+    options = parser.parse_args(arguments)
+    boxes, growth = [], []
+    for particles, box, found in [(n, box, boxes) for box, n in BOXES.items()] + [
+            (n, GROWTH_BOX, growth) for n in GROWTH]:
+        with tempfile.TemporaryDirectory() as work:
+            found.append(measured(particles, box, Path(work), iterations=1))
+        print(*row(found[-1]), flush=True)
+    if options.write:
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(replace_section(page, "memory", text(boxes, growth)), encoding="utf-8")
+    check(boxes, growth)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""`make gpu-check` without a GPU: what it says, and its figures and record on the stand-in."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from gpu.fixtures import STAND_IN, install
+
+from benchmarks.operators import gpu
+from benchmarks.operators.operators import Shape
+from examples import simulate
+from localrefine_plugin.engine import refine as refine_module
+from localrefine_plugin.engine.kernels import device as device_module
+from localrefine_plugin.engine.kernels.device import Device
+from localrefine_plugin.engine.prepare import prepare as prepare_module
+
+TINY = Shape(box=24, align_shell=11, grid_shell=6, images=8, rotations=5, shifts=3)
+MADE_UP = Device("cuda:1", "GPU 1: NVIDIA Made Up 9000, 20.0 of 24.0 GiB free",
+                 "NVIDIA Made Up 9000, compute capability 8.6, driver for CUDA 12.4, CUDA 12, CuPy 13.6.0")
+
+
+def made_up_record(**changes):
+    record = gpu.Record(MADE_UP, "CuPy 13.6.0", "abc1234", "a processor",
+                        [gpu.Outcome("pytest -m gpu", True, ["3 passed in 9.9s"]),
+                         gpu.Outcome("engine selftest", True, ["ok      slices"])],
+                        [("slice, ns per pixel", "0.0123")], {"slice": 1e-6})
+    return replace(record, **changes)
+
+
+def test_without_a_gpu_it_says_what_is_missing(monkeypatch, capsys, tmp_path):
+    def no_driver():
+        raise OSError
+    monkeypatch.setattr(device_module, "load_driver", no_driver)
+    assert gpu.main([], tmp_path / "records") == 1
+    assert "no NVIDIA driver (libcuda.so.1)" in capsys.readouterr().err
+    assert not (tmp_path / "records").exists()
+
+
+def test_the_record_names_card_versions_commit_and_figures(tmp_path):
+    path = gpu.write_record(made_up_record(), tmp_path, "2031-02-03")
+    assert path.name == "nvidia-made-up-9000-2031-02-03.md"
+    text = path.read_text(encoding="utf-8")
+    for word in ("24.0 GiB free", "CuPy 13.6.0", "abc1234", "3 passed in 9.9s",
+                 "| slice, ns per pixel | 0.0123 |", "| slice | 1e-06 |", "Everything passed."):
+        assert word in text
+
+
+@pytest.mark.parametrize("changes", [
+    dict(differences={"slice": 1e-6, "insertion": 0.5}), dict(differences={"slice": float("nan")}),
+    dict(outcomes=[gpu.Outcome("pytest -m gpu", False, ["1 failed"])])], ids=["value", "nan", "test"])
+def test_a_failure_is_in_the_record(tmp_path, changes):
+    record = made_up_record(**changes)
+    assert not record.passed
+    assert "SOMETHING FAILED" in gpu.write_record(record, tmp_path, "2031-02-03").read_text(encoding="utf-8")
+
+
+def test_figures_of_the_operators_and_that_a_wrong_value_is_seen(monkeypatch):
+    install(monkeypatch)
+    figures, differences = gpu.operator_figures(STAND_IN, TINY, turns=1)
+    assert len(figures) == len(differences) == 6 and all(float(value) > 0 for _, value in figures)
+    assert all(value < gpu.TOLERANCE for value in differences.values()), differences  # NaN is not less
+    slices = gpu.extract_slices
+    monkeypatch.setattr(gpu, "extract_slices", lambda ft, *rest: slices(ft, *rest) * np.float32(
+        1.0 if isinstance(ft, np.ndarray) else 1.01))
+    _, differences = gpu.operator_figures(STAND_IN, TINY, turns=1)
+    assert differences["slice"] > gpu.TOLERANCE > differences["grid score"]
+
+
+def test_figures_of_transfers_and_of_a_refinement(monkeypatch, tmp_path):
+    install(monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for module in (prepare_module, refine_module):
+        monkeypatch.setattr(module, "choose_device", lambda word: STAND_IN)
+    assert all(float(value) > 0 for _, value in gpu.transfer_figures(STAND_IN, 1 << 16, 1))
+    options = simulate.Options(particles=40, box_size=40, pixel_size=7.2, threads=1)
+    figures = dict(gpu.refinement_figures(STAND_IN, options, tmp_path))
+    assert float(figures["40 particles of 40² px, 2 iterations: particles per second"]) > 0
+    assert "seconds in search" in figures
+
+
+def test_the_whole_of_it_with_its_parts_made_up(monkeypatch, tmp_path, capsys):
+    install(monkeypatch)
+    asked = []
+
+    def outcome(name, command, lines, **environment):
+        asked.append((command, environment))
+        return gpu.Outcome(name, name != "engine selftest", ["said"])
+    monkeypatch.setattr(gpu, "choose_device", lambda word: MADE_UP)
+    monkeypatch.setattr(gpu, "outcome", outcome)
+    monkeypatch.setattr(gpu, "measure", lambda *_, **__: ([("images", "1")], {"slice": 0.0}))
+    assert gpu.main(["--device", "cuda:1"], tmp_path) == 1
+    assert len(list(tmp_path.glob("nvidia-made-up-9000-*.md"))) == 1
+    assert asked[0] == (["pytest", "-q", "-m", "gpu"], {"LOCALREFINE_REQUIRE_GPU": "1"})
+    assert asked[1][0] == ["localrefine_plugin.engine", "selftest", "--device", "cuda:1"]
+    assert "FAILED; record:" in capsys.readouterr().out
+
+
+def test_a_program_that_fails_is_an_outcome_that_did_not_pass():
+    assert not gpu.outcome("none", ["localrefine_plugin.engine", "no-such-verb"], 1).passed
+    assert gpu.outcome("settings", ["localrefine_plugin.engine", "settings"], 1) == gpu.Outcome("settings", True, ["]"])

@@ -1,0 +1,174 @@
+"""Insertion in 64-bit fixed point: the float path's values, the same bits in any order, no overflow."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gpu.fixtures import STAND_IN, install, install_sanitized
+from kernel_problem import BOX, Problem
+from small_experiments import aligned, assert_same, small_experiment
+
+from localrefine_plugin.engine.kernels import cuda, fixed_point
+from localrefine_plugin.engine.kernels.device import CPU
+from localrefine_plugin.engine.kernels.fixed_point import FixedPointSums, summable
+from localrefine_plugin.engine.kernels.insert import insert_slices
+from localrefine_plugin.engine.maps.reconstruct import enforce_hermitian
+
+
+def problem(order=slice(None), signal=1.0):
+    """Nine thousand terms; insertions in this order, images times ``signal``."""
+    p = Problem(m=14)
+    for name in ("rows", "owner", "gamma", "shift", "variance"):
+        setattr(p, name, np.ascontiguousarray(getattr(p, name)[order]))
+    p.image = (p.image * signal).astype(np.complex64)
+    return p
+
+
+def insert(accumulator, p):
+    insert_slices(accumulator, p.rows, p.owner, p.gamma, p.shift, p.variance, p.last, p.image, p.image_weight, BOX)
+
+
+def in_fixed_point(xp, problems, expected=14.0):
+    """The accumulator (numpy, float32) of these problems one after another."""
+    sums = FixedPointSums(problems[0].accumulator.shape, expected, xp)
+    for p in problems:
+        insert(sums, p.on(xp))
+    return sums.to_float()
+
+
+def in_float(problems):
+    total = problems[0].accumulator.astype(np.float64)
+    for p in problems:
+        p.accumulator[...] = 0
+        insert(p.accumulator, p)
+        total += p.accumulator
+    return total
+
+
+def largest_difference(ours, theirs):
+    """N and D apart: they have scales of their own."""
+    return max(np.abs(ours[..., part] - theirs[..., part]).max() / np.abs(theirs[..., part]).max()
+               for part in (slice(0, 2), slice(2, 3)))
+
+
+def compared(monkeypatch, makers, **options):
+    ours = in_fixed_point(install(monkeypatch), [make() for make in makers], **options)
+    theirs = in_float([make() for make in makers])
+    for accumulator in (ours, theirs):
+        enforce_hermitian(accumulator)
+    return largest_difference(ours, theirs)
+
+
+@pytest.mark.parametrize("signal", [1e-9, 1.0, 1e9])
+def test_it_is_the_float_accumulator_whatever_the_grey_scale(monkeypatch, signal):
+    assert compared(monkeypatch, [lambda: problem(signal=signal)]) < 2e-6
+
+
+def test_images_of_nothing_leave_nothing(monkeypatch):
+    sums = in_fixed_point(install(monkeypatch), [problem(signal=0.0)])
+    assert (sums[..., :2] == 0).all() and (sums[..., 2] > 0).any()
+
+
+def bits(monkeypatch, order, fixed=True, **options):
+    xp, p = install(monkeypatch, **options), problem(order)
+    if fixed:
+        return in_fixed_point(xp, [p]).view(np.uint32)
+    p = p.on(xp)
+    insert(p.accumulator, p)
+    return p.accumulator.get().view(np.uint32)
+
+
+def test_the_same_bits_in_any_order_of_threads_blocks_and_insertions(monkeypatch):
+    """And the float sums have not, or the test would show nothing."""
+    plain, shuffled = np.arange(14), np.random.default_rng(4).permutation(14)
+    orders = [dict(order=plain), dict(order=plain, backwards=True), dict(order=shuffled),
+              dict(order=shuffled, workers=4), dict(order=plain[::-1], backwards=True, workers=3)]
+    fixed = [bits(monkeypatch, **order) for order in orders]
+    assert all(np.array_equal(fixed[0], other) for other in fixed[1:])
+    in_floats = [bits(monkeypatch, fixed=False, **order) for order in orders[:3]]
+    assert not np.array_equal(in_floats[0], in_floats[1]) and not np.array_equal(in_floats[0], in_floats[2])
+
+
+def louder():
+    return [problem, lambda: problem(signal=1e7), lambda: problem(signal=1e3)]
+
+
+def test_later_images_may_be_louder_than_was_expected(monkeypatch):
+    """The sums are halved until there is room; what is lost is below float32's last bit of the louder image."""
+    assert compared(monkeypatch, louder()) < 2e-6
+
+
+def test_far_more_insertions_than_expected_do_not_overflow(monkeypatch):
+    """Room was made for a ten-thousandth of them; the bound counts what comes, not what was announced."""
+    assert compared(monkeypatch, [problem] * 6, expected=1e-3) < 2e-6
+
+
+def test_no_cell_comes_near_the_bound_and_few_bits_are_given_away(monkeypatch):
+    """The bound is for all images agreeing in all pixels; an image of equal, aligned values must stay under it."""
+    xp, p = install(monkeypatch), problem()
+    p.rows[:] = p.rows[0]
+    p.image[...], p.image_weight[...], p.shift[...], p.variance[...], p.gamma[...] = 3.0, 2.0, 0, 0, 1.0
+    sums = FixedPointSums(p.accumulator.shape, 14.0, xp)
+    insert(sums, p.on(xp))
+    most = np.abs(sums.sums.get().astype(float)).reshape(-1, 3).max(axis=0)
+    limit = 2.0 ** fixed_point.BITS / fixed_point.GROWTH
+    assert (most[[0, 2]] < limit).all() and (most[[0, 2]] > limit / 64).all()
+
+
+# planted bugs
+
+def test_a_scale_without_room_overflows_and_is_noticed(monkeypatch):
+    monkeypatch.setattr(fixed_point, "BITS", 70)
+    monkeypatch.setattr(fixed_point, "GROWTH", 1)
+    assert not compared(monkeypatch, [problem]) < 1e-3
+
+
+def test_a_bound_that_forgets_earlier_batches_overflows_and_is_noticed(monkeypatch):
+    monkeypatch.setattr(FixedPointSums, "shift_right", lambda self, bits: None)
+    assert not compared(monkeypatch, louder()) < 1e-3
+
+
+@pytest.mark.parametrize("old, new", [
+    ("damping = signal_scale * gamma[item]", "damping = gamma[item]"),
+    ("w = weight_scale * gamma[item]", "w = gamma[item]"),
+    ("w = weight_scale * gamma[item]", "w = signal_scale * gamma[item]"),
+])
+def test_a_missing_scale_is_noticed(monkeypatch, old, new):
+    read = cuda.source_text
+    assert old in read("insert.cu")
+    monkeypatch.setattr(cuda, "source_text", lambda source: read(source).replace(old, new))
+    assert not compared(monkeypatch, [problem]) < 1e-3
+
+
+def test_sums_of_rounded_weights_do_not_depend_on_the_order():
+    rng = np.random.default_rng(6)
+    values = rng.uniform(0, 1, 4096)
+    rounded, order = summable(values), rng.permutation(4096)
+    assert np.cumsum(rounded)[-1] == np.cumsum(rounded[order])[-1]
+    assert np.cumsum(values)[-1] != np.cumsum(values[order])[-1]
+    np.testing.assert_allclose(rounded, values, atol=2.0 ** -41)
+
+
+# under sanitizers, and in the engine
+
+@pytest.mark.parametrize("sanitizer, workers", [("address", 1), ("thread", 4)])
+def test_the_kernel_stays_in_its_arrays_and_does_not_race(monkeypatch, sanitizer, workers):
+    ours = in_fixed_point(install_sanitized(monkeypatch, sanitizer, workers), [problem()])
+    theirs = in_float([problem()])
+    for accumulator in (ours, theirs):
+        enforce_hermitian(accumulator)
+    assert largest_difference(ours, theirs) < 2e-6
+
+
+def test_an_iteration_is_that_of_the_cpu_and_has_the_same_bits_backwards(monkeypatch):
+    e, settings = small_experiment(), dict(prior="gaussian", marginalize=True, deterministic=True, symmetry="C2")
+    install(monkeypatch)
+    forwards = aligned(e, STAND_IN, **settings)
+    assert_same(forwards, aligned(e, CPU, **settings))
+    install(monkeypatch, backwards=True)
+    assert np.array_equal(forwards.half_map, aligned(e, STAND_IN, **settings).half_map)
+
+
+def test_on_the_cpu_the_setting_changes_nothing():
+    e = small_experiment(4)
+    maps = [aligned(e, CPU, deterministic=choice).half_map for choice in (False, True)]
+    assert np.array_equal(*maps)

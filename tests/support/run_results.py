@@ -1,0 +1,41 @@
+"""What two runs leave, compared bit by bit."""
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+
+from localrefine_plugin.engine.io.run_store import load_poses
+
+
+@lru_cache(maxsize=None)
+def temporary_folder():
+    import atexit
+    import shutil
+
+    folder = Path(mkdtemp(prefix="localrefine_refine_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def results(run):
+    """Bytes of everything that is a result and not a timing."""
+    patterns = "iter_*/*.mrc", "iter_*/*.npz", "iter_*/*.star", "final/*"
+    return {
+        str(p.relative_to(run.path)): p.read_bytes() for pattern in patterns for p in sorted(run.path.glob(pattern))
+    }
+
+
+def assert_same_bits(one, other):
+    first, second = results(one), results(other)
+    assert sorted(first) == sorted(second) and len(first) > 15
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def poses_of(run, iteration):
+    """(rotation, shift_px) in input order."""
+    tables = [load_poses(run, iteration, half) for half in (1, 2)]
+    order = np.argsort(np.concatenate([t.row for t in tables]))
+    return [np.concatenate([getattr(t, name) for t in tables])[order] for name in ("rotation", "shift_px")]
