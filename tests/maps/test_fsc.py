@@ -11,6 +11,7 @@ from map_phantoms import ball, half_maps
 
 from localrefine_plugin.engine.maps import fsc
 from localrefine_plugin.engine.model import fourier
+from localrefine_plugin.engine.records.iteration import CURVE_NAMES
 
 PIXEL_SIZE = 1.5
 
@@ -122,7 +123,7 @@ def test_identical_halves_are_resolved_to_nyquist_and_not_randomised():
     truth, _, _ = half_maps(24, radius_px=7)
     curves = fsc.five_curves(truth, truth, ball(24, 8, 3), PIXEL_SIZE)
     assert curves.randomise_shell == 13
-    assert curves.resolutions() == pytest.approx(dict.fromkeys(fsc.CURVES, 2 * PIXEL_SIZE))
+    assert curves.resolutions() == pytest.approx(dict.fromkeys(CURVE_NAMES, 2 * PIXEL_SIZE))
 
 
 def test_resolution_is_interpolated_between_shells():
@@ -143,7 +144,7 @@ def test_fsc_star_round_trip(tmp_path):
     fsc.write_fsc(tmp_path / "fsc.star", curves)
     read = fsc.read_fsc(tmp_path / "fsc.star")
     assert (read.box_size, read.pixel_size, read.randomise_shell) == (25, 1.234567, curves.randomise_shell)
-    for name in fsc.CURVES + ("randomised", "corrected_error", "spatial_frequency"):
+    for name in CURVE_NAMES + ("randomised", "corrected_error", "spatial_frequency"):
         np.testing.assert_allclose(getattr(read, name), getattr(curves, name), atol=1e-6)
 
 
