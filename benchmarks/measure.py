@@ -159,7 +159,7 @@ def chained(legs: Sequence[Cost], moments: Sequence[float]) -> Cost:
 
 
 def machine() -> str:
-    """Processor, cores and load of this machine in one line."""
+    """CPU, cores and load of this machine in one line."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     vector = "AVX-512" if any("avx512f" in line for line in lines) else "AVX2" if any(

@@ -22,6 +22,7 @@ from pyworkflow.object import Float, Integer, Scalar, String
 from .convert_optics import OPTICS_ATTRIBUTE, acquisition_of, optics_groups
 from .engine.io.star import StarTable, read_star, write_star
 from .engine.records.errors import InputError
+from .engine.records.iteration import FSC_CURVES
 
 STACKS_READ_IN_PLACE = (".mrcs", ".mrc")
 MAPS_READ_IN_PLACE = (".mrc", ".map", ".ccp4")
@@ -30,16 +31,6 @@ VOXEL_SIZE_TOLERANCE = 1e-3  # relative; single-precision cell edges are good to
 
 POSE_LABELS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")
 SUBSET_ATTRIBUTE = "_rlnRandomSubset"
-
-# Columns of a run's fsc.star and how its curves are called in legends, in the order they are shown.
-FSC_CURVES = {
-    "unmasked": ("rlnFourierShellCorrelationUnmaskedMaps", "No mask"),
-    "spherical": ("lrFourierShellCorrelationSpherical", "Spherical"),
-    "loose": ("lrFourierShellCorrelationLoose", "Loose"),
-    "tight": ("rlnFourierShellCorrelationMaskedMaps", "Tight"),
-    "corrected": ("rlnFourierShellCorrelationCorrected", "Corrected"),
-}
-
 
 # ---------------------------------------------------------------- matrices
 
@@ -349,9 +340,9 @@ def _number(text: str) -> float:
 
 def fsc_objects(columns: Dict[str, np.ndarray]) -> Iterator[FSC]:
     """One pwem FSC per curve in the table, labelled as in the plots."""
-    for label, title in FSC_CURVES.values():
-        if label in columns:
-            yield fsc_object(title, columns["rlnResolution"], columns[label])
+    for curve in FSC_CURVES:
+        if curve.label in columns:
+            yield fsc_object(curve.title, columns["rlnResolution"], columns[curve.label])
 
 
 def fsc_object(title: str, frequency: np.ndarray, values: np.ndarray) -> FSC:

@@ -1,6 +1,6 @@
 """Wizards of the form: fulcrum, mask check, initial low-pass, prior, search extents. Each fills the form.
 
-What they compute is in `wizard_values` (no windows); here are the windows.
+What they compute is in `wizard_computations` (no windows); here are the windows.
 """
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyworkflow.gui.dialog import RESULT_YES, Dialog, showError, showInfo
 from pyworkflow.wizard import Wizard
 from scipy import ndimage
 
-from . import wizard_values
+from . import wizard_computations
 from .protocols import ProtLocalRecentre, ProtLocalRefine
 from .protocols.form_local_refine import FULCRUM_AXES, FULCRUM_COORDINATES
 from .viewers.map_plots import outline, slice_of
@@ -127,9 +127,10 @@ class FulcrumWizard(Wizard):
 
     @guarded
     def show(self, form: Any, *params: Any) -> None:
-        density, mask = wizard_values.map_and_mask(form.protocol)
-        places = dict(wizard_values.places(density, mask), **wizard_values.learned_hinges(form.protocol))
-        dialog = FulcrumDialog(form.root, density, mask, wizard_values.current_fulcrum(form.protocol, places), places)
+        density, mask = wizard_computations.map_and_mask(form.protocol)
+        places = dict(wizard_computations.places(density, mask), **wizard_computations.learned_hinges(form.protocol))
+        fulcrum = wizard_computations.current_fulcrum(form.protocol, places)
+        dialog = FulcrumDialog(form.root, density, mask, fulcrum, places)
         if dialog.result == RESULT_YES:
             form.setVar("fulcrum", form.protocol.getParam("fulcrum").choices.index(FULCRUM_COORDINATES))
             for axis, value in zip(FULCRUM_AXES, dialog.point_px):
@@ -143,7 +144,7 @@ class MaskWizard(Wizard):
 
     @guarded
     def show(self, form: Any, *params: Any) -> None:
-        showInfo("Mask", "\n".join(wizard_values.mask_report(form.protocol)), form.root)
+        showInfo("Mask", "\n".join(wizard_computations.mask_report(form.protocol)), form.root)
 
 
 class InitialLowpassWizard(Wizard):
@@ -153,7 +154,7 @@ class InitialLowpassWizard(Wizard):
 
     @guarded
     def show(self, form: Any, *params: Any) -> None:
-        form.setVar("initialLowpass", round(wizard_values.initial_lowpass(form.protocol), 2))
+        form.setVar("initialLowpass", round(wizard_computations.initial_lowpass(form.protocol), 2))
 
 
 class PriorWizard(Wizard):
@@ -163,7 +164,7 @@ class PriorWizard(Wizard):
 
     @guarded
     def show(self, form: Any, *params: Any) -> None:
-        values, reason = wizard_values.prior_widths(form.protocol)
+        values, reason = wizard_computations.prior_widths(form.protocol)
         for name, value in zip(("priorRotation", "priorShift"), values):
             form.setVar(name, round(value, 2))
         showInfo("Prior", reason, form.root)
@@ -176,6 +177,6 @@ class ExtentWizard(Wizard):
 
     @guarded
     def show(self, form: Any, *params: Any) -> None:
-        values: Tuple[float, float] = wizard_values.search_extents(form.protocol)
+        values: Tuple[float, float] = wizard_computations.search_extents(form.protocol)
         for name, value in zip(("rotationExtent", "shiftExtent"), values):
             form.setVar(name, round(value, 2))

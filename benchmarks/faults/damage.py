@@ -1,4 +1,7 @@
-"""Ways to damage STAR, MRC and JSON files, each drawn from a seeded generator."""
+"""Ways to damage STAR, MRC and JSON files, each drawn from a seeded generator.
+
+Data: files that the caller gives; fuzz.py gives those of tests/support/particle_files.py.
+"""
 from __future__ import annotations
 
 import json

@@ -4,6 +4,8 @@
 
 Disconnected means that `Settings` keeps the default of this setting, whatever it is given; all else is as it is.
 ``--write`` puts the table into docs/reference/tests.md. Without a failure where one is due the exit status is 1.
+
+Data: the small experiments of the tests that it runs.
 """
 from __future__ import annotations
 

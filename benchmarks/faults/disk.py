@@ -2,6 +2,8 @@
 
 Each case breaks something, runs the engine from its command line, mends it, and continues. A small file system in
 memory is mounted where that is permitted; elsewhere a limit on the size of files stands for it.
+
+Data: the images of noise that reliability.py has made by growth/memory.py.
 """
 from __future__ import annotations
 

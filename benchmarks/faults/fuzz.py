@@ -6,6 +6,8 @@ In one process, on one thread. A case is a valid set of input files with one of 
 check of the engine, and each 100th that passes them through a whole refinement from the command line. A case fails
 with any exception but InputError, a warning of numpy, a message of several lines, more than `SECONDS`, anything
 written outside the run folder, or NaN in a map.
+
+Data: a valid set of small input files (tests/support), made anew in the work folder.
 """
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
 """A run killed at many moments and continued: SIGKILL to the engine at random moments and inside every write.
 
 The engine works in a child of this process that has imported everything already; it is killed when it has used a
-random share of the processor time of an undisturbed run, or by itself at its n-th write: with half of the temporary
+random share of the CPU time of an undisturbed run, or by itself at its n-th write: with half of the temporary
 file written, before it is moved into place, or right after.
+
+Data: the images of noise that reliability.py has made by growth/memory.py.
 """
 from __future__ import annotations
 
@@ -104,7 +106,7 @@ def forked(work: Callable[[], None], hook: Optional[Callable[[], None]] = None,
 
 
 def kill_when(child: int, cpu_seconds: float) -> None:
-    """SIGKILL to the child's session once it has used so much processor time, unless it ends before."""
+    """SIGKILL to the child's session once it has used so much CPU time, unless it ends before."""
     while True:
         fields = Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()
         if fields[0] == "Z":

@@ -6,6 +6,8 @@
     python -m benchmarks.faults.reliability sample        the same on a small scale, for the test suite
 
 The exit status is 0 if nothing was lost.
+
+Data: those of kills.py, kills_scipion.py and disk.py.
 """
 from __future__ import annotations
 

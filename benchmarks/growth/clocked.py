@@ -3,6 +3,8 @@
     python -m benchmarks.growth.clocked refine ...        as python -m localrefine_plugin.engine
 
 The last line it prints is the peak memory in MB since the last step that measured itself began.
+
+Data: whatever the command line names.
 """
 from __future__ import annotations
 

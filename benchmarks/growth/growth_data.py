@@ -7,6 +7,8 @@ other noise. The half-maps are the complex as the input poses smear it, with noi
 reconstruction from half of the images has,
 
     |F(k)|² = σ²(k) / D(k),     D = ⟨C²⟩ n / (2k)  for n images with ⟨C²⟩ = ½.
+
+Data: made here, from the phantom of examples/.
 """
 from __future__ import annotations
 

@@ -5,6 +5,8 @@
 Images are noise with a ball in the middle: what they show does not change how much memory they take. Every verb is
 a process of its own; its peak is VmHWM. The assertions at the end: the peak of the whole run is within 20 % of the
 prediction in every box, and the images of ten times as many particles add nothing to it but their rows in tables.
+
+Data: noise with a ball in the middle, made here.
 """
 from __future__ import annotations
 

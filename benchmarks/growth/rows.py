@@ -1,6 +1,8 @@
 """Time and memory of reading and writing a STAR file of a million particles.
 
     python -m benchmarks.growth.rows --rows 1000000 --write
+
+Data: a STAR file of random numbers, made here.
 """
 from __future__ import annotations
 

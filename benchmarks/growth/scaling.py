@@ -16,6 +16,8 @@ Memory is predicted by the run itself (input.json). Time is predicted here from 
 
 The assertions at the end: poses are better than the input's in every run, equally good in every box, and the memory is
 within 20 % of the prediction and at most 10 % above it.
+
+Data: growth_data.py, from examples/simulate.py.
 """
 from __future__ import annotations
 

@@ -4,6 +4,8 @@
 
 RUN is a finished run on simulated data. The FSC to the truth is taken in the same mask as the half-maps'. It ends with
 the assertion that tightening does not bring a resolution ahead of the truth in its own mask.
+
+Data: FOLDER, simulated: a set of examples/simulate.py or of the benchmark's make_dataset.py (`mid`).
 """
 from __future__ import annotations
 

@@ -4,6 +4,8 @@
 
 RUN is a finished run; one that has not been validated is (in place: it writes RUN/final/validation.json). The picture
 (docs/images/null_tests.png) is that of the first one.
+
+Data: FOLDER, simulated: a set of examples/simulate.py or of the benchmark's make_dataset.py (`mid`).
 """
 from __future__ import annotations
 

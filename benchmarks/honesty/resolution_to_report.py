@@ -4,6 +4,9 @@
 
 Without a prior everything is as a newcomer from cryoSPARC finds it: within 20° and 10 Å. It ends with the assertion
 that no reported resolution is more than 5 % ahead of the truth where the mask holds the moving body.
+
+Data: FOLDER, simulated: a set of examples/simulate.py or of the benchmark's
+make_dataset.py (`mid`).
 """
 from __future__ import annotations
 

@@ -4,6 +4,8 @@
 
 The tests of the GPU's layers run under `coverage`, the CUDA sources compiled for gcov. A function is below the device
 boundary when a half-set aligned on the stand-in for CuPy runs through it; what of it no such run executes is listed.
+
+Data: that of the tests it runs.
 """
 from __future__ import annotations
 
@@ -26,14 +28,14 @@ ENGINE = ROOT / "localrefine_plugin" / "engine"
 PAGE = DOCS / "reference" / "gpu-coverage.md"
 TESTS = ("test_cuda_source", "test_fixed_point", "test_prefetch", "test_device", "test_selftest", "test_cupy_engine",
          "test_gpu_cost", "test_gpu_check")
-# Not entered by the alignment of a half-set, and about a card nevertheless
+# Not entered by the alignment of a half-set, and about a GPU nevertheless
 ALWAYS = ("kernels/cuda.py", "kernels/device.py", "kernels/prefetch.py", "kernels/batches.py", "kernels/fixed_point.py",
           "workers/selftest.py", "align/memory.py")
 HOST = ("io/mrc.py", "io/run_folder.py", "records/particles.py")  # reading files is the same for both
 WHY = {"kernels/slices.py": "CPU version", "kernels/insert.py": "CPU version",
        "kernels/device.py": "needs a driver", "workers/selftest.py": "where the cache cannot be written",
-       "align/scale.py": "on the CPU", "maps/mask.py": "on the CPU"}
-CARD = "card"
+       "maps/mask.py": "on the CPU"}
+GPU = "gpu"
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,11 @@ def is_text(node: ast.stmt) -> bool:
 
 
 def rows_of(functions: Sequence[Function], contexts: Dict[int, List[str]]) -> List[Row]:
-    """Functions below the boundary; ``contexts`` says of a line what executed it, as "test_x" or "test_x card"."""
+    """Functions below the boundary; ``contexts`` says of a line what executed it, as "test_x" or "test_x GPU"."""
     always = bool(functions) and functions[0].module in ALWAYS
     rows = []
     for f in functions:
-        hits = {line: {c for c in contexts.get(line, []) if c and (always or c.endswith(CARD))} for line in f.lines}
+        hits = {line: {c for c in contexts.get(line, []) if c and (always or c.endswith(GPU))} for line in f.lines}
         executed = [line for line in f.lines if hits[line]]
         if not executed and not always or not f.lines:
             continue

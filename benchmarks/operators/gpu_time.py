@@ -1,11 +1,13 @@
-"""What a particle asks of a GPU, counted while the engine works, and the least time that three cards could take.
+"""What a particle asks of a GPU, counted while the engine works, and the least time that three GPUs could take.
 
     python -m benchmarks.operators.gpu_time --write
 
-Arithmetic, not a measurement on a GPU. A small refinement runs on the processor with a counter around each operator.
-FLOP per pixel are those of the CUDA sources, counted by executing them (tests/test_gpu_time.py compares); bytes follow
+Arithmetic, not a measurement on a GPU. A small refinement runs on the CPU with a counter around each operator.
+FLOP per pixel are those of the CUDA sources, counted by executing them (test_gpu_time.py compares); bytes follow
 from what a pixel reads. Everything else is counted on the tests' stand-in for CuPy, in the last iteration. An operator
 takes as long as the slowest of arithmetic, L2 and memory at full data-sheet speed, which no kernel reaches.
+
+Data: 400 particles of examples/simulate.py.
 """
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ PER_PIXEL: Dict[str, PerPixel] = {
 
 
 @dataclass(frozen=True)
-class Card:
+class Gpu:
     """Data-sheet figures (L2: published microbenchmarks): bytes/s from L2, from memory, over the bus, FLOP/s."""
 
     l2: float
@@ -64,8 +66,8 @@ class Card:
     flop: float
 
 
-CARDS = {"RTX 3090": Card(2.5e12, 0.936e12, 25e9, 35.6e12), "A100": Card(4e12, 1.555e12, 25e9, 19.5e12),
-         "H100": Card(5.5e12, 3.35e12, 50e9, 67e12)}
+GPUS = {"RTX 3090": Gpu(2.5e12, 0.936e12, 25e9, 35.6e12), "A100": Gpu(4e12, 1.555e12, 25e9, 19.5e12),
+         "H100": Gpu(5.5e12, 3.35e12, 50e9, 67e12)}
 
 
 @dataclass
@@ -164,12 +166,12 @@ def array_work(run: RunFolder, iteration: int) -> Work:
     return Work(add["traffic"] / particles, add["calls"] + add["launches"], count["result"]["traffic"], add["waits"])
 
 
-def seconds_of(name: str, count: Count, card: Card) -> float:
+def seconds_of(name: str, count: Count, gpu: Gpu) -> float:
     """Least seconds of one operator for one particle; the matrix product follows the slices of the grid."""
     per = PER_PIXEL[name]
-    gather = max(count.pixels * per.l2 / card.l2, count.pixels * per.memory / card.memory,
-                 count.pixels * per.flop / card.flop)
-    return gather + count.product_flop / card.flop
+    gather = max(count.pixels * per.l2 / gpu.l2, count.pixels * per.memory / gpu.memory,
+                 count.pixels * per.flop / gpu.flop)
+    return gather + count.product_flop / gpu.flop
 
 
 def page(counts: Dict[str, Count], work: Work, options: simulate.Options) -> str:
@@ -177,17 +179,17 @@ def page(counts: Dict[str, Count], work: Work, options: simulate.Options) -> str
     rows = [[name, f"{c.slices:.1f}", f"{c.pixels:.0f}", f"{1e-6 * c.pixels * PER_PIXEL[name].l2:.2f}",
              f"{1e-6 * c.pixels * PER_PIXEL[name].memory:.2f}",
              f"{1e-6 * (c.pixels * PER_PIXEL[name].flop + c.product_flop):.1f}",
-             *(f"{1e6 * seconds_of(name, c, card):.2f}" for card in CARDS.values())] for name, c in counts.items()]
+             *(f"{1e6 * seconds_of(name, c, gpu):.2f}" for gpu in GPUS.values())] for name, c in counts.items()]
     rows.append(["image over the bus", "–", "–", "–", f"{1e-6 * image_bytes:.2f}", "–",
-                 *(f"{1e6 * image_bytes / card.bus:.2f}" for card in CARDS.values())])
+                 *(f"{1e6 * image_bytes / gpu.bus:.2f}" for gpu in GPUS.values())])
     rows.append(["all other operations on arrays", "–", "–", "–", f"{1e-6 * work.bytes_per_particle:.2f}", "–",
-                 *(f"{1e6 * work.bytes_per_particle / card.memory:.2f}" for card in CARDS.values())])
-    totals = [1e6 * (sum(seconds_of(name, c, card) for name, c in counts.items()) + image_bytes / card.bus
-                     + work.bytes_per_particle / card.memory)
-              for card in CARDS.values()]
+                 *(f"{1e6 * work.bytes_per_particle / gpu.memory:.2f}" for gpu in GPUS.values())])
+    totals = [1e6 * (sum(seconds_of(name, c, gpu) for name, c in counts.items()) + image_bytes / gpu.bus
+                     + work.bytes_per_particle / gpu.memory)
+              for gpu in GPUS.values()]
     rows.append(["**together**", "", "", "", "", "", *(f"**{total:.1f}**" for total in totals)])
     head = ["for a particle and iteration", "slices", "pixels", "MB through L2", "MB memory", "MFLOP",
-            *(f"{name}, µs" for name in CARDS)]
+            *(f"{name}, µs" for name in GPUS)]
     return table(head, rows) + (
         f"\n\nA batch of any size makes {work.calls} calls of CuPy and {work.waits} waits. At "
         f"{1e6 * CALL_SECONDS:.0f} µs a call, this is {1e3 * CALL_SECONDS * work.calls:.0f} ms for all images of "

@@ -6,6 +6,8 @@ Shapes are those of the benchmark set `mid` at its last iteration (box 96, align
 The C++ loops (operators.cpp) are compiled on the fly with -O3 -march=native, and once more with -ffast-math, which
 is the freedom the Numba kernels have. All take turns; the best of several turns counts. The run ends with a
 comparison of the values.
+
+Data: random arrays of those shapes.
 """
 from __future__ import annotations
 

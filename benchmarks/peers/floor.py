@@ -5,6 +5,8 @@
 The engine runs in this process on one thread with a counter around each operator. The floor of an operator is the
 number of pixels it visited times the best ns per pixel that `benchmarks.operators.operators` measures, here and now. It
 ends with the assertion that the refinement it counted was a correct one.
+
+Data: FOLDER, simulated: a set of examples/simulate.py or of the benchmark's make_dataset.py (`mid`).
 """
 from __future__ import annotations
 

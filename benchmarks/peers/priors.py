@@ -8,6 +8,8 @@ particles of the whitened error of the pose over its expectation: 1 where the un
 
 It ends with the assertion that the learned prior is no worse than the Gaussian one, and within 3 % of the one at the
 true hinge.
+
+Data: FOLDER, sets of the benchmark's make_dataset.py (`mid` and its variants).
 """
 from __future__ import annotations
 
@@ -78,7 +80,7 @@ def calibration(run: RunFolder, iteration: int, truth: Truth) -> List[float]:
         assert poses is not None
         real = replace(poses, rotation=truth.poses.rotation[poses.row],
                        shift_px=truth.poses.position[poses.row] / truth.pixel_size)
-        reported = replace(poses, covariance=poses.error_covariance.astype(np.float64))
+        reported = replace(poses, covariance=poses.pose_error_covariance.astype(np.float64))
         found.append(float(np.median(UNKNOWNS * disagreement(reported, real, centre)) / chi2.median(UNKNOWNS)))
     return found
 

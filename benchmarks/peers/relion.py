@@ -1,4 +1,7 @@
-"""RELION's two workflows for a local refinement, as commands, and what they leave behind."""
+"""RELION's two workflows for a local refinement, as commands, and what they leave behind.
+
+Data: whatever versus_relion.py gives.
+"""
 from __future__ import annotations
 
 import os

@@ -5,6 +5,9 @@
 Our runs are repeated between RELION's, so that a load of the machine meets both. Every job leaves its cost in the
 work folder and is not run again; figures against the truth are worked out anew. The assertions at the end are on
 correctness, not on speed.
+
+Data: a preset of the benchmark's make_dataset.py (`mid`), or without it a small set of
+examples/simulate.py.
 """
 from __future__ import annotations
 

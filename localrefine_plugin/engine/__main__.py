@@ -14,6 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+from .kernels.host import worker_count
 from .startup import discard_output, find_compiler_cache, open_streams
 
 PROGRAM = "python -m localrefine_plugin.engine"
@@ -45,7 +46,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     if hasattr(options, "threads"):
-        options.threads = options.threads or available_cores()
+        options.threads = worker_count(options.threads)
         if "numba" not in sys.modules:  # numba refuses another number once it runs
             os.environ.update({name: str(options.threads) for name in THREAD_VARIABLES})
             os.environ.update({name: "1" for name in BLAS_VARIABLES})
@@ -158,7 +159,7 @@ def _add_device(verb: argparse.ArgumentParser) -> None:
 
 def _add_devices(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", type=_devices, default="auto", help="auto, cpu, cuda or cuda:N (default: auto); "
-                      "cuda:N,cuda:M aligns the half-sets at the same time, each on a card of its own")
+                      "cuda:N,cuda:M aligns the half-sets at the same time, each on a GPU of its own")
 
 
 def _add_threads(verb: argparse.ArgumentParser) -> None:
@@ -176,7 +177,7 @@ def _devices(text: str) -> str:
     if "," not in text:
         return _device(text)
     if not re.fullmatch(r"cuda:\d{1,3},cuda:\d{1,3}", text) or len(set(text.split(","))) == 1:
-        raise argparse.ArgumentTypeError(f"'{text}' does not name two different cards, like cuda:0,cuda:1")
+        raise argparse.ArgumentTypeError(f"'{text}' does not name two different GPUs, like cuda:0,cuda:1")
     return text
 
 
@@ -204,16 +205,6 @@ def _positive(text: str) -> int:
     if not re.fullmatch(r"\d{1,3}", text) or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not an iteration, which count from 1")
     return int(text)
-
-
-def available_cores() -> int:
-    """Cores this process may use: its affinity mask, less if its container has a quota of CPU time."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):  # no control groups, or "max"
-        return cores
 
 
 def run_settings(options: argparse.Namespace) -> None:
@@ -258,7 +249,7 @@ def run_align(options: argparse.Namespace) -> None:
         refine.align_both(options.run, options.iteration, device=options.device, threads=options.threads)
     elif "," in options.device:
         from .prepare.arguments import OutputError
-        raise OutputError("names two cards for one half-set", f"--device {options.device}", "use --half both")
+        raise OutputError("names two GPUs for one half-set", f"--device {options.device}", "use --half both")
     else:
         refine.align(options.run, options.iteration, int(options.half), device=options.device, threads=options.threads)
 

@@ -6,7 +6,7 @@ from typing import List, Optional
 
 import numpy as np
 
-from .align.half_set import HalfResult, align_half
+from .align.half_set import HalfResult, HalfSet, align_half
 from .align.reference_errors import ReferenceErrors, known_errors
 from .align.search_plan import search_plan
 from .finish.results import write_results
@@ -31,17 +31,17 @@ from .records.errors import InputError
 from .records.iteration import FSC_THRESHOLD, HalfRecord, IterationRecord
 from .records.settings import Settings
 from .workers.selftest import ensure_tested
-from .workers.two_gpus import align_side_by_side
+from .workers.two_gpus import align_on_two_gpus
 
 
-def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,
+def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,  # noqa: PLR0913
            device: str = "auto", threads: int = 0, mode: str = "new") -> RunFolder:
     """A whole local refinement: prepare, iterate to convergence, write the results.
 
     Parameters
     ----------
     particles, half_map_1, half_map_2, mask : paths of the inputs.  output : the run folder.
-    device : "auto", "cpu", "cuda", "cuda:N", or "cuda:N,cuda:M" for a card each half-set.  threads : 0 = all available.
+    device : "auto", "cpu", "cuda", "cuda:N", or "cuda:N,cuda:M" for a GPU each half-set.  threads : 0 = all available.
     mode : "new", "overwrite" or "continue".
 
     Raises
@@ -59,13 +59,13 @@ def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: 
 
 
 def align_both(run: str, iteration: int, device: str = "auto", threads: int = 0) -> None:
-    """Align both half-sets: one after the other, or at the same time on two cards."""
+    """Align both half-sets: one after the other, or at the same time on two GPUs."""
     devices = device.split(",")
     if len(devices) == 1:
         for half in (1, 2):
             align(run, iteration, half, device, threads)
     elif not RunFolder(run).stopped_before(iteration):
-        align_side_by_side(run, iteration, devices, worker_count(threads))
+        align_on_two_gpus(run, iteration, devices, worker_count(threads))
 
 
 def align(run: str, iteration: int, half: int, device: str = "auto", threads: int = 0) -> None:
@@ -98,10 +98,10 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
         errors = errors_of_reference(folder, iteration - 1, half, reference_map, mask, plan.centre)
         bar = ProgressBar(f"iteration {iteration} half {half}: align and insert", len(particles))
         with ImageReader(particles) as reader:
-            result = align_half(particles, row, reader.read, reference_map, mask,
-                                load_noise(folder, iteration - 1, half), plan,
-                                load_poses(folder, iteration - 1, half), worker_count(threads), bar.update, chosen,
-                                read_map(folder.static_part(half))[0] if resolved.subtract else None, errors)
+            task = HalfSet(particles, row, reader.read, reference_map, mask, load_noise(folder, iteration - 1, half),
+                           load_poses(folder, iteration - 1, half), errors,
+                           read_map(folder.static_part(half))[0] if resolved.subtract else None)
+            result = align_half(task, plan, chosen, worker_count(threads), bar.update)
         files = save_half(folder, iteration, half, result, particles.pixel_size)
     save_record(folder.half_done(iteration, half), HalfRecord(
         iteration=iteration, half=half, particles=len(particles), phase_seconds=result.phase_seconds,
@@ -117,7 +117,8 @@ def errors_of_reference(folder: RunFolder, iteration: int, half: int, reference_
     if iteration == 0:
         return None
     agreement = np.array(load_iteration(folder, iteration).reference_fsc)
-    half_map, density = read_map(folder.half_map(iteration, half))[0], load_noise(folder, iteration, half, "coverage")
+    half_map, density = read_map(folder.half_map(iteration, half))[0], load_noise(folder, iteration, half,
+                                                                                            "accumulator_mean")
     return known_errors(agreement, reference_map, half_map, mask, centre, density)
 
 
@@ -127,7 +128,7 @@ def save_half(folder: RunFolder, iteration: int, half: int, result: HalfResult, 
     files = [folder.half_map(iteration, half), folder.poses(iteration, half), folder.noise(iteration, half)]
     write_map(files[0], result.half_map, pixel_size)
     save_arrays(files[1], **result.poses.columns())
-    save_arrays(files[2], power=result.noise_power, coverage=result.coverage)
+    save_arrays(files[2], power=result.noise_power, accumulator_mean=result.accumulator_mean)
     if result.motion is not None:
         files.append(folder.motion(iteration, half))
         save_arrays(files[3], **result.motion.columns())

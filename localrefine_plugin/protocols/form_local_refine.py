@@ -209,6 +209,23 @@ def settings_errors(protocol: Any) -> List[str]:
     return errors
 
 
+def prior_errors(protocol: Any) -> List[str]:
+    """Re-centring under a prior that cannot have it."""
+    from ..engine.align.prior_shapes import prior_shape
+    settings = Settings.from_dict(settings_values(protocol))
+    refused = prior_shape(settings.prior).refusal(settings)
+    return [f"*Re-centre*: {refused[0]}. {refused[1]}."] if refused else []
+
+
+def prior_warnings(protocol: Any) -> List[str]:
+    """Combinations of prior, extents and re-centring that go wrong in practice."""
+    from ..engine.align.prior_shapes import prior_shape
+    if settings_errors(protocol):
+        return []
+    settings = Settings.from_dict(settings_values(protocol))
+    return [f"{text}." for text in prior_shape(settings.prior).warnings(settings)]
+
+
 def changed_settings(values: Dict[str, Any]) -> List[Tuple[str, Any]]:
     """(label, value) of the settings that are not at their default."""
     return [(entry.label, values[key]) for key, entry in DESCRIBED.items()

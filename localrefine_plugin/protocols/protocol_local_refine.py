@@ -112,7 +112,7 @@ class ProtLocalRefine(ProtRefine3D):
     def alignStep(self, iteration: int, half: int, token: str) -> List[str]:
         """Align one half-set to its own reference and reconstruct its half-map; opens this half only.
 
-        With two cards the first of the two steps does both halves at once, each in a process of its own, and the
+        With two GPUs the first of the two steps does both halves at once, each in a process of its own, and the
         second one finds its work done.
         """
         folder = self._run_folder()
@@ -272,7 +272,7 @@ class ProtLocalRefine(ProtRefine3D):
 
     def _validate(self) -> List[str]:
         particles, volume, mask = self.inputParticles.get(), self.inputVolume.get(), self.inputMask.get()
-        errors = form_local_refine.settings_errors(self) + prior_errors(form_local_refine.settings_values(self))
+        errors = form_local_refine.settings_errors(self) or form_local_refine.prior_errors(self)
         if particles is not None:
             errors += particle_errors(particles, self._resplits())
         if volume is not None:
@@ -291,8 +291,7 @@ class ProtLocalRefine(ProtRefine3D):
         return bool(self.getAttributeValue("resampleMaps", False))
 
     def _warnings(self) -> List[str]:
-        values = form_local_refine.settings_values(self)
-        warnings = prior_warnings(values)
+        warnings = form_local_refine.prior_warnings(self)
         particles = self.inputParticles.get()
         if particles is not None and particles.isPhaseFlipped():
             warnings.append("The particles are marked as phase-flipped: the CTF would be applied twice. "
@@ -324,7 +323,7 @@ class ProtLocalRefine(ProtRefine3D):
         number = self.inputParticles.get().getSize() if self.inputParticles.get() is not None else "the"
         text = (f"The poses of {number} particles were refined locally against the part of the map inside a soft "
                 f"mask [LocalRefine], keeping independent half-sets throughout [ScheresChen2012]. ")
-        text += prior_sentence(state)
+        text += run_summary.prior_sentence(state)
         value = None if state.best is None else state.best.resolution()
         if value is not None:
             text += (f" The resolution is {value:.2f} Å at FSC {FSC_THRESHOLD} between masked half-maps, corrected "
@@ -340,43 +339,3 @@ class ProtLocalRefine(ProtRefine3D):
         if self.getAttributeValue("nonUniform", False):
             keys.append("Punjani2020")
         return keys
-
-
-# ---------------------------------------------------------------- checks that need no protocol
-
-def prior_errors(values: Dict[str, Any]) -> List[str]:
-    """Re-centring under a prior that is learned."""
-    if str(values["prior"]).startswith("learned") and (values["recenter_rotations"] or values["recenter_shifts"]):
-        return ["*Re-centre*: a learned prior learns how far the particles are from their input poses, so it cannot be "
-                "re-centred on the last ones. Switch re-centring off, or take the Gaussian prior."]
-    return []
-
-
-def prior_warnings(values: Dict[str, Any]) -> List[str]:
-    """Combinations of prior, extents and re-centring that go wrong in practice."""
-    warnings = []
-    if values["prior"] == "off" and (values["recenter_rotations"] or values["recenter_shifts"]):
-        warnings.append("Re-centring without a prior lets the poses drift a little further in every iteration: "
-                        "switch the prior on.")
-    if values["prior"] != "off":
-        for extent, width, name in (("rotation_extent_deg", "prior_rotation_deg", "rotation"),
-                                    ("shift_extent_angstrom", "prior_shift_angstrom", "shift")):
-            if values[extent] is not None and values[width] and values[extent] < 2 * values[width]:
-                warnings.append(f"The {name} search extent is less than two standard deviations of the prior: it cuts "
-                                f"off particles that the prior allows. Leave it empty for three.")
-    return warnings
-
-
-def prior_sentence(state: run_state.RunState) -> str:
-    settings = state.settings
-    if settings is None:
-        return ""
-    kind = settings.prior
-    if kind == "off":
-        return "No prior was used within the search extents."
-    if kind.startswith("learned"):
-        what = "covariance of rotation and displacement" if kind == "learned" else "two widths"
-        return (f"The prior about the input poses was a Gaussian; its {what} was learned from the "
-                "particles of each half-set.")
-    return (f"A Gaussian prior of {settings.prior_rotation_deg}° and {settings.prior_shift_angstrom} Å (standard "
-            "deviations) about the input poses was used.")

@@ -122,13 +122,14 @@ class RunState:
     def learned_covariance(self, k: int) -> Optional[np.ndarray]:
         """(6, 6) covariance of the learned motion about the fulcrum, rad and Å, mean of the half-sets; or None."""
         from ..engine.align.motion_prior import about_point
+        from ..engine.align.prior_shapes import prior_shape
         found = [motion for motion in (self.motion(k, half) for half in (1, 2)) if motion is not None]
         if not found or self.input is None:
             return None
         covariance, given, resolved = np.mean(found, axis=0), self.input, self.input.resolved
-        if resolved.prior == "learned":  # as in search_plan: learned about the mask centre, rounded to a voxel
-            to_fulcrum = resolved.fulcrum_offset(given.box_size) - resolved.mask_centre_offset(given.box_size)
-            covariance = about_point(covariance, to_fulcrum)
+        fulcrum, mask_centre = (point(given.box_size) for point in (resolved.fulcrum_offset,
+                                                                    resolved.mask_centre_offset))
+        covariance = about_point(covariance, fulcrum - prior_shape(resolved.prior).point(fulcrum, mask_centre))
         unit = np.array([1.0] * 3 + [given.pixel_size] * 3)
         return covariance * np.outer(unit, unit)
 

@@ -147,3 +147,9 @@ def live_line(path: Optional[str], tail: int = 8192) -> List[str]:
         if step in STEPS:
             return [f"Now: {STEPS[step]}"]
     return []
+
+
+def prior_sentence(state: RunState) -> str:
+    """For the methods section of a paper."""
+    from ..engine.align.prior_shapes import prior_shape
+    return "" if state.settings is None else prior_shape(state.settings.prior).sentence(state.settings)

@@ -114,7 +114,7 @@ def uncertainty_figure(halves: Dict[int, Poses], pixel_size: float,
     """
     figure = new_figure(title, height=5.0)
     rotation_axes, shift_axes = figure.subplots(1, 2)
-    spreads = {half: error_spread(table["error_covariance"], pixel_size) for half, table in halves.items()}
+    spreads = {half: error_spread(table["pose_error_covariance"], pixel_size) for half, table in halves.items()}
     for column, (axes, label, unit) in enumerate(((rotation_axes, "Rotation", "°"), (shift_axes, "Shift", " Å"))):
         values = {half: both[column][np.isfinite(both[column])] for half, both in spreads.items()}
         _half_histograms(axes, values, _edges(list(values.values()), None), unit)

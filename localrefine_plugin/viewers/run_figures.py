@@ -132,14 +132,14 @@ def change_since_last(state: RunState, k: int) -> Optional[Tuple[str, Dict[str, 
 
 def searched(state: RunState, k: int) -> Optional[ResolvedSettings]:
     """The settings in use, with the extents of the search of iteration k where a learned prior has narrowed them."""
-    from ..engine.align.search_plan import learned_extents
+    from ..engine.align.prior_shapes import prior_shape
     motions = [motion for motion in (state.motion(k - 1, half) for half in (1, 2)) if motion is not None]
     if not motions or state.input is None:
         return state.resolved
     box_size, pixel_size, resolved = state.input.box_size, state.input.pixel_size, state.input.resolved
     to_fulcrum = resolved.fulcrum_offset(box_size) - resolved.mask_centre_offset(box_size)
     widest = np.deg2rad(resolved.rotation_extent_deg), resolved.shift_extent_angstrom / pixel_size
-    found = [learned_extents(resolved, motion, to_fulcrum, *widest) for motion in motions]
+    found = [prior_shape(resolved.prior).narrowed(resolved, motion, to_fulcrum, widest) for motion in motions]
     rotation, shift = np.max(found, axis=0)
     return replace(resolved, rotation_extent_deg=float(np.rad2deg(rotation)),
                    shift_extent_angstrom=float(shift * pixel_size))

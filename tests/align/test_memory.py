@@ -33,7 +33,8 @@ def test_a_batch_is_bounded_by_what_the_search_takes():
     """Twice the grid in a small box halves the batch; in a large box the transforms decide."""
     def batch(box: int, rotations: int) -> int:
         shell = (box - 1) // 2
-        need = memory.memory_need(box, shell, [20.0], int(1.5 * shell ** 2), 600, rotations, 20, False)
+        need = memory.memory_need(box, shell, [20.0], int(1.5 * shell ** 2),
+                                  memory.GridSize(600, rotations, 20), False)
         return align.batch_size(need, CPU)
     assert batch(32, 2000) == pytest.approx(batch(32, 1000) / 2, rel=0.1)
     assert batch(384, 300) == batch(384, 100)
@@ -46,7 +47,7 @@ def test_the_prior_on_the_grid_does_not_hold_all_images():
     rng = np.random.default_rng(5)
     pixels = pixel_list(32, 8, 15)
     images = search.PackedImages(pixels, np.ones((n, len(pixels)), np.complex64), np.ones((n, len(pixels)), np.float32))
-    motion = search.Motion(random_rotations(n, rng), np.zeros((n, 5, 5)), np.zeros((n, 5)), np.zeros(3), np.zeros(3),
+    motion = search.PosePrior(random_rotations(n, rng), np.zeros((n, 5, 5)), np.zeros((n, 5)), np.zeros(3), np.zeros(3),
                            1.0, 5.0)
     grid = search.Grid(0.1 * rng.standard_normal((g, 3)), np.zeros((g, 1), int), rng.standard_normal((s, 2)), 0.1, 1.0)
     volume = np.ones((16, 16, 16), np.float32)

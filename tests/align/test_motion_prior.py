@@ -16,12 +16,13 @@ from scipy.spatial.transform import Rotation
 from localrefine_plugin.engine import refine
 from localrefine_plugin.engine.align import motion_prior
 from localrefine_plugin.engine.align.motion_prior import Evidence, about_point, examine, hinge, learn, principal_widths
+from localrefine_plugin.engine.align.prior_shapes import prior_shape
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.io.run_store import load_motion, load_poses
 from localrefine_plugin.engine.merge import motion_report
 from localrefine_plugin.engine.records.codec import as_json
 from localrefine_plugin.engine.records.resolved import ResolvedSettings
-from localrefine_plugin.engine.records.settings import Settings
+from localrefine_plugin.engine.records.settings import PRIORS, Settings
 
 START = motion_prior.isotropic_covariance(7.0, 1.6)
 AXES = Rotation.from_rotvec([0.3, 0.5, -0.2]).as_matrix()
@@ -175,7 +176,7 @@ def test_junk_does_not_widen_the_motion():
     found, without = learned(with_junk(clean, 0.1)), learned(clean)
     np.testing.assert_allclose(widths(found), widths(without), rtol=0.06)
     assert np.linalg.norm(hinge(found)[0] - hinge(without)[0]) < 0.7
-    count = examine(with_junk(clean, 0.1), found, START).counts
+    count = examine(with_junk(clean, 0.1), found, START).probability_not_junk
     assert count[:100].mean() < 0.15 and count[100:].mean() > 0.97
 
 
@@ -411,7 +412,21 @@ def test_uncertainties_are_written_to_the_particles(run):
     poses = load_poses(run, best, 1)
     pixel_size = hinged_experiment()[0].particles.pixel_size
     for i in (0, 7):
-        c = poses.error_covariance[i]
+        c = poses.pose_error_covariance[i]
         assert rotation[poses.row[i]] == pytest.approx(np.degrees(((c[0, 0] + c[1, 1] + c[2, 2]) / 3) ** 0.5), rel=1e-4)
         assert shift[poses.row[i]] == pytest.approx(pixel_size * ((c[3, 3] + c[4, 4]) / 2) ** 0.5, rel=1e-4)
     assert rotation.min() > 0 and shift.min() > 0
+
+
+def test_every_choice_of_the_prior_has_one_shape():
+    """What the rest of the program asks a shape is answered by each, and only a learned one learns."""
+    settings = Settings(prior_rotation_deg=5.0, prior_shift_angstrom=3.0)
+    to_mask = np.array([0.0, 0.0, 10.0])
+    shapes = [prior_shape(name) for name in PRIORS]
+    assert [shape.name for shape in shapes] == list(PRIORS)
+    assert [shape.pulls for shape in shapes] == [shape.start(settings, to_mask, 1.5) is not None for shape in shapes]
+    assert [shape.learns for shape in shapes] == [shape.tails > 0 for shape in shapes] == [False, False, True, True]
+    assert [shape.extents(settings) for shape in shapes] == [(20.0, 10.0)] + 3 * [(15.0, 9.0)]
+    assert len({shape.sentence(settings) for shape in shapes}) == len(shapes)
+    learned = prior_shape("learned").start(settings, to_mask, 1.5)
+    np.testing.assert_allclose(learned[3:, 3:], np.diag([4 + np.deg2rad(50) ** 2] * 2 + [4]), rtol=1e-9)

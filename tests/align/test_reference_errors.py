@@ -12,11 +12,11 @@ from localrefine_plugin.engine.align.reference import make_reference, slice_rows
 from localrefine_plugin.engine.align.reference_errors import (
     DAMPING,
     ReferenceErrors,
-    coverage,
-    error_covariance,
+    accumulator_mean,
     own_share,
-    own_term,
+    pose_error_covariance,
     second_moment,
+    self_noise_bias,
 )
 from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.kernels.slices import extract_slices
@@ -37,14 +37,12 @@ def noisy():
 
 
 def share_of(e, result, reference):
-    return own_share(reference, result.half_map, e.mask, e.centre, result.coverage)
+    return own_share(reference, result.half_map, e.mask, e.centre, result.accumulator_mean)
 
 
 def packed_images(e, plan, u0):
-    work = HalfAlignment(e.particles, lambda rows: e.images[rows].astype(np.float32), e.noise_power, plan, None, 1,
-                         CPU)
-    rows = np.arange(len(e.particles))
-    return work.pixels, pack(work.images.batch(rows), work.pixels, u0)
+    work = HalfAlignment(e.half_set(), plan, CPU, 1)
+    return work.pixels, pack(work.images.batch(np.arange(len(e.particles))), work.pixels, u0)
 
 
 def scores(reference, pixels, packed, rotation, shift):
@@ -69,8 +67,8 @@ def test_noise_agrees_with_the_map_made_of_it_by_as_much_as_foretold(noisy, w, u
     pixels, packed = packed_images(e, plan, u0)
     rotation, shift = last.rotation @ exp_map(np.array(w, float)), np.tile(np.array(u, float), (len(last), 1))
     errors = ReferenceErrors(np.ones(16), share_of(e, result, reference_map), second_moment(e.mask, e.centre))
-    own = own_term(errors, pixels, packed.weight, np.zeros((len(last), 5, 5)), last.rotation, np.zeros_like(shift),
-                   np.ones(len(last), bool))
+    own = self_noise_bias(errors, pixels, packed.weight, np.zeros((len(last), 5, 5)), last.rotation,
+                          np.zeros_like(shift), np.ones(len(last), bool))
     foretold = own.at(np.arange(len(last)), rotation, shift)[0] / DAMPING
     slices = extract_slices(reference.ft, slice_rows(rotation, reference.scale), pixels.kx, pixels.ky)
     energy = 0.5 * (packed.weight * np.abs(slices) ** 2).sum(axis=1, dtype=np.float64)
@@ -87,7 +85,7 @@ def test_gradient_is_that_of_the_value(noisy):
     last = result.poses.rotation[:n]
     pixels, packed = packed_images(e, e.plan(RESOLUTION), np.zeros((len(e.particles), 2)))
     covariance = np.tile(np.diag([0.02] * 5), (n, 1, 1))
-    own = own_term(FALLING, pixels, packed.weight[:n], covariance, last, np.zeros((n, 2)), np.ones(n, bool))
+    own = self_noise_bias(FALLING, pixels, packed.weight[:n], covariance, last, np.zeros((n, 2)), np.ones(n, bool))
     rotation, shift = last @ exp_map(rng.normal(0, 0.08, (n, 3))), rng.normal(0, 0.4, (n, 2))
     gradient = own.at(np.arange(n), rotation, shift)[1]
     step = 1e-2
@@ -103,7 +101,7 @@ def test_an_image_inserted_over_its_posterior_agrees_less_and_further(noisy):
     pixels, packed = packed_images(e, e.plan(RESOLUTION), np.zeros((len(e.particles), 2)))
     one = slice(0, 1)
     at = result.poses.rotation[one], np.zeros((1, 2))
-    sharp, wide = (own_term(FALLING, pixels, packed.weight[one], np.diag([v] * 5)[None], *at, np.ones(1, bool))
+    sharp, wide = (self_noise_bias(FALLING, pixels, packed.weight[one], np.diag([v] * 5)[None], *at, np.ones(1, bool))
                    for v in (0.0, 0.2))
     far = at[0] @ exp_map(np.array([1.5, 0, 0])), np.array([[2.5, 0.0]])
     near, further = ([term.at(np.zeros(1, int), *pose)[0][0] for term in (sharp, wide)] for pose in (at, far))
@@ -114,14 +112,13 @@ def test_an_image_inserted_over_its_posterior_agrees_less_and_further(noisy):
 def test_density_of_the_accumulator(noisy):
     """D by shell of an accumulator filled by the engine, from the accumulator itself."""
     e, _ = noisy
-    work = HalfAlignment(e.particles, lambda rows: e.images[rows].astype(np.float32), e.noise_power,
-                         e.plan(RESOLUTION), None, 1, CPU)
-    work.set_reference(e.phantom.density(e.box), e.mask)
+    work = HalfAlignment(e.half_set(), e.plan(RESOLUTION), CPU, 1)
     work.add(np.arange(len(e.particles)))
-    enforce_hermitian(work.accumulator)
-    d = work.accumulator[..., 2]
+    sums, max_shell = work.sums, work.half.max_shell
+    enforce_hermitian(sums.accumulator)
+    d = sums.accumulator[..., 2]
     radius = 0.5 * np.sqrt(squared_radius(d))
-    found = coverage(work.weight_sum[work.noise.counted], work.noise.shell, work.max_shell)
+    found = accumulator_mean(sums.weight_sum[sums.noise.counted], sums.noise.shell, max_shell)
     for k in (4, 8, 12):
         assert found[k] == pytest.approx(d[np.abs(radius - k) < 0.5].mean(), rel=0.05)
 
@@ -145,18 +142,18 @@ def test_errors_made_by_a_noisy_reference_are_in_the_covariance():
     for seed in range(3):
         reference, agreement = with_noisy_reference(e, 0.5, seed)
         for target, errors in ((found, ReferenceErrors(agreement, np.zeros(17), np.eye(3))), (before, None)):
-            poses = align_half(e.particles, np.arange(400), lambda rows: e.images[rows].astype(np.float32), reference,
-                               e.mask, e.noise_power, e.plan(RESOLUTION), None, 1, lambda *_: None, errors=errors).poses
+            half = e.half_set(reference_map=reference, reference_errors=errors)
+            poses = align_half(half, e.plan(RESOLUTION)).poses
             w, moved = e.errors(poses)
             x = np.concatenate([np.deg2rad(w - np.median(w, axis=0)), moved], axis=1)
-            target.append(np.einsum("ni,ni->n", x, np.linalg.solve(poses.error_covariance, x[..., None])[..., 0]))
+            target.append(np.einsum("ni,ni->n", x, np.linalg.solve(poses.pose_error_covariance, x[..., None])[..., 0]))
     assert np.median(np.concatenate(found)) == pytest.approx(4.351, rel=0.2)  # median of χ² of five
     assert np.median(np.concatenate(before)) > 1.8 * np.median(np.concatenate(found))
 
 
 def test_what_nothing_is_known_of_has_no_small_error():
     nothing = np.zeros((1, 5, 5))
-    assert error_covariance(nothing, nothing, np.ones(1))[0, 0, 0] > 1e8
+    assert pose_error_covariance(nothing, nothing, np.ones(1))[0, 0, 0] > 1e8
 
 
 def test_second_moment_of_a_bar():

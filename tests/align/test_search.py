@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from scipy.stats import multivariate_t
 
-from localrefine_plugin.engine.align.prior import Motion, clip_to_extents, log_prior
+from localrefine_plugin.engine.align.prior import PosePrior, clip_to_extents, log_prior
 from localrefine_plugin.engine.model.pose import exp_map, inverse_right_jacobian, random_rotations
 
 RESOLUTION = 10.0  # Å; pixels of 4 Å
@@ -261,7 +261,7 @@ def some_motion(n, rng):
     square = rng.standard_normal((n, 5, 5))
     precision = square @ np.swapaxes(square, 1, 2) * np.outer([20, 20, 20, 1, 1], [20, 20, 20, 1, 1])
     mean = rng.standard_normal((n, 5)) * [0.05, 0.05, 0.05, 1, 1]
-    return Motion(random_rotations(n, rng), precision, mean, rng.uniform(-9, 9, 3), rng.uniform(-9, 9, 3), 0.5, 6.0)
+    return PosePrior(random_rotations(n, rng), precision, mean, rng.uniform(-9, 9, 3), rng.uniform(-9, 9, 3), 0.5, 6.0)
 
 
 def prior_formula(motion, i, w, u):

@@ -36,9 +36,7 @@ def rotation_error(e, static_part=None):
     plan = e.plan(9.0, prior="gaussian", prior_rotation_deg=3, prior_shift_angstrom=3.2)
     noise = e.noise_power
     for _ in range(2):
-        result = align_half(e.particles, np.arange(len(e.images)), lambda rows: e.images[rows].astype(np.float32),
-                            e.phantom.density(e.box), e.mask, noise, plan, None, 1, lambda *_: None,
-                            static_part=static_part)
+        result = align_half(e.half_set(noise_power=noise, static_part=static_part), plan)
         noise = result.noise_power
     return np.sqrt(np.mean(e.errors(result.poses)[0] ** 2)), noise[0, 2:15]
 

@@ -9,7 +9,7 @@ import pytest
 from experiments import Experiment, contrast_of, experiment, make_particles
 from oracles import Phantom, imaged, random_phantom, shell_correlation, soft_ball
 
-from localrefine_plugin.engine.align.scale import fitted_scales
+from localrefine_plugin.engine.align.half_sums import fitted_scales
 from localrefine_plugin.engine.model.pose import random_rotations
 from localrefine_plugin.engine.model.symmetry import operators
 

@@ -21,7 +21,7 @@ MADE_UP = Device("cuda:1", "GPU 1: NVIDIA Made Up 9000, 20.0 of 24.0 GiB free",
 
 
 def made_up_record(**changes):
-    record = gpu.Record(MADE_UP, "CuPy 13.6.0", "abc1234", "a processor",
+    record = gpu.Record(MADE_UP, "CuPy 13.6.0", "abc1234", "a CPU",
                         [gpu.Outcome("pytest -m gpu", True, ["3 passed in 9.9s"]),
                          gpu.Outcome("engine selftest", True, ["ok      slices"])],
                         [("slice, ns per pixel", "0.0123")], {"slice": 1e-6})
@@ -37,7 +37,7 @@ def test_without_a_gpu_it_says_what_is_missing(monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "records").exists()
 
 
-def test_the_record_names_card_versions_commit_and_figures(tmp_path):
+def test_the_record_names_gpu_versions_commit_and_figures(tmp_path):
     path = gpu.write_record(made_up_record(), tmp_path, "2031-02-03")
     assert path.name == "nvidia-made-up-9000-2031-02-03.md"
     text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The table of what is executed: a line is only said to be executed when it was, on the card, by that test."""
+"""The table of what is executed: a line is only said to be executed when it was, on the GPU, by that test."""
 from __future__ import annotations
 
 import shutil
@@ -48,9 +48,9 @@ def test_functions_have_the_lines_of_their_own_statements(tmp_path):
         "Sums.add": (6, 7, 8), "outer": (14,), "outer.inner": (13,), "never": (18,)}
 
 
-def test_only_what_a_card_did_counts(tmp_path):
+def test_only_what_a_gpu_did_counts(tmp_path):
     (tmp_path / "sums.py").write_text(MODULE)
-    contexts = {6: ["test_a", "test_b card"], 7: ["test_b card"], 8: ["test_a"], 14: ["test_a"], 13: []}
+    contexts = {6: ["test_a", "test_b gpu"], 7: ["test_b gpu"], 8: ["test_a"], 14: ["test_a"], 13: []}
     rows = rows_of(functions_of(tmp_path / "sums.py", "sums.py"), contexts)
     assert [(r.function.name, r.executed, r.missing, r.tests) for r in rows] == [("Sums.add", 2, (8,), ("test_b",))]
     everything = rows_of(functions_of(tmp_path / "sums.py", "kernels/cuda.py"), contexts)

@@ -52,10 +52,10 @@ def test_flop_per_pixel_are_those_of_the_cuda_source(monkeypatch, name):
 
 def test_seconds_are_those_of_the_slowest_part():
     """2 pixels of a grid: 128 bytes from L2, 32 of memory, and a product of 4 · 10 · 2 FLOP."""
-    count, card = gpu_time.Count(), gpu_time.Card(l2=1.0, memory=1.0, bus=1.0, flop=10.0)
+    count, GPU = gpu_time.Count(), gpu_time.Gpu(l2=1.0, memory=1.0, bus=1.0, flop=10.0)
     count.add(1, 2, shifts=10)
-    assert gpu_time.seconds_of("grid score", count, card) == pytest.approx(128 + 8)
-    slow = gpu_time.Card(l2=1e9, memory=0.1, bus=1.0, flop=1e9)
+    assert gpu_time.seconds_of("grid score", count, GPU) == pytest.approx(128 + 8)
+    slow = gpu_time.Gpu(l2=1e9, memory=0.1, bus=1.0, flop=1e9)
     assert gpu_time.seconds_of("grid score", count, slow) == pytest.approx(320, rel=1e-3)
 
 

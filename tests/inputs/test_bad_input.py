@@ -90,8 +90,10 @@ def test_refine_as_a_program_refuses_without_a_traceback(inputs):
     assert "mask.mrc" in json.loads((inputs.output / "error.json").read_text())["message"]
 
 
-def test_the_page_counts_the_cases():
+def test_the_page_counts_the_cases(monkeypatch):
     """docs/reference/reliability.md: cases by input, refused and read."""
+    for folder in ("io", "records"):
+        monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / folder))
     import test_bad_mrc
     import test_bad_settings
     import test_bad_star

@@ -47,8 +47,8 @@ def said(described, words):
 # ------------------------------------------------------------- settings against each other
 
 @pytest.mark.parametrize("extents, words", (
-    (dict(rotation_extent_deg=13.9), "rotation_extent_deg: 13.9 is less than two"),
-    (dict(shift_extent_angstrom=7.9), "shift_extent_angstrom: 7.9 is less than two")))
+    (dict(rotation_extent_deg=13.9), "rotation search extent, 13.9°, is less than two"),
+    (dict(shift_extent_angstrom=7.9), "shift search extent, 7.9 Å, is less than two")))
 def test_extents_narrower_than_two_prior_widths(inputs, extents, words):
     assert any(words in text for text in check(inputs, **extents).warnings)
     assert not any("less than two" in text for text in check(inputs, prior="off", **extents).warnings)
@@ -58,14 +58,14 @@ def test_extents_narrower_than_two_prior_widths(inputs, extents, words):
 
 @pytest.mark.parametrize("switch", ("recenter_rotations", "recenter_shifts"))
 def test_recentring_without_a_prior_recommends_one(inputs, switch):
-    assert any("switch the prior on" in text for text in check(inputs, prior="off", **{switch: True}).warnings)
-    assert not any("switch the prior on" in text for text in check(inputs, prior="gaussian", **{switch: True}).warnings)
+    assert any("Switch the prior on" in text for text in check(inputs, prior="off", **{switch: True}).warnings)
+    assert not any("Switch the prior on" in text for text in check(inputs, prior="gaussian", **{switch: True}).warnings)
 
 
 @pytest.mark.parametrize("prior", ("learned", "learned-isotropic"))
 @pytest.mark.parametrize("switch", ("recenter_rotations", "recenter_shifts"))
 def test_a_learned_prior_is_not_recentred(inputs, switch, prior):
-    with pytest.raises(InputError, match="shrink in every iteration .* switch re-centring off"):
+    with pytest.raises(InputError, match="shrink in every iteration .* Switch re-centring off"):
         check(inputs, prior=prior, **{switch: True})
     check(inputs, prior=prior)
 

@@ -51,8 +51,8 @@ def test_scores_are_those_of_the_direct_sum(cupy):
         for g in range(5):
             slices = trilinear_slice(full, np.vstack([p.grid_rows[i, g], [[0, 0, 0]]]).astype(float), 1.0, p.kx, p.ky)
             expected[i, g] = log_likelihood(slices, p.grid_z[i], p.w[i])
-    on_card = problem.on(cupy).scores()
-    np.testing.assert_allclose(on_card, expected, atol=1e-5 * np.abs(expected).max())
+    on_gpu = problem.on(cupy).scores()
+    np.testing.assert_allclose(on_gpu, expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("curvature", [False, True])

@@ -52,13 +52,13 @@ def test_without_a_driver_auto_takes_the_cpu_and_says_why(no_driver):
     assert "no NVIDIA driver" in chosen.description and "\n" not in chosen.description
 
 
-def test_without_a_driver_a_card_asked_for_is_an_error_with_a_remedy(no_driver):
+def test_without_a_driver_a_gpu_asked_for_is_an_error_with_a_remedy(no_driver):
     error = refusal("cuda:1")
     assert error.source == "device cuda:1" and "no NVIDIA driver" in error.problem and "install" in error.remedy
 
 
 def test_the_cpu_asks_nobody(monkeypatch):
-    monkeypatch.setattr(device_module, "open_card", None)
+    monkeypatch.setattr(device_module, "open_gpu", None)
     assert choose_device("cpu").word == "cpu"
 
 
@@ -73,9 +73,9 @@ def test_without_a_driver_cupy_is_not_even_imported():
 
 
 @pytest.mark.parametrize("machine, word, said", [
-    (dict(cards=0), "cuda", "finds no GPU"),
+    (dict(gpus=0), "cuda", "finds no GPU"),
     (dict(status=100), "cuda", "finds no GPU (status 100)"),
-    (dict(cards=2), "cuda:2", "there is no GPU 2 (the driver sees 2"),
+    (dict(gpus=2), "cuda:2", "there is no GPU 2 (the driver sees 2"),
     (dict(version=10020), "cuda", "too old (for CUDA 10.2)"),
 ])
 def test_what_is_wrong_with_the_driver_is_said(driver, cupy, machine, word, said):
@@ -96,9 +96,9 @@ def test_what_cupy_calls_experimental_is_not_said_to_users(driver, cupy):
     assert [str(warning.message) for warning in caught] == [experimental.format("cupy.other")]
 
 
-def test_hidden_cards_are_explained(driver, monkeypatch):
+def test_hidden_gpus_are_explained(driver, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    driver(cards=0)
+    driver(gpus=0)
     assert "CUDA_VISIBLE_DEVICES is '-1'" in refusal().remedy
 
 
@@ -110,17 +110,17 @@ def test_without_cupy_the_extra_for_this_driver_is_named(driver, monkeypatch, ve
     assert "CuPy is not installed" in error.problem and f"scipion-em-localrefine[{extra}]" in error.remedy
 
 
-def test_a_card_in_order_is_described_in_one_line(driver, cupy):
-    driver(cards=2)
+def test_a_gpu_in_order_is_described_in_one_line(driver, cupy):
+    driver(gpus=2)
     chosen = choose_device("cuda:1")
     assert chosen.word == "cuda:1" and chosen.xp is cupy
-    for part in ("GPU 1: Card 1", "4.0 of 8.0 GiB", "capability 8.6", "driver for CUDA 12.8", "CUDA 12", "CuPy 13.6.0"):
+    for part in ("GPU 1: GPU 1", "4.0 of 8.0 GiB", "capability 8.6", "driver for CUDA 12.8", "CUDA 12", "CuPy 13.6.0"):
         assert part in chosen.description
     assert "\n" not in chosen.description
 
 
-def test_auto_takes_the_first_card(driver, cupy):
-    driver(cards=2)
+def test_auto_takes_the_first_gpu(driver, cupy):
+    driver(gpus=2)
     assert choose_device("auto").word == "cuda:0"
 
 
@@ -191,13 +191,13 @@ def test_a_library_that_cannot_be_loaded_is_left_to_the_system(monkeypatch, tmp_
 
 def test_the_array_carries_the_device(cupy):
     a = np.arange(3.0)
-    on_card = Device("cuda:0", "").put(a)
-    assert array_module(on_card) is cupy and array_module(a) is np and array_module(1.0) is np
-    np.testing.assert_array_equal(to_host(on_card), a)
-    assert CPU.put(a) is a
+    on_gpu = Device("cuda:0", "").to_device(a)
+    assert array_module(on_gpu) is cupy and array_module(a) is np and array_module(1.0) is np
+    np.testing.assert_array_equal(to_host(on_gpu), a)
+    assert CPU.to_device(a) is a
 
 
-def test_a_run_that_cannot_have_its_card_writes_nothing(no_driver, tmp_path):
+def test_a_run_that_cannot_have_its_gpu_writes_nothing(no_driver, tmp_path):
     with pytest.raises(InputError, match="no NVIDIA driver"):
         refine_module.refine("particles", "map", "map", "mask", str(tmp_path / "run"), Settings(), device="cuda")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What the engine asks of a card: bytes over the bus, waits, memory; and what happens where memory is full."""
+"""What the engine asks of a GPU: bytes over the bus, waits, memory; and what happens where memory is full."""
 from __future__ import annotations
 
 import numpy as np
@@ -45,9 +45,7 @@ def test_waits_are_per_batch_and_not_per_particle(cupy, monkeypatch):
 
 
 def watched(e, after_batch, **settings):
-    align_half(e.particles, np.arange(len(e.particles)), lambda rows: e.images[rows].astype(np.float32),
-               e.phantom.density(BOX), e.mask, e.noise_power, e.plan(RESOLUTION, **settings), None, 1,
-               lambda *_: after_batch(), STAND_IN)
+    align_half(e.half_set(), e.plan(RESOLUTION, **settings), STAND_IN, progress=lambda *_: after_batch())
 
 
 def need(e, **settings):
@@ -92,8 +90,7 @@ def with_limit(cupy, e, share):
 
     def run():
         sizes.clear()
-        return align_half(e.particles, np.arange(len(e.particles)), read, e.phantom.density(BOX), e.mask,
-                          e.noise_power, e.plan(RESOLUTION), None, 1, progress, STAND_IN)
+        return align_half(e.half_set(read=read), e.plan(RESOLUTION), STAND_IN, progress=progress)
 
     run()
     limits[0] = int(share * max(peaks))
@@ -110,7 +107,7 @@ def test_full_memory_halves_the_batch_and_goes_on(cupy, monkeypatch):
 
 def test_memory_too_small_for_the_smallest_batch_is_an_error(cupy, monkeypatch):
     monkeypatch.setattr(batches, "SMALLEST_BATCH", 8)
-    with pytest.raises(InputError, match="memory is full with 8 images at a time.* use a card with .* GiB free"):
+    with pytest.raises(InputError, match="memory is full with 8 images at a time.* use a GPU with .* GiB free"):
         with_limit(cupy, small_experiment(24), 0.3)
 
 
@@ -133,7 +130,7 @@ BIG = MemoryNeed(box_size=512, half_plane=130816, sums=6e9, reference=4e9, image
                  reconstruction=34e9)
 
 
-def test_a_card_that_cannot_hold_the_run_is_refused_with_what_would_fit(cupy):
+def test_a_gpu_that_cannot_hold_the_run_is_refused_with_what_would_fit(cupy):
     """The stand-in has 3.6 GiB for a run; the volumes of 512 px take 10 GB, those of 336 px 28 % of it."""
     with pytest.raises(InputError) as caught:
         check_fits(STAND_IN, BIG)
@@ -152,5 +149,5 @@ def test_where_nothing_fits_no_binning_is_offered():
 
 def test_the_prediction_is_one_line(cupy):
     line = prediction(STAND_IN, BIG)
-    assert "9.3 GiB for sums and reference" in line and "for which the processor is taken" in line
-    assert "processor" not in prediction(STAND_IN, BIG.binned(64)) and "\n" not in line
+    assert "9.3 GiB for sums and reference" in line and "for which the CPU is taken" in line
+    assert "CPU" not in prediction(STAND_IN, BIG.binned(64)) and "\n" not in line

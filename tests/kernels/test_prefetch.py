@@ -1,4 +1,4 @@
-"""Reading beside computing: the same images, whoever asks for what; on a card, no buffer and no array too early."""
+"""Reading beside computing: the same images, whoever asks for what; on a GPU, no buffer and no array too early."""
 from __future__ import annotations
 
 import threading
@@ -17,7 +17,7 @@ from localrefine_plugin.engine.records.errors import InputError
 
 BOX, COUNT = 6, 23
 IMAGES = np.random.default_rng(1).standard_normal((COUNT, BOX, BOX)).astype(np.float32)
-CARD = Device("cuda:1", "second card of a stand-in")
+GPU = Device("cuda:1", "second GPU of a stand-in")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def all_batches(device, sizes, read=read):
 @pytest.mark.parametrize("sizes", [(23,), (7, 7, 7, 7), (1,) * 23, (8, 4, 4, 4, 4), (4, 8, 8, 8)], ids=str)
 def test_images_are_those_read_in_order(cupy, sizes):
     """A batch that is not the one expected, as after a batch was halved, is read anew."""
-    for device in (CPU, CARD):
+    for device in (CPU, GPU):
         np.testing.assert_array_equal(all_batches(device, sizes), IMAGES)
 
 
@@ -72,11 +72,11 @@ def test_one_thread_reads_and_no_other(cupy):
     def who(rows):
         threads.add(threading.get_ident())
         return IMAGES[rows]
-    all_batches(CARD, (8, 4, 4, 4, 4), who)
+    all_batches(GPU, (8, 4, 4, 4, 4), who)
     assert len(threads) == 1 and threading.get_ident() not in threads
 
 
-@pytest.mark.parametrize("device", [CPU, CARD], ids=["cpu", "cuda"])
+@pytest.mark.parametrize("device", [CPU, GPU], ids=["cpu", "cuda"])
 def test_an_image_that_cannot_be_read_stops_its_own_batch_only(cupy, device):
     def broken(rows):
         if 9 in rows:
@@ -93,13 +93,13 @@ def test_a_batch_takes_no_more_than_two_arrays_and_two_buffers(cupy):
     made = []
     empty = cupy.empty
     cupy.__dict__["empty"] = lambda *args: made.append(args[0]) or empty(*args)
-    all_batches(CARD, (5, 5, 5, 5, 5))
+    all_batches(GPU, (5, 5, 5, 5, 5))
     assert made == [(5, BOX, BOX)] * 2 and len(cupy.ledger.pinned) == 2
 
 
 def test_bytes_and_waits(cupy):
     """Each image goes up once; the computing thread waits for nothing but the images of its own batch."""
-    all_batches(CARD, (8, 8, 8))
+    all_batches(GPU, (8, 8, 8))
     counts = cupy.ledger.counts
     assert counts.bytes_to_device == IMAGES.nbytes
     assert counts.waits_of_reader == 3 and counts.waits == 3  # the three of `to_host` in this test
@@ -111,13 +111,13 @@ def test_bytes_and_waits(cupy):
 def test_a_missing_wait_gives_other_images(cupy, monkeypatch, owner, name):
     """A pinned buffer is written to before it has been sent, or the array read before the images are there."""
     monkeypatch.setattr(owner, name, lambda self: None)
-    assert not np.array_equal(all_batches(CARD, (8, 8, 8)), IMAGES)
+    assert not np.array_equal(all_batches(GPU, (8, 8, 8)), IMAGES)
 
 
 def test_writing_to_an_array_in_use_is_a_race(cupy, monkeypatch):
     monkeypatch.setattr(Stream, "wait_event", lambda self, event: None)
     with pytest.raises(RuntimeError, match="race"):
-        all_batches(CARD, (4, 4, 4, 4, 4, 4))
+        all_batches(GPU, (4, 4, 4, 4, 4, 4))
 
 
 def test_one_array_instead_of_two_is_a_race(cupy, monkeypatch):
@@ -127,7 +127,7 @@ def test_one_array_instead_of_two_is_a_race(cupy, monkeypatch):
         return IMAGES[rows]
     monkeypatch.setattr(prefetch.Transfer, "order", one_array)
     with pytest.raises(RuntimeError, match="race"):
-        all_batches(CARD, (4, 4, 4, 4, 4, 4), slow)
+        all_batches(GPU, (4, 4, 4, 4, 4, 4), slow)
 
 
 def one_array(self, rows, order=prefetch.Transfer.order):
@@ -138,10 +138,10 @@ def one_array(self, rows, order=prefetch.Transfer.order):
 def test_a_thread_that_forgets_its_device_is_refused(cupy, monkeypatch):
     monkeypatch.setattr(Device, "current", lambda self: nullcontext())
     with pytest.raises(RuntimeError, match="stream of device 1 in a thread whose device is 0"):
-        all_batches(CARD, (8, 8, 8))
+        all_batches(GPU, (8, 8, 8))
 
 
 def test_memory_that_is_not_pinned_is_refused(cupy, monkeypatch):
     monkeypatch.setattr(cupy.cuda, "alloc_pinned_memory", lambda size: np.zeros(size, np.uint8))
     with pytest.raises(RuntimeError, match="not pinned"):
-        all_batches(CARD, (8, 8, 8))
+        all_batches(GPU, (8, 8, 8))

@@ -102,7 +102,8 @@ def test_dynamic_mask_follows_the_density_and_drops_dust_and_the_neighbour():
     dust = np.array([[-6.0, 11.0, 0.0]])
     volume = density(np.concatenate([part, neighbour, np.repeat(dust, 12, axis=0)]), n, 1.3)
     user = ball(n, 12, 4, centre=(-6, 0, 0))
-    mask = masks.dynamic_mask(volume, user, pixel_size, 6.0, threshold=0.2, near_angstrom=6, far_angstrom=12)
+    shape = masks.DynamicMask(threshold=0.2, near_angstrom=6, far_angstrom=12)
+    mask = masks.dynamic_mask(volume, user, pixel_size, 6.0, shape)
     at = [mask[tuple(n // 2 + np.array(p)[::-1])] for p in ((-6, 0, 0), (20, 0, 0), (-6, 14, 0))]
     assert at == [1, 0, 0]
     inside = np.linalg.norm(part - [-6, 0, 0], axis=1) < 5
@@ -113,7 +114,8 @@ def test_dynamic_mask_follows_the_density_and_drops_dust_and_the_neighbour():
 
 def test_dynamic_mask_edge_is_at_near_and_far():
     volume = ball(48, 8) * 1.0
-    mask = masks.dynamic_mask(volume, ball(48, 12), 1.0, 1.0, threshold=0.5, near_angstrom=4, far_angstrom=9)
+    shape = masks.DynamicMask(threshold=0.5, near_angstrom=4, far_angstrom=9)
+    mask = masks.dynamic_mask(volume, ball(48, 12), 1.0, 1.0, shape)
     profile = mask[24, 24, 24:]
     # the 12 Å low-pass moves the half-height of a ball of 8 Å by less than 2 Å
     assert np.all(profile[:10] == 1) and np.all(profile[20:] == 0)

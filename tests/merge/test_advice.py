@@ -27,7 +27,7 @@ def settled(**values):
 
 def motions(n=1000, rotation=5.0, shift=2.0, at_rotation=0.02, at_shift=0.02, seed=0):
     rng = np.random.default_rng(seed)
-    return advice.Motions(rng.normal(0, rotation, (n, 3)), rng.normal(0, shift, (n, 2)), at_rotation, at_shift)
+    return advice.PoseChanges(rng.normal(0, rotation, (n, 3)), rng.normal(0, shift, (n, 2)), at_rotation, at_shift)
 
 
 NO_HINGE = Hinge(np.zeros(3), 0.0)

@@ -16,7 +16,7 @@ from relion_programs import inner, relion
 
 from localrefine_plugin.engine.align.half_set import align_half, model_match
 from localrefine_plugin.engine.align.images import HalfSetImages, pack
-from localrefine_plugin.engine.align.prior import Motion
+from localrefine_plugin.engine.align.prior import PosePrior
 from localrefine_plugin.engine.align.reference import make_reference
 from localrefine_plugin.engine.align.search import evaluate, modes_at
 from localrefine_plugin.engine.io.relion_particles import read_particles
@@ -148,9 +148,8 @@ def test_log_likelihood_with_aberrations_is_the_direct_sum():
 
 
 def align(e, resolution):
-    return align_half(e.particles, np.arange(len(e.particles)), lambda rows: e.images[rows].astype(np.float32),
-                      e.phantom.density(BOX), e.mask, np.repeat(e.noise_power, len(e.particles.optics), 0),
-                      e.plan(resolution), None, 1, lambda *_: None)  # fmt: skip
+    noise = np.repeat(e.noise_power, len(e.particles.optics), 0)
+    return align_half(e.half_set(noise_power=noise), e.plan(resolution))
 
 
 def test_planted_poses_are_recovered_with_aberrations_and_not_without_them():
@@ -169,7 +168,7 @@ def test_gradient_with_aberrations_is_the_difference_quotient():
     reference = make_reference(e.phantom.density(BOX), e.mask, plan.centre, 15)
     u0 = p.shift_px + p.rotation[:, :2] @ plan.centre
     packed = pack(images.batch(np.arange(6)), pixel_list(BOX, 12, 15), u0)
-    motion = Motion(p.rotation, np.zeros((6, 5, 5)), np.zeros((6, 5)), np.zeros(3), np.zeros(3), 1.0, 20.0)
+    motion = PosePrior(p.rotation, np.zeros((6, 5, 5)), np.zeros((6, 5)), np.zeros(3), np.zeros(3), 1.0, 20.0)
 
     def at(x):
         modes = modes_at(motion, np.arange(6), np.tile(x[:3], (6, 1)), np.tile(x[3:], (6, 1)))

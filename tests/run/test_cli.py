@@ -16,6 +16,7 @@ from localrefine_plugin import engine
 from localrefine_plugin.engine import __main__ as cli
 from localrefine_plugin.engine.finish.report import build_report
 from localrefine_plugin.engine.io.run_folder import RunFolder, write_json
+from localrefine_plugin.engine.kernels.host import available_cores
 from localrefine_plugin.engine.records.codec import as_json
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
@@ -103,16 +104,17 @@ def test_overwrite_and_continue_exclude_each_other(inputs):
 
 
 def test_threads_are_in_the_environment_before_numpy_is_imported():
-    code = ("import os, sys; from localrefine_plugin.engine import __main__ as cli; assert 'numpy' not in sys.modules; "
+    code = ("import os, sys; from localrefine_plugin.engine import __main__ as cli; "
+            "from localrefine_plugin.engine.kernels.host import available_cores; assert 'numpy' not in sys.modules; "
             "cli.main(['settings']); cli.main(['finish', 'nowhere', '--threads', '%s']); "
-            "print(*(os.environ[n] for n in cli.BLAS_VARIABLES + cli.THREAD_VARIABLES), cli.available_cores())")
+            "print(*(os.environ[n] for n in cli.BLAS_VARIABLES + cli.THREAD_VARIABLES), available_cores())")
     for asked in ("5", "0"):
         clean = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
         done = subprocess.run([sys.executable, "-c", code % asked], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                               env=clean, check=True, universal_newlines=True)
         words = done.stdout.strip().splitlines()[-1].split()
         assert words[:-1] == ["1", "1"] + [asked if asked != "0" else words[-1]] * len(cli.THREAD_VARIABLES)
-    assert 1 <= cli.available_cores() <= os.cpu_count()
+    assert 1 <= available_cores() <= os.cpu_count()
 
 
 # the output folder

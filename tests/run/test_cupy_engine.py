@@ -58,9 +58,7 @@ def test_three_levels_of_resolution_are_those_of_the_cpu(cupy):
     e = small_experiment()
     plan = e.plan(8.8)
     assert len(levels_of(pixel_list(BOX, plan.align_shell, 11), 6, plan.align_shell).pixels) == 3
-    results = [align_half(e.particles, np.arange(len(e.particles)), lambda rows: e.images[rows].astype(np.float32),
-                          e.phantom.density(BOX), e.mask, e.noise_power, plan, None, 1, lambda *_: None, device)
-               for device in (STAND_IN, CPU)]
+    results = [align_half(e.half_set(), plan, device) for device in (STAND_IN, CPU)]
     assert_same(*results)
 
 
@@ -78,18 +76,14 @@ def test_two_optics_groups_have_their_own_noise(cupy):
     groups = (np.arange(len(e.particles)) % 2).astype(np.int32)
     e = replace(e, particles=replace(e.particles, optics_group=groups, optics=e.particles.optics * 2))
     noise = np.concatenate([e.noise_power, 2 * e.noise_power])
-    results = [align_half(e.particles, np.arange(len(e.particles)), lambda rows: e.images[rows].astype(np.float32),
-                          e.phantom.density(BOX), e.mask, noise, e.plan(RESOLUTION), None, 1, lambda *_: None, device)
-               for device in (STAND_IN, CPU)]
+    results = [align_half(e.half_set(noise_power=noise), e.plan(RESOLUTION), device) for device in (STAND_IN, CPU)]
     assert_same(*results)
 
 
 def test_groups_with_and_without_aberrations_are_those_of_the_cpu(cupy):
     e = aberrated(10, (NONE, STRONG[0], STRONG[1]), box=BOX, pixel_size=4.0, noise=0.5, seed=3, centre=(2.0, -1.0, 1.0))
     noise = np.repeat(e.noise_power, 3, axis=0)
-    results = [align_half(e.particles, np.arange(10), lambda rows: e.images[rows].astype(np.float32),
-                          e.phantom.density(BOX), e.mask, noise, e.plan(RESOLUTION), None, 1, lambda *_: None, device)
-               for device in (STAND_IN, CPU)]
+    results = [align_half(e.half_set(noise_power=noise), e.plan(RESOLUTION), device) for device in (STAND_IN, CPU)]
     assert_same(*results)
 
 
@@ -134,8 +128,8 @@ def test_a_whole_refinement_is_that_of_the_cpu(cupy, monkeypatch, tmp_path, choi
             for word in ("cuda", "cpu")]
     assert read_json(runs[0].half_done(2, 2))["device"] == "stand-in"
     for name in ("map.mrc", "mask.mrc"):
-        on_card, on_cpu = (read_map(run.final(name))[0] for run in runs)
-        assert np.linalg.norm(on_card - on_cpu) < 0.01 * np.linalg.norm(on_cpu), name
+        on_gpu, on_cpu = (read_map(run.final(name))[0] for run in runs)
+        assert np.linalg.norm(on_gpu - on_cpu) < 0.01 * np.linalg.norm(on_cpu), name
     if settings.prior.startswith("learned"):
         ours, theirs = (load_motion(run, 2, 1).covariance for run in runs)
         np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max())
@@ -151,7 +145,7 @@ def test_the_device_is_named_once_in_a_run(cupy, monkeypatch, tmp_path, capsys):
     run = refine_module.refine(*write_inputs(tmp_path / "in", small_experiment(24)), str(tmp_path / "run"), settings,
                                device="cuda", threads=1)
     said = capsys.readouterr().out
-    assert said.count("on stand-in") == 1 and said.count("memory of the card") == 1
+    assert said.count("on stand-in") == 1 and said.count("memory of the GPU") == 1
     assert read_json(run.input)["device"] == "stand-in"
     run.half_done(1, 2).unlink()
     run.iteration_done(1).unlink()
@@ -159,15 +153,15 @@ def test_the_device_is_named_once_in_a_run(cupy, monkeypatch, tmp_path, capsys):
     assert "iteration 1 half 2: on CPU" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("record_class", [align_module.Motion, PixelList, Grid])
+@pytest.mark.parametrize("record_class", [align_module.PosePrior, PixelList, Grid])
 def test_an_array_left_on_the_host_is_refused(cupy, monkeypatch, record_class):
     """A planted bug of the kind the stand-in is for."""
-    monkeypatch.setattr(record_class, "put", lambda self, put: self)
+    monkeypatch.setattr(record_class, "to_device", lambda self, to_device: self)
     with pytest.raises(TypeError):
         aligned(small_experiment(4), STAND_IN)
 
 
-def test_the_host_reconstructs_what_the_card_cannot_hold(cupy, monkeypatch):
+def test_the_host_reconstructs_what_the_gpu_cannot_hold(cupy, monkeypatch):
     e = small_experiment()
     monkeypatch.setattr(align_module, "working_bytes", lambda box: 1 << 50)
     assert_same(aligned(e, STAND_IN), aligned(e, CPU))

@@ -98,7 +98,7 @@ def test_the_ctf_is_that_of_each_groups_own_pixel_size(tmp_path, factor):
     e = merged(factor)
     p, _ = read_particles(files(tmp_path, e)[0], pixel_size=PIXEL_SIZE)
     kx, ky = full_frequencies(BOX)
-    ours = CtfOnPixels(p, kx.ravel(), ky.ravel(), CPU.put)(np.arange(8)).reshape(8, *kx.shape)
+    ours = CtfOnPixels(p, kx.ravel(), ky.ravel(), CPU.to_device)(np.arange(8)).reshape(8, *kx.shape)
     for i in range(8):
         defocus = {name: getattr(p, name)[i] for name in ("defocus_u", "defocus_v", "defocus_angle")}
         own = PIXEL_SIZE * (factor if p.optics_group[i] else 1)

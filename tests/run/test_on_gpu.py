@@ -1,4 +1,4 @@
-"""On a machine with an NVIDIA GPU: the card against the CPU. `make gpu-check` runs these and fails without a GPU."""
+"""On a machine with an NVIDIA GPU: the GPU against the CPU. `make gpu-check` runs these and fails without a GPU."""
 from __future__ import annotations
 
 import numpy as np
@@ -19,32 +19,32 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module")
-def card():
+def gpu():
     chosen = choose_device("cuda")
     print(chosen.description)
     return chosen
 
 
-def test_the_self_test_passes(card):
-    checks = selftest(card)
+def test_the_self_test_passes(gpu):
+    checks = selftest(gpu)
     assert all(check.passed for check in checks), checks
 
 
-def test_a_whole_refinement_is_that_of_the_cpu(card, tmp_path):
+def test_a_whole_refinement_is_that_of_the_cpu(gpu, tmp_path):
     inputs = write_inputs(tmp_path / "in", experiment(60, noise=0.5))
     settings = Settings(max_iterations=2, rotation_extent_deg=12.0, shift_extent_angstrom=8.0)
     runs = [refine_module.refine(*inputs, str(tmp_path / word), settings, device=word) for word in ("cuda", "cpu")]
-    on_card, on_cpu = (read_map(run.path / "final" / "map.mrc")[0] for run in runs)
-    assert np.linalg.norm(on_card - on_cpu) < 0.02 * np.linalg.norm(on_cpu)
+    on_gpu, on_cpu = (read_map(run.path / "final" / "map.mrc")[0] for run in runs)
+    assert np.linalg.norm(on_gpu - on_cpu) < 0.02 * np.linalg.norm(on_cpu)
     assert read_json(runs[0].half_done(1, 1))["device"].startswith("GPU")
 
 
-def test_images_reach_the_card_as_they_were_read(card, monkeypatch):
+def test_images_reach_the_gpu_as_they_were_read(gpu, monkeypatch):
     """Through many turns of small pinned buffers, with work between that takes longer than the copies."""
     monkeypatch.setattr(prefetch, "PINNED_BYTES", 1 << 16)
     images = np.random.default_rng(0).standard_normal((2000, 64, 64)).astype(np.float32)
-    xp, found = card.xp, []
-    with Prefetch(lambda rows: images[rows], len(images), 64, card) as ahead:
+    xp, found = gpu.xp, []
+    with Prefetch(lambda rows: images[rows], len(images), 64, gpu) as ahead:
         for start in range(0, len(images), 250):
             batch = ahead(np.arange(start, start + 250))
             for _ in range(20):
@@ -53,11 +53,11 @@ def test_images_reach_the_card_as_they_were_read(card, monkeypatch):
     np.testing.assert_array_equal(xp.concatenate(found).get(), images)
 
 
-def test_two_cards_do_a_half_set_each(card, tmp_path):
+def test_two_gpus_do_a_half_set_each(gpu, tmp_path):
     try:
         choose_device("cuda:1")
     except InputError as missing:
-        pytest.skip(f"no second card: {missing.problem}")
+        pytest.skip(f"no second GPU: {missing.problem}")
     inputs = write_inputs(tmp_path / "in", experiment(60, noise=0.5))
     settings = Settings(max_iterations=1, rotation_extent_deg=12.0, shift_extent_angstrom=8.0)
     run = refine_module.refine(*inputs, str(tmp_path / "two"), settings, device="cuda:0,cuda:1")
@@ -68,7 +68,7 @@ def test_two_cards_do_a_half_set_each(card, tmp_path):
                                    atol=1e-6)
 
 
-def test_poses_do_not_change_from_run_to_run_but_for_rounding(card, tmp_path):
+def test_poses_do_not_change_from_run_to_run_but_for_rounding(gpu, tmp_path):
     """Only the insertion's additions have no fixed order; the first iteration's poses see none of them."""
     inputs = write_inputs(tmp_path / "in", experiment(40, noise=0.5))
     settings = Settings(max_iterations=1, rotation_extent_deg=12.0, shift_extent_angstrom=8.0)
@@ -77,7 +77,7 @@ def test_poses_do_not_change_from_run_to_run_but_for_rounding(card, tmp_path):
     np.testing.assert_allclose(first, second, atol=1e-9)
 
 
-def test_deterministic_runs_have_the_same_bits(card, tmp_path):
+def test_deterministic_runs_have_the_same_bits(gpu, tmp_path):
     """The second iteration aligns to a map that the first one's sums made."""
     inputs = write_inputs(tmp_path / "in", experiment(40, noise=0.5))
     settings = Settings(max_iterations=2, rotation_extent_deg=12.0, shift_extent_angstrom=8.0, deterministic=True)

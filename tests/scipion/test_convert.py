@@ -12,6 +12,7 @@ from localrefine_plugin import convert
 from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.io.star import StarTable, read_star, write_star
 from localrefine_plugin.engine.records.errors import InputError
+from localrefine_plugin.engine.records.iteration import FSC_CURVES
 
 OPTICS = """
 data_optics
@@ -268,7 +269,7 @@ def test_pwem_can_work_out_a_resolution_of_any_curve(values):
 def test_fsc_table_gives_five_labelled_curves(tmp_path):
     shells = np.arange(1, 17)
     columns = {"rlnSpectralIndex": shells, "rlnResolution": shells / 48.0}
-    columns.update({label: np.exp(-shells / (4.0 + j)) for j, (label, _) in enumerate(convert.FSC_CURVES.values())})
+    columns.update({label: np.exp(-shells / (4.0 + j)) for j, (_, label, _) in enumerate(FSC_CURVES)})
     general = StarTable.from_columns("general", {"rlnImageSize": [32]})
     write_star(tmp_path / "fsc.star", [general, StarTable.from_columns("fsc", columns)])
     curves = list(convert.fsc_objects(convert.read_fsc(str(tmp_path / "fsc.star"))))

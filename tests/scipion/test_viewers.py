@@ -14,7 +14,7 @@ from figures import NOT_IN_THE_FAKE_RUN, pixels
 from scipion_data import new_project, soft_ball, write_map
 from scipy.spatial.transform import Rotation
 
-from localrefine_plugin import wizard_values
+from localrefine_plugin import wizard_computations
 from localrefine_plugin.engine.io.run_folder import write_json
 from localrefine_plugin.engine.records.motion import HingeSummary
 from localrefine_plugin.engine.records.resolved import ResolvedSettings
@@ -171,7 +171,7 @@ def asking_beside(run, pixel_size, mask=None):
 
 @pytest.mark.parametrize("pixel_size, offered", ((PIXEL, 1), (2 * PIXEL, 0)))
 def test_the_fulcrum_wizard_offers_the_hinges_of_earlier_runs(run, pixel_size, offered):
-    found = wizard_values.learned_hinges(asking_beside(run, pixel_size))
+    found = wizard_computations.learned_hinges(asking_beside(run, pixel_size))
     assert len(found) == offered
     if offered:
         np.testing.assert_allclose(found["Hinge of first"], [19, 15, 16], atol=1e-6)
@@ -182,7 +182,7 @@ def test_the_prior_wizard_takes_what_a_run_of_this_part_learned(run, tmp_path, c
     """5, 4 and 2° about a hinge at (19, 15, 16): at the fulcrum (18, 15.5, 17) the displacement is 0.5 px and w × r."""
     mask = write_map(tmp_path / "mask.mrc", soft_ball(BOX, 6, 3, centre), PIXEL)
     asking = asking_beside(run, PIXEL, SimpleNamespace(getFileName=lambda: mask))
-    (rotation, shift), reason = wizard_values.prior_widths(asking)
+    (rotation, shift), reason = wizard_computations.prior_widths(asking)
     assert ("As the run 'first' learned it" in reason) == learned
     if not learned:
         assert (rotation, shift) == (7.0, 4.0)
@@ -248,7 +248,7 @@ def test_error_spread_is_in_degrees_and_angstrom():
 
 def test_the_change_stands_beside_its_uncertainty():
     table = dict(poses(np.random.default_rng(0), 5000, 0.0, spread=2.0),
-                 error_covariance=np.tile(np.diag([np.deg2rad(1.0) ** 2] * 3 + [1.0, 1.0]), (5000, 1, 1)))
+                 pose_error_covariance=np.tile(np.diag([np.deg2rad(1.0) ** 2] * 3 + [1.0, 1.0]), (5000, 1, 1)))
     assert "median rotation is 3.1°, and a rotation is known to 1.7°" in texts(
         pose_plots.uncertainty_figure({1: table}, 1.0))
 

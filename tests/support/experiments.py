@@ -24,7 +24,7 @@ from relion_files import write_map, write_star
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from localrefine_plugin.engine.align.half_set import align_half
+from localrefine_plugin.engine.align.half_set import HalfSet, align_half
 from localrefine_plugin.engine.align.search_plan import resolve, search_plan
 from localrefine_plugin.engine.model.pose import random_rotations
 from localrefine_plugin.engine.records.particles import OpticsGroup, Particles
@@ -71,19 +71,19 @@ class Experiment:
 
     def align(self, resolution, plan=None, previous=None, **changes):
         """The engine's align step with the noise-free phantom as reference."""
-        plan = plan or self.plan(resolution, **changes)
-        return align_half(
-            self.particles,
-            np.arange(len(self.particles)),
-            lambda rows: self.images[rows].astype(np.float32),
-            self.phantom.density(self.box),
-            self.mask,
-            self.noise_power,
-            plan,
-            previous,
-            1,
-            lambda *_: None,
+        return align_half(self.half_set(previous=previous), plan or self.plan(resolution, **changes))
+
+    def half_set(self, **changes):
+        """What the align step is given: the noise-free phantom as reference, true noise; or something else."""
+        given = dict(
+            particles=self.particles,
+            index=np.arange(len(self.particles)),
+            read=lambda index: self.images[index].astype(np.float32),
+            reference_map=self.phantom.density(self.box),
+            mask=self.mask,
+            noise_power=self.noise_power,
         )
+        return HalfSet(**dict(given, **changes))
 
     def errors(self, poses):
         """Rotation vectors (n, 3) in degrees and displacements (n, 2) in px of the centre from the truth."""

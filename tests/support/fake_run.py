@@ -100,7 +100,7 @@ def fake_half(folder: RunFolder, k: int, half: int, n: int, rng: np.random.Gener
     np.savez(folder.poses(k, half), **PoseTable(
         row=np.arange(half - 1, 2 * n, 2), rotation=start @ Rotation.from_rotvec(w, degrees=True).as_matrix(),
         shift_px=rng.normal(0, 0.5, (n, 2)), rotation_change_deg=w,
-        shift_change_angstrom=rng.normal(0, 2.0, (n, 2)), covariance=covariance, error_covariance=covariance,
+        shift_change_angstrom=rng.normal(0, 2.0, (n, 2)), covariance=covariance, pose_error_covariance=covariance,
         log_likelihood=rng.normal(50, 5, n), modes=np.ones(n, int), insertions=rng.integers(1, 4, n),
         at_rotation_limit=rng.random(n) < 0.02, at_shift_limit=rng.random(n) < 0.04).columns())
     np.savez(folder.motion(k, half), covariance=fake_covariance(), along_axes=rng.standard_normal((n, 2)))

@@ -75,7 +75,7 @@ def photograph_form(protocol: Any) -> Any:
 
 def photograph_wizards(form: Any) -> None:
     """Fulcrum picker: click, OK, and see the values arrive in the form; then the others."""
-    from localrefine_plugin import wizard_values, wizards
+    from localrefine_plugin import wizard_computations, wizards
 
     class Driven(wizards.FulcrumDialog):
         def wait_window(self, *_args: Any) -> None:
@@ -96,7 +96,7 @@ def photograph_wizards(form: Any) -> None:
     protocol = form.protocol
     FACTS["wizards"] = {
         "fulcrum": [form.widgetDict[name].get() for name in ("fulcrum", "fulcrumX", "fulcrumY", "fulcrumZ")],
-        "mask_centre": list(wizard_values.places(*wizard_values.map_and_mask(protocol))["Mask centre"]),
+        "mask_centre": list(wizard_computations.places(*wizard_computations.map_and_mask(protocol))["Mask centre"]),
         "lowpass": form.widgetDict["initialLowpass"].get(), "messages": messages,
         "prior": [form.widgetDict[name].get() for name in ("priorRotation", "priorShift")],
         "extents": [form.widgetDict[name].get() for name in ("rotationExtent", "shiftExtent")]}

@@ -17,22 +17,20 @@ def small_experiment(n=10, **changes):
 
 
 def aligned(e, device, previous=None, **settings):
-    return align_half(e.particles, np.arange(len(e.particles)), lambda rows: e.images[rows].astype(np.float32),
-                      e.phantom.density(BOX), e.mask, e.noise_power, e.plan(RESOLUTION, **settings), previous, 1,
-                      lambda *_: None, device)
+    return align_half(e.half_set(previous=previous), e.plan(RESOLUTION, **settings), device)
 
 
-def assert_same(on_card, on_cpu):
+def assert_same(on_gpu, on_cpu):
     """Equal but for the order of sums: 0.02° and 0.01 px are a hundredth of the poses' uncertainty here."""
-    np.testing.assert_allclose(on_card.poses.rotation, on_cpu.poses.rotation, atol=np.deg2rad(0.02))
-    np.testing.assert_allclose(on_card.poses.shift_px, on_cpu.poses.shift_px, atol=0.01)
-    np.testing.assert_array_equal(on_card.poses.modes, on_cpu.poses.modes)
-    np.testing.assert_array_equal(on_card.poses.insertions, on_cpu.poses.insertions)
-    np.testing.assert_allclose(on_card.noise_power, on_cpu.noise_power, rtol=1e-3)
-    assert np.linalg.norm(on_card.half_map - on_cpu.half_map) < 2e-3 * np.linalg.norm(on_cpu.half_map)
-    assert (on_card.motion is None) == (on_cpu.motion is None)
-    if on_card.motion is not None:
+    np.testing.assert_allclose(on_gpu.poses.rotation, on_cpu.poses.rotation, atol=np.deg2rad(0.02))
+    np.testing.assert_allclose(on_gpu.poses.shift_px, on_cpu.poses.shift_px, atol=0.01)
+    np.testing.assert_array_equal(on_gpu.poses.modes, on_cpu.poses.modes)
+    np.testing.assert_array_equal(on_gpu.poses.insertions, on_cpu.poses.insertions)
+    np.testing.assert_allclose(on_gpu.noise_power, on_cpu.noise_power, rtol=1e-3)
+    assert np.linalg.norm(on_gpu.half_map - on_cpu.half_map) < 2e-3 * np.linalg.norm(on_cpu.half_map)
+    assert (on_gpu.motion is None) == (on_cpu.motion is None)
+    if on_gpu.motion is not None:
         theirs = on_cpu.motion.covariance
-        np.testing.assert_allclose(on_card.motion.covariance, theirs, atol=5e-3 * np.abs(theirs).max())
-    for name, value in on_card.poses.columns().items():
+        np.testing.assert_allclose(on_gpu.motion.covariance, theirs, atol=5e-3 * np.abs(theirs).max())
+    for name, value in on_gpu.poses.columns().items():
         assert type(value) is np.ndarray, name

@@ -149,7 +149,7 @@ def pose_table(rotation, shift, covariance):
     n = len(rotation)
     zeros = np.zeros(n)
     return PoseTable(row=np.arange(n), rotation=rotation, shift_px=shift, rotation_change_deg=np.zeros((n, 3)),
-                     shift_change_angstrom=np.zeros((n, 2)), covariance=covariance, error_covariance=covariance,
+                     shift_change_angstrom=np.zeros((n, 2)), covariance=covariance, pose_error_covariance=covariance,
                      log_likelihood=zeros, modes=zeros, insertions=zeros, at_rotation_limit=zeros, at_shift_limit=zeros)
 
 

@@ -1,4 +1,4 @@
-"""The self-test of a card: passes on the stand-in, fails on a card that computes something else, is remembered."""
+"""The self-test of a GPU: passes on the stand-in, fails on a GPU that computes something else, is remembered."""
 from __future__ import annotations
 
 import json
@@ -17,7 +17,7 @@ from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.workers import selftest as selftest_module
 from localrefine_plugin.engine.workers.selftest import Check, ensure_tested, selftest
 
-CARD = replace(STAND_IN, identity="stand-in, driver 1")
+GPU = replace(STAND_IN, identity="stand-in, driver 1")
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def runs(monkeypatch):
 
 
 def test_it_passes_on_the_stand_in(cupy):
-    checks = selftest(CARD)
+    checks = selftest(GPU)
     assert len(checks) > 12 and all(check.passed for check in checks), checks
 
 
@@ -53,10 +53,10 @@ def test_it_passes_on_the_stand_in(cupy):
     ("t[1] += w", "t[1] += 1.01f * w", "log likelihood"),
     ("im = sign * damping", "im = damping", "insert_slices"),
 ])
-def test_a_card_that_computes_something_else_fails(cupy, monkeypatch, old, new, operator):
+def test_a_gpu_that_computes_something_else_fails(cupy, monkeypatch, old, new, operator):
     read = cuda.source_text
     monkeypatch.setattr(cuda, "source_text", lambda source: read(source).replace(old, new))
-    assert operator in [check.name for check in selftest(CARD) if not check.passed]
+    assert operator in [check.name for check in selftest(GPU) if not check.passed]
 
 
 @pytest.mark.parametrize("module, name", [("", "matmul"), ("fft", "rfft2"), ("fft", "irfftn"), ("linalg", "inv"),
@@ -72,27 +72,27 @@ def test_a_library_that_computes_something_else_fails(cupy, module, name):
         target._a.reshape(-1)[np.abs(target._a).argmax()] *= 1.001
         return result
     owner.__dict__[name] = wrong
-    assert not all(check.passed for check in selftest(CARD))
+    assert not all(check.passed for check in selftest(GPU))
 
 
 def test_images_that_do_not_arrive_in_time_fail(cupy, monkeypatch):
     monkeypatch.setattr(Stream, "synchronize", lambda self: None)
-    assert "images read ahead" in [check.name for check in selftest(CARD) if not check.passed]
+    assert "images read ahead" in [check.name for check in selftest(GPU) if not check.passed]
 
 
 def test_nothing_that_is_not_a_number_passes():
     assert not Check("", float("nan"), 1.0).passed
 
 
-def test_once_for_each_card_and_version_of_the_sources(cupy, runs, monkeypatch):
+def test_once_for_each_gpu_and_version_of_the_sources(cupy, runs, monkeypatch):
     for _ in range(2):
-        ensure_tested(CARD)
-    assert runs == [CARD.identity]
-    ensure_tested(replace(CARD, identity="stand-in, driver 2"))
+        ensure_tested(GPU)
+    assert runs == [GPU.identity]
+    ensure_tested(replace(GPU, identity="stand-in, driver 2"))
     assert len(runs) == 2
     read = cuda.source_text
     monkeypatch.setattr(cuda, "source_text", lambda source: read(source) + "\n")
-    ensure_tested(CARD)
+    ensure_tested(GPU)
     assert len(runs) == 3
 
 
@@ -104,7 +104,7 @@ def test_the_cpu_is_not_tested(runs):
 def test_a_failure_stops_the_run_with_a_report_and_is_not_remembered(cupy, runs, monkeypatch, cache):
     monkeypatch.setattr(selftest_module, "selftest", lambda device: [Check("made up", 0.5, 1e-4)])
     with pytest.raises(InputError, match="made up by 5.0e-01.*selftest_failed.json"):
-        ensure_tested(CARD)
+        ensure_tested(GPU)
     assert json.loads((cache / "selftest_failed.json").read_text())["checks"][0]["difference"] == 0.5
     assert not (cache / "selftest.json").exists()
 
@@ -113,12 +113,12 @@ def test_a_failure_stops_the_run_with_a_report_and_is_not_remembered(cupy, runs,
 def test_a_broken_record_is_no_record(cupy, runs, cache, content):
     cache.mkdir()
     (cache / "selftest.json").write_text(content)
-    ensure_tested(CARD)
+    ensure_tested(GPU)
     assert len(runs) == 1 and json.loads((cache / "selftest.json").read_text())
 
 
 def test_the_verb_prints_every_check(cupy, runs, monkeypatch, capsys):
-    monkeypatch.setattr(device_module, "choose_device", lambda word: CARD)
+    monkeypatch.setattr(device_module, "choose_device", lambda word: GPU)
     assert command_line.main(["selftest", "--device", "cuda", "--threads", "1"]) == 0
     assert "ok      made up" in capsys.readouterr().out
     monkeypatch.setattr(selftest_module, "selftest", lambda device: [Check("made up", 0.5, 1e-4)])
@@ -127,7 +127,7 @@ def test_the_verb_prints_every_check(cupy, runs, monkeypatch, capsys):
     assert "DIFFERS made up" in shown.out and "computes something else" in shown.err
 
 
-def test_without_a_card_the_verb_says_so(monkeypatch, capsys):
+def test_without_a_gpu_the_verb_says_so(monkeypatch, capsys):
     monkeypatch.setattr(device_module, "choose_device", lambda word: CPU)
     assert command_line.main(["selftest"]) == 0
     assert "nothing to compare" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 
@@ -26,37 +26,75 @@ from ..progress import say
 from ..records.motion import LearnedMotion
 from ..records.particles import Particles
 from ..records.poses import PoseTable
+from .half_sums import HalfSums, NoiseSums, refitted_scales
 from .images import Batch, HalfSetImages, pack, scaled
 from .marginalize import Insertions, best_only, mode_weights, posterior_insertions
-from .memory import MemoryNeed, check_fits, memory_need, reach_of_reference
-from .motion_prior import TAILS, Evidence, evidence_at, examine, learn, precision_of
-from .noise import NoiseSums
-from .prior import Motion, pulling_precision
+from .memory import GridSize, MemoryNeed, check_fits, memory_need, reach_of_reference
+from .motion_prior import Evidence, evidence_at, precision_of
+from .prior import PosePrior, pulling_precision
 from .reference import Reference, make_reference, slice_rows, support_box
-from .reference_errors import OwnTerm, ReferenceErrors, coverage, error_covariance, own_term, signal_share
-from .scale import refitted_scales
+from .reference_errors import (
+    ReferenceErrors,
+    SelfNoiseBias,
+    accumulator_mean,
+    pose_error_covariance,
+    self_noise_bias,
+    signal_share,
+)
 from .search import Modes, PackedImages, best_modes, search
 from .search_plan import SearchPlan, grid_of, levels_of
 from .static_part import SIGMA, static_reference, subtract, surface_motion
 
 Array = Any
 BATCH_BYTES = 192 << 20  # on the host
-LARGEST_BATCH = 4096  # on a card: images enough to keep it busy
+LARGEST_BATCH = 4096  # on a GPU: images enough to keep it busy
+
+
+@dataclass(frozen=True)
+class HalfSet:
+    """What an align step is given of one half-set.
+
+    Attributes
+    ----------
+    particles : the m particles with their INPUT poses.  index : (m,) their rows in the input table.
+    read : images (b, N, N) float32 of given particles (positions in ``particles``).
+    reference_map : (N, N, N) filtered, unmasked map of this half.  mask : (N, N, N).
+    noise_power : (groups, M + 1) σ² = E|N(k)|² per shell.
+    previous : poses of the last iteration; None in the first.
+    reference_errors : what is known of the errors of the reference; None for one without noise.
+    static_part : (N, N, N) map of the whole particle whose part outside the mask is subtracted; None subtracts nothing.
+    """
+
+    particles: Particles
+    index: np.ndarray
+    read: Callable[[np.ndarray], np.ndarray]
+    reference_map: np.ndarray
+    mask: np.ndarray
+    noise_power: np.ndarray
+    previous: Optional[PoseTable] = None
+    reference_errors: Optional[ReferenceErrors] = None
+    static_part: Optional[np.ndarray] = None
+
+    @property
+    def max_shell(self) -> int:
+        """M: the last shell of the map."""
+        return self.noise_power.shape[1] - 1
 
 
 @dataclass(frozen=True)
 class HalfResult:
-    """What an align step found. ``coverage`` (M + 1,): the mean of the accumulator's D by shell."""
+    """What an align step found: half_map (N, N, N), poses, noise_power (groups, M + 1), accumulator_mean (M + 1,) of
+    the accumulator's D by shell, what a learned prior learned, and wall seconds by phase."""
 
     half_map: np.ndarray
     poses: PoseTable
     noise_power: np.ndarray
-    coverage: np.ndarray
+    accumulator_mean: np.ndarray
     motion: Optional[LearnedMotion]
     phase_seconds: Dict[str, float]
 
 
-class Clock:
+class PhaseTimer:
     """Wall seconds per phase, the device's work included."""
 
     def __init__(self, device: Device) -> None:
@@ -71,57 +109,47 @@ class Clock:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
-def align_half(particles: Particles, row: np.ndarray, read: Callable[[np.ndarray], np.ndarray],
-               reference_map: np.ndarray, mask: np.ndarray, noise_power: np.ndarray, plan: SearchPlan,
-               previous: Optional[PoseTable], workers: int, progress: Callable[[int, int], None],
-               device: Device = CPU, static_part: Optional[np.ndarray] = None,
-               errors: Optional[ReferenceErrors] = None) -> HalfResult:
-    """Align and reconstruct one half-set, on ``device``; the result is the host's.
+def silent(done: int, total: int) -> None:
+    """Progress that nobody is told."""
 
-    Parameters
-    ----------
-    particles : the m particles of the half with their INPUT poses; ``row`` (m,) their input rows.
-    read : images (b, N, N) float32 of given particles (positions in ``particles``).
-    reference_map : filtered, unmasked map of this half; mask : (N, N, N).
-    noise_power : (groups, M + 1) σ² = E|N(k)|² per shell.
-    previous : poses of the last iteration, or None.
-    static_part : (N, N, N) map of the whole particle whose part outside the mask is subtracted, or None.
-    errors : of the reference map; None for one without noise.
-    """
-    need = need_of(plan, particles, noise_power.shape[1] - 1, mask, device, static_part is not None)
+
+def align_half(half: HalfSet, plan: SearchPlan, device: Device = CPU, workers: int = 1,
+               progress: Callable[[int, int], None] = silent) -> HalfResult:
+    """Align and reconstruct one half-set, on ``device``; the result is the host's."""
+    need = need_of(plan, half.particles, half.max_shell, half.mask, device, half.static_part is not None)
     check_fits(device, need)
-    with Prefetch(read, len(particles), particles.box_size, device) as ahead:
-        work = HalfAlignment(particles, ahead, noise_power, plan, previous, workers, device, errors)
-        work.set_reference(reference_map, mask, static_part)
+    count = len(half.particles)
+    with Prefetch(half.read, count, half.particles.box_size, device) as ahead:
+        work = HalfAlignment(replace(half, read=ahead), plan, device, workers)
 
-        def batch(rows: np.ndarray) -> None:
-            work.add(rows)
-            progress(int(rows[-1]) + 1, len(particles))
+        def batch(index: np.ndarray) -> None:
+            work.add(index)
+            progress(int(index[-1]) + 1, count)
 
         size = batch_size(need, device)
-        if device.on_card:
-            say(f"{min(size, len(particles))} images at a time")
-        in_batches(batch, len(particles), size, device, need.remedy)
-    result = work.result(row)
+        if device.on_gpu:
+            say(f"{min(size, count)} images at a time")
+        in_batches(batch, count, size, device, need.remedy)
+    result = work.result()
     device.release()
     return result
 
 
 def need_of(plan: SearchPlan, particles: Particles, max_shell: int, mask: np.ndarray, device: Device,
             subtracts: bool = False) -> MemoryNeed:
-    """What a half-set takes of memory."""
+    """What a half-set takes of memory; mask (N, N, N)."""
     box = particles.box_size
     pixels = pixel_list(box, plan.align_shell, max_shell)
     grid, shell = grid_of(plan, box, particles.pixel_size)
     edges = [support_box(mask, plan.centre)] + subtracts * [box]
     return memory_need(box, max_shell, [reach_of_reference(edge, box, plan.align_shell) for edge in edges],
-                       len(pixels), pixels.prefix(shell), len(grid.rotations), len(grid.shifts),
-                       fixed=plan.deterministic and device.on_card)
+                       len(pixels), GridSize(pixels.prefix(shell), len(grid.rotations), len(grid.shifts)),
+                       fixed=plan.deterministic and device.on_gpu)
 
 
 def batch_size(need: MemoryNeed, device: Device) -> int:
-    """Images per batch: few megabytes on the host, half of what is left of the memory on a card."""
-    if not device.on_card:
+    """Images per batch: few megabytes on the host, half of what is left of the memory on a GPU."""
+    if not device.on_gpu:
         return max(1, int(BATCH_BYTES // need.host_image))
     return int(max(1, min(LARGEST_BATCH, device.memory_bytes() // (2 * need.image))))
 
@@ -129,177 +157,177 @@ def batch_size(need: MemoryNeed, device: Device) -> int:
 class HalfAlignment:
     """A half-set being aligned: what all batches share, and what they have added up to so far."""
 
-    def __init__(self, particles: Particles, read: Callable[[np.ndarray], np.ndarray], noise_power: np.ndarray,
-                 plan: SearchPlan, previous: Optional[PoseTable], workers: int, device: Device,
-                 errors: Optional[ReferenceErrors] = None):
-        self.particles, self.plan, self.previous, self.errors = particles, plan, previous, errors
-        self.workers, self.device, self.put, self.clock = workers, device, device.put, Clock(device)
-        self.max_shell, box = noise_power.shape[1] - 1, particles.box_size
-        pixels = pixel_list(box, plan.align_shell, self.max_shell)
-        grid, grid_shell = grid_of(plan, box, particles.pixel_size)
+    def __init__(self, half: HalfSet, plan: SearchPlan, device: Device, workers: int):
+        self.half, self.plan, self.device, self.workers = half, plan, device, workers
+        self.to_device, self.timer = device.to_device, PhaseTimer(device)
+        self.particles, self.previous = half.particles, half.previous
+        box = self.particles.box_size
+        pixels = pixel_list(box, plan.align_shell, half.max_shell)
+        grid, grid_shell = grid_of(plan, box, self.particles.pixel_size)
         self.levels = levels_of(pixels, grid_shell, plan.align_shell)
-        self.pixels, self.grid = pixels.put(self.put), grid.put(self.put)
-        self.images = HalfSetImages(particles, read, noise_power, self.max_shell, workers, device)
-        self.noise = NoiseSums(particles, noise_power)
-        fixed = device.on_card and plan.deterministic
-        self.accumulator = (FixedPointSums(accumulator_shape(self.max_shell), len(particles) * len(plan.symmetry),
-                                           device.xp) if fixed else new_accumulator(self.max_shell, device.xp))
-        self.weight_sum = device.xp.zeros(self.images.shape)
-        self.tables: List[Dict[str, np.ndarray]] = []
-        self.evidence: List[Evidence] = []
-        self.matches: List[np.ndarray] = []
+        self.pixels, self.grid = pixels.to_device(self.to_device), grid.to_device(self.to_device)
+        self.images = HalfSetImages(self.particles, half.read, half.noise_power, half.max_shell, workers, device)
+        self.sums = self.empty_sums()
+        self.set_reference()
 
-    def set_reference(self, reference_map: np.ndarray, mask: np.ndarray,
-                      static_part: Optional[np.ndarray] = None) -> None:
-        plan, self.static = self.plan, None
-        with self.clock("reference"):
+    def empty_sums(self) -> HalfSums:
+        shape, xp = accumulator_shape(self.half.max_shell), self.device.xp
+        insertions = len(self.particles) * len(self.plan.symmetry)
+        fixed = self.device.on_gpu and self.plan.deterministic
+        return HalfSums(FixedPointSums(shape, insertions, xp) if fixed else new_accumulator(self.half.max_shell, xp),
+                        xp.zeros(self.images.shape), NoiseSums(self.particles, self.half.noise_power))
+
+    def set_reference(self) -> None:
+        half, plan, self.static = self.half, self.plan, None
+        with self.timer("reference"):
             last = int(np.ceil(plan.align_shell * stretch(self.particles)))
-            if static_part is not None:
+            if half.static_part is not None:
                 reach = plan.shift_extent if plan.motion_covariance is None else SIGMA * surface_motion(
                     plan.motion_covariance, plan.mask_radius)
-                static = static_reference(static_part, mask, reach, self.particles.pixel_size, last, self.workers)
-                self.static = replace(static, ft=self.put(static.ft))
-            reference = make_reference(reference_map, mask, plan.centre, last, self.workers)
-            self.reference = replace(reference, ft=self.put(reference.ft))
+                static = static_reference(half.static_part, half.mask, reach, self.particles.pixel_size, last,
+                                          self.workers)
+                self.static = replace(static, ft=self.to_device(static.ft))
+            reference = make_reference(half.reference_map, half.mask, plan.centre, last, self.workers)
+            self.reference = replace(reference, ft=self.to_device(reference.ft))
 
-    def add(self, rows: np.ndarray) -> None:
-        """Align and insert these particles. Nothing is kept of them before all of it has fitted into memory."""
-        plan, n = self.plan, len(rows)
-        with self.clock("read and transform"):
-            batch = self.images.batch(rows)
+    def add(self, index: np.ndarray) -> None:
+        """Align and insert the particles of an index (n,). Nothing is kept before all of it has fitted into memory."""
+        plan, n, sums, to_device = self.plan, len(index), self.sums, self.to_device
+        with self.timer("read and transform"):
+            batch = self.images.batch(index)
             scale = self.last_scale()
             if scale is not None:
-                batch = scaled(batch, self.put(scale[rows]))
-        rotation0, shift0 = search_centre(self.particles, self.previous, plan, rows)
+                batch = scaled(batch, to_device(scale[index]))
+        rotation0, shift0 = search_centre(self.particles, self.previous, plan, index)
         u0 = shift0 + project(rotation0, plan.centre)
-        with self.clock("pack"):
-            packed = pack(batch, self.pixels, self.put(u0))
+        with self.timer("pack"):
+            packed = pack(batch, self.pixels, to_device(u0))
             removed = 0
             if self.static is not None:
-                packed, removed = subtract(packed, self.static, self.put(self.particles.rotation[rows]),
-                                           self.put(self.particles.shift_px[rows] - u0))
-            motion = replace(motion_of(plan, rotation0), own=self.own_term(rows, packed, u0))
-        with self.clock("search"):
-            modes = self.search(rows, packed, motion, u0)
+                packed, removed = subtract(packed, self.static, to_device(self.particles.rotation[index]),
+                                           to_device(self.particles.shift_px[index] - u0))
+            prior = replace(pose_prior(plan, rotation0), self_noise_bias=self.self_noise_bias(index, packed, u0))
+        with self.timer("search"):
+            modes = self.search(index, packed, prior, u0)
             best = best_modes(modes, n)
-        with self.clock("noise"):
+        with self.timer("noise"):
             cross, energy = model_match(self.reference, packed, best)
             match = to_host(self.device.xp.stack([cross.sum(axis=1), energy.sum(axis=1)]))
-            errors = to_host(self.error_covariance(best, energy))
-            weight_sum = self.weight_sum + batch.weight.sum(axis=0, dtype=np.float64)
-        with self.clock("insert"):
+            errors = to_host(self.pose_error_covariance(best, energy))
+            weight_sum = sums.weight_sum + batch.weight.sum(axis=0, dtype=np.float64)
+        with self.timer("insert"):
             chosen = insertions(modes, best, plan, n)
-            insert_batch(self.accumulator, batch, chosen, self.put(u0), plan, self.images.last_column,
+            insert_batch(sums.accumulator, batch, chosen, to_device(u0), plan, self.images.last_column,
                          self.particles.box_size)
-        with self.clock("noise"):
-            self.noise.add(rows, batch.power, energy - 2 * cross + removed, self.pixels.shell)
-        self.matches.append(match)
-        self.weight_sum = weight_sum
+        with self.timer("noise"):
+            sums.noise.add(index, batch.power, energy - 2 * cross + removed, self.pixels.shell)
+        sums.matches.append(match)
+        sums.weight_sum = weight_sum
         best = best.to_host()
-        if plan.learn:
-            precision = pulling_precision(motion, best.w, best.shift)
-            self.evidence.append(evidence_at(rotation0, best.w, best.shift, best.curvature, precision))
+        if plan.prior.learns:
+            precision = pulling_precision(prior, best.w, best.shift)
+            sums.evidence.append(evidence_at(rotation0, best.w, best.shift, best.curvature, precision))
         inserted = np.bincount(to_host(chosen.owner), minlength=n)
-        self.tables.append(pose_columns(self.particles, rows, best, to_host(modes.owner), u0, plan, inserted,
-                                        errors))
+        found = BestPoses(index, best, to_host(modes.owner), u0, inserted, errors)
+        sums.tables.append(pose_columns(self.particles, found, plan))
 
-    def search(self, rows: np.ndarray, packed: PackedImages, motion: Motion, u0: np.ndarray) -> Modes:
-        known = known_start(self.previous, motion.rotation0, u0, self.plan, rows)
-        start = None if known is None else (self.put(known[0]), self.put(known[1]))
-        return search(self.reference, packed, motion.put(self.put), self.grid, self.levels, start,
-                      self.put(unsettled(self.previous, rows)))
+    def search(self, index: np.ndarray, packed: PackedImages, prior: PosePrior, u0: np.ndarray) -> Modes:
+        known = known_start(self.previous, prior.rotation0, u0, self.plan, index)
+        start = None if known is None else (self.to_device(known[0]), self.to_device(known[1]))
+        return search(self.reference, packed, prior.to_device(self.to_device), self.grid, self.levels, start,
+                      self.to_device(unsettled(self.previous, index)))
 
     def last_scale(self) -> Optional[np.ndarray]:
         return None if self.previous is None else self.previous.scale
 
-    def own_term(self, rows: np.ndarray, packed: PackedImages, u0: np.ndarray) -> Optional[OwnTerm]:
-        """What the images' own noise in the reference adds to their scores; None before there are last poses."""
-        last = self.previous
-        if last is None or self.errors is None:
+    def self_noise_bias(self, index: np.ndarray, packed: PackedImages, u0: np.ndarray) -> Optional[SelfNoiseBias]:
+        """What the own noise of images (n,) in the reference adds to their scores; None before there are last poses."""
+        last, errors = self.previous, self.half.reference_errors
+        if last is None or errors is None:
             return None
-        rotation = last.rotation[rows]
-        shift = last.shift_px[rows] + project(rotation, self.plan.centre) - u0
-        inserted_over = last.covariance[rows] * self.plan.marginalize
-        return own_term(self.errors, self.pixels, packed.weight,
-                        *(self.put(a) for a in (inserted_over, rotation, shift, last.modes[rows] == 1)))
+        rotation = last.rotation[index]
+        shift = last.shift_px[index] + project(rotation, self.plan.centre) - u0
+        inserted_over = last.covariance[index] * self.plan.marginalize
+        return self_noise_bias(errors, self.pixels, packed.weight, *(
+            self.to_device(a) for a in (inserted_over, rotation, shift, last.modes[index] == 1)))
 
-    def error_covariance(self, best: Modes, energy: Array) -> Array:
+    def pose_error_covariance(self, best: Modes, energy: Array) -> Array:
         """(n, 5, 5) of the best poses; ``energy`` of `model_match`."""
-        agreement = np.ones(self.max_shell + 1) if self.errors is None else self.errors.agreement
-        return error_covariance(best.curvature, best.precision, signal_share(agreement, self.pixels, energy))
+        errors = self.half.reference_errors
+        agreement = np.ones(self.half.max_shell + 1) if errors is None else errors.agreement
+        return pose_error_covariance(best.curvature, best.precision, signal_share(agreement, self.pixels, energy))
 
-    def result(self, row: np.ndarray) -> HalfResult:
+    def result(self) -> HalfResult:
         """The half-map and everything else, once all particles have been added."""
-        box, plan = self.particles.box_size, self.plan
+        box, plan, sums, max_shell = self.particles.box_size, self.plan, self.sums, self.half.max_shell
         del self.reference, self.static  # their memory is the reconstruction's now
-        with self.clock("reconstruct"):
-            if isinstance(self.accumulator, FixedPointSums):
-                self.accumulator = self.accumulator.to_float()  # a card's radial profile has no order either
-            elif self.device.on_card and self.device.memory_bytes() < working_bytes(box):
-                self.accumulator = to_host(self.accumulator)
-            half_map = to_host(reconstruct(self.accumulator, box, self.max_shell, self.workers))
-        with self.clock("learn motion"):
-            motion = learned_motion(plan, self.evidence)
-        columns = {name: np.concatenate([t[name] for t in self.tables]) for name in self.tables[0]}
+        with self.timer("reconstruct"):
+            accumulator = sums.accumulator
+            if isinstance(accumulator, FixedPointSums):
+                accumulator = accumulator.to_float()  # a GPU's radial profile has no order either
+            elif self.device.on_gpu and self.device.memory_bytes() < working_bytes(box):
+                accumulator = to_host(accumulator)
+            sums.accumulator = None
+            half_map = to_host(reconstruct(accumulator, box, max_shell, self.workers))
+        with self.timer("learn motion"):
+            motion = learned_motion(plan, sums.all_evidence())
+        columns = sums.columns()
         if plan.per_particle_scale:
-            columns["scale"] = refitted_scales(self.matches, self.last_scale())
-        weight_sum = to_host(self.weight_sum)[self.noise.counted] * len(plan.symmetry)
-        density = coverage(weight_sum, self.noise.shell, self.max_shell)
-        return HalfResult(half_map, PoseTable(row=row, **columns), self.noise.power(), density, motion,
-                          self.clock.seconds)
+            columns["scale"] = refitted_scales(sums.matches, self.last_scale())
+        weight_sum = to_host(sums.weight_sum)[sums.noise.counted] * len(plan.symmetry)
+        return HalfResult(half_map, PoseTable(row=self.half.index, **columns), sums.noise.power(),
+                          accumulator_mean(weight_sum, sums.noise.shell, max_shell), motion, self.timer.seconds)
 
 
-def motion_of(plan: SearchPlan, rotation0: np.ndarray) -> Motion:
+def pose_prior(plan: SearchPlan, rotation0: np.ndarray) -> PosePrior:
+    """The prior and the limits of n images whose search is centred on rotation0 (n, 3, 3)."""
     n = len(rotation0)
     precision = np.zeros((n, 5, 5))
     if plan.motion_covariance is not None:
         precision = precision_of(plan.motion_covariance, rotation0)
-    return Motion(rotation0, precision, np.zeros((n, 5)), plan.prior_point - plan.centre,
-                  plan.fulcrum - plan.centre, plan.rotation_extent, plan.shift_extent, TAILS if plan.learn else 0.0)
+    return PosePrior(rotation0, precision, np.zeros((n, 5)), plan.prior_point - plan.centre,
+                     plan.fulcrum - plan.centre, plan.rotation_extent, plan.shift_extent, plan.prior.tails)
 
 
-def learned_motion(plan: SearchPlan, evidence: List[Evidence]) -> Optional[LearnedMotion]:
-    """What all batches of this half tell of the motion, if the plan asks."""
-    if plan.motion_covariance is None or plan.motion_floor is None or not plan.learn:
+def learned_motion(plan: SearchPlan, evidence: Optional[Evidence]) -> Optional[LearnedMotion]:
+    """What all images of this half tell of the motion, if the plan asks."""
+    if plan.motion_covariance is None or plan.motion_start is None or evidence is None:
         return None
-    joined = Evidence(*(np.concatenate([getattr(e, name) for e in evidence])
-                        for name in ("rotation0", "curvature", "pull")))
-    covariance = learn(joined, plan.motion_covariance, plan.motion_floor, plan.learn == "isotropic")
-    return examine(joined, covariance, plan.motion_floor)
+    return plan.prior.learn(evidence, plan.motion_covariance, plan.motion_start)
 
 
 def search_centre(particles: Particles, previous: Optional[PoseTable], plan: SearchPlan,
-                  rows: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+                  index: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """(R0, t0) the search is centred on: the input pose, or the last one where re-centring is on.
 
     With only rotations re-centred the projected fulcrum stays where the input pose has it.
     """
-    rotation, shift = particles.rotation[rows], particles.shift_px[rows]
+    rotation, shift = particles.rotation[index], particles.shift_px[index]
     if previous is None or not (plan.recenter_rotations or plan.recenter_shifts):
         return rotation, shift
-    turned = previous.rotation[rows] if plan.recenter_rotations else rotation
+    turned = previous.rotation[index] if plan.recenter_rotations else rotation
     at_fulcrum = shift + project(rotation, plan.fulcrum)
     if plan.recenter_shifts:
-        at_fulcrum = previous.shift_px[rows] + project(previous.rotation[rows], plan.fulcrum)
+        at_fulcrum = previous.shift_px[index] + project(previous.rotation[index], plan.fulcrum)
     return turned, at_fulcrum - project(turned, plan.fulcrum)
 
 
 def known_start(previous: Optional[PoseTable], rotation0: np.ndarray, u0: np.ndarray, plan: SearchPlan,
-                rows: np.ndarray) -> Optional[Tuple[np.ndarray, np.ndarray]]:
+                index: np.ndarray) -> Optional[Tuple[np.ndarray, np.ndarray]]:
     """The last iteration's poses as (w, u)."""
     if previous is None:
         return None
-    rotation = previous.rotation[rows]
+    rotation = previous.rotation[index]
     w = log_map(np.swapaxes(rotation0, 1, 2) @ rotation)
-    return w, previous.shift_px[rows] + project(rotation, plan.centre) - u0
+    return w, previous.shift_px[index] + project(rotation, plan.centre) - u0
 
 
-def unsettled(previous: Optional[PoseTable], rows: np.ndarray) -> np.ndarray:
+def unsettled(previous: Optional[PoseTable], index: np.ndarray) -> np.ndarray:
     """Who needs the grid again (n,): everyone at first, then those that kept more than one mode.
 
     Measured on `mid`: grid for all in every iteration takes twice the time, same poses within 0.02°.
     """
-    return np.ones(len(rows), bool) if previous is None else previous.modes[rows] > 1
+    return np.ones(len(index), bool) if previous is None else previous.modes[index] > 1
 
 
 def model_match(reference: Reference, packed: PackedImages, best: Modes) -> Tuple[Array, Array]:
@@ -335,12 +363,30 @@ def insert_batch(accumulator: Array, batch: Batch, chosen: Insertions, u0: Array
                       batch.signal, batch.weight, box_size)
 
 
-def pose_columns(particles: Particles, rows: np.ndarray, best: Modes, owner: np.ndarray, u0: np.ndarray,
-                 plan: SearchPlan, inserted: np.ndarray, errors: np.ndarray) -> Dict[str, np.ndarray]:
-    """The columns of records.PoseTable (but ``row``) for one batch; ``owner`` is that of all modes, ``errors``
-    are their covariance."""
-    shift = u0 + best.shift - project(best.rotation, plan.centre)
-    input_rotation, input_shift = particles.rotation[rows], particles.shift_px[rows]
+@dataclass(frozen=True)
+class BestPoses:
+    """The best pose of n images.
+
+    Attributes
+    ----------
+    index : (n,) of the particles.  best : the modes.  owner : (m,) image of every mode that was kept.
+    u0 : (n, 2) where the search of the projected mask centre began, px.
+    insertions : (n,) poses each image was inserted at.  pose_error_covariance : (n, 5, 5).
+    """
+
+    index: np.ndarray
+    best: Modes
+    owner: np.ndarray
+    u0: np.ndarray
+    insertions: np.ndarray
+    pose_error_covariance: np.ndarray
+
+
+def pose_columns(particles: Particles, found: BestPoses, plan: SearchPlan) -> Dict[str, np.ndarray]:
+    """The columns of records.PoseTable (but ``row``) for one batch."""
+    best, index = found.best, found.index
+    shift = found.u0 + best.shift - project(best.rotation, plan.centre)
+    input_rotation, input_shift = particles.rotation[index], particles.shift_px[index]
     w = log_map(np.swapaxes(input_rotation, 1, 2) @ best.rotation)
     moved = shift + project(best.rotation, plan.fulcrum) - input_shift - project(input_rotation, plan.fulcrum)
     rotation0 = best.rotation @ np.swapaxes(exp_map(best.w), 1, 2)
@@ -348,8 +394,8 @@ def pose_columns(particles: Particles, rows: np.ndarray, best: Modes, owner: np.
     return dict(
         rotation=best.rotation, shift_px=shift, rotation_change_deg=np.rad2deg(w),
         shift_change_angstrom=moved * particles.pixel_size,
-        covariance=np.linalg.inv(best.precision + 1e-9 * np.eye(5)), error_covariance=errors.astype(np.float32),
-        log_likelihood=best.log_likelihood,
-        modes=np.bincount(owner, minlength=len(rows)), insertions=inserted,
+        covariance=np.linalg.inv(best.precision + 1e-9 * np.eye(5)),
+        pose_error_covariance=found.pose_error_covariance.astype(np.float32), log_likelihood=best.log_likelihood,
+        modes=np.bincount(found.owner, minlength=len(index)), insertions=found.insertions,
         at_rotation_limit=np.linalg.norm(best.w, axis=1) > 0.98 * plan.rotation_extent,
         at_shift_limit=np.linalg.norm(at_fulcrum, axis=1) > 0.98 * plan.shift_extent)

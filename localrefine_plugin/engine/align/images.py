@@ -33,37 +33,40 @@ class HalfSetImages:
 
     def __init__(self, particles: Particles, read: Callable[[np.ndarray], np.ndarray], noise_power: np.ndarray,
                  max_shell: int, workers: int, device: Device = CPU):
-        self.particles, self.read, self.workers, self.put = particles, read, workers, device.put
+        self.particles, self.read, self.workers, self.to_device = particles, read, workers, device.to_device
         self.max_shell, box = max_shell, particles.box_size
         kx, ky = half_plane_frequencies(max_shell)
         self.shape = kx.shape
-        self.ctf = CtfOnPixels(particles, kx.ravel(), ky.ravel(), self.put)
+        self.ctf = CtfOnPixels(particles, kx.ravel(), ky.ravel(), self.to_device)
         self.magnification = magnifications(particles)
-        self.corrections = [self.put(phase.astype(np.complex64)) for phase in phase_corrections(particles, kx, ky)]
+        self.corrections = [self.to_device(phase.astype(np.complex64))
+                            for phase in phase_corrections(particles, kx, ky)]
         shell = np.minimum(np.rint(np.hypot(kx, ky)).astype(int), max_shell)
-        self.inverse_noise = self.put((1 / noise_power[:, shell]).astype(np.float32))
-        self.rows_of_ft = self.put(np.arange(-max_shell, max_shell + 1) % box)
-        self.last_column = self.put(last_column(max_shell))
+        self.inverse_noise = self.to_device((1 / noise_power[:, shell]).astype(np.float32))
+        self.rows_of_ft = self.to_device(np.arange(-max_shell, max_shell + 1) % box)
+        self.last_column = self.to_device(last_column(max_shell))
 
-    def load(self, rows: np.ndarray) -> Tuple[Array, Array]:
-        """Centred transforms X, without the phase of odd aberrations, and CTFs C of these particles."""
-        ft = rfft2(self.put(self.read(rows)), self.workers)[:, :, :self.max_shell + 1].take(self.rows_of_ft, axis=1)
+    def load(self, index: np.ndarray) -> Tuple[Array, Array]:
+        """Centred transforms X without the phase of odd aberrations, and CTFs C: (n, 2M + 1, M + 1)."""
+        spectra = rfft2(self.to_device(self.read(index)), self.workers)
+        ft = spectra[:, :, :self.max_shell + 1].take(self.rows_of_ft, axis=1)
         if len(self.corrections) == 1:
             ft *= self.corrections[0]
         else:
-            group = self.particles.optics_group[rows]
+            group = self.particles.optics_group[index]
             for g in np.unique(group):
-                ft[self.put(np.flatnonzero(group == g))] *= self.corrections[g]
-        return ft, self.ctf(rows).reshape((len(rows),) + self.shape)
+                ft[self.to_device(np.flatnonzero(group == g))] *= self.corrections[g]
+        return ft, self.ctf(index).reshape((len(index),) + self.shape)
 
-    def batch(self, rows: np.ndarray) -> Batch:
-        ft, c = self.load(rows)
+    def batch(self, index: np.ndarray) -> Batch:
+        ft, c = self.load(index)
         power = ft.real ** 2 + ft.imag ** 2
-        group = self.particles.optics_group[rows]
-        weight = c * self.inverse_noise[self.put(group)]
+        group = self.particles.optics_group[index]
+        weight = c * self.inverse_noise[self.to_device(group)]
         ft *= weight
         weight *= c
-        return Batch(ft, weight, power, None if self.magnification is None else self.put(self.magnification[group]))
+        magnification = None if self.magnification is None else self.to_device(self.magnification[group])
+        return Batch(ft, weight, power, magnification)
 
 
 def phase_corrections(particles: Particles, kx: np.ndarray, ky: np.ndarray) -> List[np.ndarray]:

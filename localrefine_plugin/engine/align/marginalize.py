@@ -69,7 +69,7 @@ def best_only(modes: Modes) -> Insertions:
 
 
 def posterior_insertions(modes: Modes, weights: Array, voxels_per_radian: float, n: int) -> Insertions:
-    """Insertions of all modes; the weights of each image add to one.
+    """Insertions of all modes (m,), with weights (m,); the weights of each of n images add to one.
 
     ``voxels_per_radian``: how far one radian moves the outermost sample in the padded grid.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 import resource
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -14,11 +14,11 @@ from ..maps.reconstruct import PADDING, accumulator_shape, working_bytes
 from ..records.errors import InputError
 
 GIB = 2 ** 30
-# Of a run on the processor, measured (benchmarks.growth.memory):
+# Of a run on the CPU, measured (benchmarks.growth.memory):
 PROGRAM_BYTES = 170 * 2 ** 20  # interpreter, libraries, compiled kernels
 ROW_BYTES = 1300  # a particle in tables: poses, covariances, text of the STAR file
 MAP_BYTES = 8  # a voxel of the reference's map and of the mask
-HOST_RECONSTRUCTION = 0.345  # of working_bytes, which is for a card
+HOST_RECONSTRUCTION = 0.345  # of working_bytes, which is for a GPU
 KEPT_BYTES, KEPT_SHARE = 40 * 2 ** 20, 0.1  # of a batch, that the allocator has not given back when it begins
 
 
@@ -29,7 +29,7 @@ class MemoryNeed:
     sums : accumulators.  reference : the Fourier volume.  image : each image of a batch.
     temporaries : besides, for each image of the smallest batch.
     reconstruction : besides the sums, once all images are inserted.
-    host_image : on the processor, each image of a batch, without the image itself.
+    host_image : on the CPU, each image of a batch, without the image itself.
     """
 
     box_size: int
@@ -43,7 +43,7 @@ class MemoryNeed:
 
     @property
     def least(self) -> float:
-        """With the smallest batch; a card may leave the reconstruction to the processor."""
+        """With the smallest batch; a GPU may leave the reconstruction to the CPU."""
         return self.sums + self.reference + SMALLEST_BATCH * (self.image + self.temporaries)
 
     def binned(self, box_size: int) -> "MemoryNeed":
@@ -63,11 +63,19 @@ class MemoryNeed:
         """What would fit."""
         box = self.largest_box(free)
         binning = f"bin the particles to {box} px or fewer, " if 0 < box < self.box_size else ""
-        return f"use a card with {self.least / MEMORY_SHARE / GIB:.1f} GiB free, {binning}or --device cpu"
+        return f"use a GPU with {self.least / MEMORY_SHARE / GIB:.1f} GiB free, {binning}or --device cpu"
 
 
-def memory_need(box_size: int, max_shell: int, reaches: Sequence[float], pixels: int, grid_pixels: int, rotations: int,
-                shifts: int, fixed: bool) -> MemoryNeed:
+class GridSize(NamedTuple):
+    """Of the coarse grid: pixels of an image that are compared, rotations, shifts."""
+
+    pixels: int
+    rotations: int
+    shifts: int
+
+
+def memory_need(box_size: int, max_shell: int, reaches: Sequence[float], pixels: int, grid: GridSize,
+                fixed: bool) -> MemoryNeed:
     """The need of images used to ``max_shell`` for the map and with ``pixels`` pixels for the alignment.
 
     An image takes itself in two batches; transform, CTF and weights; what the search sees of it; scores and prior.
@@ -75,19 +83,19 @@ def memory_need(box_size: int, max_shell: int, reaches: Sequence[float], pixels:
     Parameters
     ----------
     reaches : grid steps from the origin to its faces, of the transform of each reference.
-    grid_pixels, rotations, shifts : of the coarse grid.  fixed : whether the sums are 64-bit integers.
+    fixed : whether the sums are 64-bit integers.
     """
     half_plane = (2 * max_shell + 1) * (max_shell + 1)
     return MemoryNeed(
         box_size, half_plane, sums=(24 if fixed else 12) * float(np.prod(accumulator_shape(max_shell)[:3])),
         reference=sum(8 * (2 * reach + 1) ** 2 * (reach + 2) for reach in reaches),
-        image=8 * box_size ** 2 + 80 * half_plane + 60 * pixels + 40 * rotations * shifts,
-        temporaries=16 * (rotations + shifts) * grid_pixels, reconstruction=working_bytes(box_size),
-        host_image=host_image(half_plane, pixels, rotations, shifts))
+        image=8 * box_size ** 2 + 80 * half_plane + 60 * pixels + 40 * grid.rotations * grid.shifts,
+        temporaries=16 * (grid.rotations + grid.shifts) * grid.pixels, reconstruction=working_bytes(box_size),
+        host_image=host_image(half_plane, pixels, grid.rotations, grid.shifts))
 
 
 def host_image(half_plane: int, pixels: int, rotations: int, shifts: int) -> float:
-    """Bytes an image takes on the processor beside itself: the most of while it is transformed and weighed, while the
+    """Bytes an image takes on the CPU beside itself: the most of while it is transformed and weighed, while the
     grid is searched, and while the model's power is compared."""
     weighed = 16 * half_plane  # X or Z, W and |X|², which stay to the end
     searched = 24 * pixels + 8 * rotations * shifts + 100 * rotations  # Z and W twice, scores, peaks among neighbours
@@ -100,8 +108,8 @@ def reach_of_reference(edge: int, box_size: int, align_shell: int) -> float:
 
 
 def check_fits(device: Device, need: MemoryNeed) -> None:
-    """Raise InputError if a card has not the memory for the smallest batch."""
-    if device.on_card and device.memory_bytes() < need.least:
+    """Raise InputError if a GPU has not the memory for the smallest batch."""
+    if device.on_gpu and device.memory_bytes() < need.least:
         free = device.memory_bytes()
         raise InputError(f"its free memory ({free / GIB:.1f} GiB for this run) does not hold what particles of "
                          f"{need.box_size} px take ({need.least / GIB:.1f} GiB)", f"device {device.word}",
@@ -109,7 +117,7 @@ def check_fits(device: Device, need: MemoryNeed) -> None:
 
 
 def host_memory(need: MemoryNeed, batch: int, particles: int) -> float:
-    """Peak bytes of a run on the processor, which is that of the alignment; measured to be within 20 % in boxes of 64
+    """Peak bytes of a run on the CPU, which is that of the alignment; measured to be within 20 % in boxes of 64
     to 384 px, and 22 % more than is taken at 48 (benchmarks.growth.memory, benchmarks.growth.scaling).
 
     The larger of what the batches take and what the reconstruction takes, beside the sums. An image takes itself in
@@ -155,9 +163,9 @@ def check_host(taken: float, box_size: int) -> None:
 
 
 def prediction(device: Device, need: MemoryNeed) -> str:
-    """One line for the log before a run on a card."""
+    """One line for the log before a run on a GPU."""
     shared = (need.sums + need.reference) / GIB
     free = device.memory_bytes()
-    place = "" if free - need.sums >= need.reconstruction else ", for which the processor is taken"
-    return (f"memory of the card: {shared:.1f} GiB for sums and reference, {need.image / 2**20:.1f} MiB for an image, "
+    place = "" if free - need.sums >= need.reconstruction else ", for which the CPU is taken"
+    return (f"memory of the GPU: {shared:.1f} GiB for sums and reference, {need.image / 2**20:.1f} MiB for an image, "
             f"{need.reconstruction / GIB:.1f} GiB for the reconstruction{place}; {free / GIB:.1f} GiB for this run")

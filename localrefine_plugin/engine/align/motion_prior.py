@@ -17,8 +17,8 @@ about the point h with [−h]× = C A⁻¹ as nearly as it can be. docs/explanat
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple, Tuple
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -29,8 +29,6 @@ SWEEPS = 15  # at most, in every iteration of a run …
 STILL = 2e-3  # … until no element of Σ changes by more, in units of its widths: a tenth of its error at most
 PSEUDO_PARTICLES = 1.0  # more pull the hinge to the mask centre: 5 at 7° by 1–2 px of 10 where poses are known to 3°
 JUNK_SHARE, JUNK_WIDTH = 0.1, 2.0  # the share expected (it hardly matters), and how far junk lies in widths of Σ₀
-# ν of the search's prior: an excess kurtosis of 2, that of the motions tried (docs/explanation/motion-prior.md)
-TAILS = 7.0
 MOST_PARTICLES = 4000  # more add nothing to 21 numbers; keeps the cost constant
 SMALLEST_SIGMA_RAD, SMALLEST_SIGMA_PX = np.deg2rad(0.05), 0.02
 
@@ -49,14 +47,20 @@ class Evidence:
 
     def some(self, most: int) -> "Evidence":
         """At most so many images, evenly spaced."""
-        rows = np.unique(np.linspace(0, len(self.pull) - 1, most).astype(int))
-        return Evidence(self.rotation0[rows], self.curvature[rows], self.pull[rows])
+        index = np.unique(np.linspace(0, len(self.pull) - 1, most).astype(int))
+        return Evidence(self.rotation0[index], self.curvature[index], self.pull[index])
 
     def in_body_frame(self) -> Tuple[np.ndarray, np.ndarray]:
         """BᵀHB (n, 6, 6) and BᵀHy (n, 6)."""
         b = seen_in_projection(self.rotation0)
         bt = np.swapaxes(b, 1, 2)
         return bt @ self.curvature @ b, (bt @ self.pull[..., None])[..., 0]
+
+
+
+def joined_evidence(parts: Sequence[Evidence]) -> Evidence:
+    """The evidence of several groups of images, one after the other."""
+    return Evidence(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Evidence)))
 
 
 def isotropic_covariance(rotation_deg: float, shift_px: float) -> np.ndarray:
@@ -103,7 +107,7 @@ def inverses_and_log_determinants(matrices: np.ndarray) -> Tuple[np.ndarray, np.
 
 def evidence_at(rotation0: np.ndarray, w: np.ndarray, shift: np.ndarray, curvature: np.ndarray,
                 precision: np.ndarray) -> Evidence:
-    """Evidence from converged poses.
+    """Evidence from converged poses (n,): w (n, 3), shift (n, 2), curvature and precision (n, 5, 5).
 
     At the posterior's maximum the likelihood's gradient is Q x, hence H y = H x + Q x. ``curvature`` is
     that of right increments of R; it is carried to w by the right Jacobian.
@@ -149,7 +153,7 @@ class Step(NamedTuple):
     spread: np.ndarray
     log_likelihood: np.ndarray
 
-    def counts(self, of_junk: np.ndarray) -> np.ndarray:
+    def probability_not_junk(self, of_junk: np.ndarray) -> np.ndarray:
         """(n,) the probability that a particle is none of the junk."""
         odds = np.log(JUNK_SHARE / (1 - JUNK_SHARE)) + of_junk - self.log_likelihood
         probability: np.ndarray = 1 / (1 + np.exp(np.clip(odds, -50, 50)))
@@ -174,7 +178,7 @@ def em_sweep(information: np.ndarray, pull: np.ndarray, covariance: np.ndarray, 
              of_junk: np.ndarray) -> np.ndarray:
     """One E and M step; ``information`` BᵀHB (n, 6, 6), ``pull`` BᵀHy (n, 6), ``of_junk`` (n,) of `log_junk`."""
     step = expected(information, pull, covariance)
-    count = step.counts(of_junk)
+    count = step.probability_not_junk(of_junk)
     # einsum: the sums of a threaded BLAS depend on the number of threads
     total = PSEUDO_PARTICLES * floor + np.einsum("n,nij->ij", count, step.spread)
     total += np.einsum("ni,nj->ij", count[:, None] * step.mean, step.mean)
@@ -183,10 +187,10 @@ def em_sweep(information: np.ndarray, pull: np.ndarray, covariance: np.ndarray, 
 
 
 def examine(evidence: Evidence, covariance: np.ndarray, floor: np.ndarray) -> LearnedMotion:
-    """Errors, mean and shape of the motion whose ``covariance`` has been learned from this evidence."""
+    """Errors, mean and shape of the motion whose ``covariance`` (6, 6) was learned from this evidence; floor (6, 6)."""
     information, pull = evidence.some(MOST_PARTICLES).in_body_frame()
     step = expected(information, pull, covariance)
-    count = step.counts(log_junk(information, pull, floor))
+    count = step.probability_not_junk(log_junk(information, pull, floor))
     motion, motion_error = mean_motion(step, count, covariance)
     return LearnedMotion(covariance, learning_error(step, count, covariance), motion, motion_error,
                          along_first_axes(step, covariance), count)
@@ -228,7 +232,7 @@ def along_first_axes(step: Step, covariance: np.ndarray) -> np.ndarray:
 
 
 def floored(covariance: np.ndarray) -> np.ndarray:
-    """Σ with no principal width below a twentieth of a degree or a fiftieth of a pixel."""
+    """Σ (6, 6) with no principal width below a twentieth of a degree or a fiftieth of a pixel."""
     scale = np.array([SMALLEST_SIGMA_RAD] * 3 + [SMALLEST_SIGMA_PX] * 3)
     value, vector = np.linalg.eigh(covariance / np.outer(scale, scale))
     clipped: np.ndarray = (vector * np.maximum(value, 1.0)) @ vector.T * np.outer(scale, scale)
@@ -236,7 +240,7 @@ def floored(covariance: np.ndarray) -> np.ndarray:
 
 
 def about_point(covariance: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Σ for the displacement of the point ``offset`` px away: d' = d + w × offset."""
+    """Σ (6, 6) for the displacement of the point ``offset`` (3,) px away: d' = d + w × offset."""
     move = np.eye(6)
     move[3:, :3] = -cross_matrix(np.asarray(offset, dtype=np.float64))
     moved: np.ndarray = move @ covariance @ move.T
@@ -266,7 +270,7 @@ def principal_axes(covariance: np.ndarray) -> np.ndarray:
 
 
 def principal_widths(covariance: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Standard deviations of rotation (rad) and displacement (px) along their principal axes, largest first."""
+    """Standard deviations (3,) of rotation (rad) and of displacement (px) on their principal axes, largest first."""
     rotation = np.sqrt(np.maximum(np.linalg.eigvalsh(covariance[:3, :3]), 0))[::-1]
     shift = np.sqrt(np.maximum(np.linalg.eigvalsh(covariance[3:, 3:]), 0))[::-1]
     return rotation, shift

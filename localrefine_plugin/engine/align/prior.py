@@ -6,7 +6,7 @@ With x = (w, displacement of the projected prior point) and m² = (x − μ)ᵀ 
 
 a Gaussian, or a Student t of ν degrees of freedom. The latter's pull is the Gaussian's times (ν + 5) / (ν + m²): an
 image that moved far is not drawn back by the many that did not, who are drawn
-a little more. Motions have longer tails than a Gaussian of their widths.
+a little more. PoseChanges have longer tails than a Gaussian of their widths.
 """
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import numpy as np
 
 from ..kernels.device import array_module
 from ..model.pose import cross_matrix, exp_map, inverse_right_jacobian, project
-from .reference_errors import OwnTerm
+from .reference_errors import SelfNoiseBias
 
 Array = Any
 UNKNOWNS = 5
 
 
 @dataclass(frozen=True)
-class Motion:
+class PosePrior:
     """Where n sub-volumes may be: centre, prior and limits of the search.
 
     Attributes
@@ -35,7 +35,7 @@ class Motion:
     prior_offset, fulcrum_offset : (3,) px, prior point and fulcrum relative to the mask centre.
     rotation_extent : rad.  shift_extent : px; both hard, the shift at the fulcrum.
     tails : ν of a Student-t prior, 0 = a Gaussian.
-    own : what the image's own noise in the reference adds to the score, or None.
+    self_noise_bias : what the image's own noise in the reference adds to the score, or None.
     """
 
     rotation0: Array
@@ -46,16 +46,17 @@ class Motion:
     rotation_extent: float
     shift_extent: float
     tails: float = 0.0
-    own: Optional[OwnTerm] = None
+    self_noise_bias: Optional[SelfNoiseBias] = None
 
-    def take(self, rows: Array) -> "Motion":
-        return replace(self, rotation0=self.rotation0[rows], precision=self.precision[rows], mean=self.mean[rows],
-                       own=None if self.own is None else self.own.each(lambda column: column[rows]))
+    def take(self, index: Array) -> "PosePrior":
+        bias = self.self_noise_bias
+        return replace(self, rotation0=self.rotation0[index], precision=self.precision[index], mean=self.mean[index],
+                       self_noise_bias=None if bias is None else bias.each(lambda column: column[index]))
 
-    def put(self, put: Callable[[np.ndarray], Array]) -> "Motion":
-        """The motion where ``put`` puts arrays."""
+    def to_device(self, to_device: Callable[[np.ndarray], Array]) -> "PosePrior":
+        """The same with its arrays on the device."""
         names = ("rotation0", "precision", "mean", "prior_offset", "fulcrum_offset")
-        return replace(self, **{name: put(getattr(self, name)) for name in names})
+        return replace(self, **{name: to_device(getattr(self, name)) for name in names})
 
 
 def with_tails(m2: Array, tails: float) -> Tuple[Array, Array]:
@@ -66,69 +67,69 @@ def with_tails(m2: Array, tails: float) -> Tuple[Array, Array]:
     return -0.5 * (tails + UNKNOWNS) * array_module(m2).log1p(m2 / tails), (tails + UNKNOWNS) / (tails + m2)
 
 
-def pulling_precision(motion: Motion, w: Array, shift: Array) -> Array:
+def pulling_precision(prior: PosePrior, w: Array, shift: Array) -> Array:
     """(n, 5, 5) by which the prior pulls each of n images back from (w, u), at the mask centre: Q, or with tails up to
     (1 + 5/ν) Q in the middle and less than Q beyond m² = 5."""
     xp = array_module(w)
-    x = xp.concatenate([w, shift], axis=1) - motion.mean
-    _, factor = with_tails(xp.einsum("ni,nij,nj->n", x, motion.precision, x), motion.tails)
-    precision: Array = factor[:, None, None] * motion.precision
+    x = xp.concatenate([w, shift], axis=1) - prior.mean
+    _, factor = with_tails(xp.einsum("ni,nij,nj->n", x, prior.precision, x), prior.tails)
+    precision: Array = factor[:, None, None] * prior.precision
     return precision
 
 
-def prior_displacement(motion: Motion, owner: Array, rotation: Array, shift: Array, offset: Array) -> Array:
+def prior_displacement(prior: PosePrior, owner: Array, rotation: Array, shift: Array, offset: Array) -> Array:
     """Displacement (m, 2) of the projected point c + offset."""
-    return shift + project(rotation - motion.rotation0[owner], offset)
+    return shift + project(rotation - prior.rotation0[owner], offset)
 
 
-def log_prior(motion: Motion, owner: Array, w: Array, rotation: Array, shift: Array) -> Tuple[Array, Array, Array]:
+def log_prior(prior: PosePrior, owner: Array, w: Array, rotation: Array, shift: Array) -> Tuple[Array, Array, Array]:
     """log prior (m,) with its gradient (m, 5) and curvature (m, 5, 5) in (δ, u); that of heavy tails is of the Gaussian
     with the same pull."""
     xp = array_module(w)
-    point = prior_displacement(motion, owner, rotation, shift, motion.prior_offset)
-    x = xp.concatenate([w, point], axis=-1) - motion.mean[owner]
+    point = prior_displacement(prior, owner, rotation, shift, prior.prior_offset)
+    x = xp.concatenate([w, point], axis=-1) - prior.mean[owner]
     jacobian = xp.zeros(x.shape[:-1] + (5, 5))
     jacobian[:, :3, :3] = inverse_right_jacobian(w)
-    jacobian[:, 3:, :3] = -(rotation[:, :2] @ cross_matrix(motion.prior_offset))
+    jacobian[:, 3:, :3] = -(rotation[:, :2] @ cross_matrix(prior.prior_offset))
     jacobian[:, 3, 3] = jacobian[:, 4, 4] = 1
-    q = motion.precision[owner]
+    q = prior.precision[owner]
     pull = (q @ x[..., None])
     transposed = xp.swapaxes(jacobian, 1, 2)
-    value, factor = with_tails(xp.sum(x * pull[..., 0], axis=-1), motion.tails)
+    value, factor = with_tails(xp.sum(x * pull[..., 0], axis=-1), prior.tails)
     gradient = -factor[:, None] * (transposed @ pull)[..., 0]
     return value, gradient, factor[:, None, None] * (transposed @ q @ jacobian)
 
 
-def clip_to_extents(motion: Motion, owner: Array, w: Array, shift: Array) -> Tuple[Array, Array, Array]:
+def clip_to_extents(prior: PosePrior, owner: Array, w: Array, shift: Array) -> Tuple[Array, Array, Array]:
     """(w, u, R) moved to the nearest pose inside both extents."""
     xp = array_module(w)
     inside = 1 - 1e-7  # so that rounding of a later R0ᵀR never shows a pose outside
     angle = xp.sqrt(xp.sum(w * w, axis=-1))
-    w = w * xp.minimum(1.0, inside * motion.rotation_extent / xp.maximum(angle, 1e-12))[:, None]
-    rotation = motion.rotation0[owner] @ exp_map(w)
-    lever = project(rotation - motion.rotation0[owner], motion.fulcrum_offset)
+    w = w * xp.minimum(1.0, inside * prior.rotation_extent / xp.maximum(angle, 1e-12))[:, None]
+    rotation = prior.rotation0[owner] @ exp_map(w)
+    lever = project(rotation - prior.rotation0[owner], prior.fulcrum_offset)
     at_fulcrum = shift + lever
     length = xp.sqrt(xp.sum(at_fulcrum * at_fulcrum, axis=-1))
-    factor = xp.minimum(1.0, inside * motion.shift_extent / xp.maximum(length, 1e-12))
+    factor = xp.minimum(1.0, inside * prior.shift_extent / xp.maximum(length, 1e-12))
     return w, at_fulcrum * factor[:, None] - lever, rotation
 
 
-def grid_log_prior(motion: Motion, w: Array, shifts: Array, rotation: Array, reach: float) -> Array:
+def grid_log_prior(prior: PosePrior, w: Array, shifts: Array, rotation: Array, reach: float) -> Array:
     """log prior (n, G, S) float32 on the grid, −inf further than ``reach`` px outside the shift extent, which may be
     narrower than the grid's step: nearer, a grid pose stands for those inside, where it is moved to."""
     xp = array_module(w)
-    turned = rotation - motion.rotation0[:, None]
+    turned = rotation - prior.rotation0[:, None]
     # x − μ = a + b: a (n, G, 5) depends on the rotation, b (S, 5) on the shift
-    a = xp.concatenate([xp.broadcast_to(w, turned.shape[:2] + (3,)), project(turned, motion.prior_offset)], axis=-1)
-    a = a - motion.mean[:, None]
+    a = xp.concatenate([xp.broadcast_to(w, turned.shape[:2] + (3,)), project(turned, prior.prior_offset)], axis=-1)
+    a = a - prior.mean[:, None]
     b = xp.concatenate([xp.zeros((len(shifts), 3)), shifts], axis=-1)
-    q_a, q_b = a @ motion.precision, b @ motion.precision
+    q_a, q_b = a @ prior.precision, b @ prior.precision
     # float32 from here on, where rotations meet shifts
     energy = (xp.sum(q_a * a, axis=-1).astype(np.float32)[:, :, None]
               + xp.sum(q_b * b, axis=-1).astype(np.float32)[:, None]
               + 2 * q_a.astype(np.float32) @ b.T.astype(np.float32))
-    lever = project(turned, motion.fulcrum_offset).astype(np.float32)
+    lever = project(turned, prior.fulcrum_offset).astype(np.float32)
     moved2 = (xp.sum(lever * lever, axis=-1)[:, :, None] + xp.sum(shifts * shifts, axis=-1).astype(np.float32)
               + 2 * lever @ shifts.T.astype(np.float32))
-    value, _ = with_tails(energy, motion.tails)
-    return xp.where(moved2 > (motion.shift_extent + reach) ** 2, -xp.inf, value).astype(np.float32)
+    value, _ = with_tails(energy, prior.tails)
+    return xp.where(moved2 > (prior.shift_extent + reach) ** 2, -xp.inf, value).astype(np.float32)

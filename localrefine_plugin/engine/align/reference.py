@@ -78,7 +78,7 @@ def make_reference(volume: np.ndarray, mask: np.ndarray, centre: np.ndarray, max
 
 
 def transform_cube(cube: np.ndarray, padded: int, box_size: int, max_shell: int, workers: int) -> Reference:
-    """Gridding-corrected, padded transform of a cube centred at [edge // 2]."""
+    """Gridding-corrected, padded transform of a cube (edge, edge, edge) centred at [edge // 2]."""
     edge = cube.shape[0]
     correction = (1.0 / np.sinc((np.arange(edge) - edge // 2) / padded) ** 2).astype(np.float32)
     cube = cube * correction[:, None, None] * correction[None, :, None] * correction

@@ -10,11 +10,9 @@ With w and u the rotation and the shift of a pose from x₀, the score is too hi
 W_k the sum of 2 C²/σ² over the pixels of shell k, D_k the mean of the accumulator, V the volume of the mask, M its
 second moment ⟨v vᵀ⟩ about its centre, and x̂, ŷ the axes of the image, both in the body frame: the transform of the mask
 says by how much a slice must turn until it meets another's noise. An image inserted over its posterior has each term
-widened by it. S holds images back at their last pose: on `mid` its curvature is 0.7 of the likelihood's, so that an
-iteration went little more than half of the way. `search` takes DAMPING · S out of the score of every image that kept
-one mode: what is left of S slows by little, while more than there is would make poses swing about their goal. (In the
-first iteration x₀ is the input pose, where S is as good as a narrow prior: taking it out made poses worse, and is not
-done.)
+widened by it. S holds images back at their last pose. `search` takes DAMPING · S out of the score of every image that
+kept one mode: what is left of S slows by little, while more than there is would make poses swing about their goal. In
+the first iteration x₀ is the input pose, where S is as good as a narrow prior, and is left in.
 
 **Everybody's.** The curvature H of the likelihood counts the detail of the reference, be it signal or noise. With F the
 FSC of the two half-sets' references, signal is ρ H with
@@ -25,7 +23,7 @@ while the pull of the image's noise has the variance H; with the prior's curvatu
 
     (ρH + Q)⁻¹ (H + Q) (ρH + Q)⁻¹     instead of     (H + Q)⁻¹.
 
-What both do to poses and to their whitened errors was measured: docs/explanation/motion-prior.md and performance.md.
+docs/explanation/motion-prior.md and tried.md say what both do to poses and to their whitened errors.
 """
 from __future__ import annotations
 
@@ -61,7 +59,7 @@ class ReferenceErrors:
 
 
 @dataclass(frozen=True)
-class OwnTerm:
+class SelfNoiseBias:
     """S of n images: strength (n, S) of its terms, their rates (n, S) for wᵀA w and for |u|², and A (n, 3, 3), about
     the last pose, rotation (n, 3, 3) and shift (n, 2) px as the search counts it."""
 
@@ -72,8 +70,8 @@ class OwnTerm:
     rotation: Array
     shift: Array
 
-    def each(self, change: Callable[[Array], Array]) -> "OwnTerm":
-        return OwnTerm(*(change(getattr(self, name)) for name in self.__dataclass_fields__))
+    def each(self, change: Callable[[Array], Array]) -> "SelfNoiseBias":
+        return SelfNoiseBias(*(change(getattr(self, name)) for name in self.__dataclass_fields__))
 
     def at(self, owner: Array, rotation: Array, shift: Array) -> Tuple[Array, Array]:
         """S (m,) at poses of images ``owner``, and its gradient (m, 5) in (right increment of R, u)."""
@@ -89,7 +87,7 @@ class OwnTerm:
         return xp.sum(term, axis=1).astype(np.float64), -xp.concatenate(pulls, axis=1)
 
 
-def coverage(weight: np.ndarray, shell: np.ndarray, max_shell: int) -> np.ndarray:
+def accumulator_mean(weight: np.ndarray, shell: np.ndarray, max_shell: int) -> np.ndarray:
     """D (M + 1,), the mean of the accumulator by shell, from the sum of C²/σ² over all insertions at half-plane pixels
     of these shells."""
     edges = np.arange(max_shell + 2) - 0.5
@@ -109,8 +107,8 @@ def known_errors(agreement: np.ndarray, reference_map: np.ndarray, half_map: np.
 def own_share(reference_map: np.ndarray, half_map: np.ndarray, mask: np.ndarray, centre: np.ndarray,
               density: np.ndarray) -> np.ndarray:
     """f V / ((2N)³ D) (M + 1,) of a filtered and an unfiltered half-map (N, N, N) in the mask about ``centre`` (px from
-    the box centre), with D (M + 1,) of `coverage`. f is the regression of the one's transform on the other's, by shell;
-    below the join resolution, where the other half's map is in the reference too, it is too large by up to 2.
+    the box centre), with D (M + 1,) of `accumulator_mean`. f is the regression of the one's transform on the other's,
+    by shell; below the join resolution, where the other half's map is in the reference too, it is too large by up to 2.
     """
     box, edge = mask.shape[0], support_box(mask, centre)
     filtered, plain = (scipy.fft.rfftn(cube_about(volume * mask, centre, edge)) for volume in (reference_map, half_map))
@@ -143,8 +141,8 @@ def turning_form(moment: Array, rotation: Array) -> Array:
     return form
 
 
-def own_term(errors: ReferenceErrors, pixels: PixelList, weight: Array, covariance: Array, rotation: Array,
-             shift: Array, settled: Array) -> OwnTerm:
+def self_noise_bias(errors: ReferenceErrors, pixels: PixelList, weight: Array, covariance: Array, rotation: Array,
+             shift: Array, settled: Array) -> SelfNoiseBias:
     """DAMPING · S of n images of weight 2 C²/σ² (n, K) at ``pixels``, last at ``rotation`` and ``shift``, inserted
     there over the posterior ``covariance`` (n, 5, 5), zeros if at one pose.
 
@@ -162,7 +160,7 @@ def own_term(errors: ReferenceErrors, pixels: PixelList, weight: Array, covarian
     wide = [1 + rate * variance[:, None].astype(np.float32) for rate, variance in zip(rates, spread)]
     strength = by_shell * xp.asarray((DAMPING * errors.share[shells]).astype(np.float32)) / (wide[0] ** 1.5 * wide[1])
     strength *= settled[:, None]
-    return OwnTerm(strength, rates[0] / wide[0], rates[1] / wide[1], form, rotation, shift)
+    return SelfNoiseBias(strength, rates[0] / wide[0], rates[1] / wide[1], form, rotation, shift)
 
 
 def signal_share(agreement: np.ndarray, pixels: PixelList, energy: Array) -> Array:
@@ -175,7 +173,7 @@ def signal_share(agreement: np.ndarray, pixels: PixelList, energy: Array) -> Arr
     return xp.maximum(of_signal / xp.maximum(total, 1e-30), LEAST_SIGNAL)
 
 
-def error_covariance(curvature: Array, precision: Array, share: Array) -> Array:
+def pose_error_covariance(curvature: Array, precision: Array, share: Array) -> Array:
     """(ρH + Q)⁻¹ (H + Q) (ρH + Q)⁻¹ (n, 5, 5) from H, H + Q and ρ (n,)."""
     xp = array_module(curvature)
     precision = precision + 1e-9 * xp.eye(5)  # a direction of which nothing is known has no small error

@@ -2,7 +2,7 @@
 
 Coordinates of a pose are x = (w, u): R = R0·Exp(w) and the displacement u (px) of the projected
 mask centre c, in which rotation and shift nearly decouple. The fulcrum enters only through the
-prior and the extents (engine.md section 2). What the search sees of an image is its matched filter
+prior and the extents. What the search sees of an image is its matched filter
 Z and its weight W (`PackedImages`): log L = Re⟨Z, P⟩ − ½⟨W, |P|²⟩.
 
 Array-module code: runs on numpy or CuPy arrays alike.
@@ -19,7 +19,7 @@ from ..kernels.slices import gauss_newton_sums, score_grid
 from ..model.optics import derivatives_by_specimen_shift, image_shift, specimen_shift
 from ..model.pixels import PixelList
 from ..model.pose import exp_map, log_map, rotation_vector_ball, shift_disc
-from .prior import Motion, clip_to_extents, grid_log_prior, log_prior
+from .prior import PosePrior, clip_to_extents, grid_log_prior, log_prior
 from .reference import Reference, slice_rows
 
 Array = Any
@@ -43,8 +43,8 @@ class PackedImages:
     weight: Array
     magnification: Optional[Array] = None
 
-    def take(self, rows: Array) -> "PackedImages":
-        return PackedImages(self.pixels, self.matched[rows], self.weight[rows], self.magnification_of(rows))
+    def take(self, index: Array) -> "PackedImages":
+        return PackedImages(self.pixels, self.matched[index], self.weight[index], self.magnification_of(index))
 
     def magnification_of(self, owner: Any) -> Optional[Array]:
         return None if self.magnification is None else self.magnification[owner]
@@ -60,9 +60,10 @@ class Grid:
     rotation_step: float
     shift_step: float
 
-    def put(self, put: Callable[[np.ndarray], Array]) -> "Grid":
-        """The grid where ``put`` puts arrays."""
-        return replace(self, rotations=put(self.rotations), neighbours=put(self.neighbours), shifts=put(self.shifts))
+    def to_device(self, to_device: Callable[[np.ndarray], Array]) -> "Grid":
+        """The grid where ``to_device`` puts arrays."""
+        return replace(self, rotations=to_device(self.rotations), neighbours=to_device(self.neighbours),
+                       shifts=to_device(self.shifts))
 
 
 @dataclass(frozen=True)
@@ -91,20 +92,20 @@ class Modes:
     curvature: Array
     precision: Array
 
-    def take(self, rows: Array) -> "Modes":
-        """The modes of these rows, or where ``rows`` is true; a mask is counted once: that waits."""
-        rows = array_module(rows).nonzero(rows)[0] if rows.dtype == bool else rows
-        return Modes(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+    def take(self, index: Array) -> "Modes":
+        """These modes, or those where ``index`` is true; a mask is counted once: that waits."""
+        index = array_module(index).nonzero(index)[0] if index.dtype == bool else index
+        return Modes(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
     def join(self, other: "Modes") -> "Modes":
         xp = array_module(self.w)
         names = self.__dataclass_fields__
         return Modes(*(xp.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
 
-    def put(self, rows: Array, other: "Modes") -> None:
-        """Overwrite these rows in place."""
+    def assign(self, index: Array, other: "Modes") -> None:
+        """Overwrite these modes in place."""
         for name in self.__dataclass_fields__:
-            getattr(self, name)[rows] = getattr(other, name)
+            getattr(self, name)[index] = getattr(other, name)
 
     def to_host(self) -> "Modes":
         """The modes as numpy arrays."""
@@ -123,7 +124,7 @@ def make_grid(rotation_extent: float, shift_reach_px: float, rotation_step: floa
     return Grid(rotations, neighbours, shift_disc(shift_reach_px, shift_step_px), rotation_step, shift_step_px)
 
 
-def evaluate(reference: Reference, images: PackedImages, motion: Motion, modes: Modes, n_pixels: int,
+def evaluate(reference: Reference, images: PackedImages, prior: PosePrior, modes: Modes, n_pixels: int,
              curvature: bool) -> Tuple[Modes, Array]:
     """The modes with score and gradient (m, 5) at their poses; curvature and precision anew only if asked."""
     p, m = images.pixels, images.magnification_of(modes.owner)
@@ -131,9 +132,9 @@ def evaluate(reference: Reference, images: PackedImages, motion: Motion, modes: 
         reference.ft, slice_rows(modes.rotation, reference.scale, m), image_shift(modes.shift, m), modes.owner, p.kx,
         p.ky, n_pixels, images.matched, images.weight, p.box_size, curvature)
     gradient, h = derivatives_by_specimen_shift(gradient, h, m)
-    log_p, prior_gradient, prior_curvature = log_prior(motion, modes.owner, modes.w, modes.rotation, modes.shift)
-    if motion.own is not None:
-        own, own_gradient = motion.own.at(modes.owner, modes.rotation, modes.shift)
+    log_p, prior_gradient, prior_curvature = log_prior(prior, modes.owner, modes.w, modes.rotation, modes.shift)
+    if prior.self_noise_bias is not None:
+        own, own_gradient = prior.self_noise_bias.at(modes.owner, modes.rotation, modes.shift)
         log_l, gradient = log_l - own, gradient - own_gradient
     modes = replace(modes, log_likelihood=log_l, score=log_l + log_p)
     if curvature:
@@ -141,7 +142,7 @@ def evaluate(reference: Reference, images: PackedImages, motion: Motion, modes: 
     return modes, gradient + prior_gradient
 
 
-def gauss_newton(reference: Reference, images: PackedImages, motion: Motion, modes: Modes, n_pixels: int,
+def gauss_newton(reference: Reference, images: PackedImages, prior: PosePrior, modes: Modes, n_pixels: int,
                  max_steps: int) -> Modes:
     """Damped Newton steps on (w, u) from each mode, likelihood to ``n_pixels`` pixels, prior included.
 
@@ -150,7 +151,7 @@ def gauss_newton(reference: Reference, images: PackedImages, motion: Motion, mod
     corrected by the change of the gradient (BFGS), which also spares its sums at every later pose.
     """
     xp = array_module(modes.w)
-    modes, gradient = evaluate(reference, images, motion, modes, n_pixels, curvature=True)
+    modes, gradient = evaluate(reference, images, prior, modes, n_pixels, curvature=True)
     hessian = modes.precision.copy()
     damping = xp.full(len(modes.owner), 1e-3)
     active = xp.arange(len(modes.owner))
@@ -161,13 +162,13 @@ def gauss_newton(reference: Reference, images: PackedImages, motion: Motion, mod
         if len(active) == 0:
             break
         current = modes.take(active)
-        target = moved(motion, current, step)
-        trial, trial_gradient = evaluate(reference, images, motion, target, n_pixels, curvature=False)
+        target = moved(prior, current, step)
+        trial, trial_gradient = evaluate(reference, images, prior, target, n_pixels, curvature=False)
         hessian[active] = secant_update(hessian[active], step, gradient[active] - trial_gradient)
         better = trial.score > current.score
         damping[active] = xp.where(better, damping[active] * 0.1, damping[active] * 10)
         better = xp.nonzero(better)[0]
-        modes.put(active[better], trial.take(better))
+        modes.assign(active[better], trial.take(better))
         gradient[active[better]] = trial_gradient[better]
     return modes
 
@@ -187,17 +188,17 @@ def secant_update(hessian: Array, step: Array, change: Array) -> Array:
     return hessian + xp.where(trusted[:, None, None], gain - loss, 0.0)
 
 
-def moved(motion: Motion, modes: Modes, step: Array) -> Modes:
+def moved(prior: PosePrior, modes: Modes, step: Array) -> Modes:
     """The modes after steps (δ, Δu) (m, 5), inside the extents."""
     xp = array_module(step)
     rotation = modes.rotation @ exp_map(step[:, :3])
-    w = log_map(xp.swapaxes(motion.rotation0[modes.owner], 1, 2) @ rotation)
-    w, shift, rotation = clip_to_extents(motion, modes.owner, w, modes.shift + step[:, 3:])
+    w = log_map(xp.swapaxes(prior.rotation0[modes.owner], 1, 2) @ rotation)
+    w, shift, rotation = clip_to_extents(prior, modes.owner, w, modes.shift + step[:, 3:])
     return replace(modes, w=w, shift=shift, rotation=rotation)
 
 
 def damped_step(precision: Array, gradient: Array, damping: Array) -> Array:
-    """(A + λ diag A)⁻¹ g for m systems of five unknowns."""
+    """(A + λ diag A)⁻¹ g (m, 5) for A (m, 5, 5) and g (m, 5)."""
     xp = array_module(gradient)
     diagonal = xp.diagonal(precision, axis1=1, axis2=2)
     ridge = 1e-6 * xp.sum(diagonal, axis=-1, keepdims=True) + 1e-12
@@ -205,7 +206,7 @@ def damped_step(precision: Array, gradient: Array, damping: Array) -> Array:
     return xp.linalg.solve(a, gradient[..., None])[..., 0]
 
 
-def grid_scores(reference: Reference, images: PackedImages, motion: Motion, grid: Grid, n_pixels: int) -> Array:
+def grid_scores(reference: Reference, images: PackedImages, prior: PosePrior, grid: Grid, n_pixels: int) -> Array:
     """Score (n, G, S) of every grid pose; −inf outside the extents. Here only, prior and extents take the shifts of
     the images for those of the specimen."""
     xp = array_module(images.matched)
@@ -218,12 +219,12 @@ def grid_scores(reference: Reference, images: PackedImages, motion: Motion, grid
     chunk = max(1, working_bytes(images.matched) // (8 * n_pixels * (len(shifts) + len(w))))
     for start in range(0, len(out), chunk):  # the prior too: its float64 would be most of the memory of a batch
         part = slice(start, start + chunk)
-        rotation = motion.rotation0[part, None] @ turn
+        rotation = prior.rotation0[part, None] @ turn
         matched = images.matched[part, None, :n_pixels] * phase
         weight = xp.ascontiguousarray(images.weight[part, :n_pixels])
         rows = slice_rows(rotation, reference.scale, images.magnification_of((part, None)))
         out[part] = score_grid(reference.ft, rows, kx, ky, matched, weight)
-        out[part] += grid_log_prior(motion.take(part), w, shifts, rotation, REACH * grid.shift_step)
+        out[part] += grid_log_prior(prior.take(part), w, shifts, rotation, REACH * grid.shift_step)
     return out
 
 
@@ -258,7 +259,7 @@ def prune(modes: Modes, n: int, same_rotation: float, same_shift: float, margin:
     return modes.take(keep)
 
 
-def search(reference: Reference, images: PackedImages, motion: Motion, grid: Grid, levels: Levels,
+def search(reference: Reference, images: PackedImages, prior: PosePrior, grid: Grid, levels: Levels,
            known: Optional[Tuple[Array, Array]], unsettled: Array) -> Modes:
     """All modes of n images, ordered by image, best first.
 
@@ -272,26 +273,26 @@ def search(reference: Reference, images: PackedImages, motion: Motion, grid: Gri
     n = len(images.matched)
     same = SAME_MODE * grid.rotation_step, SAME_MODE * grid.shift_step
     everyone = xp.arange(n)
-    modes = None if known is None else modes_at(motion, everyone, *known)
+    modes = None if known is None else modes_at(prior, everyone, *known)
     if bool(unsettled.any()):
-        rows = xp.nonzero(unsettled)[0]
-        scores = grid_scores(reference, images.take(rows), motion.take(rows), grid, levels.pixels[0])
+        index = xp.nonzero(unsettled)[0]
+        scores = grid_scores(reference, images.take(index), prior.take(index), grid, levels.pixels[0])
         owner, w, shift = grid_candidates(scores, grid)
-        owner = rows[owner]
-        found = modes_at(motion, owner, w, specimen_shift(shift, images.magnification_of(owner)))
+        owner = index[owner]
+        found = modes_at(prior, owner, w, specimen_shift(shift, images.magnification_of(owner)))
         if modes is not None:
             found = found.join(modes.take(unsettled))
         for n_pixels, steps in zip(levels.pixels[1:-1], levels.steps):
-            found = prune(gauss_newton(reference, images, motion, found, n_pixels, steps), n, *same)
+            found = prune(gauss_newton(reference, images, prior, found, n_pixels, steps), n, *same)
         modes = found if modes is None else found.join(modes.take(~unsettled))
     assert modes is not None
-    return prune(gauss_newton(reference, images, motion, modes, levels.pixels[-1], levels.steps[-1]), n, *same)
+    return prune(gauss_newton(reference, images, prior, modes, levels.pixels[-1], levels.steps[-1]), n, *same)
 
 
-def modes_at(motion: Motion, owner: Array, w: Array, shift: Array) -> Modes:
-    """Modes not yet evaluated at these poses, moved inside the extents."""
+def modes_at(prior: PosePrior, owner: Array, w: Array, shift: Array) -> Modes:
+    """Modes not yet evaluated at poses w (m, 3), shift (m, 2) of images owner (m,), moved inside the extents."""
     xp = array_module(w)
-    w, shift, rotation = clip_to_extents(motion, owner, w, shift)
+    w, shift, rotation = clip_to_extents(prior, owner, w, shift)
     m = len(owner)
     return Modes(owner, w, shift, rotation, xp.zeros(m), xp.zeros(m), xp.zeros((m, 5, 5)), xp.zeros((m, 5, 5)))
 

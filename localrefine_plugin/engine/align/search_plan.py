@@ -12,15 +12,10 @@ from ..model.symmetry import operators
 from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
 from ..records.settings import Settings
-from .motion_prior import about_point, isotropic_covariance, principal_widths
+from .prior_shapes import PriorShape, prior_shape
 from .search import Grid, Levels, make_grid
 
-EXTENT_IN_SIGMA = 3.0
-LEARNED_EXTENT_IN_SIGMA = 6.0  # four cut off tails: 1.93° instead of 1.91° where the motion is 8°, in the same time
-FREE_ROTATION_EXTENT_DEG, FREE_SHIFT_EXTENT_ANGSTROM = 20.0, 10.0
-LARGEST_ROTATION_EXTENT_DEG = 90.0
 LOWPASS_MARGIN_ANGSTROM = 1.5
-LEARNING = {"learned": "full", "learned-isotropic": "isotropic"}
 GRID_RESOLUTION_ANGSTROM = 14.0
 
 
@@ -31,12 +26,12 @@ class SearchPlan:
     centre : (3,) mask centre, whole px from the box centre.  fulcrum, prior_point : (3,) likewise.
     mask_radius : effective radius of the mask about the centre.
     rotation_extent : rad.  shift_extent : px.
+    prior : its shape.
     motion_covariance : (6, 6) of the prior on rotation (rad) and displacement (px) of the prior point in the
-        body frame, or None without a prior.  motion_floor : Σ₀ of motion_prior.learn.
-    learn : "" or "full" or "isotropic", whether this half's covariance is learned anew from its poses.
+        body frame, or None without a prior.  motion_start : the same in the first iteration.
     align_shell : information beyond this shell is not used.
     symmetry : (g, 3, 3) operators about the box centre.  per_particle_scale : whether scales are fitted.
-    deterministic : whether a card's sums must have the same bits in every run.
+    deterministic : whether a GPU's sums must have the same bits in every run.
     """
 
     centre: np.ndarray
@@ -45,9 +40,9 @@ class SearchPlan:
     mask_radius: float
     rotation_extent: float
     shift_extent: float
+    prior: PriorShape
     motion_covariance: Optional[np.ndarray]
-    motion_floor: Optional[np.ndarray]
-    learn: str
+    motion_start: Optional[np.ndarray]
     align_shell: int
     marginalize: bool
     recenter_rotations: bool
@@ -62,14 +57,6 @@ def automatic_lowpass(input_resolution: float, pixel_size: float) -> float:
     return max(input_resolution + LOWPASS_MARGIN_ANGSTROM, 2 * pixel_size)
 
 
-def automatic_extents(settings: Settings) -> Tuple[float, float]:
-    """Search extents (degrees, Å) where none are given."""
-    if settings.prior == "off":
-        return FREE_ROTATION_EXTENT_DEG, FREE_SHIFT_EXTENT_ANGSTROM
-    return (min(EXTENT_IN_SIGMA * settings.prior_rotation_deg, LARGEST_ROTATION_EXTENT_DEG),
-            EXTENT_IN_SIGMA * settings.prior_shift_angstrom)
-
-
 def resolve(settings: Settings, mask: np.ndarray, input_resolution: float, pixel_size: float) -> ResolvedSettings:
     """Every value the run goes by: the settings with "chosen from the data" filled in, fulcrum and mask geometry.
 
@@ -78,7 +65,7 @@ def resolve(settings: Settings, mask: np.ndarray, input_resolution: float, pixel
     """
     box, centre = mask.shape[0], mask_centre(mask)
     rotation_extent, shift_extent = settings.rotation_extent_deg, settings.shift_extent_angstrom
-    automatic = automatic_extents(settings)
+    automatic = prior_shape(settings.prior).extents(settings)
     lowpass = settings.initial_lowpass_angstrom
     fulcrum = {"mask": centre, "box": np.full(3, box // 2)}.get(str(settings.fulcrum))
     return ResolvedSettings.of(
@@ -106,49 +93,18 @@ def search_plan(resolved: ResolvedSettings, particles: Particles, align_resoluti
     """The plan of one iteration's search; ``learned`` is the motion's covariance after the last iteration."""
     pixel = particles.pixel_size
     fulcrum, centre = resolved.fulcrum_offset(particles.box_size), resolved.mask_centre_offset(particles.box_size)
-    learns = LEARNING.get(resolved.prior, "")
-    start, point = starting_prior(resolved, fulcrum, centre, pixel)
-    covariance = start if learned is None else learned
-    extents = float(np.deg2rad(resolved.rotation_extent_deg)), resolved.shift_extent_angstrom / pixel
-    if learned is not None:
-        extents = learned_extents(resolved, learned, fulcrum - centre, *extents)
+    shape = prior_shape(resolved.prior)
+    start = shape.start(resolved, centre - fulcrum, pixel)
+    widest = float(np.deg2rad(resolved.rotation_extent_deg)), resolved.shift_extent_angstrom / pixel
+    extents = shape.narrowed(resolved, learned, fulcrum - centre, widest)
     return SearchPlan(
-        centre=centre, fulcrum=fulcrum, prior_point=point, mask_radius=resolved.mask_radius_angstrom / pixel,
-        rotation_extent=float(extents[0]), shift_extent=float(extents[1]),
-        motion_covariance=covariance, motion_floor=start, learn=learns,
+        centre=centre, fulcrum=fulcrum, prior_point=shape.point(fulcrum, centre),
+        mask_radius=resolved.mask_radius_angstrom / pixel, rotation_extent=extents[0], shift_extent=extents[1],
+        prior=shape, motion_covariance=start if learned is None else learned, motion_start=start,
         align_shell=align_shell_of(align_resolution, resolved, particles), marginalize=resolved.marginalize,
         recenter_rotations=resolved.recenter_rotations, recenter_shifts=resolved.recenter_shifts,
         symmetry=operators(resolved.symmetry), per_particle_scale=resolved.per_particle_scale,
         deterministic=resolved.deterministic)
-
-
-def starting_prior(resolved: ResolvedSettings, fulcrum: np.ndarray, centre: np.ndarray,
-                   pixel_size: float) -> Tuple[Optional[np.ndarray], np.ndarray]:
-    """Covariance (6, 6) of the motion to begin with (None: no prior) and the point it is for.
-
-    A Gaussian prior is independent in rotation and shift at the fulcrum. A learned one starts there and is
-    carried to the mask centre, where it stays.
-    """
-    if resolved.prior == "off":
-        return None, fulcrum
-    covariance = isotropic_covariance(resolved.prior_rotation_deg, resolved.prior_shift_angstrom / pixel_size)
-    if resolved.prior in LEARNING:
-        return about_point(covariance, centre - fulcrum), centre
-    return covariance, fulcrum
-
-
-def learned_extents(resolved: ResolvedSettings, covariance: np.ndarray, to_fulcrum: np.ndarray, rotation_extent: float,
-                    shift_extent: float) -> Tuple[float, float]:
-    """Six principal widths of the learned motion (rad, px at the fulcrum), unless the user fixed the extent.
-
-    Never wider than where the search began: beyond that nothing was ever looked at.
-    """
-    rotation, shift = principal_widths(about_point(covariance, to_fulcrum))
-    if not resolved.rotation_extent_fixed:
-        rotation_extent = min(rotation_extent, LEARNED_EXTENT_IN_SIGMA * rotation[0])
-    if not resolved.shift_extent_fixed:
-        shift_extent = min(shift_extent, LEARNED_EXTENT_IN_SIGMA * shift[0])
-    return rotation_extent, shift_extent
 
 
 def grid_of(plan: SearchPlan, box_size: int, pixel_size: float) -> Tuple[Grid, int]:

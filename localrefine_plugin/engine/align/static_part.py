@@ -20,7 +20,7 @@ import numpy as np
 
 from ..kernels.slices import extract_slices
 from ..maps.fsc import first_below, fsc
-from ..maps.mask import dilate_soft, dynamic_mask
+from ..maps.mask import DynamicMask, dilate_soft, dynamic_mask
 from ..model.fourier import apply_shell_filter
 from ..model.optics import image_shift
 from ..records.iteration import FSC_THRESHOLD
@@ -40,8 +40,8 @@ def static_parts(maps: Sequence[np.ndarray], mask: np.ndarray, pixel_size: float
     offset = np.arange(box) - box // 2
     distance = np.sqrt((offset ** 2)[:, None, None] + (offset ** 2)[:, None] + offset ** 2)
     everywhere = (distance < box // 2).astype(np.float32)
-    outline = dynamic_mask(0.5 * (maps[0] + maps[1]), everywhere, pixel_size, resolution_angstrom, OUTLINE_THRESHOLD,
-                           near_angstrom=3.0, far_angstrom=3.0 + EDGE_ANGSTROM, workers=workers)
+    outline = dynamic_mask(0.5 * (maps[0] + maps[1]), everywhere, pixel_size, resolution_angstrom,
+                           DynamicMask(OUTLINE_THRESHOLD, 3.0, 3.0 + EDGE_ANGSTROM), workers)
     rest = outline * (1 - mask)
     weights = np.clip(fsc(maps[0] * rest, maps[1] * rest), 0, 1)
     weights[first_below(weights, FSC_THRESHOLD) + 1:] = 0
@@ -56,7 +56,7 @@ def surface_motion(covariance: np.ndarray, mask_radius: float) -> float:
 
 def static_reference(part: np.ndarray, mask: np.ndarray, reach: float, pixel_size: float, max_shell: int,
                      workers: int) -> Reference:
-    """What to subtract: ``part`` outside the mask grown by ``reach`` px and a soft edge."""
+    """What to subtract: ``part`` (N, N, N) outside the mask (N, N, N) grown by ``reach`` px and a soft edge."""
     outside = 1 - dilate_soft(mask, pixel_size, reach * pixel_size, EDGE_ANGSTROM)
     return make_reference(part, outside, np.zeros(3), max_shell, workers)
 

@@ -7,8 +7,8 @@ drawn from such covariances on the map is
 
     κ(k) = FSC(⟨map moved by a draw⟩, map)   inside the mask,
 
-and a marginalised map carries it twice, once for the errors of the poses (PoseTable.error_covariance) and once for the
-smearing over their posteriors (PoseTable.covariance), so that the FSC of the map to the truth is expected at
+and a marginalised map carries it twice, once for the errors of the poses (PoseTable.pose_error_covariance) and once
+for the smearing over their posteriors (PoseTable.covariance), so that the FSC of the map to the truth is expected at
 
     C(k) = √(2F / (1 + F)) · κ_error(k) · κ_posterior(k),
 
@@ -50,7 +50,7 @@ def as_half_map_fsc(curve: np.ndarray) -> np.ndarray:
 
 
 def expected_resolution(curve: np.ndarray, box_size: int, pixel_size: float) -> float:
-    """Å at which the expected FSC to the truth falls to 0.5."""
+    """Å at which the expected FSC to the truth, of half-map curves (N // 2 + 1,), falls to 0.5."""
     return resolution_at(curve, TRUTH_THRESHOLD, box_size, pixel_size)
 
 

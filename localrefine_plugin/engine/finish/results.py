@@ -85,7 +85,7 @@ def pose_blur(run: RunFolder, iteration: int, volume: np.ndarray, mask: np.ndarr
     def blurred(name: str) -> np.ndarray:
         return blur_correlation(volume, mask, curves.corrected, np.concatenate([getattr(t, name) for t in tables]),
                                 rotation, reported / pixel_size, resolved.seed)
-    kappa = blurred("error_covariance") * (blurred("covariance") if resolved.marginalize else 1)
+    kappa = blurred("pose_error_covariance") * (blurred("covariance") if resolved.marginalize else 1)
     curve = expected_map_to_truth(curves.corrected, kappa)
     expected = expected_resolution(curve, len(volume), pixel_size)
     return PoseBlur(expected, max(expected, reported), tuple(curve.tolist()), tuple(as_half_map_fsc(curve).tolist()),
@@ -107,7 +107,7 @@ def write_final_particles(run: RunFolder, iteration: int) -> None:
         if poses is not None:
             rotation[poses.row], shift[poses.row] = poses.rotation, poses.shift_px
             scale[poses.row] = 1 if poses.scale is None else poses.scale
-            uncertainty[poses.row] = pose_uncertainty(poses.error_covariance, particles.pixel_size)
+            uncertainty[poses.row] = pose_uncertainty(poses.pose_error_covariance, particles.pixel_size)
     extra: Dict[str, np.ndarray] = dict(zip(UNCERTAINTY_LABELS, uncertainty.T))
     if given.resolved.resplit_half_sets:
         extra["rlnRandomSubset"] = particles.half_set

@@ -10,6 +10,7 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 
+from ..align.prior_shapes import prior_shape
 from ..io.mrc import open_mrc, stack_shape
 from ..io.relion_particles import (
     BEAM_TILT,
@@ -36,7 +37,6 @@ from .half_sets import PARITY_TEXT, filament_warning, parity_split, resplit, tub
 
 LEAST_BOX = 8
 ASYMMETRIC = 0.1  # symmetry.mask_symmetry_error of a symmetric mask is below 0.03
-EXTENT_IN_PRIORS = 2.0
 MATES_DEG = 15.0  # of a symmetry operator; a part that was refined before has left it by less
 
 
@@ -354,32 +354,15 @@ def _check_settings(settings: Settings, particles: Particles) -> List[str]:
     if extent is not None and extent > box_size * pixel_size / 2:
         raise InputError(f"{extent:g} Å is more than half the box ({box_size * pixel_size / 2:g} Å)",
                          "setting shift_extent_angstrom", "choose a smaller value")
-    warnings = _check_extents(settings)
+    prior = prior_shape(settings.prior)
+    refused = prior.refusal(settings)
+    if refused:
+        raise InputError(refused[0], "settings prior, recenter_rotations, recenter_shifts", refused[1])
+    warnings = prior.warnings(settings)
     lowpass = settings.initial_lowpass_angstrom
     if lowpass is not None and lowpass > box_size * pixel_size / 2:
         raise InputError(f"{lowpass:g} Å leaves nothing of a box of {box_size * pixel_size:g} Å",
                          "setting initial_lowpass_angstrom", "choose a smaller value")
     if lowpass is not None and lowpass < 2 * pixel_size:
         warnings.append(f"setting initial_lowpass_angstrom: {lowpass:g} Å is beyond Nyquist ({2 * pixel_size:g} Å)")
-    return warnings
-
-
-def _check_extents(settings: Settings) -> List[str]:
-    """What extents, prior and re-centring are together."""
-    warnings = []
-    recentred = settings.recenter_rotations or settings.recenter_shifts
-    if recentred and settings.prior.startswith("learned"):
-        raise InputError(f"a {settings.prior} prior is of the motion from the input poses; from the last poses it "
-                         "would shrink in every iteration until nothing may move",
-                         "setting recenter_rotations, recenter_shifts",
-                         "switch re-centring off, or take the gaussian prior")
-    if settings.prior != "off":
-        for extent, prior in (("rotation_extent_deg", "prior_rotation_deg"),
-                              ("shift_extent_angstrom", "prior_shift_angstrom")):
-            given, width = getattr(settings, extent), getattr(settings, prior)
-            if given is not None and given < EXTENT_IN_PRIORS * width:
-                warnings.append(f"setting {extent}: {given:g} is less than two standard deviations of the prior "
-                                f"({width:g}); particles will pile up at the limit of the search")
-    elif recentred:
-        warnings.append("re-centring without a prior lets poses drift from iteration to iteration; switch the prior on")
     return warnings

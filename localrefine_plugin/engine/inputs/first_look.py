@@ -10,10 +10,11 @@ from typing import List, Sequence
 
 import numpy as np
 
-from ..align.half_set import motion_of
+from ..align.half_set import pose_prior
+from ..align.half_sums import NoiseSums
 from ..align.images import HalfSetImages, pack
-from ..align.noise import NoiseSums
 from ..align.prior import log_prior
+from ..align.prior_shapes import prior_shape
 from ..align.reference import make_reference, slice_rows
 from ..align.search_plan import search_plan
 from ..io.mrc import ImageReader
@@ -30,11 +31,6 @@ from .checks import PHASE_FLIPPED
 BATCH = 100
 GREY_SCALE_USUAL = 0.3, 3.0
 CERTAIN = 6.0  # standard deviations by which phase-flipped images must be likelier
-DOUBTFUL_PRIORS = {"gaussian": 0.5, "learned": 1.0, "learned-isotropic": 1.0}
-"""Rotation s.d. of one image, in prior widths, from which alignment is doubtful. On `mid --snr 0.02`, 3.8°, a Gaussian
-of 7° ends with poses that are worse than the input's, a learned prior does not; on `mid`, 2.2°, both improve them."""
-DOUBTFUL_EXTENT = 1 / 6
-"""… in search extents, without a prior: the same 3.8° end 9° off within 20°, the 2.2° end 2° off."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +64,12 @@ def look_at(particles: Particles, volume: np.ndarray, mask: np.ndarray, resolved
         noise_power = mean_power(particles, reader, max_shell, workers)
         images = HalfSetImages(particles, reader.read, noise_power, max_shell, workers)
         for start in range(0, len(particles), BATCH):
-            rows = np.arange(start, min(start + BATCH, len(particles)))
-            rotation = particles.rotation[rows]
-            packed = pack(images.batch(rows), pixels, particles.shift_px[rows] + project(rotation, plan.centre))
-            sign = np.sign(images.ctf(rows)[:, pixels.index])
-            pose = (slice_rows(rotation, reference.scale, packed.magnification), np.zeros((len(rows), 2)),
-                    np.arange(len(rows)))
+            index = np.arange(start, min(start + BATCH, len(particles)))
+            rotation = particles.rotation[index]
+            packed = pack(images.batch(index), pixels, particles.shift_px[index] + project(rotation, plan.centre))
+            sign = np.sign(images.ctf(index)[:, pixels.index])
+            pose = (slice_rows(rotation, reference.scale, packed.magnification), np.zeros((len(index), 2)),
+                    np.arange(len(index)))
             own = pixels.kx, pixels.ky, len(pixels)
             zero = np.zeros_like(packed.weight)
             # log L = cross − ½ energy, so without W it is the cross term alone
@@ -84,8 +80,8 @@ def look_at(particles: Particles, volume: np.ndarray, mask: np.ndarray, resolved
                                                     packed.weight, pixels.box_size)
             energy -= 2 * value.sum()
             curvatures.append(curvature)
-            motion = replace(motion_of(plan, rotation), tails=0.0)  # in its middle a Student t is too narrow
-            priors.append(log_prior(motion, pose[2], np.zeros((len(rows), 3)), rotation, pose[1])[2])
+            gaussian = replace(pose_prior(plan, rotation), tails=0.0)  # in its middle a Student t is too narrow
+            priors.append(log_prior(gaussian, pose[2], np.zeros((len(index), 3)), rotation, pose[1])[2])
     scale = float(cross / max(energy, 1e-30))
     if scale <= 0:
         raise InputError("have the opposite contrast of the particles (or the poses do not belong to them)",
@@ -106,13 +102,13 @@ def pose_deviation(curvature: np.ndarray) -> Sequence[float]:
 
 
 def mean_power(particles: Particles, reader: ImageReader, max_shell: int, workers: int) -> np.ndarray:
-    """Mean power of the images by group and shell: the noise, as long as no model explains any of it."""
+    """Mean power (groups, M + 1) of the images by group and shell: the noise, if no model explains any."""
     blank = np.ones((len(particles.optics), max_shell + 1))
     sums = NoiseSums(particles, blank)
     images = HalfSetImages(particles, reader.read, blank, max_shell, workers)
     for start in range(0, len(particles), BATCH):
-        rows = np.arange(start, min(start + BATCH, len(particles)))
-        sums.add(rows, images.batch(rows).power, np.zeros((len(rows), 0)), np.zeros(0, int))
+        index = np.arange(start, min(start + BATCH, len(particles)))
+        sums.add(index, images.batch(index).power, np.zeros((len(index), 0)), np.zeros(0, int))
     return sums.power()
 
 
@@ -130,14 +126,10 @@ def first_warnings(looks: Sequence[FirstLook], mask: np.ndarray, resolved: Resol
     if any(look.phase_flipped for look in looks):
         warnings.append(f"{PHASE_FLIPPED[0]}, or their CTF was corrected, by what they have in common with the "
                         f"half-maps; {PHASE_FLIPPED[1]}")
-    rotation, prior = max(look.rotation_sd_deg for look in looks), resolved.prior
-    bound = DOUBTFUL_EXTENT * resolved.rotation_extent_deg
-    if prior != "off":
-        bound = DOUBTFUL_PRIORS[prior] * resolved.prior_rotation_deg
-    if rotation > bound:
-        remedy = {"off": "Use a prior, or a larger mask", "gaussian": "Use the learned prior, or a larger mask"}
+    rotation, prior = max(look.rotation_sd_deg for look in looks), prior_shape(resolved.prior)
+    if rotation > prior.doubtful_rotation_deg(resolved):
         warnings.append(
             f"alignment is doubtful: at {resolved.initial_lowpass_angstrom:.1f} Å one particle determines the "
             f"rotation of the masked part (at most {mass_kda(mask, pixel_size):.0f} kDa of protein) only to "
-            f"{rotation:.1f}° per axis. {remedy.get(prior, 'Use a larger mask')}")
+            f"{rotation:.1f}° per axis. {prior.remedy}")
     return warnings

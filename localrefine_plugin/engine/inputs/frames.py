@@ -59,7 +59,7 @@ def same_frame_warnings(path: PathLike, name: str, half_map: PathLike) -> List[s
 
 
 def place_mask(mask: np.ndarray, path: PathLike, name: str, half_map: PathLike) -> Tuple[np.ndarray, List[str]]:
-    """The mask at the place its header gives it, 0 where it had no voxels, and what was done.
+    """The mask (N, N, N) at the place its header gives it, 0 where it had no voxels, and what was done.
 
     Raises InputError for a shift by a part of a voxel, and for one that moves the mask out of the box.
     """

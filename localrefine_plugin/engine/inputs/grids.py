@@ -35,7 +35,7 @@ def _named(path: PathLike, name: str) -> Iterator[None]:
 
 
 def read_on_grid(path: PathLike, name: str, particles: Particles, resample: bool) -> Tuple[np.ndarray, List[str]]:
-    """A map at the pixel size of the particles, and what was done to it; InputError if it may not be resampled."""
+    """A map (N, N, N) at the pixel size of the particles, and what was done to it; InputError if it must not be."""
     with _named(path, name):
         volume, pixel_size = read_map(path)
     expected = particles.pixel_size

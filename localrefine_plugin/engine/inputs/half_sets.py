@@ -90,7 +90,7 @@ def filament_warning(tubes: Optional[np.ndarray], half_set: np.ndarray, star: st
 
 
 def parity_split(ids: np.ndarray, half_set: np.ndarray) -> bool:
-    """Whether every half-set is 1 + id mod 2, for ids of both parities."""
+    """Whether every half-set (n,) is 1 + id mod 2, for ids (n,) of both parities."""
     odd = np.asarray(ids) % 2
     mixed = len(odd) >= LEAST_FOR_PARITY and 0 < odd.sum() < len(odd)
     return bool(mixed) and np.array_equal(np.asarray(half_set), 1 + odd)

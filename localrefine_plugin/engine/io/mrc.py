@@ -168,7 +168,7 @@ def read_map(path: PathLike) -> Tuple[np.ndarray, float]:
 
 
 def map_of(mrc: Any, source: str) -> np.ndarray:
-    """The map of an open file as `read_map` gives it, whatever pixel size the header has."""
+    """The map (N, N, N) of an open file as `read_map` gives it, whatever pixel size the header has."""
     if mrc.data.ndim == 4:
         raise InputError(f"is {_volumes(mrc)}", source, "give a three-dimensional map; if it is one, set the space "
                          "group (ISPG) in its header to 1 and MZ to its number of sections")
@@ -267,26 +267,26 @@ class ImageReader:
         while self._open:
             self._open.popitem()[1].close()
 
-    def read(self, rows: Any) -> np.ndarray:
-        """Images (m, N, N) float32 of these m rows (a sequence or an array of int), in this order.
+    def read(self, index: Any) -> np.ndarray:
+        """Images (m, N, N) float32 of the particles of this index (m,), a sequence or an array of int, in its order.
 
         Raises InputError, naming row, image and stack, for an image that lies beyond the stack, has another box
         size, holds NaN or infinity, or is constant.
         """
-        images = self.read_unchecked(rows)
+        images = self.read_unchecked(index)
         for i, problem in image_problems(images).items():
-            raise self._error(int(rows[i]), problem, "remove or re-extract the particle")
+            raise self._error(int(index[i]), problem, "remove or re-extract the particle")
         return images
 
-    def read_unchecked(self, rows: Any) -> np.ndarray:
+    def read_unchecked(self, index: Any) -> np.ndarray:
         """As `read`, whatever the pixels hold; read in the order the images have on disk."""
-        rows = np.asarray(rows, dtype=np.int64)
+        index = np.asarray(index, dtype=np.int64)
         n = self._particles.box_size
-        images = np.empty((len(rows), n, n), dtype=np.float32)
-        stack, number = self._particles.stack[rows], self._particles.slice[rows]
+        images = np.empty((len(index), n, n), dtype=np.float32)
+        stack, number = self._particles.stack[index], self._particles.slice[index]
         with np.errstate(invalid="ignore"):
             for i in np.lexsort((number, stack)):
-                images[i] = self._image(int(stack[i]), int(number[i]), int(rows[i]))
+                images[i] = self._image(int(stack[i]), int(number[i]), int(index[i]))
         return images
 
     def _image(self, stack: int, number: int, row: int) -> np.ndarray:

@@ -10,7 +10,7 @@
     RUN/iter_NNN/
         half_H_map.mrc           unfiltered, unmasked half-map               (align step of half H)
         half_H_poses.npz         records.PoseTable                           (align step of half H)
-        half_H_noise.npz         noise power and coverage by shell           (align step of half H)
+        half_H_noise.npz         noise power and mean of the accumulator     (align step of half H)
         half_H_motion.npz        covariance of the motion, if it is learned  (align step of half H)
         half_H.json              timings, memory, counts                     (align step of half H; written last)
         half_H_reference.mrc     filtered map the NEXT align step starts from (merge step)
@@ -98,7 +98,7 @@ def read_json(path: PathLike) -> Dict[str, Any]:
 
 
 @contextmanager
-def opened(path: PathLike) -> Iterator[None]:
+def reading(path: PathLike) -> Iterator[None]:
     """Turn what reading a damaged file, or one of another version, raises into one sentence."""
     try:
         yield
@@ -203,7 +203,7 @@ class RunFolder:
 
     def stopped_before(self, k: int) -> bool:
         """Whether the refinement ended before iteration k: converged (and its extra passes done), or at the most."""
-        with opened(self.settings):
+        with reading(self.settings):
             settings = read_json(self.settings)
             extra = settings.get("extra_final_passes", 0)
             if k > settings["max_iterations"] + extra:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterable, Mapping, Optional
 
 import numpy as np
 
@@ -15,7 +15,11 @@ from ..records.poses import PoseTable
 from ..records.results import Report
 from ..records.run_input import RunInput
 from ..records.settings import Settings
-from .run_folder import PathLike, RunFolder, opened, read_json, write_atomic, write_json
+from .run_folder import PathLike, RunFolder, read_json, reading, write_atomic, write_json
+
+OLD_NAMES = {"pose_error_covariance": "error_covariance", "probability_not_junk": "counts",
+             "accumulator_mean": "coverage"}
+"""Column of a .npz file → what it was called in runs of 0.1.0's first version."""
 
 
 def save_arrays(path: Any, **arrays: np.ndarray) -> None:
@@ -27,14 +31,14 @@ def save_arrays(path: Any, **arrays: np.ndarray) -> None:
 
 def load_settings(run: RunFolder) -> Settings:
     """settings.json, with the defaults of settings that an older version did not have."""
-    with opened(run.settings):
+    with reading(run.settings):
         return from_json(Settings, read_json(run.settings))
 
 
 def load_input(run: RunFolder) -> RunInput:
     """input.json; its ``resolved`` are the settings in use now, which may have changed since it was written."""
     settings = load_settings(run)
-    with opened(run.input):
+    with reading(run.input):
         return input_record(read_json(run.input), settings)
 
 
@@ -50,19 +54,19 @@ def input_record(stored: Dict[str, Any], settings: Settings) -> RunInput:
 
 def load_iteration(run: RunFolder, iteration: int) -> IterationRecord:
     """What the merge step (of iteration 0: prepare) left."""
-    with opened(run.iteration_done(iteration)):
+    with reading(run.iteration_done(iteration)):
         return from_json(IterationRecord, read_json(run.iteration_done(iteration)))
 
 
 def load_half(run: RunFolder, iteration: int, half: int) -> HalfRecord:
     """What an align step left."""
-    with opened(run.half_done(iteration, half)):
+    with reading(run.half_done(iteration, half)):
         return from_json(HalfRecord, read_json(run.half_done(iteration, half)))
 
 
 def load_report(run: RunFolder) -> Report:
     """What finish left."""
-    with opened(run.report):
+    with reading(run.report):
         return from_json(Report, read_json(run.report))
 
 
@@ -73,7 +77,7 @@ def save_record(path: PathLike, record: Any, cost: Optional[Cost] = None) -> Non
 
 def load_particles(run: RunFolder) -> Particles:
     given = load_input(run)
-    with opened(run.particles), np.load(run.particles, allow_pickle=False) as stored:
+    with reading(run.particles), np.load(run.particles, allow_pickle=False) as stored:
         columns = {name: stored[name] for name in Particles.column_names()}
         return Particles(optics=given.optics, stacks=given.stacks, **columns)
 
@@ -83,8 +87,8 @@ def load_poses(run: RunFolder, iteration: int, half: int) -> Optional[PoseTable]
     if iteration == 0:
         return None
     path = run.poses(iteration, half)
-    with opened(path), np.load(path, allow_pickle=False) as stored:
-        return PoseTable(**{name: stored[name] for name in PoseTable.column_names() if name in stored})
+    with reading(path), np.load(path, allow_pickle=False) as stored:
+        return PoseTable(**columns_of(stored, PoseTable.column_names()))
 
 
 def load_motion(run: RunFolder, iteration: int, half: int) -> Optional[LearnedMotion]:
@@ -92,15 +96,21 @@ def load_motion(run: RunFolder, iteration: int, half: int) -> Optional[LearnedMo
     path = run.motion(iteration, half)
     if not path.exists():
         return None
-    with opened(path), np.load(path, allow_pickle=False) as stored:
-        return LearnedMotion(**stored)
+    with reading(path), np.load(path, allow_pickle=False) as stored:
+        return LearnedMotion(**columns_of(stored, tuple(LearnedMotion.__dataclass_fields__)))
+
+
+def columns_of(stored: Mapping[str, np.ndarray], names: Iterable[str]) -> Dict[str, np.ndarray]:
+    """The columns of a file that are there, by these names or by those that older versions gave them."""
+    known = {name: name if name in stored else OLD_NAMES.get(name, name) for name in names}
+    return {name: stored[column] for name, column in known.items() if column in stored}
 
 
 def load_noise(run: RunFolder, iteration: int, half: int, name: str = "power") -> np.ndarray:
-    """The noise's σ² (groups, M + 1), or another column of that file: "coverage" (M + 1,), from iteration 1 on."""
+    """The noise's σ² (groups, M + 1), or another column: "accumulator_mean" (M + 1,), from iteration 1 on."""
     path = run.noise(iteration, half)
-    with opened(path), np.load(path, allow_pickle=False) as stored:
-        column: np.ndarray = stored[name]
+    with reading(path), np.load(path, allow_pickle=False) as stored:
+        column: np.ndarray = stored[name if name in stored else OLD_NAMES[name]]
     return column
 
 

@@ -8,12 +8,12 @@ import numpy as np
 from ..records.errors import InputError
 from .device import Device
 
-SMALLEST_BATCH = 16  # fewer items at a time would leave a card idle
+SMALLEST_BATCH = 16  # fewer items at a time would leave a GPU idle
 
 
 def in_batches(do: Callable[[np.ndarray], None], count: int, size: int, device: Device,
                remedy: Callable[[float], str]) -> None:
-    """``do(rows)`` for all rows 0 … count − 1 in order, ``size`` at a time.
+    """``do(index)`` for 0 … count − 1 in order, ``size`` at a time.
 
     When the device's memory is full the batch is halved and tried again, down to SMALLEST_BATCH; ``do`` must not
     have kept anything of a batch that it did not finish. ``remedy`` says what would fit into so many bytes.
@@ -24,17 +24,17 @@ def in_batches(do: Callable[[np.ndarray], None], count: int, size: int, device: 
     """
     start = 0
     while start < count:
-        rows = np.arange(start, min(start + size, count))
+        index = np.arange(start, min(start + size, count))
         try:
-            do(rows)
+            do(index)
         except Exception as full:
             if not device.says_full(full):
                 raise
-            if len(rows) <= SMALLEST_BATCH:
-                raise InputError(f"its memory is full with {len(rows)} images at a time ({full})",
+            if len(index) <= SMALLEST_BATCH:
+                raise InputError(f"its memory is full with {len(index)} images at a time ({full})",
                                  f"device {device.word}", remedy(device.memory_bytes())) from None
-            size = max(SMALLEST_BATCH, len(rows) // 2)
+            size = max(SMALLEST_BATCH, len(index) // 2)
         else:
-            start = int(rows[-1]) + 1
+            start = int(index[-1]) + 1
             continue
         device.release()  # out here the exception, and the arrays its frames held, are gone

@@ -1,4 +1,4 @@
-"""Which array library and which card: the only place that knows both numpy and CuPy.
+"""Which array library and which GPU: the only place that knows both numpy and CuPy.
 
 The device is a word at the edge ("auto", "cpu", "cuda", "cuda:1"); `choose_device` turns it into a
 `Device`, which puts arrays where they belong. Inside the engine an array carries the device and
@@ -54,45 +54,45 @@ def stable_argsort(values: Any, axis: int = -1) -> Any:
 
 
 def working_bytes(array: Any) -> int:
-    """How much a loop may hold in temporaries where ``array`` lives: caches, or a small part of a card."""
+    """How much a loop may hold in temporaries where ``array`` lives: caches, or a small part of a GPU."""
     return HOST_WORKING_BYTES if array_module(array) is np else DEVICE_WORKING_BYTES
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where arrays live. word: "cpu" or "cuda:N"; description: one line for a log; identity: card and software."""
+    """Where arrays live. word: "cpu" or "cuda:N"; description: one line for a log; identity: GPU and software."""
 
     word: str
     description: str
     identity: str = ""
 
     @property
-    def on_card(self) -> bool:
+    def on_gpu(self) -> bool:
         return self.word != "cpu"
 
     @property
     def xp(self) -> Any:
         """numpy or cupy."""
-        if not self.on_card:
+        if not self.on_gpu:
             return np
         import cupy
         return cupy
 
     def current(self) -> Any:
-        """A card made the current one of this thread, for a with statement."""
+        """A GPU made the current one of this thread, for a with statement."""
         return self.xp.cuda.Device(int(self.word.split(":")[1]))
 
-    def put(self, array: Array) -> Array:
+    def to_device(self, array: Array) -> Array:
         """``array`` (numpy's, or here already) on this device."""
         return self.xp.asarray(array)
 
     def wait(self) -> None:
         """Until the device has done what it was told; so that a clock tells the truth."""
-        if self.on_card:
+        if self.on_gpu:
             self.xp.cuda.get_current_stream().synchronize()
 
     def memory_bytes(self) -> int:
-        """What a run may use of the card: free memory, or less if CuPy was given a limit."""
+        """What a run may use of the GPU: free memory, or less if CuPy was given a limit."""
         pool = self.xp.get_default_memory_pool()
         free, _ = self.xp.cuda.runtime.memGetInfo()
         free += pool.free_bytes()
@@ -100,21 +100,21 @@ class Device:
 
     def release(self) -> None:
         """Give back what nobody uses: pooled blocks and the work space of FFT plans."""
-        if self.on_card:
+        if self.on_gpu:
             self.xp.fft.config.clear_plan_cache()
             self.xp.get_default_memory_pool().free_all_blocks()
 
     def says_full(self, error: Exception) -> bool:
-        """Whether an exception says that memory for the card's work is full: CuPy's pool, a library, or the host's."""
+        """Whether an exception says that memory for the GPU's work is full: CuPy's pool, a library, or the host's."""
         of_library = type(error).__module__.startswith("cupy") and any(word in str(error) for word in MEMORY_FULL)
-        return self.on_card and (isinstance(error, MemoryError) or of_library)
+        return self.on_gpu and (isinstance(error, MemoryError) or of_library)
 
 
 CPU = Device("cpu", "CPU")
 
 
 class Unusable(Exception):
-    """Why a card cannot be used, and what to do."""
+    """Why a GPU cannot be used, and what to do."""
 
     def __init__(self, problem: str, remedy: str):
         self.problem, self.remedy = problem, remedy
@@ -122,19 +122,19 @@ class Unusable(Exception):
 
 
 def choose_device(word: str) -> Device:
-    """The device of "auto", "cpu", "cuda" or "cuda:N"; N counts the cards that CUDA_VISIBLE_DEVICES leaves.
+    """The device of "auto", "cpu", "cuda" or "cuda:N"; N counts the GPUs that CUDA_VISIBLE_DEVICES leaves.
 
-    Without a driver this takes microseconds. On a card, NVRTC, cuFFT, cuBLAS and cuSOLVER are each called
+    Without a driver this takes microseconds. On a GPU, NVRTC, cuFFT, cuBLAS and cuSOLVER are each called
     once, so that a missing library is found here and not in the middle of a run.
 
     Raises
     ------
-    InputError : a card was asked for by name and cannot be used.
+    InputError : a GPU was asked for by name and cannot be used.
     """
     if word == "cpu":
         return Device("cpu", f"CPU ({available_threads()} threads)")
     try:
-        return open_card(int(word.split(":")[1]) if ":" in word else 0)
+        return open_gpu(int(word.split(":")[1]) if ":" in word else 0)
     except Unusable as reason:
         if word == "auto":
             return Device("cpu", f"CPU ({available_threads()} threads), because {reason.problem}; {reason.remedy}")
@@ -151,8 +151,8 @@ def available_threads() -> int:
     return int(numba.get_num_threads())
 
 
-def open_card(index: int) -> Device:
-    """Card ``index`` made current, its libraries tried, its memory capped; Unusable if anything is missing."""
+def open_gpu(index: int) -> Device:
+    """GPU ``index`` made current, its libraries tried, its memory capped; Unusable if anything is missing."""
     driver = ask_driver(index)
     install = f"pip install 'scipion-em-localrefine[cuda{min(13, driver['version'] // 1000)}]'"
     if importlib.util.find_spec("cupy") is None:
@@ -191,8 +191,8 @@ def load_driver() -> Any:
 
 
 def ask_driver(index: int) -> Dict[str, Any]:
-    """Driver version, name and compute capability of a card, from the driver alone; Unusable if there is none."""
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # cards counted as nvidia-smi shows them
+    """Driver version, name and compute capability of a GPU, from the driver alone; Unusable if there is none."""
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # GPUs counted as nvidia-smi shows them
     try:
         driver = load_driver()
     except OSError:

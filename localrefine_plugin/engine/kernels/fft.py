@@ -1,4 +1,4 @@
-"""Fourier transforms where the array lives: scipy's on the host (float32 stays float32), cuFFT's on a card."""
+"""Fourier transforms where the array lives: scipy's on the host (float32 stays float32), cuFFT's on a GPU."""
 from __future__ import annotations
 
 from typing import Any, Tuple
@@ -12,13 +12,13 @@ Array = Any
 
 
 def rfft2(images: Array, workers: int = 1) -> Array:
-    """Half spectra of the last two axes, unnormalised."""
+    """Half spectra (…, N, N // 2 + 1) of the last two axes of (…, N, N), unnormalised."""
     xp = array_module(images)
     return scipy.fft.rfft2(images, workers=workers) if xp is np else xp.fft.rfft2(images)
 
 
 def rfftn(volume: Array, workers: int = 1) -> Array:
-    """Half spectrum over all axes, unnormalised."""
+    """Half spectrum (N, N, N // 2 + 1) over all axes of (N, N, N), unnormalised."""
     xp = array_module(volume)
     return scipy.fft.rfftn(volume, workers=workers) if xp is np else xp.fft.rfftn(volume)
 

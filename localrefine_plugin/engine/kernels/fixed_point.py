@@ -1,10 +1,11 @@
 """Sums whose bits do not depend on the order of the additions: integers, and multiples of a power of two.
 
-A card adds what its threads bring in any order, and floating-point additions do not commute with rounding. Integers
+A GPU adds what its threads bring in any order, and floating-point additions do not commute with rounding. Integers
 do. `FixedPointSums` is an accumulator of `insert_slices` in 64-bit integers, for the setting ``deterministic``.
 """
 from __future__ import annotations
 
+import copy
 from typing import Any, Tuple
 
 import numpy as np
@@ -57,11 +58,31 @@ class FixedPointSums:
         signal, power, total = (float(v) for v in to_host(largest))
         added = PIXELS_PER_CELL * np.maximum([signal, power], 1e-30)
         if self.empty:
-            self.exponent = fitting(added * GROWTH * self.expected)
+            self.exponent = largest_exponents(added * GROWTH * self.expected)
             self.empty = False
         # 1.001: the kernel's own rounding, and Σγ in float32
         self.reached = self.reached + 1.001 * added * total
-        self.shift_right(np.maximum(self.exponent - fitting(self.reached), 0))
+        self.shift_right(np.maximum(self.exponent - largest_exponents(self.reached), 0))
+
+    def __add__(self, other: "FixedPointSums") -> "FixedPointSums":
+        """The sums of both, at the finest scales that hold them."""
+        parts = [part.copied() for part in (self, other) if not part.empty]
+        if not parts:
+            return self.copied()
+        reached = self.reached + other.reached
+        common = np.minimum.reduce([part.exponent for part in parts] + [largest_exponents(reached)])
+        total, *more = parts
+        for part in parts:
+            part.shift_right(part.exponent - common)
+        for part in more:
+            total.sums += part.sums
+        total.reached = reached
+        return total
+
+    def copied(self) -> "FixedPointSums":
+        new = copy.copy(self)
+        new.sums = self.sums.copy()
+        return new
 
     def shift_right(self, bits: np.ndarray) -> None:
         """Halve N and D as often as told, rounding down."""
@@ -71,7 +92,7 @@ class FixedPointSums:
         self.exponent = self.exponent - bits
 
     def to_float(self) -> np.ndarray:
-        """The sums as a float32 accumulator on the host, plane by plane."""
+        """The sums as a float32 accumulator (nx, nz, ny, 3) on the host, plane by plane."""
         scale = np.ldexp(1.0, -self.exponent[[0, 0, 1]])
         result = np.empty(self.sums.shape, np.float32)
         for x in range(len(result)):
@@ -79,6 +100,6 @@ class FixedPointSums:
         return result
 
 
-def fitting(bound: np.ndarray) -> np.ndarray:
+def largest_exponents(bound: np.ndarray) -> np.ndarray:
     """Largest exponents e (2,) with 2^e · bound < 2^BITS, and 2^e well inside float32's range."""
     return np.minimum(BITS - np.ceil(np.log2(bound) + 1e-9), MOST_EXPONENT).astype(int)

@@ -1,4 +1,4 @@
-"""The machine: how many of its cores are used, and what a step of a run cost."""
+"""The machine: how many of its cores are used, and what a step of a run cost. Standard library only."""
 from __future__ import annotations
 
 import os
@@ -10,9 +10,19 @@ from pathlib import Path
 from typing import Iterator
 
 
+def available_cores() -> int:
+    """Cores this process may use: its affinity mask, less if its container has a quota of CPU time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no control groups, or "max"
+        return cores
+
+
 def worker_count(threads: int) -> int:
     """Threads to use; 0 = all this process may."""
-    return threads if threads > 0 else len(os.sched_getaffinity(0))
+    return threads if threads > 0 else available_cores()
 
 
 @dataclass

@@ -177,7 +177,7 @@ def slab_edges(nx: int, nz: int, ny: int) -> np.ndarray:
     return np.unique(np.rint((nx - 1) * (1 - np.sqrt(1 - np.arange(count + 1) / count)))).astype(np.int32)
 
 
-def dealt(slabs: np.ndarray, threads: int) -> np.ndarray:
+def in_turns(slabs: np.ndarray, threads: int) -> np.ndarray:
     """The slabs in the order that gives each of the threads, which take equal runs of it, every so many-th one."""
     return slabs[np.argsort(np.arange(len(slabs)) % threads, kind="stable")].astype(np.int32)
 
@@ -231,6 +231,6 @@ def insert_slices(accumulator: Array, rows: Array, owner: Array, gamma: Array, s
     image, weight = flat_with_lanes(image, last_column), flat_with_lanes(weight, last_column)
     edges = slab_edges(nx, nz, ny)
     for parity in range(2):
-        order = dealt(np.arange(parity, len(edges) - 1, 2), get_num_threads())
+        order = in_turns(np.arange(parity, len(edges) - 1, 2), get_num_threads())
         _insert_cpu(accumulator.reshape(-1), nz, ny, rows, owner, gamma, phases_x, phases_y, last_column, frequencies,
                     image, weight, edges, order)

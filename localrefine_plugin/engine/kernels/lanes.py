@@ -1,10 +1,10 @@
-"""Eight floats at a time, for Numba kernels on the processor.
+"""Eight floats at a time, for Numba kernels on the CPU.
 
 Numba turns simple loops into vector instructions, but neither a short run of known length nor additions to
 neighbouring cells: these say so to LLVM, which makes of them what the machine has (one AVX, two SSE or NEON
 instructions). Arrays are one-dimensional, float32 and contiguous; places count floats from their beginning, and nothing
 is checked. No step is left to the compiler's choice, so that every compilation gives the same bits.
-A processor without fused multiply-add gets there by slow calls. Numba's cache does not look at this file: after a
+A CPU without fused multiply-add gets there by slow calls. Numba's cache does not look at this file: after a
 change here change insert.py too, or clear __pycache__.
 """
 from __future__ import annotations

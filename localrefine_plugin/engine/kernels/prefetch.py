@@ -1,4 +1,4 @@
-"""Images read, and sent to a card, while the device computes on those before them."""
+"""Images read, and sent to a GPU, while the device computes on those before them."""
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,21 +16,21 @@ PINNED_BYTES = 32 << 20  # of each of the two buffers; long enough a copy to hid
 class Prefetch:
     """``read`` one batch ahead, in a thread of its own.
 
-    Called as ``read`` is. With rows a … b it hands out their images and begins to read as many of those that follow.
-    Whoever asks for other rows gets them as well, only later. On a card the images are the card's, and their memory is
-    written to again during the call after the next: a batch must have been asked of the card before that.
+    Called as ``read`` is. For index a … b it hands out the images and begins to read as many of those that follow.
+    Whoever asks for other images gets them as well, only later. On a GPU the images are the GPU's, and their memory is
+    written to again during the call after the next: a batch must have been asked of the GPU before that.
 
     Parameters
     ----------
-    read : images (b, N, N) float32 of given rows; only ever called by one thread at a time.
-    count : rows there are.  box_size : N.
+    read : images (b, N, N) float32 of an index (b,); only ever called by one thread at a time.
+    count : images there are.  box_size : N.
     """
 
     def __init__(self, read: Callable[[np.ndarray], np.ndarray], count: int, box_size: int, device: Device):
         self.read, self.count = read, count
-        self.transfer = Transfer(read, box_size, device) if device.on_card else None
+        self.transfer = Transfer(read, box_size, device) if device.on_gpu else None
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
-        self.rows = np.zeros(0, int)
+        self.index = np.zeros(0, int)
         self.images: Optional["Future[Array]"] = None
 
     def __enter__(self) -> "Prefetch":
@@ -40,21 +40,21 @@ class Prefetch:
         self.forget()
         self.thread.shutdown()
 
-    def __call__(self, rows: np.ndarray) -> Array:
-        if self.images is None or not np.array_equal(rows, self.rows):
+    def __call__(self, index: np.ndarray) -> Array:
+        if self.images is None or not np.array_equal(index, self.index):
             self.forget()
-            self.begin(rows)
+            self.begin(index)
         assert self.images is not None
         images = self.images.result()
         self.images = None
-        following = np.arange(rows[-1] + 1, min(rows[-1] + 1 + len(rows), self.count))
+        following = np.arange(index[-1] + 1, min(index[-1] + 1 + len(index), self.count))
         if len(following):
             self.begin(following)
         return images
 
-    def begin(self, rows: np.ndarray) -> None:
-        work = partial(self.read, rows) if self.transfer is None else self.transfer.order(rows)
-        self.rows, self.images = rows, self.thread.submit(work)
+    def begin(self, index: np.ndarray) -> None:
+        work = partial(self.read, index) if self.transfer is None else self.transfer.order(index)
+        self.index, self.images = index, self.thread.submit(work)
 
     def forget(self) -> None:
         """Wait for what nobody wants any more, and give back its memory."""
@@ -66,10 +66,10 @@ class Prefetch:
 
 
 class Transfer:
-    """From a file to a card: piece by piece through two pinned buffers and a stream of its own.
+    """From a file to a GPU: piece by piece through two pinned buffers and a stream of its own.
 
-    The arrays on the card, two that take turns, are allocated by the thread that computes, so that CuPy's pool gives
-    their memory to nobody else; an event tells the stream when the card has done with what they held.
+    The arrays on the GPU, two that take turns, are allocated by the thread that computes, so that CuPy's pool gives
+    their memory to nobody else; an event tells the stream when the GPU has done with what they held.
     """
 
     def __init__(self, read: Callable[[np.ndarray], np.ndarray], box_size: int, device: Device):
@@ -79,34 +79,34 @@ class Transfer:
         self.pinned: List[Tuple[np.ndarray, Any]] = []
         self.stream = device.xp.cuda.Stream(non_blocking=True)
 
-    def order(self, rows: np.ndarray) -> Callable[[], Array]:
-        """What the other thread has to do to bring these images to the card."""
+    def order(self, index: np.ndarray) -> Callable[[], Array]:
+        """What the other thread has to do to bring these images to the GPU."""
         xp = self.device.xp
-        if not self.targets or len(rows) > len(self.targets[0]):
+        if not self.targets or len(index) > len(self.targets[0]):
             self.targets = []  # before the new ones
-            self.targets = [xp.empty((len(rows),) + self.shape, np.float32) for _ in range(2)]
+            self.targets = [xp.empty((len(index),) + self.shape, np.float32) for _ in range(2)]
         self.targets.reverse()
-        target, free = self.targets[0][:len(rows)], xp.cuda.Event(disable_timing=True)
+        target, free = self.targets[0][:len(index)], xp.cuda.Event(disable_timing=True)
         free.record()
-        return partial(self.fill, target, rows, free)
+        return partial(self.fill, target, index, free)
 
-    def fill(self, target: Array, rows: np.ndarray, free: Any) -> Array:
-        """``target``, once the images of ``rows`` are there."""
+    def fill(self, target: Array, index: np.ndarray, free: Any) -> Array:
+        """``target``, once the images of ``index`` are there."""
         with self.device.current():  # which is each thread's own
             self.stream.wait_event(free)
             try:
-                for turn, start in enumerate(range(0, len(rows), self.piece)):
-                    self.send(rows[start:start + self.piece], target[start:start + self.piece], turn % 2)
+                for turn, start in enumerate(range(0, len(index), self.piece)):
+                    self.send(index[start:start + self.piece], target[start:start + self.piece], turn % 2)
             finally:  # also after an image that cannot be read nothing may still be on its way
                 self.stream.synchronize()
         return target
 
-    def send(self, rows: np.ndarray, target: Array, turn: int) -> None:
-        images = self.read(rows)
+    def send(self, index: np.ndarray, target: Array, turn: int) -> None:
+        images = self.read(index)
         buffer, sent = self.buffer(turn)
         sent.synchronize()
-        buffer[:len(rows)] = images
-        target.set(buffer[:len(rows)], stream=self.stream)
+        buffer[:len(index)] = images
+        target.set(buffer[:len(index)], stream=self.stream)
         sent.record(self.stream)
 
     def buffer(self, index: int) -> Tuple[np.ndarray, Any]:

@@ -300,7 +300,7 @@ def gauss_newton_sums(ft: Array, rows: Array, shift_px: Array, owner: Array, kx:
 
 
 def unpack_sums(sums: Array, omega: float) -> Tuple[Array, Array, Array]:
-    """The 22 sums of the kernels as log L, gradient and curvature; ``omega`` = 2π / N."""
+    """The 22 sums (n, 22) of the kernels as log L (n,), gradient (n, 5) and curvature (n, 5, 5); ``omega`` = 2π / N."""
     xp = array_module(sums)
     unit = np.array([1, 1, 1, omega, omega])
     gradient = sums[:, 2:7] * xp.asarray(unit)

@@ -150,7 +150,7 @@ def five_curves(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, pixel_si
 
 def masked_curves(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, randomise_shell: int, seed: int,
                   workers: int = 1) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """F_t, F_n and the corrected curve of two half-maps under a mask, phases random from ``randomise_shell`` on."""
+    """F_t, F_n and the corrected curve, (N // 2 + 1,) each, under a mask; random phases from ``randomise_shell`` on."""
     tight = _under(half1, half2, mask, workers)
     if randomise_shell >= len(tight):
         return tight, tight, tight

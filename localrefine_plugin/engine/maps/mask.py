@@ -4,6 +4,7 @@ Masks are [z, y, x] with values 0 … 1; points are x, y, z in pixels counted fr
 """
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -155,7 +156,7 @@ def _check_overlap(mask: np.ndarray, density: np.ndarray, pixel_size: float, sou
 
 
 def dilate_soft(mask: np.ndarray, pixel_size: float, dilate_angstrom: float, edge_angstrom: float) -> np.ndarray:
-    """Grow a mask and give it a raised-cosine edge.
+    """Grow a mask (N, N, N) and give it a raised-cosine edge.
 
     1 up to ``dilate_angstrom`` from the region where the mask is ≥ 0.5, a raised cosine over the next
     ``edge_angstrom``, then 0; nowhere less than the mask itself.
@@ -202,19 +203,34 @@ def _padded_bounding_box(region: np.ndarray, padding: int) -> Tuple[slice, ...]:
     return tuple(slices)
 
 
+@dataclass(frozen=True)
+class DynamicMask:
+    """How a mask follows the density.
+
+    threshold : fraction of the greatest low-passed density inside the user's mask, or, if ``absolute``, a density.
+    near_angstrom, far_angstrom : distance from the density up to which the mask is 1, and from which it is 0.
+    """
+
+    threshold: float = 0.2
+    near_angstrom: float = 3.0
+    far_angstrom: float = 12.0
+    absolute: bool = False
+
+
+USUAL_DYNAMIC_MASK = DynamicMask()
+
+
 def dynamic_mask(density: np.ndarray, user_mask: np.ndarray, pixel_size: float, resolution_angstrom: float,
-                 threshold: float = 0.2, near_angstrom: float = 3.0, far_angstrom: float = 12.0,
-                 absolute: bool = False, workers: int = 1) -> np.ndarray:
+                 shape: DynamicMask = USUAL_DYNAMIC_MASK, workers: int = 1) -> np.ndarray:
     """A mask that follows the density found so far, near the user's mask.
 
     The map is low-passed to max(12 Å, 1.5 × resolution) and thresholded; of what lies inside the
-    user's mask dilated by ``far_angstrom``, the largest connected part (and any part at least a tenth
+    user's mask dilated by ``shape.far_angstrom``, the largest connected part (and any part at least a tenth
     of it) becomes the core; the mask is 1 up to ``near_angstrom`` from it, a cosine to 0 at ``far_angstrom``.
 
     Parameters
     ----------
     density, user_mask : (N, N, N).  pixel_size : Å.  resolution_angstrom : of the map.
-    threshold : fraction of the greatest low-passed density inside the user's mask, or, if ``absolute``, a density.
 
     Returns
     -------
@@ -229,13 +245,13 @@ def dynamic_mask(density: np.ndarray, user_mask: np.ndarray, pixel_size: float, 
     if peak <= 0:
         raise InputError("no positive density under the mask to follow", "mask_mode dynamic",
                          "use the static mask, or check the contrast of the half-maps")
-    region = _soft_edge_around(user_mask >= 0.5, pixel_size, far_angstrom, far_angstrom) > 0.5
-    level = threshold if absolute else threshold * peak
+    region = _soft_edge_around(user_mask >= 0.5, pixel_size, shape.far_angstrom, shape.far_angstrom) > 0.5
+    level = shape.threshold if shape.absolute else shape.threshold * peak
     if level > peak:
-        raise InputError(f"{threshold:g} exceeds the greatest density under the mask, {peak:.3g} (low-passed)",
+        raise InputError(f"{shape.threshold:g} exceeds the greatest density under the mask, {peak:.3g} (low-passed)",
                          "setting mask_threshold", "lower it")
     core = _large_parts((smooth >= level) & region)
-    return _soft_edge_around(core, pixel_size, near_angstrom, far_angstrom)
+    return _soft_edge_around(core, pixel_size, shape.near_angstrom, shape.far_angstrom)
 
 
 def _large_parts(region: np.ndarray) -> np.ndarray:
@@ -248,7 +264,7 @@ def _large_parts(region: np.ndarray) -> np.ndarray:
 
 
 def volume_angstrom3(mask: np.ndarray, pixel_size: float) -> float:
-    """Σ m · pixel_size³, in Å³."""
+    """Σ m · pixel_size³ of a mask m (N, N, N), in Å³."""
     return float(mask.sum(dtype=np.float64) * pixel_size ** 3)
 
 

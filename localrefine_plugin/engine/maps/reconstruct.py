@@ -9,10 +9,7 @@ with r the radial profile of D and smooth a mean over neighbouring cells with th
 each axis. Division by D itself gives voxels that a single image touched with a tiny weight the full noise of that
 image; dividing by the local average does not. Taking out the profile first leaves the average without the bias that
 the curvature of D ∝ 1/|k| and the CTF's rings would give it. The few voxels about the origin, which every image
-touched, keep their own D. Measured on half 1 (1,000 images) of the benchmark's `mid` at the true poses of body A,
-mean FSC to the truth in its mask: relion_reconstruct 3.1.3 0.847, D smoothed without taking out r 0.853, this 0.855;
-at a quarter of the signal (`mid02`) 0.714, 0.721, 0.722. Weights of order 2 give 0.001 less, of order 6 no more, and
-0.002 less where there is no noise. Without noise the grey scale comes out 1 to 3 % low (RELION 1.5 %).
+touched, keep their own D. docs/explanation/tried.md says what this was compared with.
 """
 from __future__ import annotations
 
@@ -44,7 +41,7 @@ def new_accumulator(max_shell: int, xp: Any = np) -> Array:
 
 
 def enforce_hermitian(accumulator: Array) -> None:
-    """Add to the plane x = 0 what the Friedel mates of its samples bring (in place)."""
+    """Add to the plane x = 0 of (nx, nz, ny, 3) what the Friedel mates of its samples bring (in place)."""
     plane = accumulator[0]
     mate = plane[::-1, ::-1].copy()
     mate[..., 1] *= -1
@@ -52,7 +49,7 @@ def enforce_hermitian(accumulator: Array) -> None:
 
 
 def working_bytes(box_size: int) -> int:
-    """Most memory `reconstruct` may take on a card besides the accumulator: squared radii and D for its profile (8
+    """Most memory `reconstruct` may take on a GPU besides the accumulator: squared radii and D for its profile (8
     bytes each a cell), D̄ and its averages, the rows of one axis and cuFFT's work space. The host takes a third of it
     (memory.HOST_RECONSTRUCTION)."""
     return 32 * (PADDING * box_size) ** 3
@@ -91,7 +88,7 @@ def within_padded_box(accumulator: Array, padded: int) -> Array:
 
 
 def cut_beyond(volume: Array, max_shell: int, workers: int) -> Array:
-    """The map without frequencies whose rounded radius exceeds ``max_shell``."""
+    """The map (N, N, N) without frequencies whose rounded radius exceeds ``max_shell``."""
     xp = array_module(volume)
     n = len(volume)
     k = xp.fft.fftfreq(n, 1 / n)
@@ -142,7 +139,7 @@ def averaged(ratio: Array) -> Array:
 
 
 def radial_profile(density: Array, squared: Array) -> Array:
-    """Mean of D over shells of one cell, linear between the shells' mean radii; positive.
+    """Mean of D (nx, nz, ny) over shells of one cell, linear between the shells' mean radii; positive.
 
     Rounded radii are s for the squared radii from s² − s + 1 to s² + s: shells are runs of a sum by squared radius.
     """

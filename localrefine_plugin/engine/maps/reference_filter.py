@@ -69,5 +69,5 @@ def next_references(maps: Sequence[np.ndarray], mask: np.ndarray, curves: FscCur
 
 
 def reference_fsc(maps: Sequence[np.ndarray], mask: np.ndarray, workers: int) -> List[float]:
-    """FSC by shell of the two half-sets' references inside the mask: how much of their detail is signal."""
+    """FSC (N // 2 + 1,) of the two half-sets' references inside the mask: how much of their detail is signal."""
     return [round(float(value), 4) for value in fsc(maps[0] * mask, maps[1] * mask, workers)]

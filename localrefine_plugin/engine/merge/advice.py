@@ -9,6 +9,7 @@ from typing import Dict, List, Sequence
 
 import numpy as np
 
+from ..align.prior_shapes import prior_shape
 from ..maps.fsc import FscCurves
 from ..records.iteration import IterationRecord
 from ..records.resolved import ResolvedSettings
@@ -30,7 +31,7 @@ HINGE_EXPLAINS = 0.25  # of the displacement
 
 
 @dataclass(frozen=True)
-class Motions:
+class PoseChanges:
     """Changes of all particles from the input: rotation (n, 3) in degrees, shift (n, 2) in Å, both of the fulcrum;
     and the share of particles at the limit of each search."""
 
@@ -40,7 +41,7 @@ class Motions:
     at_shift_limit: float
 
 
-def advise(motions: Motions, hinge: Hinge, curves: FscCurves, history: Sequence[IterationRecord],
+def advise(motions: PoseChanges, hinge: Hinge, curves: FscCurves, history: Sequence[IterationRecord],
            resolved: ResolvedSettings) -> Dict[str, str]:
     """Sentences by topic on the state of a run after its last iteration.
 
@@ -48,7 +49,7 @@ def advise(motions: Motions, hinge: Hinge, curves: FscCurves, history: Sequence[
     ----------
     history : of all iterations, the input first.  resolved : of input.json.
     """
-    has_prior = resolved.prior != "off"
+    has_prior = prior_shape(resolved.prior).pulls
     rotation_extent = f"{resolved.rotation_extent_deg:.3g}°"
     shift_extent = f"{resolved.shift_extent_angstrom:.3g} Å"
     said = {
@@ -115,7 +116,7 @@ def peaks_of(values: np.ndarray) -> List[float]:
     return [float(grid[i]) for i in kept]
 
 
-def far_fulcrum(motions: Motions, hinge: Hinge, resolved: ResolvedSettings, box_size: int) -> str:
+def far_fulcrum(motions: PoseChanges, hinge: Hinge, resolved: ResolvedSettings, box_size: int) -> str:
     """The fulcrum moves further than the rotation moves the surface of the sub-volume."""
     rotation = float(np.median(np.linalg.norm(motions.rotation_deg, axis=1)))
     shift = float(np.median(np.linalg.norm(motions.shift_angstrom, axis=1)))

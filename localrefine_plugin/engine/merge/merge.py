@@ -10,14 +10,14 @@ from ..io.mrc import read_map, write_map
 from ..io.run_folder import RunFolder
 from ..io.run_store import load_input, load_iteration, load_motion, load_particles, load_poses
 from ..maps.fsc import FscCurves, five_curves, write_fsc
-from ..maps.mask import dynamic_mask
+from ..maps.mask import DynamicMask, dynamic_mask
 from ..maps.reference_filter import next_references, reference_fsc
 from ..model.pose import log_map
 from ..model.symmetry import operators
 from ..records.iteration import IterationRecord, PoseChange
 from ..records.poses import PoseTable
 from ..records.resolved import ResolvedSettings
-from .advice import Motions, advise
+from .advice import PoseChanges, advise
 from .convergence import decide
 from .hinge import Hinge, estimate_hinge
 from .motion_report import learned_hinge, motion_advice, motion_summary
@@ -57,7 +57,7 @@ def with_advice(run: RunFolder, now: IterationRecord, earlier: Sequence[Iteratio
     learned = {half: motion for half, motion in found.items() if motion is not None}
     motion = motion_summary(learned, given.resolved, given.pixel_size) if learned else None
     hinge = (learned_hinge(motion, given.box_size) if motion else None) or hinge_of(run, tables)
-    changes = Motions(joined(tables, "rotation_change_deg"), joined(tables, "shift_change_angstrom"),
+    changes = PoseChanges(joined(tables, "rotation_change_deg"), joined(tables, "shift_change_angstrom"),
                       now.at_rotation_limit, now.at_shift_limit)
     advice = advise(changes, hinge, curves, [*earlier, now], given.resolved)
     if motion:
@@ -74,7 +74,7 @@ def hinge_of(run: RunFolder, tables: Sequence[PoseTable]) -> Hinge:
 
 
 def joined(tables: Sequence[PoseTable], name: str) -> np.ndarray:
-    """A column of both half-sets."""
+    """A column (n, …) of both half-sets, one after the other."""
     return np.concatenate([getattr(table, name) for table in tables])
 
 
@@ -102,9 +102,9 @@ def curves_in_mask(run: RunFolder, iteration: int, maps: Sequence[np.ndarray], r
     if resolved.mask_mode == "static" or resolution > resolved.mask_start_resolution_angstrom:
         return curves, mask
     given, _ = read_map(run.mask)
-    mask = dynamic_mask(0.5 * (maps[0] + maps[1]), given, pixel_size, resolution, resolved.mask_threshold,
-                        resolved.mask_near_angstrom, resolved.mask_far_angstrom,
-                        resolved.mask_threshold_type == "absolute", workers)
+    mask = dynamic_mask(0.5 * (maps[0] + maps[1]), given, pixel_size, resolution,
+                        DynamicMask(resolved.mask_threshold, resolved.mask_near_angstrom, resolved.mask_far_angstrom,
+                                    resolved.mask_threshold_type == "absolute"), workers)
     write_map(run.iteration_mask(iteration), mask, pixel_size)
     return curves_under(mask), mask
 

@@ -9,6 +9,7 @@ from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..align.motion_prior import about_point, hinge, principal_axes, principal_widths
+from ..align.prior_shapes import prior_shape
 from ..records.motion import HingeSummary, LearnedMotion, MotionSummary, PrincipalMotion
 from ..records.resolved import ResolvedSettings
 from .advice import LEAST_FOR_PEAKS, peaks_of
@@ -34,8 +35,9 @@ def pooled(motions: Sequence[LearnedMotion]) -> LearnedMotion:
     n = len(motions)
     covariance, error, mean, mean_error = (np.mean([getattr(m, name) for m in motions], axis=0)
                                            for name in ("covariance", "error", "mean", "mean_error"))
-    along_axes, counts = (np.concatenate([getattr(m, name) for m in motions]) for name in ("along_axes", "counts"))
-    return LearnedMotion(covariance, error / n, mean, mean_error / n, along_axes, counts)
+    along_axes, not_junk = (np.concatenate([getattr(m, name) for m in motions])
+                            for name in ("along_axes", "probability_not_junk"))
+    return LearnedMotion(covariance, error / n, mean, mean_error / n, along_axes, not_junk)
 
 
 def summarise(motion: LearnedMotion, resolved: ResolvedSettings, pixel_size: float) -> PrincipalMotion:
@@ -44,22 +46,22 @@ def summarise(motion: LearnedMotion, resolved: ResolvedSettings, pixel_size: flo
     many = draws(motion)
     rotation, shift = principal_widths(motion.covariance)
     errors = np.std([np.concatenate(principal_widths(s)) for s in many], axis=0)
-    z = motion.along_axes[motion.counts > 0.5]
+    z = motion.along_axes[motion.probability_not_junk > 0.5]
+    finds_hinge = prior_shape(resolved.prior).finds_hinge
     of_axes = {"rotation": z[:, 0], "displacement": z[:, 1]}
-    isotropic = resolved.prior != "learned"
     return PrincipalMotion(
         rotation_widths_deg=numbers(rotation * degree), rotation_widths_deg_error=numbers(errors[:3] * degree),
         rotation_axes=tuple(numbers(axis) for axis in principal_axes(motion.covariance[:3, :3])),
         displacement_widths_angstrom=numbers(shift * pixel_size),
         displacement_widths_angstrom_error=numbers(errors[3:] * pixel_size),
         displacement_axes=tuple(numbers(axis) for axis in principal_axes(motion.covariance[3:, 3:])),
-        hinge=None if isotropic else hinge_summary(motion.covariance, many, resolved, pixel_size),
+        hinge=hinge_summary(motion.covariance, many, resolved, pixel_size) if finds_hinge else None,
         mean_rotation_deg=numbers(motion.mean[:3] * degree),
         mean_displacement_angstrom=numbers(motion.mean[3:] * pixel_size),
         mean_chi2=float(motion.mean @ np.linalg.solve(motion.mean_error, motion.mean)) / 6,
         excess_kurtosis={name: excess_kurtosis(along) for name, along in of_axes.items()},
         peaks={name: numbers(signed_peaks(along)) for name, along in of_axes.items()},
-        junk_share=float(np.mean(motion.counts < 0.5)))
+        junk_share=float(np.mean(motion.probability_not_junk < 0.5)))
 
 
 def numbers(values: Iterable[float]) -> Tuple[float, ...]:
@@ -112,7 +114,7 @@ def hinge_within(covariance: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def half_width(deviations: np.ndarray) -> np.ndarray:
-    """Standard deviation of each column by its central 68 %: a ratio has long tails."""
+    """Standard deviation (k,) of each column of (n, k) by its central 68 %: a ratio has long tails."""
     low, high = np.percentile(deviations, (15.87, 84.13), axis=0)
     width: np.ndarray = 0.5 * (high - low)
     return width

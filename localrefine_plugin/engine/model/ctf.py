@@ -65,25 +65,26 @@ def ctf(coefficients: Array, basis: Array, even: Optional[Array] = None) -> Arra
 class CtfOnPixels:
     """C of particles at fixed image frequencies kx, ky (K,), with all their optics groups have."""
 
-    def __init__(self, particles: Particles, kx: np.ndarray, ky: np.ndarray, put: Callable[[np.ndarray], Array]):
-        self.put, self.coefficients = put, phase_coefficients(particles)
+    def __init__(self, particles: Particles, kx: np.ndarray, ky: np.ndarray, to_device: Callable[[np.ndarray], Array]):
+        self.to_device, self.coefficients = to_device, phase_coefficients(particles)
         self.group, self.optics = particles.optics_group, particles.optics
-        self.bases = {group.magnification: put(phase_basis(*specimen_frequencies(group, kx, ky), particles.box_size,
-                                                           particles.pixel_size)) for group in self.optics}
-        self.even = [put(aberration_phase(group, False, kx, ky).astype(np.float32)) if group.even_zernike else None
-                     for group in self.optics]
+        size = particles.box_size, particles.pixel_size
+        self.bases = {group.magnification: to_device(phase_basis(*specimen_frequencies(group, kx, ky), *size))
+                      for group in self.optics}
+        self.even = [to_device(aberration_phase(group, False, kx, ky).astype(np.float32)) if group.even_zernike
+                     else None for group in self.optics]
         self.alike = len(self.bases) == 1 and not any(group.even_zernike for group in self.optics)
 
-    def __call__(self, rows: np.ndarray) -> Array:
+    def __call__(self, index: np.ndarray) -> Array:
         """C (n, K) of these particles."""
-        coefficients, group = self.put(self.coefficients[rows]), self.group[rows]
+        coefficients, group = self.to_device(self.coefficients[index]), self.group[index]
         present = [0] if self.alike else np.unique(group)
         if len(present) == 1:
             return self._of_group(coefficients, present[0])
         xp = array_module(coefficients)
-        out = xp.empty((len(rows), next(iter(self.bases.values())).shape[1]), np.float32)
+        out = xp.empty((len(index), next(iter(self.bases.values())).shape[1]), np.float32)
         for g in present:
-            mine = self.put(np.flatnonzero(group == g))
+            mine = self.to_device(np.flatnonzero(group == g))
             out[mine] = self._of_group(coefficients[mine], g)
         return out
 

@@ -145,7 +145,7 @@ def radial_mean_power(map_ft: np.ndarray, box_size: int) -> np.ndarray:
 
 
 def multiply_radial(map_ft: np.ndarray, box_size: int, weight: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Multiply a cubic half-spectrum, in place, by ``weight(|k|)``, |k| in shells (fractional)."""
+    """Multiply a half-spectrum (N, N, N // 2 + 1), in place, by ``weight(|k|)``, |k| in shells (fractional)."""
     radius = np.sqrt(np.arange(3 * (box_size // 2) ** 2 + 1))
     table = np.asarray(weight(radius), dtype=np.float32)
     for z, radius_squared in planes_radius_squared(box_size):

@@ -80,7 +80,7 @@ def with_beam_tilt(odd: Sequence[float], tilt_mrad: Sequence[float], spherical_a
 
 
 def specimen_frequencies(group: OpticsGroup, kx: np.ndarray, ky: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """q = M k in cycles per box, float64."""
+    """q = M k in cycles per box, float64, of the shape of kx and ky."""
     m00, m01, m10, m11 = group.magnification
     x, y = np.asarray(kx, np.float64), np.asarray(ky, np.float64)
     return m00 * x + m01 * y, m10 * x + m11 * y
@@ -131,7 +131,7 @@ def image_shift(shift: Array, magnification: Optional[Array]) -> Array:
 
 
 def specimen_shift(shift: Array, magnification: Optional[Array]) -> Array:
-    """t′ = M⁻ᵀ t, the inverse of `image_shift`."""
+    """t′ = M⁻ᵀ t (n, 2), the inverse of `image_shift`."""
     if magnification is None:
         return shift
     return image_shift(shift, array_module(shift).linalg.inv(magnification))

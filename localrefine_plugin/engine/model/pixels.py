@@ -34,9 +34,9 @@ class PixelList:
     def __len__(self) -> int:
         return len(self.kx)
 
-    def put(self, put: Callable[[np.ndarray], Array]) -> "PixelList":
-        """The list where ``put`` puts arrays."""
-        return replace(self, kx=put(self.kx), ky=put(self.ky), index=put(self.index))
+    def to_device(self, to_device: Callable[[np.ndarray], Array]) -> "PixelList":
+        """The list where ``to_device`` puts arrays."""
+        return replace(self, kx=to_device(self.kx), ky=to_device(self.ky), index=to_device(self.index))
 
     def phases(self, displacement_px: Array) -> Array:
         """e^{2πi k·u/N} (n, K) complex64 for displacements u (n, 2) px, as products of one table per axis."""

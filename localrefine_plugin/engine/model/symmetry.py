@@ -102,7 +102,7 @@ def _moved(map_zyx: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
 
 def symmetrise_map(map_zyx: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Mean of V(R v) over the operators of a group, trilinear, about the box centre: float32."""
+    """Mean of V(R v) over the operators (g, 3, 3) of a group, trilinear, about the box centre: (N, N, N) float32."""
     total = np.zeros(map_zyx.shape, dtype=np.float64)
     for rotation in group:
         total += _moved(map_zyx, rotation)

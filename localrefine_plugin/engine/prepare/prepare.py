@@ -35,13 +35,13 @@ from .continue_run import take_over
 FIRST_IMAGES = 500  # per half-set: shells of a few hundred pixels times this many images
 
 
-def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,
+def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,  # noqa: PLR0913
             device: str = "auto", threads: int = 0, mode: str = "new") -> RunFolder:
     """Check the inputs and write RUN with iteration 0; see refine.refine for the arguments."""
     run = RunFolder(output)
     paths = {name: os.path.realpath(path) for name, path in dict(
         particles=particles, half_map_1=half_map_1, half_map_2=half_map_2, mask=mask).items()}
-    # a card that cannot be had stops us before the folder is touched
+    # a GPU that cannot be had stops us before the folder is touched
     devices = [choose_device(word) for word in device.split(",")]
     on = " and ".join(chosen.description for chosen in devices)
     say(f"alignment will run on {on}")
@@ -54,7 +54,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         curves = five_curves(*inputs.maps, inputs.mask, inputs.pixel_size, settings.seed, settings.fsc_randomise_below,
                              workers=workers)
         resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
-        predicted = max(said_memory(inputs, resolved, chosen) for chosen in devices)
+        predicted = max(check_memory(inputs, resolved, chosen) for chosen in devices)
         looks, references = first_references(inputs, resolved, workers)
         resolved = replace(resolved, mask_mass_kda=mass_kda(inputs.mask, inputs.pixel_size),
                            expected_rotation_sd_deg=max(look.expected_rotation_sd_deg for look in looks),
@@ -117,16 +117,16 @@ def first_references(inputs: CheckedInputs, resolved: ResolvedSettings,
                   for m in joined(inputs.maps, resolved.join_halves_resolution_angstrom, inputs.pixel_size, workers)]
     looks = []
     for half in (1, 2):
-        rows = np.flatnonzero(inputs.particles.half_set == half)
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, FIRST_IMAGES).astype(int))]
-        looks.append(look_at(inputs.particles.take(rows), references[half - 1], inputs.mask, resolved, workers))
+        index = np.flatnonzero(inputs.particles.half_set == half)
+        index = index[np.unique(np.linspace(0, len(index) - 1, FIRST_IMAGES).astype(int))]
+        looks.append(look_at(inputs.particles.take(index), references[half - 1], inputs.mask, resolved, workers))
     return looks, references
 
 
-def said_memory(inputs: CheckedInputs, resolved: ResolvedSettings, device: Device) -> float:
-    """Say what memory the run will take, or refuse it; bytes of the machine's, 0 where the work is done on a card."""
+def check_memory(inputs: CheckedInputs, resolved: ResolvedSettings, device: Device) -> float:
+    """Say what memory the run will take, or refuse it; bytes of the machine's, 0 where the work is done on a GPU."""
     need = finest_need(inputs, resolved, device)
-    if device.on_card:
+    if device.on_gpu:
         check_fits(device, need)
         say(prediction(device, need))
         return 0.0

@@ -85,7 +85,7 @@ def shift_map(map_zyx: np.ndarray, point: np.ndarray) -> np.ndarray:
 
 
 def recentred_map(map_zyx: np.ndarray, point: np.ndarray, box: int) -> np.ndarray:
-    """The map about a point in a box that is no larger."""
+    """The map (N, N, N) about a point, in a box (M, M, M) that is no larger."""
     return centred(shift_map(map_zyx, point), box)
 
 

@@ -19,7 +19,7 @@ class LearnedMotion:
     mean, mean_error : (6,) the mean motion and its covariance (6, 6).
     along_axes : (n, 2) of each particle, its motion along the first principal axis of rotation and along that of
         displacement, divided by what their standard deviation would be if the motion were Gaussian.
-    counts : (n,) the probability that a particle is none of the junk.
+    probability_not_junk : (n,) of each particle.
     """
 
     covariance: np.ndarray
@@ -27,7 +27,7 @@ class LearnedMotion:
     mean: np.ndarray
     mean_error: np.ndarray
     along_axes: np.ndarray
-    counts: np.ndarray
+    probability_not_junk: np.ndarray
 
     def columns(self) -> Dict[str, np.ndarray]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -74,9 +74,9 @@ class Particles:
     def column_names(cls) -> Tuple[str, ...]:
         return tuple(f.name for f in dataclasses.fields(cls) if f.name not in ("optics", "stacks"))
 
-    def take(self, rows: np.ndarray) -> "Particles":
-        """The particles of these rows, in this order."""
-        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in self.column_names()})
+    def take(self, index: np.ndarray) -> "Particles":
+        """The particles of an index (m,), in its order."""
+        return dataclasses.replace(self, **{name: getattr(self, name)[index] for name in self.column_names()})
 
     @property
     def box_size(self) -> int:

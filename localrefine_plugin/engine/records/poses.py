@@ -20,7 +20,7 @@ class PoseTable:
     shift_change_angstrom : (m, 2), displacement of the projected fulcrum relative to the INPUT pose.
     covariance : (m, 5, 5) posterior covariance of (w in radians, displacement of the projected mask
         centre in px), as if the reference had no noise: what the search goes by.
-    error_covariance : (m, 5, 5) float32, of the errors, those made by the reference's noise included
+    pose_error_covariance : (m, 5, 5) float32, of the errors, those made by the reference's noise included
         (reference_errors.py): what is reported.
     log_likelihood : (m,) of the best pose, relative to no signal, less what its own noise in the reference adds.
     modes : (m,) int, modes kept.  insertions : (m,) int, poses at which the image was inserted.
@@ -34,7 +34,7 @@ class PoseTable:
     rotation_change_deg: np.ndarray
     shift_change_angstrom: np.ndarray
     covariance: np.ndarray
-    error_covariance: np.ndarray
+    pose_error_covariance: np.ndarray
     log_likelihood: np.ndarray
     modes: np.ndarray
     insertions: np.ndarray

@@ -11,7 +11,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..align.half_set import HalfResult, align_half
+from ..align.half_set import HalfResult, HalfSet, align_half
 from ..align.reference_errors import ReferenceErrors, known_errors
 from ..align.search_plan import search_plan
 from ..io.mrc import ImageReader, read_map
@@ -35,14 +35,14 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What the tests need of a run: its best ``iteration`` with its mask and FSC, and the input ``rows`` of the
+    """What the tests need of a run: its best ``iteration`` with its mask and FSC, and the input ``index`` of the
     subset of each half-set."""
 
     folder: RunFolder
     iteration: int
     resolved: ResolvedSettings
     particles: Particles
-    rows: Dict[int, np.ndarray]
+    index: Dict[int, np.ndarray]
     mask: np.ndarray
     curves: FscCurves
     device: Device
@@ -65,7 +65,7 @@ class FinishedRun:
         table = load_poses(self.folder, iteration, half)
         if table is None:
             return None
-        kept = np.isin(table.row, self.rows[half])
+        kept = np.isin(table.row, self.index[half])
         return PoseTable(**{name: column[kept] for name, column in table.columns().items()})
 
     def curves_of(self, maps: Sequence[np.ndarray], mask: np.ndarray) -> FscCurves:
@@ -82,7 +82,7 @@ def load_finished(folder: RunFolder, device: Device, workers: int) -> FinishedRu
 
 
 def chosen_rows(particles: Particles, per_half: int, seed: int) -> Dict[int, np.ndarray]:
-    """Rows of at most ``per_half`` particles of each half-set: whole micrographs, known by their defocus.
+    """Index (m,) of at most ``per_half`` particles of each half-set: whole micrographs, known by their defocus.
 
     Copies of a particle have its defocus and come along, also where they are in the other half-set; choosing
     particles at random would part them and hide what the tests look for.
@@ -116,21 +116,35 @@ def with_random_phases(images: np.ndarray, first_shell: int, seed: int) -> np.nd
     return out
 
 
-def aligned(finished: FinishedRun, half: int, reference: np.ndarray, start: int, resolution: float,
-            previous: Optional[PoseTable], motion: Optional[np.ndarray], change: Change, phase: str,
-            errors: Optional[ReferenceErrors] = None) -> HalfResult:
-    """The subset of a half-set, its images changed, aligned and reconstructed as the step after iteration ``start``.
+@dataclass(frozen=True)
+class Start:
+    """What a pass starts from.
 
-    Nothing is subtracted, whatever the run did: what is put in the images' place has no rest of a particle.
+    reference : (N, N, N).  iteration : whose noise it goes by.  resolution : Å, how far the search goes.
+    poses, motion, errors : of the pass before, where there was one.
     """
-    rows = finished.rows[half]
-    particles = finished.particles.take(rows)
-    plan = search_plan(finished.resolved, particles, resolution, motion)
-    bar = ProgressBar(f"null test: {phase}, half {half}", len(rows))
+
+    reference: np.ndarray
+    iteration: int
+    resolution: float
+    poses: Optional[PoseTable] = None
+    motion: Optional[np.ndarray] = None
+    errors: Optional[ReferenceErrors] = None
+
+
+def aligned(finished: FinishedRun, half: int, start: Start, change: Change, phase: str) -> HalfResult:
+    """The subset of a half-set, its images changed, aligned and reconstructed as an align step does.
+
+    Nothing is subtracted, whatever the run did: images that are replaced hold no rest of a particle.
+    """
+    index = finished.index[half]
+    particles = finished.particles.take(index)
+    plan = search_plan(finished.resolved, particles, start.resolution, start.motion)
+    bar = ProgressBar(f"null test: {phase}, half {half}", len(index))
     with ImageReader(particles) as reader:
-        return align_half(particles, rows, lambda some: change(reader.read(some)), reference, finished.mask,
-                          load_noise(finished.folder, start, half), plan, previous, finished.workers, bar.update,
-                          finished.device, errors=errors)
+        task = HalfSet(particles, index, lambda some: change(reader.read(some)), start.reference, finished.mask,
+                       load_noise(finished.folder, start.iteration, half), start.poses, start.errors)
+        return align_half(task, plan, finished.device, finished.workers, bar.update)
 
 
 def noise_only(finished: FinishedRun) -> FscCurves:
@@ -144,9 +158,9 @@ def noise_only(finished: FinishedRun) -> FscCurves:
     motions: List[Optional[np.ndarray]] = [None, None]
     errors: List[Optional[ReferenceErrors]] = [None, None]
     for i in range(PASSES):
-        results = [aligned(finished, half, references[half - 1], 0, resolution, poses[half - 1], motions[half - 1],
-                           lambda images: with_random_phases(images, 1, finished.seed),
-                           f"noise for images, pass {i + 1} of {PASSES}", errors[half - 1]) for half in (1, 2)]
+        starts = [Start(references[h], 0, resolution, poses[h], motions[h], errors[h]) for h in (0, 1)]
+        results = [aligned(finished, half, start, lambda images: with_random_phases(images, 1, finished.seed),
+                           f"noise for images, pass {i + 1} of {PASSES}") for half, start in enumerate(starts, 1)]
         poses = [result.poses for result in results]
         motions = [None if result.motion is None else result.motion.covariance for result in results]
         maps = [result.half_map for result in results]
@@ -170,10 +184,11 @@ def without_detail(finished: FinishedRun, first_shell: int) -> List[np.ndarray]:
     maps: List[np.ndarray] = []
     errors: List[Optional[ReferenceErrors]] = [None, None]
     for i in range(PASSES):
-        results = [aligned(finished, half, references[half - 1], last, resolution, poses[half - 1],
-                           finished.motion(last, half),
+        starts = [Start(references[h], last, resolution, poses[h], finished.motion(last, h + 1), errors[h])
+                  for h in (0, 1)]
+        results = [aligned(finished, half, start,
                            lambda images: with_random_phases(images, first_shell, finished.seed),
-                           f"random phases, pass {i + 1} of {PASSES}", errors[half - 1]) for half in (1, 2)]
+                           f"random phases, pass {i + 1} of {PASSES}") for half, start in enumerate(starts, 1)]
         maps, poses = [result.half_map for result in results], [result.poses for result in results]
         uniform = replace(finished.resolved, non_uniform=False)
         references = next_references(maps, finished.mask, finished.curves, uniform, finished.workers).maps
@@ -186,7 +201,7 @@ def errors_of(finished: FinishedRun, references: Sequence[np.ndarray],
     """What the next pass knows of the errors of references made of these results."""
     centre = finished.resolved.mask_centre_offset(finished.particles.box_size)
     agreement = np.array(reference_fsc(references, finished.mask, finished.workers))
-    return [known_errors(agreement, volume, result.half_map, finished.mask, centre, result.coverage)
+    return [known_errors(agreement, volume, result.half_map, finished.mask, centre, result.accumulator_mean)
             for volume, result in zip(references, results)]
 
 
@@ -197,8 +212,8 @@ def with_other_reference(finished: FinishedRun, half: int) -> Tuple[PoseTable, P
     if before is not None:  # two modes: everyone goes through the grid, the start decides nothing
         before = replace(before, modes=np.full(len(before), 2))
     reference = read_map(finished.folder.reference(last, 3 - half))[0]
-    result = aligned(finished, half, reference, last, finished.align_resolution(last), before,
-                     finished.motion(last, half), lambda images: images, "the other half's reference")
+    start = Start(reference, last, finished.align_resolution(last), before, finished.motion(last, half))
+    result = aligned(finished, half, start, lambda images: images, "the other half's reference")
     own = finished.poses(finished.iteration, half)
     assert own is not None  # only iteration 0 has none
     return own, result.poses

@@ -64,7 +64,7 @@ def validate(run: str, device: str = "auto", threads: int = 0) -> Validation:
         tests = (pure_noise(finished), random_phases(finished), empty_place(finished), other_reference(finished),
                  common_drift(finished))
     found = Validation(finished.iteration, finished.seed, tests,
-                       tuple(len(finished.rows[half]) for half in (1, 2)), tuple(advise_on_validation(tests)))
+                       tuple(len(finished.index[half]) for half in (1, 2)), tuple(advise_on_validation(tests)))
     for test in tests:
         outcome = "not done" if test.passed is None else "as expected" if test.passed else "NOT AS EXPECTED"
         say(f"{outcome}: {test.title}: {test.verdict}")
@@ -73,12 +73,13 @@ def validate(run: str, device: str = "auto", threads: int = 0) -> Validation:
     return found
 
 
-def judged(name: str, title: str, value: float, low: float, high: Optional[float], unit: str, good: str,
-           bad: str) -> NullTest:
-    """A test whose value must not exceed ``high``; without that, a resolution in Å that must not be below ``low``."""
+def judged(name: str, title: str, value: float, low: float, high: Optional[float], unit: str,
+           verdicts: Tuple[str, str]) -> NullTest:
+    """A test whose value must not exceed ``high``; without that, a resolution in Å that must not be below ``low``.
+    ``verdicts``: what is said if it passes, and if not."""
     passed = bool(value >= low if high is None else value <= high)
     return NullTest(name, title, float(value), float(low), None if high is None else float(high), unit, passed,
-                    good if passed else bad)
+                    verdicts[0] if passed else verdicts[1])
 
 
 # ---------------------------------------------------------------- the tests
@@ -92,9 +93,9 @@ def pure_noise(finished: FinishedRun) -> NullTest:
     reached, finest = noise_resolution(curves, edge), length / edge
     extent = f"to {reached:.1f} Å" if reached < length else "nowhere"
     found = f"with noise of the same spectrum for images the half-maps agree {extent}"
-    return judged("pure_noise", "Noise instead of images", reached, finest, None, "Å",
-                  f"{found}, no finer than the initial low-pass of {lowpass:.1f} Å",
-                  f"{found}, beyond the initial low-pass of {lowpass:.1f} Å: {SHARED}")
+    return judged("pure_noise", "Noise instead of images", reached, finest, None, "Å", (
+        f"{found}, no finer than the initial low-pass of {lowpass:.1f} Å",
+        f"{found}, beyond the initial low-pass of {lowpass:.1f} Å: {SHARED}"))
 
 
 def noise_resolution(curves: FscCurves, edge: int) -> float:
@@ -118,8 +119,7 @@ def random_phases(finished: FinishedRun) -> NullTest:
     found = (f"with random phases beyond {angstrom(finished, first)} the FSC from there to "
              f"{angstrom(finished, band.stop - 1)} is {value:.3f} (the mask alone gives {by_mask[band].mean():.3f})")
     return judged("random_phases", "Random phases at high resolution", value, -SIGMAS * error, high, "FSC",
-                  f"{found}: nothing is made out of noise",
-                  f"{found}: {SHARED}")
+                  (f"{found}: noise alone gives no correlation", f"{found}: {SHARED}"))
 
 
 def empty_place(finished: FinishedRun) -> NullTest:
@@ -138,8 +138,7 @@ def empty_place(finished: FinishedRun) -> NullTest:
     found = (f"where there is no density the FSC from {angstrom(finished, band.start)} to "
              f"{angstrom(finished, band.stop - 1)} is {value:.3f} in the same mask")
     return judged("empty_place", title, value, -SIGMAS * error, SIGMAS * error, "FSC",
-                  f"{found}: the mask makes no agreement",
-                  f"{found}: {SHARED}")
+                  (f"{found}: the mask alone gives no correlation", f"{found}: {SHARED}"))
 
 
 def other_reference(finished: FinishedRun) -> NullTest:
@@ -150,9 +149,9 @@ def other_reference(finished: FinishedRun) -> NullTest:
     value = float(np.mean(chi2 > ELSEWHERE))
     found = (f"aligned to the other half-set's reference, {100 * value:.1f} % of the particles go elsewhere (the rest "
              f"differ by {chi2[chi2 <= ELSEWHERE].mean():.2f} times their predicted variance)")
-    return judged("other_reference", "The other half-set's reference", value, 0.0, FEW, "of the particles",
-                  f"{found}: poses depend on the images, not on which reference they met",
-                  f"{found}: poses follow the noise of their own reference, which is overfitting")
+    return judged("other_reference", "The other half-set's reference", value, 0.0, FEW, "of the particles", (
+        f"{found}: poses depend on the images, not on the noise of the reference",
+        f"{found}: poses follow the noise of their own reference, which is overfitting"))
 
 
 def common_drift(finished: FinishedRun) -> NullTest:
@@ -171,9 +170,9 @@ def common_drift(finished: FinishedRun) -> NullTest:
     radius = resolved.mask_radius_angstrom
     value = np.hypot(g, np.sqrt(0.4) * radius * np.deg2rad(angle))
     words = f"the sub-volume as a whole has turned by {angle:.1f}° and moved by {g:.1f} Å from where the input had it"
+    remedy = "fit models and masks to the new map, and check that nothing was re-centred without a prior"
     return judged("common_drift", "Drift common to both half-sets", value, 0.0,
-                  DRIFT * finished.curves.resolutions()["corrected"], "Å", words,
-                  f"{words}: fit models and masks to the new map, and see that nothing was re-centred without a prior")
+                  DRIFT * finished.curves.resolutions()["corrected"], "Å", (words, f"{words}: {remedy}"))
 
 
 # ---------------------------------------------------------------- what they measure with
@@ -196,7 +195,7 @@ def angstrom(finished: FinishedRun, shell: int) -> str:
 
 
 def band_error(curve: np.ndarray, mask: np.ndarray, band: slice) -> float:
-    """Standard error of the mean of a curve over a band of shells.
+    """Standard error of the mean of a curve (N // 2 + 1,) over a band of shells.
 
     A mask of volume V blurs the transform over about N / ∛V shells: so many neighbours count as one.
     """

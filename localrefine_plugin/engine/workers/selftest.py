@@ -1,6 +1,6 @@
-"""A card tried before it is trusted: kernels, transforms, matrices and one tiny iteration against the CPU.
+"""A GPU tried before it is trusted: kernels, transforms, matrices and one tiny iteration against the CPU.
 
-It takes a second or two and is done once for each card, driver, CuPy and version of the kernels.
+It takes a second or two and is done once for each GPU, driver, CuPy and version of the kernels.
 """
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import numpy as np
 
-from ..align.half_set import HalfResult, align_half
+from ..align.half_set import HalfResult, HalfSet, align_half
 from ..align.reference import Reference, make_reference, slice_rows
 from ..align.reference_errors import ReferenceErrors
 from ..align.search_plan import resolve, search_plan
@@ -53,20 +53,20 @@ class Check:
 
 
 def ensure_tested(device: Device) -> None:
-    """Test a card unless it has been.
+    """Test a GPU unless it has been.
 
     Raises
     ------
     InputError : it computes something else than the CPU; the message names the report.
     """
-    if device.on_card and key_of(device) not in passed_before():
+    if device.on_gpu and key_of(device) not in passed_before():
         judge(device, selftest(device))
 
 
 def report_lines(device: Device) -> Iterator[str]:
-    """Test a card now and say what came out; InputError as `ensure_tested`."""
+    """Test a GPU now and say what came out; InputError as `ensure_tested`."""
     yield device.description
-    if not device.on_card:
+    if not device.on_gpu:
         yield "no GPU: nothing to compare"
         return
     checks = selftest(device)
@@ -77,7 +77,7 @@ def report_lines(device: Device) -> Iterator[str]:
 
 
 def judge(device: Device, checks: List[Check]) -> None:
-    """Remember that a card passed, or raise InputError."""
+    """Remember that a GPU passed, or raise InputError."""
     failed = [check for check in checks if not check.passed]
     if failed:
         report = cache_folder() / "selftest_failed.json"
@@ -93,7 +93,7 @@ def cache_folder() -> Path:
 
 
 def key_of(device: Device) -> str:
-    """Changes with card, driver, CuPy and CUDA sources."""
+    """Changes with GPU, driver, CuPy and CUDA sources."""
     sources = "".join(cuda.source_text(name) for name in ("slices.cu", "insert.cu"))
     return f"{device.identity} sources {hashlib.sha256(sources.encode()).hexdigest()[:12]}"
 
@@ -159,38 +159,45 @@ def operators() -> Dict[str, Callable[[Device], Any]]:
     symmetric = symmetric @ np.swapaxes(symmetric, 1, 2) + np.eye(5)
 
     def sums(d: Device, part: int) -> Any:
-        return gauss_newton_sums(d.put(ft), d.put(rows), d.put(shift), d.put(owner), d.put(pixels.kx), d.put(pixels.ky),
-                                 len(pixels), d.put(z), d.put(w), BOX)[part]
+        on = d.to_device
+        return gauss_newton_sums(on(ft), on(rows), on(shift), on(owner), on(pixels.kx), on(pixels.ky), len(pixels),
+                                 on(z), on(w), BOX)[part]
 
     def insert(d: Device, fixed: bool = False) -> Any:
-        fixed = fixed and d.on_card
+        on, fixed = d.to_device, fixed and d.on_gpu
         accumulator = FixedPointSums(accumulator_shape(shell), 40, d.xp) if fixed else new_accumulator(shell, d.xp)
-        insert_slices(accumulator, d.put(rows), d.put(owner), d.put(np.ones(40)), d.put(shift), d.put(variance),
-                      d.put(last_column(shell)), d.put(image), d.put(power), BOX)
+        insert_slices(accumulator, on(rows), on(owner), on(np.ones(40)), on(shift), on(variance),
+                      on(last_column(shell)), on(image), on(power), BOX)
         accumulator = accumulator.to_float() if fixed else accumulator
         enforce_hermitian(accumulator)
         return accumulator
+
+    def slices(d: Device) -> Any:
+        on = d.to_device
+        return extract_slices(on(ft), on(rows), on(pixels.kx), on(pixels.ky))
+
+    def scores(d: Device) -> Any:
+        on = d.to_device
+        return score_grid(on(ft), on(rows.reshape(4, 10, 2, 3)), on(pixels.kx), on(pixels.ky), on(grid_z), on(w[:4]))
 
     def read_ahead(d: Device) -> Any:
         with Prefetch(lambda part: e.images[part], PARTICLES, BOX, d) as ahead:
             return d.xp.concatenate([ahead(np.arange(i, i + 4)) + 0 for i in range(0, PARTICLES, 4)])
 
     def rebuilt(d: Device) -> Any:
-        values, axes = d.xp.linalg.eigh(d.put(symmetric))
+        values, axes = d.xp.linalg.eigh(d.to_device(symmetric))
         return (axes * values[:, None]) @ d.xp.swapaxes(axes, 1, 2)
 
     return {
-        "extract_slices": lambda d: extract_slices(d.put(ft), d.put(rows), d.put(pixels.kx), d.put(pixels.ky)),
-        "score_grid": lambda d: score_grid(d.put(ft), d.put(rows.reshape(4, 10, 2, 3)), d.put(pixels.kx),
-                                           d.put(pixels.ky), d.put(grid_z), d.put(w[:4])),
+        "extract_slices": slices, "score_grid": scores,
         "log likelihood": lambda d: sums(d, 0), "gradient": lambda d: sums(d, 1), "curvature": lambda d: sums(d, 2),
         "insert_slices": insert, "insert_slices, fixed point": lambda d: insert(d, fixed=True),
-        "images read ahead": read_ahead, "rfft2": lambda d: rfft2(d.put(e.images)),
-        "rfftn and irfftn": lambda d: irfftn(rfftn(d.put(e.map)), e.map.shape),
-        "matrix product": lambda d: d.xp.matmul(d.put(w), d.put(w.T.copy())),
-        "inverse": lambda d: d.xp.linalg.inv(d.put(symmetric)),
-        "solve": lambda d: d.xp.linalg.solve(d.put(symmetric), d.put(symmetric[:, :, :1])),
-        "determinant": lambda d: d.xp.linalg.slogdet(d.put(symmetric))[1],
+        "images read ahead": read_ahead, "rfft2": lambda d: rfft2(d.to_device(e.images)),
+        "rfftn and irfftn": lambda d: irfftn(rfftn(d.to_device(e.map)), e.map.shape),
+        "matrix product": lambda d: d.xp.matmul(d.to_device(w), d.to_device(w.T.copy())),
+        "inverse": lambda d: d.xp.linalg.inv(d.to_device(symmetric)),
+        "solve": lambda d: d.xp.linalg.solve(d.to_device(symmetric), d.to_device(symmetric[:, :, :1])),
+        "determinant": lambda d: d.xp.linalg.slogdet(d.to_device(symmetric))[1],
         "eigenvectors": rebuilt,
     }
 
@@ -201,7 +208,7 @@ def complex_noise(rng: np.random.Generator, shape: Any) -> np.ndarray:
 
 
 def iteration(device: Device) -> List[Check]:
-    """A second iteration on the card and on the CPU: half of the images from the grid, half from their last poses."""
+    """A second iteration on the GPU and on the CPU: half of the images from the grid, half from their last poses."""
     e = Example()
     settings = Settings(prior="learned", prior_rotation_deg=4.0, prior_shift_angstrom=4.0)
     plan = search_plan(resolve(settings, e.mask, RESOLUTION_ANGSTROM, PIXEL_SIZE), e.particles, RESOLUTION_ANGSTROM)
@@ -209,8 +216,9 @@ def iteration(device: Device) -> List[Check]:
     errors = ReferenceErrors(np.full(e.shell + 1, 0.8), np.full(e.shell + 1, 0.01), 20 * np.eye(3))
 
     def aligned(d: Device, previous: Optional[PoseTable]) -> HalfResult:
-        return align_half(e.particles, np.arange(PARTICLES), lambda rows: e.images[rows], e.map, e.mask, noise, plan,
-                          previous, 1, lambda *_: None, d, errors=errors)
+        half = HalfSet(e.particles, np.arange(PARTICLES), lambda index: e.images[index], e.map, e.mask, noise, previous,
+                       errors)
+        return align_half(half, plan, d)
     first = aligned(CPU, None).poses
     first = replace(first, modes=1 + np.arange(PARTICLES) % 2)
     ours, theirs = aligned(device, first), aligned(CPU, first)
@@ -255,7 +263,7 @@ class Example:
         distorted = None if matrices is None else matrices[p.optics_group]
         slices = extract_slices(self.reference.ft, slice_rows(rotation, self.reference.scale, distorted), kx, ky)
         phases = np.array([aberration_phase(group, True, kx, ky) for group in p.optics])[p.optics_group]
-        slices = slices * CtfOnPixels(p, kx, ky, CPU.put)(everyone) * np.exp(1j * phases)
+        slices = slices * CtfOnPixels(p, kx, ky, CPU.to_device)(everyone) * np.exp(1j * phases)
         spectrum = np.zeros((PARTICLES, BOX, BOX // 2 + 1), np.complex64)
         rows = np.arange(-self.shell, self.shell + 1) % BOX
         spectrum[:, rows, :self.shell + 1] = slices.reshape(PARTICLES, 2 * self.shell + 1, self.shell + 1)

@@ -1,4 +1,4 @@
-"""The two half-sets at the same time, each on a card of its own."""
+"""The two half-sets at the same time, each on a GPU of its own."""
 from __future__ import annotations
 
 import signal
@@ -12,7 +12,7 @@ from ..io.run_folder import RunFolder, read_json
 from ..records.errors import InputError
 
 
-def align_side_by_side(run: str, iteration: int, devices: Sequence[str], threads: int) -> None:
+def align_on_two_gpus(run: str, iteration: int, devices: Sequence[str], threads: int) -> None:
     """The verb ``align`` for half-set 1 on the first device and half-set 2 on the second, as processes of their own.
 
     Raises

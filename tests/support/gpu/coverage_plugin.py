@@ -17,14 +17,14 @@ COVERAGE.start()
 now = {"test": "import"}
 
 
-def on_card(function):
-    """Lines inside a call are those of a card if its object's device is one."""
+def on_gpu(function):
+    """Lines inside a call are those of a GPU if its object's device is one."""
     @functools.wraps(function)
     def wrapped(self, *args, **kwargs):
-        device = getattr(self, "device", None) or next((a for a in args if hasattr(a, "on_card")), None)
-        if device is None or not device.on_card:
+        device = getattr(self, "device", None) or next((a for a in args if hasattr(a, "on_gpu")), None)
+        if device is None or not device.on_gpu:
             return function(self, *args, **kwargs)
-        COVERAGE.switch_context(now["test"] + " card")
+        COVERAGE.switch_context(now["test"] + " gpu")
         try:
             return function(self, *args, **kwargs)
         finally:
@@ -36,7 +36,7 @@ def pytest_configure(config):
     from gpu import cuda_on_cpu, fixtures
     from localrefine_plugin.engine.align.half_set import HalfAlignment
     for name in ("__init__", "set_reference", "add", "result"):
-        setattr(HalfAlignment, name, on_card(getattr(HalfAlignment, name)))
+        setattr(HalfAlignment, name, on_gpu(getattr(HalfAlignment, name)))
     kernels = FOLDER / "kernels"
     kernels.mkdir(exist_ok=True)
     fixtures.folder = lambda: kernels

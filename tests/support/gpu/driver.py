@@ -3,16 +3,16 @@ from __future__ import annotations
 
 
 class Driver:
-    """libcuda.so.1 of a machine with these cards."""
+    """libcuda.so.1 of a machine with these GPUs."""
 
-    def __init__(self, cards=1, version=12080, status=0):
-        self.cards, self.version, self.status = cards, version, status
+    def __init__(self, gpus=1, version=12080, status=0):
+        self.gpus, self.version, self.status = gpus, version, status
 
     def cuInit(self, flags):
         return self.status
 
     def cuDeviceGetCount(self, count):
-        count._obj.value = self.cards
+        count._obj.value = self.gpus
         return 0
 
     def cuDriverGetVersion(self, version):
@@ -22,7 +22,7 @@ class Driver:
         handle._obj.value = index
 
     def cuDeviceGetName(self, name, size, handle):
-        name.value = f"Card {handle.value}".encode()
+        name.value = f"GPU {handle.value}".encode()
 
     def cuDeviceGetAttribute(self, value, attribute, handle):
         value._obj.value = {75: 8, 76: 6}[attribute]

@@ -21,7 +21,7 @@ from gpu.streams import Ledger, Pool, cuda_namespace
 
 RECORD, OLDER = (json.loads((Path(__file__).parent / f"cupy_{name}.json").read_text()) for name in ("names", "older"))
 WAITING_FUNCTIONS = {"nonzero", "flatnonzero", "argwhere", "unique", "asnumpy", "bincount", "array_equal", "allclose"}
-VIEWS = {"get", "reshape", "view", "swapaxes", "transpose", "ravel"}  # which move nothing on the card
+VIEWS = {"get", "reshape", "view", "swapaxes", "transpose", "ravel"}  # which move nothing on the GPU
 WAITING_METHODS = {"get", "item", "tolist", "nonzero", "tobytes"}
 SCALARS = (bool, int, float, complex, np.generic)
 BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")

@@ -85,7 +85,7 @@ OutOfMemoryError.__module__ = "cupy.cuda.memory"
 
 
 class Pool:
-    """cupy.cuda.MemoryPool of an empty card."""
+    """cupy.cuda.MemoryPool of an empty GPU."""
 
     limit = 0
 

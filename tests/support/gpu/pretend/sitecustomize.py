@@ -1,4 +1,4 @@
-"""With this folder in PYTHONPATH a process of its own finds two cards: a driver made up, and the stand-in as CuPy."""
+"""With this folder in PYTHONPATH a process of its own finds two GPUs: a driver made up, and the stand-in as CuPy."""
 import os
 import sys
 from pathlib import Path
@@ -11,4 +11,4 @@ from gpu.stand_in import make_cupy  # noqa: E402
 from localrefine_plugin.engine.kernels import device  # noqa: E402
 
 sys.modules["cupy"] = make_cupy(Path(os.environ["KERNELS_OF_STAND_IN"]))
-device.load_driver = lambda: Driver(cards=2)
+device.load_driver = lambda: Driver(gpus=2)

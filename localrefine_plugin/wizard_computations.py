@@ -145,7 +145,8 @@ def mask_report(protocol: Any) -> List[str]:
 
 def search_extents(protocol: Any) -> Tuple[float, float]:
     """Degrees and Å: what "automatic" means for the extents."""
-    from .engine.align.search_plan import automatic_extents
+    from .engine.align.prior_shapes import prior_shape
     from .engine.records.settings import Settings
     values = settings_values(protocol)
-    return automatic_extents(Settings(**{name: values[name] for name in PRIOR_SETTINGS}))
+    settings = Settings(**{name: values[name] for name in PRIOR_SETTINGS})
+    return prior_shape(settings.prior).extents(settings)
