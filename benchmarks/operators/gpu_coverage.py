@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "localrefine_plugin" / "engine"
 PAGE = DOCS / "reference" / "gpu-coverage.md"
 TESTS = ("test_cuda_source", "test_fixed_point", "test_prefetch", "test_device", "test_selftest", "test_cupy_engine",
-         "test_gpu_cost", "test_gpu_check")
+         "test_gpu_cost", "test_gpu_check", "test_half_sums")
 # Not entered by the alignment of a half-set, and about a GPU nevertheless
 ALWAYS = ("kernels/cuda.py", "kernels/device.py", "kernels/prefetch.py", "kernels/batches.py", "kernels/fixed_point.py",
           "workers/selftest.py", "align/memory.py")
@@ -88,7 +88,7 @@ def is_text(node: ast.stmt) -> bool:
 
 
 def rows_of(functions: Sequence[Function], contexts: Dict[int, List[str]]) -> List[Row]:
-    """Functions below the boundary; ``contexts`` says of a line what executed it, as "test_x" or "test_x GPU"."""
+    """Functions below the boundary; ``contexts`` says of a line what executed it, as "test_x" or "test_x gpu"."""
     always = bool(functions) and functions[0].module in ALWAYS
     rows = []
     for f in functions:

@@ -1,7 +1,8 @@
 """What the images of a half-set add up to.
 
 The sums of two parts of a half-set can be added. A + B is what one worker would have got from all of their images:
-up to the order of floating-point additions, and to the last bit where the map is summed in integers (fixed_point.py).
+up to the order of floating-point additions, and to the last bit where the map is summed in integers of one scale
+(fixed_point.py).
 """
 from __future__ import annotations
 
