@@ -31,7 +31,7 @@ TESTS = ("test_cuda_source", "test_fixed_point", "test_prefetch", "test_device",
 # Not entered by the alignment of a half-set, and about a GPU nevertheless
 ALWAYS = ("kernels/cuda.py", "kernels/device.py", "kernels/prefetch.py", "kernels/batches.py", "kernels/fixed_point.py",
           "workers/selftest.py", "align/memory.py")
-HOST = ("io/mrc.py", "io/other_formats.py", "io/run_folder.py", "records/particles.py")  # reading files is the same for both
+HOST = ("io/mrc.py", "io/other_formats.py", "io/run_folder.py", "records/particles.py")  # files: the same for both
 WHY = {"kernels/slices.py": "CPU version", "kernels/insert.py": "CPU version",
        "kernels/device.py": "needs a driver", "workers/selftest.py": "where the cache cannot be written",
        "maps/mask.py": "on the CPU", "align/half_sums.py": "on the CPU",
