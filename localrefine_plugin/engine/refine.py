@@ -10,6 +10,7 @@ from .align.half_set import HalfResult, HalfSet, align_half
 from .align.reference_errors import ReferenceErrors, known_errors
 from .align.search_plan import search_plan
 from .finish.results import write_results
+from .inputs.changes import check_stacks
 from .io.mrc import ImageReader, read_map, write_map
 from .io.run_folder import RunFolder, remove_temporary
 from .io.run_store import (
@@ -97,11 +98,13 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
                            None if motion is None else motion.covariance)
         errors = errors_of_reference(folder, iteration - 1, half, reference_map, mask, plan.centre)
         bar = ProgressBar(f"iteration {iteration} half {half}: align and insert", len(particles))
+        check_stacks(folder, given)
         with ImageReader(particles) as reader:
             task = HalfSet(particles, row, reader.read, reference_map, mask, load_noise(folder, iteration - 1, half),
                            load_poses(folder, iteration - 1, half), errors,
                            read_map(folder.static_part(half))[0] if resolved.subtract else None)
             result = align_half(task, plan, chosen, worker_count(threads), bar.update)
+        check_stacks(folder, given)  # what was read may have been another file's
         files = save_half(folder, iteration, half, result, particles.pixel_size)
     save_record(folder.half_done(iteration, half), HalfRecord(
         iteration=iteration, half=half, particles=len(particles), phase_seconds=result.phase_seconds,

@@ -124,11 +124,3 @@ def test_grey_values_out_of_all_proportion_are_refused(data, tmp_path, factor):
             mrc.data[:] *= factor
     with pytest.raises(InputError, match="half_1.mrcs: the grey values of most images span .*; normalise them"):
         check(tmp_path)
-
-
-def test_a_table_that_changed_since_the_run_began_is_refused(runs, data):
-    star = Path(read_json(runs[1].input)["particles"])
-    star.write_text(star.read_text().rstrip("\n").rsplit("\n", 1)[0] + "\n")
-    runs[1].report.unlink()
-    with pytest.raises(InputError, match="without.star: has 494 particles, and had 495 when the run began"):
-        refine.finish(str(runs[1].path), threads=1)

@@ -10,6 +10,7 @@ from ..records.codec import from_json
 from ..records.errors import InputError
 from ..records.iteration import HalfRecord, IterationRecord
 from ..records.results import MaskLadder, PoseBlur, Report, Sharpening, Validation
+from ..records.run_input import InputChanges
 from ..records.settings import Settings
 
 Record = TypeVar("Record")
@@ -39,7 +40,9 @@ def build_report(run: RunFolder) -> Report:
     advice = [*(best.advice.values() if best else ()), *([blur.advice] if blur and blur.advice else ()),
               *(validation.advice if validation else ())]
     costs: List[Union[IterationRecord, HalfRecord]] = [*iterations, *steps]
+    changes = read(run.final("input_changes.json"), _as(InputChanges))
     said = unreadable + [text for step in (given, *iterations) if step for text in step.warnings]
+    said += changes.changes if changes else ()
     return Report(
         iterations=tuple(iterations), halves=tuple(steps), input=given, settings=settings,
         wall_seconds=sum(step.wall_seconds for step in costs), cpu_seconds=sum(step.cpu_seconds for step in costs),

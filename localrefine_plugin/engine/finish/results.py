@@ -7,15 +7,16 @@ from typing import Any, Dict, Sequence
 
 import numpy as np
 
+from ..inputs.changes import changes_at_the_end
 from ..io.mrc import read_map, write_map
-from ..io.relion_particles import read_particles, write_particles
+from ..io.relion_particles import read_table, write_particles
 from ..io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, remove, remove_temporary, write_atomic
 from ..io.run_store import load_input, load_iteration, load_particles, load_poses, save_record
 from ..maps.fsc import FscCurves, read_fsc
 from ..maps.sharpen import applied_b_factor, sharpen
 from ..progress import say
-from ..records.errors import InputError
 from ..records.results import PoseBlur, Sharpening
+from ..records.run_input import InputChanges
 from .mask_ladder import mask_ladder
 from .pose_blur import advice, as_half_map_fsc, blur_correlation, expected_map_to_truth, expected_resolution
 from .report import build_report
@@ -46,6 +47,11 @@ def write_results(run: RunFolder, workers: int) -> None:
     write_final_particles(run, k)
     blur = pose_blur(run, k, mean, mask, curves)
     save_record(run.final("pose_blur.json"), blur)
+    changes = changes_at_the_end(run)
+    if changes:
+        save_record(run.final("input_changes.json"), InputChanges(tuple(changes)))
+    for text in changes:
+        say(f"warning: {text}")
     files = [run.final(name) for name in names if run.final(name).exists()]
     save_record(run.report, replace(build_report(run), files=run.sizes(files)))
     reason = f" ({blur.advice})" if blur.advice else ""
@@ -113,11 +119,9 @@ def write_final_particles(run: RunFolder, iteration: int) -> None:
         extra["rlnRandomSubset"] = particles.half_set
     if given.resolved.per_particle_scale:
         extra["lrScale"] = scale
-    # the file was checked at the start
-    _, table = read_particles(given.particles, need_half_sets=False, pixel_size=given.pixel_size)
-    if len(table.pixel_size) != len(particles):
-        raise InputError(f"has {len(table.pixel_size)} particles, and had {len(particles)} when the run began",
-                         given.particles, "put the old file back, or start a new run")
+    # the run's own copy: the user's file may have changed. Older versions kept none
+    source = run.given_particles if run.given_particles.exists() else given.particles
+    table = read_table(source, particles)
     used = np.flatnonzero(particles.half_set > 0)
     write_particles(run.final("particles.star"), table.take(used), rotation[used], shift[used],
                     {label: values[used].tolist() for label, values in extra.items()})

@@ -39,6 +39,9 @@ CONTRADICTION = 1e-3  # relative, of two pixel sizes; RELION writes six digits
 FARTHEST_PIXEL_SIZE = 0.1  # relative; sessions of one microscope and setting differ by less than 0.05
 LARGEST_DISTORTION = 0.2  # microscopes stay below 0.05; the kernels need less than 0.25
 DISTORTION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
+USED_COLUMNS = (("rlnImageName", "rlnRandomSubset", "rlnOpticsGroup", "rlnPhaseShift") + ANGLES + ORIGINS_ANGSTROM
+                + ORIGINS_PX + CTF + MICROSCOPE + PIXEL_SIZES + MAGNIFICATION + BEAM_TILT)
+"""Of the table of particles, what a refinement depends on."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +95,9 @@ def read_particles(path: PathLike, need_half_sets: bool = True, pixel_size: Opti
     if any(label.startswith("rlnTomo") for label in table.labels):  # RELION 4 and 5
         raise InputError("the particles are of tomograms", source, "give particles of single-particle images")
     optics = _optics_table(tables)
-    columns = Columns(table, ("rlnImageName", "rlnRandomSubset", "rlnOpticsGroup", "rlnPhaseShift") + ANGLES
-                       + ORIGINS_ANGSTROM + ORIGINS_PX + CTF + MICROSCOPE + PIXEL_SIZES + MAGNIFICATION + BEAM_TILT)
+    columns = Columns(table, USED_COLUMNS)
     stack, number, stacks = _images(columns.text("rlnImageName"), path)
-    if optics is not None:
-        group, groups = _optics_groups(optics, columns)
-    else:
-        group, groups = _optics_of_rows(columns)
+    group, groups = _optics_groups(optics, columns) if optics is not None else _optics_of_rows(columns)
     groups = _with_box_sizes(groups, group, stack, stacks)
     own_pixel_size = np.array([g.pixel_size for g in groups])[group]
     particles = Particles(
@@ -115,6 +114,27 @@ def read_particles(path: PathLike, need_half_sets: bool = True, pixel_size: Opti
     if not several_pixel_sizes(own_pixel_size):
         return particles, parts
     return in_frame(particles, parts, pixel_size or commonest_pixel_size(particles))
+
+
+def read_table(path: PathLike, particles: Particles) -> ParticleTable:
+    """The table of a STAR file that ``particles`` were read from, without looking at any image.
+
+    Raises InputError if its rows are not these particles in their order.
+    """
+    tables = tuple(read_star(path))
+    index = _particle_index(tables, str(path))
+    columns, optics = Columns(tables[index], USED_COLUMNS), _optics_table(tables)
+    _, number, _ = _image_numbers(columns.text("rlnImageName"), path)
+    if not np.array_equal(number, particles.slice):
+        raise InputError("does not have the particles of this run in their order", str(path), "start a new run")
+    group, groups = _optics_groups(optics, columns) if optics is not None else _optics_of_rows(columns)
+    own_pixel_size = np.array([g.pixel_size for g in groups])[group]
+    return ParticleTable(tables, index, own_pixel_size, _of_rows(magnifications(particles), particles.optics_group))
+
+
+def particle_table_of(tables: Sequence[StarTable], source: str) -> StarTable:
+    """The table of particles among those of a STAR file; InputError without one."""
+    return tables[_particle_index(tables, source)]
 
 
 def in_frame(particles: Particles, table: ParticleTable, pixel_size: float) -> Tuple[Particles, ParticleTable]:
@@ -174,6 +194,12 @@ def _particle_index(tables: Sequence[StarTable], source: str) -> int:
 
 def _images(names: Sequence[str], star: PathLike) -> Tuple[np.ndarray, np.ndarray, Tuple[str, ...]]:
     """(stack index, 0-based slice, absolute stack paths) of names NNNNNN@stack."""
+    stack, number, known = _image_numbers(names, star)
+    return stack, number, _distinct(stack, [find_file(name, star) for name in known])
+
+
+def _image_numbers(names: Sequence[str], star: PathLike) -> Tuple[np.ndarray, np.ndarray, Tuple[str, ...]]:
+    """(index of the name of the stack, 0-based slice, names of stacks) of names NNNNNN@stack."""
     known: Dict[str, int] = {}
     stack = np.empty(len(names), dtype=np.int32)
     number = np.empty(len(names), dtype=np.int64)
@@ -185,7 +211,7 @@ def _images(names: Sequence[str], star: PathLike) -> Tuple[np.ndarray, np.ndarra
             raise InputError(f"row {i + 1} has rlnImageName '{name}'", str(star),
                              "image names are NNNNNN@stack.mrcs with NNNNNN counting from 1")
         number[i] = int(before) - 1 if at else 0
-    return stack, number, _distinct(stack, [find_file(name, star) for name in known])
+    return stack, number, tuple(known)
 
 
 def _distinct(stack: np.ndarray, paths: Sequence[str]) -> Tuple[str, ...]:

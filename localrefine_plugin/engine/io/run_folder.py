@@ -7,6 +7,8 @@
     RUN/particles.npz            the engine's view of the input particles (records.Particles)
     RUN/mask.mrc                 the mask that was given
     RUN/iter_000/                the input, in the form of an iteration
+        particles.star           a copy of the particle file that was given
+        fingerprints.json        how the input files looked (records.InputFingerprints)
     RUN/iter_NNN/
         half_H_map.mrc           unfiltered, unmasked half-map               (align step of half H)
         half_H_poses.npz         records.PoseTable                           (align step of half H)
@@ -20,7 +22,8 @@
         iteration.json           resolution, limits, convergence decision    (merge step; written last)
     RUN/final/                   particles.star half_map_1.mrc half_map_2.mrc map.mrc map_sharpened.mrc
                                  mask.mrc fsc.star mask_ladder.json tightest_mask.mrc sharpening.json pose_blur.json,
-                                 filter_resolution.mrc if non-uniform, validation.json if validated
+                                 filter_resolution.mrc if non-uniform, validation.json if validated,
+                                 input_changes.json if input files changed meanwhile
 
 A step is done when the file it writes last is there (half_H.json, iteration.json, report.json), and so are all files
 that are listed in it under "files", each as long as it was.
@@ -125,6 +128,14 @@ class RunFolder:
 
     def iteration(self, k: int) -> Path:
         return self.path / f"iter_{k:03d}"
+
+    @property
+    def given_particles(self) -> Path:
+        return self.iteration(0) / "particles.star"
+
+    @property
+    def fingerprints(self) -> Path:
+        return self.iteration(0) / "fingerprints.json"
 
     def half_map(self, k: int, half: int) -> Path:
         return self.iteration(k) / f"half_{half}_map.mrc"
@@ -242,4 +253,5 @@ class RunFolder:
 FINAL_FILES = ("particles.star", "half_map_1.mrc", "half_map_2.mrc", "map.mrc", "map_sharpened.mrc",
                "mask.mrc", "fsc.star", "mask_ladder.json", "tightest_mask.mrc", "sharpening.json", "pose_blur.json")
 OPTIONAL_FINAL_FILES = ("filter_resolution.mrc",  # where the filter was non-uniform
-                        "validation.json")  # of the verb validate
+                        "validation.json",  # of the verb validate
+                        "input_changes.json")  # where input files changed while the run went on

@@ -13,6 +13,7 @@ from ..align.half_set import batch_size, need_of
 from ..align.memory import MemoryNeed, check_fits, check_host, host_memory, prediction
 from ..align.search_plan import resolve, search_plan
 from ..align.static_part import static_parts
+from ..inputs.changes import check_continued, file_states, keep_inputs
 from ..inputs.checks import CheckedInputs, check_inputs
 from ..inputs.first_look import FirstLook, first_warnings, look_at
 from ..io.mrc import write_map
@@ -47,7 +48,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
     say(f"alignment will run on {on}")
     if open_run(run, paths, settings, mode):
         return run
-    workers = worker_count(threads)
+    workers, before = worker_count(threads), file_states(paths)
     with measured() as cost:
         say("checking particles, maps and mask")
         inputs = check_inputs(particles, half_map_1, half_map_2, mask, settings)
@@ -64,7 +65,8 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         warnings = list(inputs.warnings) + first_warnings(looks, inputs.mask, resolved, inputs.pixel_size)
     scales = [look.scale for look in looks]
     run.iteration(0).mkdir(parents=True, exist_ok=True)
-    files = [run.mask, run.fsc(0), run.particles]
+    keep_inputs(run, paths, inputs.particles.stacks, before)
+    files = [run.mask, run.fsc(0), run.particles, run.given_particles, run.fingerprints]
     write_map(run.mask, inputs.mask, inputs.pixel_size)
     for half in (1, 2):
         write_map(run.reference(0, half), references[half - 1] * scales[half - 1], inputs.pixel_size)
@@ -95,6 +97,7 @@ def open_run(run: RunFolder, paths: Dict[str, str], settings: Settings, mode: st
         check_same_run(run, paths)
         remove_temporary(run.path)
         if run.iterations_done() >= 0 and take_over(run, settings):
+            check_continued(run)
             return True
     clear(run)
     run.path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""input.json: what a run was given, and what was settled before its first iteration."""
+"""input.json: what a run was given, and what was settled before its first iteration; and how its files looked then."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -48,3 +48,27 @@ class RunInput:
     device_word: str = ""
     predicted_memory_mb: float = 0.0
     versions: Optional[Dict[str, str]] = None
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """How a file looked: size in bytes, time of its last change (ns), and a digest of its content, or of a sample."""
+
+    size: int
+    modified_ns: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class InputFingerprints:
+    """iter_000/fingerprints.json: of the particles, half-maps and mask by their names in `RunInput`; of each stack."""
+
+    files: Dict[str, Fingerprint]
+    stacks: Tuple[Fingerprint, ...]
+
+
+@dataclass(frozen=True)
+class InputChanges:
+    """final/input_changes.json: sentences on the input files that changed while the run went on."""
+
+    changes: Tuple[str, ...]

@@ -14,6 +14,7 @@ import numpy as np
 from ..align.half_set import HalfResult, HalfSet, align_half
 from ..align.reference_errors import ReferenceErrors, known_errors
 from ..align.search_plan import search_plan
+from ..inputs.changes import check_stacks
 from ..io.mrc import ImageReader, read_map
 from ..io.run_folder import RunFolder
 from ..io.run_store import load_input, load_iteration, load_motion, load_noise, load_particles, load_poses
@@ -76,7 +77,9 @@ class FinishedRun:
 def load_finished(folder: RunFolder, device: Device, workers: int) -> FinishedRun:
     """The best iteration of a run and a subset of its particles."""
     k = load_iteration(folder, folder.iterations_done()).best_iteration
-    resolved, particles = load_input(folder).resolved, load_particles(folder)
+    given, particles = load_input(folder), load_particles(folder)
+    check_stacks(folder, given)
+    resolved = given.resolved
     return FinishedRun(folder, k, resolved, particles, chosen_rows(particles, PARTICLES_PER_HALF, resolved.seed),
                        read_map(folder.mask_in_use(k))[0], read_fsc(folder.fsc(k)), device, workers)
 
