@@ -13,8 +13,10 @@ from pyworkflow.protocol.constants import VOID_GPU
 from pyworkflow.utils import cleanPath, makePath
 
 from ..engine.io.run_folder import RunFolder, remove_temporary, write_json
+from ..engine.io.run_store import save_record
 from ..engine.records.iteration import FSC_THRESHOLD
-from . import form_local_refine, run_state, run_summary
+from ..engine.records.run_input import InputChanges
+from . import form_local_refine, input_copy, run_state, run_summary
 from .engine_process import run_engine
 from .input_errors import frame_errors, geometry_errors, half_map_files, parity_warnings, particle_errors, volume_errors
 from .step_chain import StepChain, fingerprint
@@ -80,21 +82,25 @@ class ProtLocalRefine(ProtRefine3D):
     def convertInputStep(self, digest: str, token: str) -> List[str]:
         """Particles → STAR, maps → MRC: everything the engine reads. Other inputs than before end the run before."""
         from ..convert import mrc_map, write_particles
-        names = [self._input_path(name) for name in ("particles.star", "paths.json")]
-        written = run_state.read_json(names[1])
+        names = [self._input_path(name) for name in ("particles.star", "particles.sqlite", "paths.json")]
+        written = run_state.read_json(names[2])
         if written.get("digest") == digest and all(os.path.exists(written[name]) for name in MAPS) \
-                and os.path.exists(names[0]):
+                and all(os.path.exists(name) for name in names):
             self.info("the inputs were written before")
             return names
+        if written:
+            self.warning("the inputs are not those that the run began with: everything is done again")
         cleanPath(self._input_path(), str(self._run_folder().path))
         makePath(self._input_path())
         particles, volume, mask = self.inputParticles.get(), self.inputVolume.get(), self.inputMask.get()
-        n = write_particles(particles, names[0], self._input_path("stacks"))
+        files = input_copy.digests(self._input_files(), written.get("files", {}))
+        input_copy.copy_set(particles, names[1])
+        n = write_particles(input_copy.copied_set(particles, names[1]), names[0], self._input_path("stacks"))
         pixel_size = particles.getSamplingRate()
         sources = [(name, volume) for name in half_map_files(volume)] + [(mask.getFileName(), mask)]
         maps = {name: mrc_map(source, item.getSamplingRate() or pixel_size, self._input_path(name + ".mrc"))
                 for name, (source, item) in zip(MAPS, sources)}
-        write_json(names[1], dict(maps, digest=digest))
+        write_json(names[2], dict(maps, digest=digest, files=files))
         self.info(f"{n} particles written")
         return names
 
@@ -153,6 +159,7 @@ class ProtLocalRefine(ProtRefine3D):
     def createOutputStep(self, token: str) -> None:
         """Publish all outputs at once: a scheduled protocol takes a volume as ready as soon as it exists."""
         remove_temporary(Path(self._getExtraPath()))
+        self._say_changed_inputs()
         self._write_html_report()
         volume, particles = self._output_volume(), self._output_particles()
         curves, mask = self._output_fsc(), self._output_mask()
@@ -177,7 +184,7 @@ class ProtLocalRefine(ProtRefine3D):
 
     def _output_particles(self) -> SetOfParticles:
         from ..convert import RefinedParticles
-        source = self.inputParticles.get()
+        source = self._particles_as_refined()
         refined = RefinedParticles(str(self._run_folder().final("particles.star")),
                                    self._input_path("particles.star"), source.getSamplingRate())
         particles = self._createSetOfParticles()
@@ -185,6 +192,21 @@ class ProtLocalRefine(ProtRefine3D):
         particles.setAlignmentProj()
         particles.copyItems(source, updateItemCallback=refined.update, doClone=False)
         return particles
+
+    def _particles_as_refined(self) -> SetOfParticles:
+        """The input particles as they were when the run began; protocols of older versions kept no copy."""
+        source, copy = self.inputParticles.get(), self._input_path("particles.sqlite")
+        return input_copy.copied_set(source, copy) if os.path.exists(copy) else source
+
+    def _say_changed_inputs(self) -> None:
+        """Inputs that were edited or deleted meanwhile: into the log, the summary and the report."""
+        said = input_copy.changes(run_state.read_json(self._input_path("paths.json")).get("files", {}))
+        if not said:
+            return
+        for text in said:
+            self.warning(text)
+        state, path = self.run_state(), self._run_folder().final("input_changes.json")
+        save_record(path, InputChanges(tuple(dict.fromkeys([*state.input_changes, *said]))))
 
     def _output_fsc(self) -> SetOfFSCs:
         from ..convert import fsc_objects, read_fsc
@@ -249,16 +271,24 @@ class ProtLocalRefine(ProtRefine3D):
         return [str(path) for path in [done] + [self._run_folder().path / name for name in names] if path.exists()]
 
     def _input_ids(self) -> Dict[str, Any]:
-        """What identifies the inputs: a re-run upstream makes new objects with new ids; the engine knows full paths."""
+        """What identifies the inputs: a re-run upstream makes new objects with new ids, the engine knows full paths,
+        and files may have been edited. A file that was deleted counts as it was: the run has its own copy."""
         volume = self.inputVolume.get()
         content: Dict[str, Any] = {"folder": os.path.abspath(self._getPath())}
         for name, pointer in (("particles", self.inputParticles), ("volume", self.inputVolume),
                               ("mask", self.inputMask)):
             item = pointer.get()
             content[name] = [item.getObjId(), item.getFileName()]
-        content["particles"].append(self.inputParticles.get().getSize())
         content["half_maps"] = half_map_files(volume)
+        known = run_state.read_json(self._input_path("paths.json")).get("files", {})
+        found = input_copy.digests(self._input_files(), known)
+        content["digests"] = [digest or known.get(path, [0, 0, ""])[2] for path, (_, _, digest) in found.items()]
         return content
+
+    def _input_files(self) -> List[str]:
+        """Files of the project whose content the run depends on; the engine itself looks at the stacks."""
+        return [self.inputParticles.get().getFileName(), *half_map_files(self.inputVolume.get()),
+                self.inputMask.get().getFileName()]
 
     # ---------------------------------------------------------------- info
 

@@ -15,7 +15,7 @@ from ..engine.records.codec import from_json
 from ..engine.records.iteration import HalfRecord, IterationRecord
 from ..engine.records.resolved import ResolvedSettings
 from ..engine.records.results import MaskLadder, NullTest, PoseBlur, Report, Sharpening, Validation
-from ..engine.records.run_input import RunInput
+from ..engine.records.run_input import InputChanges, RunInput
 from ..engine.records.settings import Settings
 
 Record = TypeVar("Record")
@@ -137,6 +137,12 @@ class RunState:
         return read_record(self.folder.half_done(k, half), HalfRecord)
 
     @property
+    def input_changes(self) -> Tuple[str, ...]:
+        """Sentences on input files that changed while the run went on."""
+        found = read_record(self.folder.final("input_changes.json"), InputChanges)
+        return found.changes if found is not None else ()
+
+    @property
     def mask_ladder(self) -> Optional[MaskLadder]:
         return read_record(self.folder.final("mask_ladder.json"), MaskLadder)
 
@@ -172,7 +178,7 @@ class RunState:
         found += self.best.advice.values() if self.best is not None else ()
         if report is not None:
             found += [*report.advice, *(text for text in report.warnings if text not in outdated)]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys([*found, *self.input_changes]))
 
 
 def attempt(read: Callable[[], Record]) -> Optional[Record]:

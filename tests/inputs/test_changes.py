@@ -237,7 +237,8 @@ def test_a_change_that_matters_is_refused_when_the_run_is_continued(inputs, tmp_
 
 
 def test_a_stack_that_changed_is_not_validated(inputs, tmp_path):
-    run = engine.refine(*inputs, str(tmp_path / "run"), Settings(**dict(SETTINGS.as_dict(), max_iterations=1)), "cpu", 1)
+    settings = Settings(**dict(SETTINGS.as_dict(), max_iterations=1))
+    run = engine.refine(*inputs, str(tmp_path / "run"), settings, "cpu", 1)
     other_stack(inputs)
     with pytest.raises(InputError, match=STACKS["stack"][1]):
         validate(str(run.path), "cpu", 1)

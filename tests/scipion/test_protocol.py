@@ -3,6 +3,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sqlite3
+import time
+from contextlib import closing
 from types import SimpleNamespace
 
 import numpy as np
@@ -262,7 +266,8 @@ def test_continue_does_again_what_depends_on_a_change_and_no_more(project, finis
     os.remove(folder.reference(1, 2))
     assert continued(project, finished) == first[2:] + second + ["report"]
     done = continued(project, finished, priorRotation=3.0, maxIterations=1)
-    assert done == ["iter_000/iteration.json"] + first + ["report"] and not folder.iteration(2).exists()
+    assert done == ["iter_000/fingerprints.json", "iter_000/iteration.json"] + first + ["report"]
+    assert not folder.iteration(2).exists()
     assert read_json(folder.settings)["prior_rotation_deg"] == 3.0
     os.remove(finished.getStepsFile())  # as after a kill while Scipion writes it
     assert continued(project, finished) == []
@@ -271,6 +276,70 @@ def test_continue_does_again_what_depends_on_a_change_and_no_more(project, finis
     assert any(line.startswith("Null tests: ") for line in finished.summary())
     assert "<h2>Null tests</h2>" in open(finished.html_report_path(), encoding="utf-8").read()
     assert continued(project, finished) == []
+
+
+def test_a_set_that_is_edited_or_deleted_while_the_protocol_runs(project, tmp_path):
+    """The outputs belong to the particles that were refined; what happened is in the summary."""
+    inputs = simulated_inputs(project.project, tmp_path / "data", n=COUNT)
+    here = SimpleNamespace(project=project.project, inputs=inputs)
+    source = inputs.outputParticles.getFileName()
+    before = {item.getObjId(): item.getLocation() for item in inputs.outputParticles}
+    shutil.copy(source, tmp_path / "kept.sqlite")
+    results = {}
+    for name, change in (("undisturbed", lambda: None), ("edited", lambda: exchange_two_particles(source)),
+                         ("deleted", lambda: os.remove(source))):
+        shutil.copy(tmp_path / "kept.sqlite", source)
+        protocol = new_protocol(here)
+        here.project.launchProtocol(protocol)
+        wait_for(RunFolder(protocol._getExtraPath("run")).half_done(1, 1))
+        change()
+        wait_for_end(here.project, protocol)
+        assert protocol.isFinished(), protocol.getErrorMessage()
+        particles = protocol.outputParticles
+        assert {item.getObjId(): item.getLocation() for item in particles} == before
+        results[name] = np.array([item.getTransform().getMatrix() for item in particles])
+        said = [line for line in protocol.summary() if "while the protocol ran" in line]
+        words = dict(undisturbed=[], edited=["was changed"], deleted=["was deleted"])[name]
+        assert len(said) == len(words) and all(word in line for word, line in zip(words, said))
+    np.testing.assert_array_equal(results["undisturbed"], results["edited"])
+    np.testing.assert_array_equal(results["undisturbed"], results["deleted"])
+    shutil.copy(tmp_path / "kept.sqlite", source)
+
+
+def test_a_set_that_was_edited_is_refined_anew_on_continue(project, tmp_path):
+    inputs = simulated_inputs(project.project, tmp_path / "data", n=COUNT)
+    protocol = launch(project, new_protocol(SimpleNamespace(project=project.project, inputs=inputs)))
+    os.utime(inputs.outputParticles.getFileName())
+    assert continued(project, protocol) == [], "the content is the same"
+    os.rename(inputs.outputParticles.getFileName(), tmp_path / "elsewhere.sqlite")
+    assert any("the set is empty" in error for error in protocol.validate())  # and nothing of the run is touched
+    shutil.copy(tmp_path / "elsewhere.sqlite", inputs.outputParticles.getFileName())
+    exchange_two_particles(inputs.outputParticles.getFileName())
+    assert "iter_000/iteration.json" in continued(project, protocol)
+    given = [item.getLocation() for item in inputs.outputParticles]
+    assert [item.getLocation() for item in protocol.outputParticles] == given
+
+
+def exchange_two_particles(path):
+    """Ids 1 and 2 of a set change places, as if somebody had sorted it and written it under the same name."""
+    with closing(sqlite3.connect(path)) as database, database:
+        for old, new in ((1, -1), (2, 1), (-1, 2)):
+            database.execute("UPDATE Objects SET id=? WHERE id=?", (new, old))
+
+
+def wait_for(path, seconds=120):
+    end = time.time() + seconds
+    while not path.exists():
+        assert time.time() < end, f"{path} has not come"
+        time.sleep(0.02)
+
+
+def wait_for_end(project, protocol, seconds=120):
+    end = time.time() + seconds
+    while protocol.isActive() or not (protocol.isFinished() or protocol.isFailed()):
+        assert time.time() < end
+        time.sleep(0.2)
+        project._updateProtocol(protocol)
 
 
 def test_a_failure_of_the_engine_is_one_sentence(project, tmp_path):
