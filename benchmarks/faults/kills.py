@@ -46,8 +46,9 @@ PATHS: Dict[str, Callable[[Sequence[str], Path], None]] = {"refine": refine, "ve
 
 
 def results(run: Path) -> Dict[str, bytes]:
-    """Everything that is a result and not a timing."""
-    return {str(p.relative_to(run)): p.read_bytes() for pattern in RESULTS for p in sorted(run.glob(pattern))}
+    """Everything that is a result and not a timing, nor a remark on an input file that was put back."""
+    return {str(p.relative_to(run)): p.read_bytes() for pattern in RESULTS for p in sorted(run.glob(pattern))
+            if p.name != "input_changes.json"}
 
 
 def temporary_files(folder: Path) -> List[str]:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Any, Dict, Iterable, Mapping, Optional
+from typing import IO, Any, Dict, Iterable, Mapping, Optional
 
 import numpy as np
 
@@ -22,10 +22,46 @@ OLD_NAMES = {"pose_error_covariance": "error_covariance", "probability_not_junk"
 """Column of a .npz file → what it was called in runs of 0.1.0's first version."""
 
 
+class FileUntilFull:
+    """A file for `zipfile`, whose end prints a traceback if a write has failed: the first failure is kept, and what
+    comes after it is thrown away."""
+
+    def __init__(self, handle: IO[bytes]):
+        self.handle = handle
+        self.failure: Optional[OSError] = None
+
+    def write(self, data: bytes) -> int:
+        self._try("write", data)
+        return len(data)
+
+    def seek(self, *where: int) -> int:
+        return self._try("seek", *where)
+
+    def tell(self) -> int:
+        return self._try("tell")
+
+    def flush(self) -> None:
+        self._try("flush")
+
+    def read(self, size: int = -1) -> bytes:
+        """numpy takes what has it for a file."""
+        return self.handle.read(size)
+
+    def _try(self, method: str, *arguments: Any) -> int:
+        try:
+            return 0 if self.failure else getattr(self.handle, method)(*arguments) or 0
+        except OSError as error:
+            self.failure = error
+            return 0
+
+
 def save_arrays(path: Any, **arrays: np.ndarray) -> None:
     def write(name: str) -> None:
         with open(name, "wb") as handle:
-            np.savez(handle, **arrays)
+            file = FileUntilFull(handle)
+            np.savez(file, **arrays)
+            if file.failure is not None:
+                raise file.failure
     write_atomic(path, write)
 
 
