@@ -98,13 +98,13 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
                            None if motion is None else motion.covariance)
         errors = errors_of_reference(folder, iteration - 1, half, reference_map, mask, plan.centre)
         bar = ProgressBar(f"iteration {iteration} half {half}: align and insert", len(particles))
-        check_stacks(folder, given)
+        check_stacks(folder, given, particles.stack)
         with ImageReader(particles) as reader:
             task = HalfSet(particles, row, reader.read, reference_map, mask, load_noise(folder, iteration - 1, half),
                            load_poses(folder, iteration - 1, half), errors,
                            read_map(folder.static_part(half))[0] if resolved.subtract else None)
             result = align_half(task, plan, chosen, worker_count(threads), bar.update)
-        check_stacks(folder, given)  # what was read may have been another file's
+        check_stacks(folder, given, particles.stack)  # what was read may have been another file's
         files = save_half(folder, iteration, half, result, particles.pixel_size)
     save_record(folder.half_done(iteration, half), HalfRecord(
         iteration=iteration, half=half, particles=len(particles), phase_seconds=result.phase_seconds,

@@ -10,6 +10,7 @@ import mrcfile
 import numpy as np
 import pytest
 from experiments import experiment, inputs_of, write_inputs
+from run_results import accept_changed_files
 
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.records.errors import InputError
@@ -47,8 +48,9 @@ def test_pure_noise_gains_no_resolution(tmp_path, seed, changes):
     e = experiment(400, box=40, noise=4.0, seed=seed)
     arguments = write_inputs(tmp_path, e, half_map_noise=1.0, seed=seed)
     settings = Settings(**changes)
-    prepare(*arguments, str(tmp_path / "run"), settings, threads=1)
+    prepared_run = prepare(*arguments, str(tmp_path / "run"), settings, threads=1)
     write_inputs(tmp_path, noise_like(e, seed), half_map_noise=1.0, seed=seed)
+    accept_changed_files(prepared_run)
     run = refine(*arguments, str(tmp_path / "run"), settings, threads=1, mode="continue")
     shells, lowpass = corrected_shells(run)
     assert lowpass < 0.75 * e.box / 2  # there is room to gain

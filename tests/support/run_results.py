@@ -7,7 +7,8 @@ from tempfile import mkdtemp
 
 import numpy as np
 
-from localrefine_plugin.engine.io.run_store import load_poses
+from localrefine_plugin.engine.inputs.changes import file_states, keep_inputs
+from localrefine_plugin.engine.io.run_store import load_input, load_poses
 
 
 @lru_cache(maxsize=None)
@@ -39,3 +40,10 @@ def poses_of(run, iteration):
     tables = [load_poses(run, iteration, half) for half in (1, 2)]
     order = np.argsort(np.concatenate([t.row for t in tables]))
     return [np.concatenate([getattr(t, name) for t in tables])[order] for name in ("rotation", "shift_px")]
+
+
+def accept_changed_files(run):
+    """A prepared run whose input files a test has replaced goes on as if they had been so from the beginning."""
+    given = load_input(run)
+    paths = {name: getattr(given, name) for name in ("particles", "half_map_1", "half_map_2", "mask")}
+    keep_inputs(run, paths, given.stacks, file_states(paths))

@@ -17,6 +17,7 @@ from gpu.fixtures import folder
 from pyworkflow.protocol.constants import VOID_GPU
 from pyworkflow.protocol.executor import QueueStepExecutor, StepExecutor
 from pyworkflow.protocol.protocol import anonimizeGPUs
+from run_results import accept_changed_files
 from small_experiments import small_experiment
 
 from localrefine_plugin.engine.__main__ import main
@@ -83,6 +84,7 @@ def test_one_half_that_fails_says_why_and_the_other_is_kept(runs, tmp_path, monk
     bad = int(particles.slice[first])
     with mrcfile.open(particles.stacks[particles.stack[first]], "r+") as stack:
         stack.data[bad] = np.nan
+    accept_changed_files(copy)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     with pytest.raises(InputError, match=f"image {bad + 1} .* holds NaN"):
         align_on_two_gpus(str(path), 1, ["cpu", "cpu"], 2)

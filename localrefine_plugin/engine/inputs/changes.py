@@ -70,12 +70,13 @@ def load_fingerprints(run: RunFolder) -> Optional[InputFingerprints]:
 
 # ---------------------------------------------------------------- stacks
 
-def check_stacks(run: RunFolder, given: RunInput) -> List[str]:
+def check_stacks(run: RunFolder, given: RunInput, used: Optional[np.ndarray] = None) -> List[str]:
     """Raise InputError for a stack that is not what it was when the run began; sentences on those written to since
-    whose size and sample are the same."""
+    whose size and sample are the same. ``used`` (n,): only these stacks, by their number; no other is touched."""
     known = load_fingerprints(run)
     touched = []
-    for path, before in zip(given.stacks, known.stacks if known else ()):
+    for number in np.unique(np.arange(len(given.stacks)) if used is None else used) if known else ():
+        path, before = given.stacks[number], known.stacks[number]  # type: ignore[union-attr]
         same = untouched(path, before)
         if same is None:
             raise InputError("is not there any more", f"image stack {path}", "put it back, and continue the run")
