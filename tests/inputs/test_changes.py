@@ -113,7 +113,7 @@ def touched(number):
 
 
 def stack(inputs):
-    return Path(inputs[0]).parent / "half_2.mrcs"
+    return Path(inputs[0]).parent / "half_1.mrcs"
 
 
 def other_stack(inputs):
@@ -139,7 +139,7 @@ HARMLESS = {
     "a column that is not used": (other_classes, f"rlnClassNumber differs in {N} of {N} rows since the run began"),
     "other digits": (written_with_other_digits, "with the same particles"),
     "particle file gone": (no_particle_file, "particles.star: is not there any more. The run goes on with its own"),
-    "stack touched": (stack_touched, "half_2.mrcs: written to since the run began. The size and a sample"),
+    "stack touched": (stack_touched, "half_1.mrcs: written to since the run began. The size and a sample"),
     "mask touched": (touched(3), ""),
 }
 REFUSED = {
@@ -151,9 +151,9 @@ REFUSED = {
     "mask": (other_map(3), "mask .*mask.mrc: has changed since the run began"),
 }
 STACKS = {
-    "stack": (other_stack, r"half_2.mrcs: has changed since the run began \(the content is another\)"),
-    "longer stack": (longer_stack, r"half_2.mrcs: has changed since the run began \(its size is another\)"),
-    "stack gone": (stack_gone, "half_2.mrcs: is not there any more; put it back"),
+    "stack": (other_stack, r"half_1.mrcs: has changed since the run began \(the content is another\)"),
+    "longer stack": (longer_stack, r"half_1.mrcs: has changed since the run began \(its size is another\)"),
+    "stack gone": (stack_gone, "half_1.mrcs: is not there any more; put it back"),
 }
 
 
