@@ -34,6 +34,7 @@ class NoiseSums:
         self.max_shell = noise_power.shape[1] - 1
         kx, ky = half_plane_frequencies(self.max_shell)
         self.group, self.noise_power = particles.optics_group, noise_power
+        self.grey_scale = np.array([optics.grey_scale for optics in particles.optics])
         shell = np.rint(np.hypot(kx, ky)).astype(np.int64)
         self.counted = (shell <= self.max_shell) & ((kx > 0) | (ky > 0))
         self.shell = shell[self.counted]
@@ -56,8 +57,9 @@ class NoiseSums:
 
     def power(self) -> np.ndarray:
         """σ² (groups, M + 1)."""
-        overall = self.sums.sum(axis=0) / self.images.sum()
-        mean = (self.sums + PRIOR_IMAGES * overall) / (self.images[:, None] + PRIOR_IMAGES) / self.pixels
+        unit = self.grey_scale[:, None] ** 2  # groups lean on each other at one grey scale
+        overall = (self.sums / unit).sum(axis=0) / self.images.sum()
+        mean = (self.sums + PRIOR_IMAGES * unit * overall) / (self.images[:, None] + PRIOR_IMAGES) / self.pixels
         mean[:, 0] = mean[:, 1]  # no image of the half-plane without DC has shell 0
         result: np.ndarray = mean
         return result

@@ -73,7 +73,8 @@ class CtfOnPixels:
                       for group in self.optics}
         self.even = [to_device(aberration_phase(group, False, kx, ky).astype(np.float32)) if group.even_zernike
                      else None for group in self.optics]
-        self.alike = len(self.bases) == 1 and not any(group.even_zernike for group in self.optics)
+        self.alike = len(self.bases) == 1 and not any(group.even_zernike or group.grey_scale != 1
+                                                      for group in self.optics)
 
     def __call__(self, index: np.ndarray) -> Array:
         """C (n, K) of these particles."""
@@ -89,4 +90,6 @@ class CtfOnPixels:
         return out
 
     def _of_group(self, coefficients: Array, group: int) -> Array:
-        return ctf(coefficients, self.bases[self.optics[group].magnification], self.even[group])
+        optics = self.optics[group]
+        c = ctf(coefficients, self.bases[optics.magnification], self.even[group])
+        return c if optics.grey_scale == 1 else c * np.float32(optics.grey_scale)

@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 from dataclasses import replace
-from typing import Dict, List, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ..align.half_set import batch_size, need_of
 from ..align.memory import MemoryNeed, check_fits, check_host, host_memory, prediction
 from ..align.search_plan import resolve, search_plan
 from ..align.static_part import static_parts
+from ..inputs.belonging import check_belonging
 from ..inputs.changes import check_continued, file_states, keep_inputs
 from ..inputs.checks import CheckedInputs, check_inputs
 from ..inputs.first_look import FirstLook, first_warnings, look_at
@@ -55,6 +56,8 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         curves = five_curves(*inputs.maps, inputs.mask, inputs.pixel_size, settings.seed, settings.fsc_randomise_below,
                              workers=workers)
         resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
+        belonging = check_belonging(inputs, resolved, workers)
+        inputs = with_grey_scales(inputs, belonging.grey_scale)
         predicted = max(check_memory(inputs, resolved, chosen) for chosen in devices)
         looks, references = first_references(inputs, resolved, workers)
         resolved = replace(resolved, mask_mass_kda=mass_kda(inputs.mask, inputs.pixel_size),
@@ -62,7 +65,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
                            expected_shift_sd_angstrom=max(look.expected_shift_sd_angstrom for look in looks))
         static = static_parts(inputs.maps, inputs.mask, inputs.pixel_size, curves.resolutions()["unmasked"],
                               workers) if settings.subtract else []
-        warnings = list(inputs.warnings) + first_warnings(looks, inputs.mask, resolved, inputs.pixel_size)
+        warnings = [*inputs.warnings, *belonging.said] + first_warnings(looks, inputs.mask, resolved, inputs.pixel_size)
     scales = [look.scale for look in looks]
     run.iteration(0).mkdir(parents=True, exist_ok=True)
     keep_inputs(run, paths, inputs.particles.stacks, before)
@@ -88,6 +91,12 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
     for text in warnings:
         say(f"warning: {text}")
     return run
+
+
+def with_grey_scales(inputs: CheckedInputs, scales: Sequence[float]) -> CheckedInputs:
+    """The inputs with the grey scale of each optics group relative to the largest."""
+    optics = tuple(replace(group, grey_scale=scale) for group, scale in zip(inputs.particles.optics, scales))
+    return replace(inputs, particles=replace(inputs.particles, optics=optics))
 
 
 def open_run(run: RunFolder, paths: Dict[str, str], settings: Settings, mode: str) -> bool:

@@ -12,9 +12,10 @@ NO_DISTORTION = (1.0, 0.0, 0.0, 1.0)
 
 @dataclass(frozen=True)
 class OpticsGroup:
-    """One RELION optics group; see optics.py for the last three.
+    """One RELION optics group; see optics.py for the three before the last.
 
     odd_zernike : rad, with the beam tilt.  even_zernike : rad.  magnification : m00, m01, m10, m11.
+    grey_scale : of its images relative to those of the largest group; the CTF is multiplied by it.
     """
 
     name: str
@@ -26,6 +27,7 @@ class OpticsGroup:
     odd_zernike: Tuple[float, ...] = ()
     even_zernike: Tuple[float, ...] = ()
     magnification: Tuple[float, ...] = NO_DISTORTION
+    grey_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("odd_zernike", "even_zernike", "magnification"):  # lists when they come from JSON

@@ -1,0 +1,140 @@
+"""How well a half-map explains images at their poses, and whether another reading of the input explains them better."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..align.reference import Reference
+from ..model.pose import euler_deg_from_rotation, rotation_from_euler_deg
+from ..records.particles import Particles
+from .samples import Match, Sample, joined_matches, match, match_of, overlap, slices
+
+BELONG = 5.0  # s.d.: fewer are no evidence
+POSES_MATTER = 0.1  # share of the energy by which slices at other poses differ
+BETTER, MUCH_BETTER = 5.0, 1.1  # s.d., and factor of the log likelihood, by which another reading is the right one
+# α of finer pixels over that of coarser ones: of good input 1.0 to 1.2, 0.5 where the map is sharper than the poses
+FINE_ENOUGH = 0.35
+LEAST_GAIN = 0.25  # log likelihood per image of a right reading; measured: 2 and more, where no reading is right 0.1
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Another reading of the input. problem and remedy: what the mistake was, if this one is right."""
+
+    name: str
+    problem: str
+    remedy: str
+
+
+MIRROR, AXES, PHASES, MOTION = "mirror", "axes", "phases", "motion"
+ROWS = "write the particle file again from the refinement; rows and images must stay together"
+READINGS = {reading.name: reading for reading in (
+    Reading("next row", "each image fits the pose of the next row", ROWS),
+    Reading("previous row", "each image fits the pose of the row before", ROWS),
+    Reading("origins, sign", "the images fit with the opposite sign of the origins",
+            "correct the sign of rlnOriginX and rlnOriginY"),
+    Reading("origins, px", "the images fit with the origins multiplied by the pixel size. They are probably in px",
+            "multiply rlnOriginXAngst and rlnOriginYAngst by the pixel size, or call them rlnOriginX and rlnOriginY"),
+    Reading("origins, Å", "the images fit with the origins divided by the pixel size. They are probably in Å",
+            "divide rlnOriginX and rlnOriginY by the pixel size, or call them rlnOriginXAngst and rlnOriginYAngst"),
+    Reading("inverse", "the images fit the inverse rotations", "use the angles in RELION's convention"),
+    Reading("tilt", "the images fit with 180° − tilt. Poses and maps are in different frames",
+            "use poses and maps of one refinement"),
+    Reading(MIRROR, "the images fit the mirrored half-maps", "mirror half-maps and mask (relion_image_handler "
+            "--invert_hand), or use the poses that belong to the mirrored map"),
+    Reading(AXES, "the images fit once the axes of the half-maps are exchanged or turned by 90°",
+            "use maps and poses of one refinement, with axes x, y, z in the order that their headers say"),
+    Reading(PHASES, "the images fit with flipped phases", "extract them without phase flipping"))}
+
+
+@dataclass(frozen=True)
+class Explained:
+    """How well a half-map explains the images of its half-set: at their poses, at those of others, and in each other
+    reading. ``difference`` (n,) Σ W |Y_own − Y_other|²."""
+
+    sample: Sample
+    own: Match
+    other: Match
+    difference: np.ndarray
+    readings: Dict[str, Match]
+
+    def some(self, chosen: np.ndarray) -> "Explained":
+        return Explained(self.sample.some(chosen), self.own.some(chosen), self.other.some(chosen),
+                         self.difference[chosen], {name: m.some(chosen) for name, m in self.readings.items()})
+
+
+def explained(particles: Particles, sample: Sample, reference: Reference) -> Explained:
+    rotation, shift = sample.particles.rotation, sample.particles.shift_px
+    order = np.random.default_rng(0).permutation(len(rotation))
+    own, other = slices(sample, reference, rotation, shift), slices(sample, reference, rotation[order], shift[order])
+    here, there = match_of(sample, own), match_of(sample, other)
+    difference = here.energy + there.energy - 2 * overlap(sample, own, other)
+    found = {name: match(sample, reference, *pose) for name, pose in readings(particles, sample)}
+    found[PHASES] = match_of(sample.with_flipped_phases(), own)
+    return Explained(sample, here, there, difference, found)
+
+
+def readings(particles: Particles, sample: Sample) -> Iterator[Tuple[str, Tuple[np.ndarray, np.ndarray]]]:
+    """(name, poses) of other readings of the same file."""
+    rotation, shift, n = sample.particles.rotation, sample.particles.shift_px, len(particles)
+    for name, step in (("next row", 1), ("previous row", -1)):
+        row = (sample.index + step) % n
+        yield name, (particles.rotation[row], particles.shift_px[row])
+    yield "origins, sign", (rotation, -shift)
+    yield "origins, px", (rotation, shift * particles.pixel_size)
+    yield "origins, Å", (rotation, shift / particles.pixel_size)
+    yield "inverse", (np.swapaxes(rotation, 1, 2), shift)
+    angles = euler_deg_from_rotation(rotation)
+    angles[:, 1] = 180 - angles[:, 1]
+    yield "tilt", (rotation_from_euler_deg(angles), shift)
+
+
+# ---------------------------------------------------------------- own and other poses
+
+def evidence_of(found: Sequence[Explained]) -> float:
+    """By how many standard deviations own poses explain the images better than others' do."""
+    gain = np.concatenate([f.own.cross - f.other.cross for f in found])
+    return float(gain.mean() / max(gain.std(ddof=1) / np.sqrt(len(gain)), 1e-30)) if len(gain) > 1 else 0.0
+
+
+def told(found: Sequence[Explained]) -> bool:
+    return abs(evidence_of(found)) >= BELONG
+
+
+def poses_matter(found: Sequence[Explained]) -> bool:
+    """Whether slices at other poses differ: those of a sphere do not."""
+    energy = sum(f.own.energy.sum() + f.other.energy.sum() for f in found)
+    return bool(sum(f.difference.sum() for f in found) > POSES_MATTER * energy)
+
+
+# ---------------------------------------------------------------- readings
+
+def other_readings(found: Sequence[Explained]) -> List[Tuple[Reading, Match]]:
+    return [(READINGS[name], joined_matches([f.readings[name] for f in found])) for name in found[0].readings]
+
+
+def likelihood(found: Match) -> float:
+    """Σ log L at the likeliest grey scale that is not negative."""
+    return float(found.likelihood(max(found.scale, 0.0)).sum())
+
+
+def likeliest(tried: Sequence[Tuple[Reading, Match]], own: Match) -> Optional[Reading]:
+    """The reading that explains the images best, of those that do much better than the one given, in detail too."""
+    better = [(likelihood(m), i) for i, (_, m) in enumerate(tried) if is_better(m, own) and is_of_one_thing(m)]
+    return tried[max(better)[1]][0] if better else None
+
+
+def is_of_one_thing(found: Match) -> bool:
+    """Whether images and slices agree by more than chance, and in the finer half of the pixels, too."""
+    coarse, fine, error = found.fine_scales
+    return likelihood(found) > LEAST_GAIN * len(found.cross) and fine > FINE_ENOUGH * coarse - error
+
+
+def is_better(one: Match, other: Match) -> bool:
+    """Whether one match explains the images better than the other, each with its own positive grey scale."""
+    here, there = (m.likelihood(max(m.scale, 0.0)) for m in (one, other))
+    gain = here - there
+    deviation = float(np.sqrt((gain ** 2).sum()))
+    return bool(gain.sum() > BETTER * max(deviation, 1e-12) and here.sum() > MUCH_BETTER * there.sum())

@@ -1,0 +1,207 @@
+"""Some images of a half-set at their input poses, matched with slices of a map: what `belonging` judges."""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..align.images import HalfSetImages, pack
+from ..align.motion_prior import inverse, seen_in_projection
+from ..align.reference import Reference, make_reference, slice_rows
+from ..align.search import PackedImages
+from ..io.mrc import ImageReader
+from ..kernels.slices import extract_slices, gauss_newton_sums
+from ..model.fourier import cosine_edge, resample_map
+from ..model.optics import derivatives_by_specimen_shift, image_shift
+from ..model.pixels import highest_shell, pixel_list
+from ..model.pose import exp_map, project
+from ..records.particles import Particles
+from .first_look import mean_power
+
+BATCH = 100
+ORIGIN = np.zeros(3)
+SOFT_EDGE = 0.1  # of the box, of the sphere about a whole particle
+LEAST_BOX = 24  # px, of a map cut to low frequencies
+
+
+@dataclass(frozen=True)
+class Sample:
+    """n images of a half-set.
+
+    Attributes
+    ----------
+    index : (n,) into the particles of the run.  particles : these n.
+    packed : what the search sees of them about `centre`.  start : (n, 2) px, the projected centre at the input poses.
+    sign : (n, K) of the CTF.
+    """
+
+    index: np.ndarray
+    particles: Particles
+    packed: PackedImages
+    start: np.ndarray
+    sign: np.ndarray
+    centre: np.ndarray
+
+    def some(self, chosen: np.ndarray) -> "Sample":
+        """Those of an index (m,)."""
+        return Sample(self.index[chosen], self.particles.take(chosen), self.packed.take(chosen), self.start[chosen],
+                      self.sign[chosen], self.centre)
+
+    def with_flipped_phases(self) -> "Sample":
+        """Matched as images whose CTF phases were flipped: by |C|."""
+        return replace(self, packed=replace(self.packed, matched=self.packed.matched * self.sign))
+
+
+@dataclass(frozen=True)
+class Match:
+    """Of n images with slices Y at poses: cross = Re Σ Z* Y and energy = Σ W |Y|², (n,) float64. The log likelihood
+    over noise alone is α cross − ½ α² energy at grey scale α. fine (n, 2): cross and energy of the finer pixels, which
+    hold half of the energy of all images."""
+
+    cross: np.ndarray
+    energy: np.ndarray
+    fine: np.ndarray
+
+    @property
+    def scale(self) -> float:
+        """The likeliest α."""
+        return float(self.cross.sum() / max(self.energy.sum(), 1e-30))
+
+    def likelihood(self, scale: float) -> np.ndarray:
+        """(n,)"""
+        return scale * self.cross - 0.5 * scale ** 2 * self.energy
+
+    @property
+    def fine_scales(self) -> Tuple[float, float, float]:
+        """α of the coarser pixels, of the finer ones, and the standard error of the latter. Where slices and images are
+        of one thing both are alike; things that only look alike from afar agree in the coarser pixels."""
+        cross, energy = self.fine.sum(axis=0)
+        coarse = (self.cross.sum() - cross) / max(self.energy.sum() - energy, 1e-30)
+        return float(coarse), float(cross / max(energy, 1e-30)), float(1 / np.sqrt(max(energy, 1e-30)))
+
+    def some(self, chosen: np.ndarray) -> "Match":
+        """Those of an index (m,)."""
+        return Match(self.cross[chosen], self.energy[chosen], self.fine[chosen])
+
+
+def joined_matches(matches: List[Match]) -> Match:
+    return Match(np.concatenate([m.cross for m in matches]), np.concatenate([m.energy for m in matches]),
+                 np.concatenate([m.fine for m in matches]))
+
+
+def chosen_images(particles: Particles, half: int, most: int) -> np.ndarray:
+    """Index (n,) of at most ``most`` particles of a half-set: the same number of each optics group, evenly spaced."""
+    mine = np.flatnonzero(particles.half_set == half)
+    group = particles.optics_group[mine]
+    groups = np.unique(group)
+    found = []
+    for g in groups:
+        rows = mine[group == g]
+        found.append(rows[np.unique(np.linspace(0, len(rows) - 1, max(1, most // len(groups))).astype(int))])
+    return np.sort(np.concatenate(found))
+
+
+def sample_of(particles: Particles, index: np.ndarray, shell: int, centre: np.ndarray = ORIGIN,
+              noise_power: Optional[np.ndarray] = None, workers: int = 1) -> Sample:
+    """Images of an index (n,), to a shell, about a centre (px from the box centre); ``noise_power`` (groups, M + 1) is
+    measured of them where it is not given."""
+    some, last = particles.take(index), highest_shell(particles.box_size)
+    pixels = pixel_list(particles.box_size, shell, last)
+    start = some.shift_px + project(some.rotation, centre)
+    parts: List[PackedImages] = []
+    sign = []
+    with ImageReader(some) as reader:
+        noise = mean_power(some, reader, last, workers) if noise_power is None else noise_power
+        images = HalfSetImages(some, reader.read, noise, last, workers)
+        for first in range(0, len(some), BATCH):
+            part = np.arange(first, min(first + BATCH, len(some)))
+            parts.append(pack(images.batch(part), pixels, start[part]))
+            sign.append(np.sign(images.ctf(part)[:, pixels.index]))
+    distorted = parts[0].magnification is not None
+    packed = PackedImages(pixels, np.concatenate([p.matched for p in parts]), np.concatenate([p.weight for p in parts]),
+                          np.concatenate([p.magnification for p in parts]) if distorted else None)
+    return Sample(index, some, packed, start, np.concatenate(sign), centre)
+
+
+def whole_map(volume: np.ndarray, shell: int, workers: int) -> Reference:
+    """A reference of the whole map (N, N, N) inside a soft sphere, to a shell, at the cost of a small box."""
+    box = volume.shape[0]
+    small = min(box, max(LEAST_BOX, 2 * (shell + 4)) // 2 * 2)
+    cut = resample_map(volume, small, workers) * (box / small) ** 3 if small < box else volume
+    offset = np.arange(small) - small // 2
+    radius = np.sqrt((offset ** 2)[:, None, None] + (offset ** 2)[:, None] + offset ** 2)
+    sphere = cosine_edge(radius, small / 2 * (1 - SOFT_EDGE) - 1, small / 2 * SOFT_EDGE)
+    return make_reference(cut.astype(np.float32), sphere.astype(np.float32), ORIGIN, shell, workers)
+
+
+def slices(sample: Sample, reference: Reference, rotation: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
+    """Y (n, K) at poses (n, 3, 3) and (n, 2), about the sample's centre."""
+    pixels, magnification = sample.packed.pixels, sample.packed.magnification
+    moved = shift_px + project(rotation, sample.centre) - sample.start
+    found: np.ndarray = extract_slices(reference.ft, slice_rows(rotation, reference.scale, magnification), pixels.kx,
+                                       pixels.ky)
+    found *= pixels.phases(-image_shift(moved, magnification))
+    return found
+
+
+def match_of(sample: Sample, slices_at_poses: np.ndarray, n_pixels: Optional[int] = None) -> Match:
+    """With slices (n, K), over the first ``n_pixels`` pixels."""
+    matched, y = sample.packed.matched[:, :n_pixels], slices_at_poses[:, :n_pixels]
+    cross = matched.real * y.real + matched.imag * y.imag
+    energy = sample.packed.weight[:, :n_pixels] * (y.real ** 2 + y.imag ** 2)
+    by_pixel = energy.sum(axis=0, dtype=np.float64)
+    half = int(np.searchsorted(np.cumsum(by_pixel), by_pixel.sum() / 2))
+    fine = np.stack([part[:, half:].sum(axis=1, dtype=np.float64) for part in (cross, energy)], axis=1)
+    return Match(cross.sum(axis=1, dtype=np.float64), energy.sum(axis=1, dtype=np.float64), fine)
+
+
+def overlap(sample: Sample, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Σ W Re(Y₁* Y₂) (n,)."""
+    return np.einsum("nk,nk->n", sample.packed.weight, one.real * other.real + one.imag * other.imag, dtype=np.float64)
+
+
+def match(sample: Sample, reference: Reference, rotation: np.ndarray, shift_px: np.ndarray) -> Match:
+    return match_of(sample, slices(sample, reference, rotation, shift_px))
+
+
+@dataclass(frozen=True)
+class CommonMotion:
+    """One motion of all images: at R Exp(w), t + P R d. rotation w (3,) rad and displacement d (3,) px in the body
+    frame, and the (6, 6) covariance of the error of both."""
+
+    rotation: np.ndarray
+    displacement: np.ndarray
+    covariance: np.ndarray
+
+
+STILL = CommonMotion(np.zeros(3), np.zeros(3), np.eye(6))
+
+
+def common_motion(samples: Sequence[Sample], references: Sequence[Reference], start: CommonMotion, shell: int,
+                  steps: int) -> CommonMotion:
+    """The one motion that explains all images best, by Gauss–Newton steps from ``start``, to a shell."""
+    w, d, covariance = start.rotation, start.displacement, start.covariance
+    for _ in range(steps):
+        information, pull = 1e-9 * np.eye(6), np.zeros(6)
+        for sample, reference in zip(samples, references):
+            rotation0 = sample.particles.rotation
+            rotation = rotation0 @ exp_map(w[None])[0]
+            shift = sample.particles.shift_px + project(rotation0, d)
+            packed, pixels = sample.packed, sample.packed.pixels
+            n_pixels = pixels.prefix(shell)
+            scale = max(match_of(sample, slices(sample, reference, rotation, shift), n_pixels).scale, 0.0)
+            moved = shift + project(rotation, sample.centre) - sample.start
+            _, gradient, curvature = gauss_newton_sums(
+                reference.ft, slice_rows(rotation, reference.scale, packed.magnification),
+                image_shift(moved, packed.magnification), np.arange(len(rotation)), pixels.kx, pixels.ky,
+                n_pixels, packed.matched * np.float32(scale), packed.weight * np.float32(scale ** 2),
+                pixels.box_size)
+            gradient, curvature = derivatives_by_specimen_shift(gradient, curvature, packed.magnification)
+            b = seen_in_projection(rotation0)
+            information = information + np.einsum("nij,nik,nkl->jl", b, curvature, b)
+            pull = pull + np.einsum("nij,ni->j", b, gradient)
+        covariance = inverse(information)
+        step = covariance @ pull
+        w, d = w + step[:3], d + step[3:]
+    return CommonMotion(w, d, covariance)
