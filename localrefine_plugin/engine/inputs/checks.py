@@ -33,7 +33,17 @@ from ..records.settings import Settings
 from .exclude import GREY_RANGE, exclude_unusable, exclusion_warning
 from .frames import place_mask, refuse_other_frame, same_frame_warnings
 from .grids import read_on_grid, read_pixel_size
-from .half_sets import PARITY_TEXT, filament_warning, parity_split, resplit, tubes_of
+from .half_sets import (
+    PARITY_TEXT,
+    check_copies,
+    check_relatives,
+    families,
+    filament_warning,
+    parity_split,
+    relatives_of,
+    resplit,
+    tubes_of,
+)
 
 LEAST_BOX = 8
 ASYMMETRIC = 0.1  # symmetry.mask_symmetry_error of a symmetric mask is below 0.03
@@ -72,15 +82,16 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     _check_optics(particles, star)
     particles, table, warnings = _in_frame_of_half_map(particles, table, half_map_1, star)
     warnings += _check_table(table, star)
-    tubes = tubes_of(table.particles)
+    tubes, relatives = tubes_of(table.particles), relatives_of(particles, table)
     if settings.resplit_half_sets:
-        particles = resplit(particles, settings.seed, tubes)
+        particles = resplit(particles, settings.seed, families(particles, tubes, relatives))
         warnings.append("the half-sets were split anew: the two references share particles with both of them and are "
                         "not independent, so the FSC of the first iterations is too good")
     else:
         warnings += _check_parity(particles, table, star)
     warnings += _check_half_sets(particles, star) + filament_warning(tubes, particles.half_set, star)
     warnings += _check_duplicates(particles, star, settings.symmetry)
+    warnings += check_relatives(relatives, particles.half_set, star)
     warnings += _check_ctf(particles, star)
     _check_stacks(particles, star)
     names = f"half-map 1 {half_map_1}", f"half-map 2 {half_map_2}", f"mask {mask}"
@@ -100,8 +111,8 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     warnings += _check_mask(volumes[2], maps, names[2], particles)
     warnings += _check_symmetry(volumes[2], settings, names[2])
     warnings += _check_settings(settings, particles)
-    particles, excluded = exclude_unusable(particles, star)
-    warnings += exclusion_warning(excluded, len(particles))
+    particles, excluded, copies = exclude_unusable(particles, star)
+    warnings += exclusion_warning(excluded, len(particles)) + check_copies(copies, particles, star)
     return CheckedInputs(particles, table, maps, np.clip(volumes[2], 0, 1), particles.pixel_size, tuple(warnings),
                          excluded)
 

@@ -1,16 +1,30 @@
-"""Half-sets: new ones for particles whose old ones shall not count, and signs that they were replaced before."""
+"""Half-sets: which particles must be in one, new ones for particles whose old ones shall not count, and signs that
+they were replaced before.
+
+Particles are relatives if they share noise: copies of one image, images cut from one image or about one place of a
+micrograph, segments of one filament. Relatives in both half-sets make half-maps agree by their noise.
+"""
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Dict, List, Optional, Tuple
+from dataclasses import dataclass, replace
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
+from ..io.relion_particles import ParticleTable
 from ..io.star import StarTable
 from ..records.errors import InputError
 from ..records.particles import Particles
 
 TUBE = "rlnHelicalTubeID"
+ORIGINAL = "rlnImageOriginalName"
+MICROGRAPH, COORDINATES = "rlnMicrographName", ("rlnCoordinateX", "rlnCoordinateY")
+MICROGRAPH_PIXEL_SIZES = ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize")
+ONE_PLACE_ANGSTROM = 20.0  # particles do not overlap by more; picks of one particle differ by less
+MOST_RELATIVES = 0.01  # share of the particles that may have a relative in the other half-set
 LEAST_FOR_PARITY = 24  # particles; a random split has the parity of so many with a chance of 1e-7
 PARITY_TEXT = ("half-set = 1 + parity of the particle's id, which is what cryosparc2 5.0.1 writes over the split of a "
                "set it is given; only half-maps that were made with this split are independent "
@@ -18,14 +32,13 @@ PARITY_TEXT = ("half-set = 1 + parity of the particle's id, which is what cryosp
 
 
 def resplit(particles: Particles, seed: int, tubes: Optional[np.ndarray] = None) -> Particles:
-    """The particles in two new random half-sets; all copies of one image, and all segments of one filament, stay
-    together.
+    """The particles in two new random half-sets; all copies of one image, and all relatives, stay together.
 
-    Of images there are equally many in both; of filaments, each in turn, the longest first, goes to the smaller one.
+    Of images there are equally many in both; of families, each in turn, the largest first, goes to the smaller one.
 
     Parameters
     ----------
-    tubes : (n,) of `tubes_of`.
+    tubes : (n,) number of each row's family; None where only copies of one image are relatives.
     """
     if tubes is None:
         images = np.stack([particles.stack.astype(np.int64), particles.slice])
@@ -35,8 +48,9 @@ def resplit(particles: Particles, seed: int, tubes: Optional[np.ndarray] = None)
         together = tubes
         count = int(tubes.max()) + 1
     if count < 2:
-        raise InputError("all rows are copies of one image" if tubes is None else "all segments are of one filament",
-                         "particles", "give at least two images" if tubes is None else "give at least two filaments")
+        what = ("rows are copies of one image", "images") if tubes is None else (
+            "segments are of one filament, or all images of one place", "filaments or places")
+        raise InputError(f"all {what[0]}", "particles", f"give at least two {what[1]}")
     half = np.random.default_rng(seed).permutation(count) % 2 + 1 if tubes is None else _balanced(tubes, count, seed)
     return replace(particles, half_set=half[together.reshape(-1)].astype(np.int8))
 
@@ -94,3 +108,112 @@ def parity_split(ids: np.ndarray, half_set: np.ndarray) -> bool:
     odd = np.asarray(ids) % 2
     mixed = len(odd) >= LEAST_FOR_PARITY and 0 < odd.sum() < len(odd)
     return bool(mixed) and np.array_equal(np.asarray(half_set), 1 + odd)
+
+
+# ---------------------------------------------------------------- relatives
+
+@dataclass(frozen=True)
+class Relatives:
+    """Pairs of rows (m, 2) that show one thing in different images, and how they are known."""
+
+    pairs: np.ndarray
+    known_by: str
+
+
+def relatives_of(particles: Particles, table: ParticleTable) -> List[Relatives]:
+    """Of images cut from one image, and of images about one place of a micrograph; none where columns do not tell."""
+    found = [Relatives(_pairs_of_one_name(table.particles, ORIGINAL), f"come from one image ({ORIGINAL})")]
+    places = _places(particles, table)
+    if places is not None:
+        found.append(Relatives(_pairs_of_one_place(*places),
+                               f"lie within {ONE_PLACE_ANGSTROM:g} Å of each other on one micrograph"))
+    image = np.stack([particles.stack, particles.slice])
+    different = [replace(r, pairs=r.pairs[(image[:, r.pairs[:, 0]] != image[:, r.pairs[:, 1]]).any(axis=0)])
+                 for r in found]
+    return [r for r in different if len(r.pairs)]
+
+
+def check_relatives(found: Sequence[Relatives], half_set: np.ndarray, star: str) -> List[str]:
+    """Sentences on relatives; InputError where more than MOST_RELATIVES of the particles have one in the other half."""
+    said = []
+    for kind in found:
+        pairs = kind.pairs[(half_set[kind.pairs] > 0).all(axis=1)]
+        apart = pairs[half_set[pairs[:, 0]] != half_set[pairs[:, 1]]]
+        crossing = len(apart) > 0
+        shown, count = apart if crossing else pairs, len(np.unique(apart if crossing else pairs))
+        if not count:
+            continue
+        named = ", ".join(f"rows {a + 1} and {b + 1}" for a, b in shown[:3])
+        where = "are in different half-sets" if crossing else "are in one half-set"
+        more = ", …" if len(shown) > 3 else ""
+        text = f"{count} of {len(half_set)} particles {kind.known_by} and {where} ({named}{more})"
+        if crossing and count > MOST_RELATIVES * len(half_set):
+            raise InputError(text, star, "remove the copies, or set resplit_half_sets, which keeps them together")
+        if crossing or count > MOST_RELATIVES * len(half_set):
+            why = "Half-maps that share noise agree too well" if crossing else "They count twice"
+            said.append(f"{star}: {text}. {why}. Remove the copies")
+    return said
+
+
+def check_copies(pairs: np.ndarray, particles: Particles, star: str) -> List[str]:
+    """A sentence on different images (m, 2 rows) that hold the same pixels; InputError if a pair is in both halves."""
+    used = pairs[(particles.half_set[pairs] > 0).all(axis=1)]
+    if not len(used):
+        return []
+    apart = used[particles.half_set[used[:, 0]] != particles.half_set[used[:, 1]]]
+    first, second = (f"{particles.slice[row] + 1:06d}@{particles.stacks[particles.stack[row]]}"
+                     for row in (apart if len(apart) else used)[0])
+    text = f"images {first} and {second} hold the same pixels, and so do {len(used)} pairs in all"
+    if len(apart):
+        raise InputError(f"{text}; {len(apart)} pairs are in different half-sets", star,
+                         "remove the copies: half-maps that share images agree by their noise")
+    return [f"{star}: {text}. They count twice. Remove the copies"]
+
+
+def families(particles: Particles, tubes: Optional[np.ndarray], relatives: Sequence[Relatives]) -> Optional[np.ndarray]:
+    """(n,) number of each row's family, of `tubes_of`, relatives and copies of one image; None if copies are all."""
+    if not relatives:
+        return tubes
+    pairs = [r.pairs for r in relatives]
+    image = particles.stack.astype(np.int64) * (int(particles.slice.max()) + 1) + particles.slice
+    for label in [image] if tubes is None else [image, tubes]:
+        order = np.argsort(label, kind="stable")
+        same = np.diff(label[order]) == 0
+        pairs.append(np.stack([order[:-1][same], order[1:][same]], axis=1))
+    a, b = np.concatenate(pairs).T
+    graph = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(len(particles), len(particles)))
+    numbers: np.ndarray = connected_components(graph, directed=False)[1]
+    return numbers
+
+
+def _pairs_of_one_name(table: StarTable, label: str) -> np.ndarray:
+    """Rows (m, 2) of neighbours in the order of their names, which are the same."""
+    names = table.texts([label]).get(label)
+    if names is None:
+        return np.zeros((0, 2), np.int64)
+    _, number = np.unique(np.array(names), return_inverse=True)
+    order = np.argsort(number, kind="stable")
+    same = np.diff(number[order]) == 0
+    return np.stack([order[:-1][same], order[1:][same]], axis=1)
+
+
+def _places(particles: Particles, table: ParticleTable) -> Optional[Tuple[np.ndarray, np.ndarray]]:
+    """Number of the micrograph (n,) and x, y in Å (n, 2) of each particle's centre on it; None without coordinates."""
+    columns = table.particles.texts([MICROGRAPH, *COORDINATES])
+    if len(columns) < 3:
+        return None
+    at = np.array([[_number(text) for text in columns[label]] for label in COORDINATES]).T
+    if (at == at[0]).all():  # other programs fill the columns with 0
+        return None
+    _, micrograph = np.unique(np.array(columns[MICROGRAPH]), return_inverse=True)
+    optics = table.optics.texts(MICROGRAPH_PIXEL_SIZES) if table.optics is not None else {}
+    sizes = [_number(text) for label in MICROGRAPH_PIXEL_SIZES for text in optics.get(label, [])]
+    pixel = sizes[0] if sizes and sizes[0] > 0 else particles.pixel_size
+    return micrograph, at * pixel + particles.shift_px * particles.pixel_size
+
+
+def _pairs_of_one_place(micrograph: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Rows (m, 2) that are closer than ONE_PLACE_ANGSTROM: micrographs are put side by side, far from each other."""
+    apart = np.column_stack([at - at.min(axis=0), micrograph * (2 * ONE_PLACE_ANGSTROM)])
+    pairs: np.ndarray = cKDTree(apart).query_pairs(ONE_PLACE_ANGSTROM, output_type="ndarray")
+    return pairs
