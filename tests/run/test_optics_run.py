@@ -16,9 +16,11 @@ from relion_files import read_poses
 from relion_programs import relion
 from run_results import poses_of
 
+from localrefine_plugin.engine.inputs.belonging import Belonging
 from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.io.star import read_star
 from localrefine_plugin.engine.prepare.prepare import prepare
+from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
 
@@ -53,7 +55,13 @@ def runs(tmp_path_factory):
     for name, made, said in (("plain", NONE, NONE), ("modelled", STRONG, STRONG), ("ignored", STRONG, NONE)):
         made, said = ((a, a) if a is NONE else a for a in (made, said))
         e = aberrated(PARTICLES, made, **MADE)
-        run = refined(folder / name, e, said)
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "ignored":  # a group whose aberrations are not modelled is refused, and not refined
+                with pytest.raises(InputError, match="optics group g1: does not fit the half-maps at its poses"):
+                    refined(folder / "refused", e, said)
+                patch.setattr("localrefine_plugin.engine.prepare.prepare.check_belonging",
+                              lambda inputs, *_: Belonging((), (1.0,) * len(inputs.particles.optics)))
+            run = refined(folder / name, e, said)
         found[name] = run, quality(e, run), e
     return found
 

@@ -293,7 +293,7 @@ def check_half_maps(inputs: CheckedInputs, scale: float, workers: int) -> List[s
         raise InputError(
             f"seem to be exchanged: the images of half-set 1 hold the noise of half-map 2, and the other way round "
             f"({-z:.0f} standard deviations)", "half-maps 1 and 2", "give them in the other order")
-    if z < BELONG and expected > 2 * TELLING:
+    if z < BELONG and expected > TELLING:
         return [f"the half-maps were not made from these half-sets: the images do not hold their noise ({z:.1f} "
                 f"standard deviations, {expected:.0f} expected). If they come from other particles or another split, "
                 "the first FSCs are too good. Use half-maps and half-sets of one refinement"]
