@@ -62,3 +62,26 @@ def test_as_half_map_fsc_is_the_way_back():
 def test_advice_is_given_only_where_it_matters():
     assert advice(5.1, 5.0) == ""
     assert "8.60" in advice(8.6, 7.4)
+
+
+@pytest.mark.parametrize("share", (0.5, 0.8, 0.1))
+def test_expected_fsc_of_half_maps_of_unequal_size(share):
+    """Simulated: two maps of one signal with noise of these weights, and their weighted mean beside the truth."""
+    rng = np.random.default_rng(4)
+    n, total = 400_000, 2.0  # signal-to-noise ratio of the mean
+    signal = rng.standard_normal(n)
+    first, second = (signal + rng.standard_normal(n) / np.sqrt(part * total) for part in (share, 1 - share))
+
+    def correlation(a, b):
+        return a @ b / np.sqrt((a @ a) * (b @ b))
+    between = np.array([correlation(first, second)])
+    mean = share * first + (1 - share) * second
+    expected = expected_map_to_truth(between, np.ones(1), share)
+    np.testing.assert_allclose(expected, correlation(mean, signal), rtol=0.01)
+    np.testing.assert_allclose(expected, np.sqrt(total / (1 + total)), rtol=0.01)
+
+
+def test_expected_fsc_of_equal_halves_is_that_of_rosenthal_and_henderson():
+    f = np.array([1.0, 0.7, 0.143, 1e-6, 0.0, -0.2])
+    positive = np.clip(f, 0, 1)
+    np.testing.assert_allclose(expected_map_to_truth(f, np.ones(6)), np.sqrt(2 * positive / (1 + positive)), atol=1e-12)

@@ -134,3 +134,23 @@ def test_volume_and_mass_of_a_known_protein():
     expected = 4 / 3 * np.pi * 16 ** 3 * 8
     assert masks.volume_angstrom3(mask, 2.0) == pytest.approx(expected, rel=0.01)
     assert masks.mass_kda(mask, 2.0) == pytest.approx(expected * 0.81e-3, rel=0.01)
+
+
+def test_the_sharpest_edge_counts():
+    """A mask with a wide edge on one side and a narrow one on the other."""
+    wide, narrow = ball(56, 14, 8), ball(56, 14, 3)
+    both = np.where(np.arange(56)[:, None, None] < 28, wide, narrow)
+    assert masks.sharpest_edge_px(wide) == pytest.approx(8, rel=0.1)
+    assert masks.sharpest_edge_px(both) == pytest.approx(3, rel=0.25)
+    assert masks.soft_edge_width_px(both) > 4
+
+
+def test_a_mask_drawn_around_the_bumps_of_a_half_map_follows_its_noise():
+    rng = np.random.default_rng(5)
+    structure = ball(48, 10, 4) * 3
+    first, second = (structure + rng.standard_normal(structure.shape) for _ in range(2))
+    drawn = {"first": (first > 2) * 1.0, "second": (second > 2) * 1.0, "both": (first + second > 4) * 1.0,
+             "ball": ball(48, 12, 6)}
+    found = {name: masks.noise_in_mask(mask, first - second, 2.0) for name, mask in drawn.items()}
+    assert found["first"] > 20 and found["second"] < -20
+    assert abs(found["both"]) < 5 and abs(found["ball"]) < 5

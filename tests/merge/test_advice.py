@@ -176,3 +176,18 @@ def test_along_an_axis_the_hinge_stays_where_it_was():
     hinge = np.array([6.0, 3.0, 20.0])
     found = estimate_hinge(*turned_about(hinge, 500, axes=(0, 0, 1)), np.array([0.0, 0.0, -8.0]))
     np.testing.assert_allclose(found.point, [6.0, 3.0, -8.0], atol=1e-4)
+
+
+def test_resolution_at_nyquist_is_limited_by_the_pixels_not_by_duplicates():
+    """Little noise: the FSC falls towards Nyquist and is not zero there."""
+    sentence = advice.fsc_does_not_fall(falling(0.9, 0.2))
+    assert sentence.startswith("the resolution is limited by the pixel size") and "duplicates" not in sentence
+    assert "Look for duplicates" in advice.fsc_does_not_fall(falling(0.3, 0.28))
+
+
+def falling(start, end):
+    """Curves of an FSC that goes from one value to another over the second half of the shells; random phases give 0."""
+    given = curves()
+    shells = np.arange(len(given.tight)) / (len(given.tight) - 1)
+    fsc = np.where(shells < 0.5, 1 - 2 * shells * (1 - start), start + (2 * shells - 1) * (end - start))
+    return replace(given, unmasked=fsc, tight=fsc, corrected=fsc, randomised=0 * fsc)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -175,3 +176,13 @@ def test_another_process_gives_the_same_bits_with_any_number_of_threads(tmp_path
         env=environment,
     )
     assert_same_bits(straight_run(BOX), RunFolder(tmp_path / "run"))
+
+
+def test_a_constant_in_the_images_changes_nothing():
+    """Each image with its own background, thousands of times its noise: the same poses, and the same map."""
+    e = experiment(60, noise=0.5, seed=12)
+    constant = np.random.default_rng(3).uniform(-3000, 3000, len(e.images))[:, None, None]
+    clean, shifted = (one.align(9.0) for one in (e, replace(e, images=e.images + constant)))
+    np.testing.assert_allclose(shifted.poses.rotation, clean.poses.rotation, atol=np.deg2rad(0.05))
+    np.testing.assert_allclose(shifted.poses.shift_px, clean.poses.shift_px, atol=0.01)
+    assert np.linalg.norm(shifted.half_map - clean.half_map) < 2e-3 * np.linalg.norm(clean.half_map)

@@ -45,10 +45,18 @@ class HalfSetImages:
         self.inverse_noise = self.to_device((1 / noise_power[:, shell]).astype(np.float32))
         self.rows_of_ft = self.to_device(np.arange(-max_shell, max_shell + 1) % box)
         self.last_column = self.to_device(last_column(max_shell))
+        offset = np.arange(box) - box // 2
+        self.outside = self.to_device(offset[:, None] ** 2 + offset ** 2 > (box // 2) ** 2)  # background, not particle
 
     def load(self, index: np.ndarray) -> Tuple[Array, Array]:
-        """Centred transforms X without the phase of odd aberrations, and CTFs C: (n, 2M + 1, M + 1)."""
-        spectra = rfft2(self.to_device(self.read(index)), self.workers)
+        """Centred transforms X without the phase of odd aberrations, and CTFs C: (n, 2M + 1, M + 1).
+
+        The background is taken off each image: a constant that is many times its noise spoils the map and, by rounding,
+        every frequency.
+        """
+        images = self.to_device(self.read(index))
+        images = images - images[:, self.outside].mean(axis=1, dtype=np.float64).astype(np.float32)[:, None, None]
+        spectra = rfft2(images, self.workers)
         ft = spectra[:, :, :self.max_shell + 1].take(self.rows_of_ft, axis=1)
         if len(self.corrections) == 1:
             ft *= self.corrections[0]

@@ -13,7 +13,7 @@ for the smearing over their posteriors (PoseTable.covariance), so that the FSC o
     C(k) = √(2F / (1 + F)) · κ_error(k) · κ_posterior(k),
 
 without the last factor if it is not marginalised, with F the corrected half-map FSC (Rosenthal & Henderson 2003,
-doi:10.1016/j.jmb.2003.07.013, for the square root).
+doi:10.1016/j.jmb.2003.07.013, for the square root; `expected_map_to_truth` for half-sets of unequal size).
 Half-map FSC 0.143 corresponds to C = 0.5 where κ = 1. The resolution to report is the coarser of both.
 
 Measured against the truth (FSC 0.5, benchmark data, half-maps / to report / truth in Å): `mid` 5.46 / 5.49 / 5.50;
@@ -22,7 +22,7 @@ prior off 5.47 / 5.51 / 5.52; at SNR .02 7.42 / 8.67 / 8.85, Gaussian prior 8.70
 """
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Tuple, Union
 
 import numpy as np
 from scipy import ndimage
@@ -33,15 +33,26 @@ from ..model.fourier import apply_shell_filter, resample_map
 from ..model.pose import exp_map
 from ..records.iteration import TRUTH_THRESHOLD
 
+Share = Union[float, np.ndarray]
 DRAWS = 32
 WORTH_SAYING = 1.05
 FINEST = 0.7  # the map is looked at on pixels of 0.7 × half its resolution
 
 
-def expected_map_to_truth(corrected: np.ndarray, kappa: np.ndarray) -> np.ndarray:
-    """C(k) by shell from the corrected half-map FSC and the product of all κ, both (N // 2 + 1,)."""
-    f = np.clip(corrected, 0, 1)
-    return np.sqrt(2 * f / (1 + f)) * np.clip(kappa, 0, 1)
+def expected_map_to_truth(corrected: np.ndarray, kappa: np.ndarray, share: Share = 0.5) -> np.ndarray:
+    """C(k) by shell of the weighted mean of two half-maps, from their corrected FSC F and the product of all κ, both
+    (N // 2 + 1,), and the share r of what both know that half-map 1 knows, by shell or in all.
+
+    With S the signal-to-noise ratio of the mean, the half-maps have r S and (1 − r) S, so that
+    F² = r (1 − r) S² / ((1 + r S)(1 + (1 − r) S)), and C = √(S / (1 + S)). For r = ½ it is √(2F / (1 + F)).
+    """
+    f2, product = np.clip(corrected, 0, 1) ** 2, np.asarray(share) * (1 - np.asarray(share))
+    # S = (F² + √(F⁴ + 4 p (1 − F²) F²)) / (2 p (1 − F²)) with p = r (1 − r); C² = top / (top + bottom), also for F = 1
+    top = f2 + np.sqrt(f2 ** 2 + 4 * product * (1 - f2) * f2)
+    bottom = 2 * product * (1 - f2)
+    ratio = np.divide(top, top + bottom, out=np.zeros_like(top), where=top > 0)
+    expected: np.ndarray = np.sqrt(ratio) * np.clip(kappa, 0, 1)
+    return expected
 
 
 def as_half_map_fsc(curve: np.ndarray) -> np.ndarray:

@@ -11,16 +11,18 @@ from ..inputs.changes import changes_at_the_end
 from ..io.mrc import read_map, write_map
 from ..io.relion_particles import read_table, write_particles
 from ..io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, remove, remove_temporary, write_atomic
-from ..io.run_store import load_input, load_iteration, load_particles, load_poses, save_record
+from ..io.run_store import load_input, load_iteration, load_noise, load_particles, load_poses, save_record
 from ..maps.fsc import FscCurves, read_fsc
 from ..maps.sharpen import applied_b_factor, sharpen
+from ..model.fourier import apply_shell_filter
 from ..progress import say
 from ..records.results import PoseBlur, Sharpening
 from ..records.run_input import InputChanges
 from .mask_ladder import mask_ladder
-from .pose_blur import advice, as_half_map_fsc, blur_correlation, expected_map_to_truth, expected_resolution
+from .pose_blur import Share, advice, as_half_map_fsc, blur_correlation, expected_map_to_truth, expected_resolution
 from .report import build_report
 
+ALIKE = 0.02  # of the share of half-map 1: closer to ½ the plain mean is as good
 UNCERTAINTY_LABELS = ("lrRotationUncertainty", "lrShiftUncertainty")
 
 
@@ -41,11 +43,12 @@ def write_results(run: RunFolder, workers: int) -> None:
         copy(run.filter_resolution(k), run.final("filter_resolution.mrc"))
     copy(run.fsc(k), run.final("fsc.star"))
     maps, curves = [read_map(run.half_map(k, half))[0] for half in (1, 2)], read_fsc(run.fsc(k))
-    mean, mask = 0.5 * (maps[0] + maps[1]), read_map(run.mask_in_use(k))[0]
+    share = share_of_first(run, k, len(curves.corrected))
+    mean, mask = weighted_mean(maps, share, workers), read_map(run.mask_in_use(k))[0]
     write_maps(run, mean, curves, workers)
     write_ladder(run, maps, mask, curves, workers)
     write_final_particles(run, k)
-    blur = pose_blur(run, k, mean, mask, curves)
+    blur = pose_blur(run, k, mean, mask, curves, share)
     save_record(run.final("pose_blur.json"), blur)
     changes = changes_at_the_end(run)
     if changes:
@@ -80,7 +83,27 @@ def write_ladder(run: RunFolder, maps: Sequence[np.ndarray], mask: np.ndarray, c
     save_record(run.final("mask_ladder.json"), ladder.record)
 
 
-def pose_blur(run: RunFolder, iteration: int, volume: np.ndarray, mask: np.ndarray, curves: FscCurves) -> PoseBlur:
+def share_of_first(run: RunFolder, iteration: int, shells: int) -> Share:
+    """The share of what both half-maps know that half-map 1 knows: D₁ / (D₁ + D₂) by shell (N // 2 + 1,); ½ where the
+    half-sets are alike."""
+    first, second = (load_noise(run, iteration, half, "accumulator_mean") for half in (1, 2))
+    both = first + second
+    share = np.divide(first, both, out=np.full(len(both), 0.5), where=both > 0)
+    share = np.pad(share, (0, shells - len(share)), mode="edge")
+    return 0.5 if abs(float(share.mean()) - 0.5) < ALIKE else share
+
+
+def weighted_mean(maps: Sequence[np.ndarray], share: Share, workers: int) -> np.ndarray:
+    """The mean of two half-maps (N, N, N), each weighted by what it knows, shell by shell."""
+    if isinstance(share, float):
+        return share * (maps[0] + maps[1])
+    say(f"the half-sets are unequal: half-map 1 has {100 * share.mean():.0f} % of the weight in the final map")
+    mean: np.ndarray = apply_shell_filter(maps[0], share, workers) + apply_shell_filter(maps[1], 1 - share, workers)
+    return mean
+
+
+def pose_blur(run: RunFolder, iteration: int, volume: np.ndarray, mask: np.ndarray, curves: FscCurves,
+              share: Share) -> PoseBlur:
     """κ and the FSC to the truth to be expected of the final map (pose_blur.py)."""
     given = load_input(run)
     resolved, pixel_size = given.resolved, given.pixel_size
@@ -92,7 +115,7 @@ def pose_blur(run: RunFolder, iteration: int, volume: np.ndarray, mask: np.ndarr
         return blur_correlation(volume, mask, curves.corrected, np.concatenate([getattr(t, name) for t in tables]),
                                 rotation, reported / pixel_size, resolved.seed)
     kappa = blurred("pose_error_covariance") * (blurred("covariance") if resolved.marginalize else 1)
-    curve = expected_map_to_truth(curves.corrected, kappa)
+    curve = expected_map_to_truth(curves.corrected, kappa, share)
     expected = expected_resolution(curve, len(volume), pixel_size)
     return PoseBlur(expected, max(expected, reported), tuple(curve.tolist()), tuple(as_half_map_fsc(curve).tolist()),
                     tuple(kappa.tolist()), advice(expected, reported))

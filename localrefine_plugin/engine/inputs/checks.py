@@ -23,10 +23,11 @@ from ..io.relion_particles import (
 )
 from ..io.run_folder import PathLike
 from ..maps.fsc import fsc, resolution_at
-from ..maps.mask import check_mask
+from ..maps.mask import check_mask, noise_in_mask
 from ..model.optics import several_pixel_sizes
 from ..model.symmetry import mask_symmetry_error, operators
 from ..records.errors import InputError
+from ..records.iteration import FSC_THRESHOLD
 from ..records.particles import Particles
 from ..records.run_input import Excluded
 from ..records.settings import Settings
@@ -154,6 +155,7 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values[:-1]) + f" and {values[-1]:g}"
 
 
+FOLLOWS_NOISE = 6.0, 12.0  # s.d. from which it is said, refused; masks of low-passed maps have less than 5
 PHASE_FLIPPED = "the images are phase-flipped", "give the particles without phase flipping; the CTF is corrected here"
 _OTHER_IMAGES = ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped", "rlnImageDimensionality")
 _IGNORED_ZERO = ("rlnCtfBfactor",) + BEAM_TILT + DISTORTION[1:3]
@@ -197,8 +199,10 @@ def _check_half_sets(particles: Particles, star: str) -> List[str]:
         if count == 0:
             raise InputError(f"half-set {half} has no particles", star,
                              "give the particles of both half-sets of a refinement (rlnRandomSubset 1 and 2)")
-    if 2 * min(counts) < max(counts):
-        return [f"{star}: the half-sets are unequal ({counts[0]} and {counts[1]} particles)"]
+    if 3 * min(counts) < 2 * max(counts):
+        return [f"{star}: the half-sets are unequal ({counts[0]} and {counts[1]} particles). The smaller one "
+                "has the worse poses and limits the FSC. In the final map each half-map has its own weight. "
+                "Set resplit_half_sets for two halves of one size"]
     return []
 
 
@@ -335,8 +339,16 @@ def _check_mask(mask: np.ndarray, maps: Tuple[np.ndarray, np.ndarray], name: str
     box_size, pixel_size = particles.box_size, particles.pixel_size
     check_mask(mask, box_size, pixel_size, 0.0, source=name)  # refuses before the FSC is computed under it
     curve = fsc(maps[0] * mask, maps[1] * mask)
-    resolution = resolution_at(curve, 0.143, box_size, pixel_size)
+    resolution = resolution_at(curve, FSC_THRESHOLD, box_size, pixel_size)
     warnings = check_mask(mask, box_size, pixel_size, resolution, maps[0] + maps[1], name)
+    noise = noise_in_mask(mask, maps[0] - maps[1], pixel_size)
+    if abs(noise) > FOLLOWS_NOISE[0]:
+        text = (f"follows the noise of half-map {1 if noise > 0 else 2} ({abs(noise):.0f} standard deviations), so the "
+                "FSC under it is too good")
+        remedy = "make the mask from both half-maps, low-passed to 15 Å, with a soft edge"
+        if abs(noise) > FOLLOWS_NOISE[1]:
+            raise InputError(text, name, remedy)
+        warnings.append(f"{name}: {text}. {remedy[0].upper()}{remedy[1:]}")
     if resolution >= box_size * pixel_size:
         warnings.append(f"{name}: the half-maps do not correlate inside it at any resolution; are they of these "
                         "particles and this frame?")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
+import scipy.fft
 import scipy.ndimage
 
 from ..model.fourier import lowpass
@@ -31,6 +32,10 @@ DENSITY_SIGMAS = 4.0
 
 DENSITY_LOWPASS_ANGSTROM = 20.0
 """Low-pass before looking for density under a mask; shapes of domains, hardly any noise."""
+
+
+NOISE_ANGSTROM = 15.0
+"""A mask's structure finer than this is not the shape of a domain."""
 
 
 class MaskRadius(NamedTuple):
@@ -87,6 +92,30 @@ def soft_edge_width_px(mask: np.ndarray) -> float:
     return float(8 * (part * (1 - part)).sum(dtype=np.float64) / surface)
 
 
+def sharpest_edge_px(mask: np.ndarray) -> float:
+    """Width of the soft edge of a mask (N, N, N) where it is sharpest, px: π/2 over the slope that a twentieth of the
+    edge exceeds. A raised cosine of width w has π / 2w in its middle."""
+    part = np.asarray(mask[_padded_bounding_box(mask > 0, 2)], dtype=np.float32)
+    slope = np.sqrt(sum(np.square(np.gradient(part, axis=axis)) for axis in range(3)))
+    edge = slope[slope > 0.01]
+    return float(np.pi / 2 / np.quantile(edge, 0.95)) if len(edge) else float("inf")
+
+
+def noise_in_mask(mask: np.ndarray, difference: np.ndarray, pixel_size: float, workers: int = 1) -> float:
+    """By how many standard deviations the fine structure of a mask follows the difference of two half-maps (N, N, N).
+
+    Detail finer than NOISE_ANGSTROM of both, Σ m (h₁ − h₂), beside the same sum for the mask at every other place. The
+    structure cancels in the difference: a mask drawn around a half-map's bumps follows its noise, one made of both
+    half-maps alike, or of a low-passed map, does not.
+    """
+    shape = mask.shape
+    detail = [np.asarray(v, np.float32) - lowpass(v, pixel_size, NOISE_ANGSTROM, workers=workers)
+              for v in (mask, difference)]
+    spectra = [scipy.fft.rfftn(v, workers=workers) for v in detail]
+    sums = scipy.fft.irfftn(spectra[0] * np.conj(spectra[1]), shape, workers=workers)
+    return float(sums[0, 0, 0] / max(float(sums.std()), 1e-30))
+
+
 def check_mask(mask: np.ndarray, box_size: int, pixel_size: float, resolution_angstrom: float,
                density: Optional[np.ndarray] = None, source: str = "mask") -> List[str]:
     """Refuse an unusable mask; return warnings (sentences) about a doubtful one.
@@ -107,7 +136,8 @@ def check_mask(mask: np.ndarray, box_size: int, pixel_size: float, resolution_an
     faces = max(float(np.take(mask, (0, -1), axis=axis).max()) for axis in range(3))
     if faces > 0.01:
         warnings.append(f"{source}: the mask touches the edge of the box. Draw a mask with solvent on all sides")
-    width, wanted = soft_edge_width_px(mask), EDGE_RESOLUTIONS * resolution_angstrom / pixel_size
+    wanted = EDGE_RESOLUTIONS * resolution_angstrom / pixel_size
+    width = min(soft_edge_width_px(mask), sharpest_edge_px(mask))
     if width < wanted:
         warnings.append(f"{source}: the mask edge is {width:.1f} px wide. Use at least {wanted:.0f} px (5 × the "
                         f"resolution of {resolution_angstrom:.1f} Å); a sharper edge raises the FSC by itself")

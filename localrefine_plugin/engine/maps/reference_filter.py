@@ -6,11 +6,11 @@ from typing import List, NamedTuple, Optional, Sequence
 import numpy as np
 
 from ..model.fourier import apply_shell_filter
+from ..records.iteration import FSC_THRESHOLD
 from ..records.resolved import ResolvedSettings
 from .fsc import FscCurves, first_below, fsc
 from .nonuniform import nonuniform_filter
 
-FSC_LIMIT = 0.143
 COARSEST_FILTER_ANGSTROM = 20.0  # nobody needs a sub-volume's reference coarser than domains
 COARSEST_IN_RESOLUTIONS = 2.5  # … or, at low resolution, than this many times the resolution
 
@@ -40,7 +40,7 @@ def filter_weights(curves: FscCurves) -> np.ndarray:
     A half-map's signal-to-noise ratio is F / (1 − F), hence SNR / (1 + SNR) = F.
     """
     weights = np.clip(curves.corrected, 0, 1)
-    end = first_below(curves.corrected, FSC_LIMIT)
+    end = first_below(curves.corrected, FSC_THRESHOLD)
     weights[end + 1:] = 0
     return weights
 

@@ -20,6 +20,7 @@ MANY_AT_LIMIT = 0.1  # of the particles; a Gaussian cut at three s.d. per axis h
 WORSE = 1.02  # ratio of resolutions: FSC curves of half-sets cross 0.143 with an error of about 1 %
 DRIFT_ITERATIONS = 3
 DRIFT_GROWTH = 1.05
+PLATEAU = 0.8  # of the shells before: signal falls by more, shared noise does not
 FSC_FLOOR = 0.1  # mean FSC of the last shells of noise is 0 ± 0.02 in any box worth refining
 LAST_SHELLS = 0.1  # of all shells
 GRID_POINTS = 256
@@ -144,16 +145,23 @@ def worse_than_input(history: Sequence[IterationRecord], resolved: ResolvedSetti
 
 
 def fsc_does_not_fall(curves: FscCurves) -> str:
-    """The FSC at the end of the box, where no run has signal unless the pixels are too large."""
-    last = slice(-max(3, int(LAST_SHELLS * len(curves.tight))) - 1, -1)  # the very last may be cut off
+    """The FSC at the end of the box: what a sharp mask, shared noise and large pixels leave there.
+
+    A sharp mask correlates with itself: the FSC of random phases is as high. Shared noise is in all of the box and in
+    every shell: the unmasked FSC stays where it is. Signal that the pixels cut off falls with every shell.
+    """
+    count = max(3, int(LAST_SHELLS * len(curves.tight)))
+    last, before = slice(-count - 1, -1), slice(-2 * count - 1, -count - 1)  # the very last shell may be cut off
     unmasked, tight, random = (float(np.mean(c[last])) for c in (curves.unmasked, curves.tight, curves.randomised))
     if max(unmasked, tight) <= FSC_FLOOR:
         return ""
     text = f"the FSC does not fall to zero (mean {max(unmasked, tight):.2f} in the last shells). "
     if tight > unmasked and random > 0.5 * tight:
         return text + "The mask causes this: it is too sharp, or it follows noise. Give it a wider soft edge"
-    return text + ("Either the pixels are too large for the resolution, or the half-sets share particles. Look for "
-                   "duplicates")
+    if unmasked > FSC_FLOOR and unmasked > PLATEAU * float(np.mean(curves.unmasked[before])):
+        return text + "The unmasked FSC stays at one level: the half-sets share particles or noise. Look for duplicates"
+    return (f"the resolution is limited by the pixel size: the FSC is still {max(unmasked, tight):.2f} near Nyquist "
+            f"({2 * curves.pixel_size:.2f} Å). Particles with smaller pixels may show more")
 
 
 def drifting(history: Sequence[IterationRecord], resolved: ResolvedSettings) -> str:
