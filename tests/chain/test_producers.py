@@ -24,7 +24,7 @@ from conftest import require_program
 from scipion_data import PIXEL_SIZE, fill_particles, new_project, store_inputs
 
 from localrefine_plugin import convert
-from localrefine_plugin.engine.inputs import checks
+from localrefine_plugin.engine.inputs import half_sets
 from localrefine_plugin.engine.io.star import read_star
 from localrefine_plugin.engine.io.star import write_star as write_tables
 from localrefine_plugin.engine.records.errors import InputError
@@ -59,7 +59,7 @@ def test_relion_import_brings_poses_half_sets_ctf_and_higher_optics(tmp_path):
     assert arrived.particles.half_set.tolist() == half.tolist()
     np.testing.assert_allclose(arrived.particles.defocus_u, 15000 + 10 * np.arange(N), atol=1e-3)
     np.testing.assert_allclose(arrived.numbers("rlnPhaseShift"), 2.0 * np.arange(N), atol=1e-4)
-    np.testing.assert_allclose(arrived.numbers("rlnCoordinateY"), 200 + np.arange(N))
+    np.testing.assert_allclose(arrived.numbers("rlnCoordinateY"), 200 + 40 * np.arange(N))
     assert arrived.column("rlnMicrographName")[12] == "mic_1.mrc"
     for label, value in dict(HIGHER, **MAGNIFICATION).items():
         given = arrived.column(label, "optics")[0]
@@ -143,7 +143,7 @@ def test_relion_symmetry_expansion_keeps_copies_of_an_image_in_one_half(tmp_path
                     "C2"], check=True, capture_output=True)
     arrived = Arrived(relion_set(tmp_path, str(expanded)), tmp_path)
     assert arrived.n == 2 * N and len(set(arrived.column("rlnImageId"))) == 2 * N
-    assert "symmetry expansion" in checks._check_duplicates(arrived.particles, arrived.star)[0]
+    assert "symmetry expansion" in half_sets.check_duplicates(arrived.particles, arrived.star)[0]
     order = np.lexsort((np.arange(2 * N), arrived.particles.slice)).reshape(N, 2)
     assert (arrived.particles.half_set[order] == half[:, None]).all()
     turn = np.diag([-1.0, -1.0, 1.0])  # mates: A and A·Rz(180°)

@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     simulate.simulate(data, OPTIONS)
     tables = read_star(data / "particles.star")
     rows = next(i for i, table in enumerate(tables) if table.name == "particles")
-    place = list(range(OPTIONS.particles))
+    place = list(range(0, 40 * OPTIONS.particles, 40))
     tables[rows] = tables[rows].with_columns({"rlnCoordinateX": place, "rlnCoordinateY": place})
     write_star(data / "particles.star", tables)
     refine(str(data / "particles.star"), str(data / "half1.mrc"), str(data / "half2.mrc"), str(data / "mask_B.mrc"),

@@ -13,8 +13,8 @@ from particle_files import PIXEL_SIZE, Inputs, radius, soft_mask, write_mrc
 from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine.align.search_plan import resolve
-from localrefine_plugin.engine.inputs.checks import _check_duplicates, check_inputs
-from localrefine_plugin.engine.inputs.half_sets import resplit
+from localrefine_plugin.engine.inputs.checks import check_inputs
+from localrefine_plugin.engine.inputs.half_sets import check_duplicates, resplit
 from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.resample import on_grid
 from localrefine_plugin.engine.io.run_folder import read_json
@@ -154,9 +154,9 @@ def expanded(n, name, off_deg=0.0, seed=2):
 @pytest.mark.parametrize("name, off_deg", [("C2", 0.0), ("C2", 4.0), ("C7", 3.0), ("D2", 3.0), ("O", 3.0)])
 def test_expanded_particles_with_the_same_symmetry_are_warned_of(name, off_deg):
     particles = expanded(20, name, off_deg)
-    text, = [text for text in _check_duplicates(particles, "p.star", name) if "Set the symmetry to C1" in text]
+    text, = [text for text in check_duplicates(particles, "p.star", name) if "Set the symmetry to C1" in text]
     assert f"symmetry-expanded by {name}, and the symmetry is set to {name} too" in text
-    assert not any("Set the symmetry" in text for text in _check_duplicates(particles, "p.star", "C1"))
+    assert not any("Set the symmetry" in text for text in check_duplicates(particles, "p.star", "C1"))
 
 
 def test_copies_that_are_no_symmetry_mates_are_not():
@@ -165,7 +165,7 @@ def test_copies_that_are_no_symmetry_mates_are_not():
     about_x = np.diag([1.0, -1.0, -1.0])
     rotation = particles.rotation.copy()
     rotation[1::2] = rotation[::2] @ about_x
-    assert len(_check_duplicates(replace(particles, rotation=rotation), "p.star", "C2")) == 1
+    assert len(check_duplicates(replace(particles, rotation=rotation), "p.star", "C2")) == 1
 
 
 def of_filaments(inputs, tubes, halves=None, micrograph="m.mrc"):

@@ -80,7 +80,7 @@ def fill_particles(particles: Any, stack: str, transforms: np.ndarray, pixel_siz
         particle.setCTF(CTFModel(defocusU=15000.0 + 10 * i, defocusV=14500.0 + 10 * i, defocusAngle=(7.0 * i) % 180))
         particle.setAcquisition(make_acquisition() if acquisitions is None else acquisitions[i])
         coordinate = Coordinate()
-        coordinate.setPosition(100 + i, 200 + i)
+        coordinate.setPosition(100 + 40 * i, 200 + 40 * i)
         coordinate.setMicId(1 + i // 50)
         coordinate.setMicName(f"mic_{1 + i // 50}.mrc")
         particle.setCoordinate(coordinate)

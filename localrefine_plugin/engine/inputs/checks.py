@@ -37,6 +37,7 @@ from .grids import read_on_grid, read_pixel_size
 from .half_sets import (
     PARITY_TEXT,
     check_copies,
+    check_duplicates,
     check_relatives,
     families,
     filament_warning,
@@ -48,7 +49,8 @@ from .half_sets import (
 
 LEAST_BOX = 8
 ASYMMETRIC = 0.1  # symmetry.mask_symmetry_error of a symmetric mask is below 0.03
-MATES_DEG = 15.0  # of a symmetry operator; a part that was refined before has left it by less
+LEAST_RADIANS = 0.1  # smaller phase shifts would be no phase plate's in either unit
+USUAL_OPTICS = (60, 1250), (0, 8), (0.01, 0.4)  # kV, mm, amplitude contrast: what microscopes and specimens have
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,9 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     """
     star = str(particles_star)
     particles, table = read_particles(particles_star, need_half_sets=not settings.resplit_half_sets)
-    _check_optics(particles, star)
+    optics = _check_optics(particles, star)
     particles, table, warnings = _in_frame_of_half_map(particles, table, half_map_1, star)
+    warnings += optics
     warnings += _check_table(table, star)
     tubes, relatives = tubes_of(table.particles), relatives_of(particles, table)
     if settings.resplit_half_sets:
@@ -91,7 +94,7 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     else:
         warnings += _check_parity(particles, table, star)
     warnings += _check_half_sets(particles, star) + filament_warning(tubes, particles.half_set, star)
-    warnings += _check_duplicates(particles, star, settings.symmetry)
+    warnings += check_duplicates(particles, star, settings.symmetry)
     warnings += check_relatives(relatives, particles.half_set, star)
     warnings += _check_ctf(particles, star)
     _check_stacks(particles, star)
@@ -118,7 +121,7 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
                          excluded)
 
 
-def _check_optics(particles: Particles, star: str) -> None:
+def _check_optics(particles: Particles, star: str) -> List[str]:
     optics = particles.optics
     boxes = sorted({group.box_size for group in optics})
     if len(boxes) > 1:
@@ -127,14 +130,19 @@ def _check_optics(particles: Particles, star: str) -> None:
                          f"relion_image_handler --i {star} --o cropped --new_box {boxes[0]}")
     if particles.box_size < LEAST_BOX:
         raise InputError(f"the box of {particles.box_size} px is too small", star, f"use at least {LEAST_BOX} px")
+    said = []
     for group in optics:
-        for value, low, high, label, unit in (
+        for (value, low, high, label, unit), usual in zip((
                 (group.voltage_kv, 10, 3000, "rlnVoltage", "kV"),
                 (group.spherical_aberration_mm, -10, 20, "rlnSphericalAberration", "mm"),
-                (group.amplitude_contrast, 0, 1, "rlnAmplitudeContrast", "(a fraction)")):
+                (group.amplitude_contrast, 0, 1, "rlnAmplitudeContrast", "(a fraction, not per cent)")), USUAL_OPTICS):
             if not low <= value <= high:
                 raise InputError(f"optics group {group.name} has {label} {value:g}, not within {low} … {high} {unit}",
                                  star, f"correct {label}")
+            if not usual[0] <= value <= usual[1]:
+                said.append(f"{star}: optics group {group.name} has {label} {value:g}; usual is {usual[0]:g} to "
+                            f"{usual[1]:g} {unit}. Check it: a wrong CTF limits the resolution")
+    return said
 
 
 def _in_frame_of_half_map(particles: Particles, table: ParticleTable, half_map: PathLike,
@@ -215,64 +223,20 @@ def _check_parity(particles: Particles, table: ParticleTable, star: str) -> List
     return [f"{star}: {PARITY_TEXT}"] if parity_split(ids, particles.half_set) else []
 
 
-def _check_duplicates(particles: Particles, star: str, symmetry: str = "C1") -> List[str]:
-    """One image twice: refused in two halves or with one pose, else taken for symmetry expansion."""
-    order = np.lexsort((particles.slice, particles.stack))
-    same = (np.diff(particles.stack[order]) == 0) & (np.diff(particles.slice[order]) == 0)
-    if not same.any():
-        return []
-    first, second = order[:-1][same], order[1:][same]
-    crossing = np.flatnonzero(particles.half_set[first] != particles.half_set[second])
-    if len(crossing):
-        rows = _rows(first[crossing[0]], second[crossing[0]])
-        raise InputError(f"rows {rows} are the same image in both half-sets", star,
-                         "give all copies of a particle the same rlnRandomSubset")
-    copies = np.unique(np.concatenate([first, second]))
-    # poses to 1e-4 rad and 1e-3 px, far below what any refinement resolves
-    keys = np.column_stack([particles.stack[copies], particles.slice[copies],
-                            np.rint(particles.rotation[copies].reshape(-1, 9) * 1e4).astype(np.int64),
-                            np.rint(particles.shift_px[copies] * 1e3).astype(np.int64)])
-    _, index, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
-    twice = np.flatnonzero(counts > 1)
-    if len(twice):
-        pair = copies[np.flatnonzero(index.reshape(-1) == twice[0])[:2]]
-        raise InputError(f"rows {_rows(*pair)} are the same image with the same pose ({int((counts - 1).sum())} "
-                         "duplicates in all)", star, "remove the duplicate rows")
-    between = np.swapaxes(particles.rotation[first], 1, 2) @ particles.rotation[second]
-    return ([f"{star}: {len(first)} rows repeat an image with another pose, which is taken for symmetry expansion"]
-            + _expanded_twice(between, symmetry, star))
-
-
-def _expanded_twice(between: np.ndarray, symmetry: str, star: str) -> List[str]:
-    """Warning where the rotations (n, 3, 3) from one copy of an image to the next are those of ``symmetry``."""
-    group = operators(symmetry)
-    if len(group) == 1 or np.mean(_are_mates(between, group)) <= 0.5:
-        return []
-    return [f"{star}: the particles are symmetry-expanded by {symmetry}, and the symmetry is set to {symmetry} too. "
-            "Each image is then inserted several times at the same place of the map, and the noise seems averaged over "
-            "more images than there are. Set the symmetry to C1, or give the particles from before the expansion"]
-
-
-def _are_mates(between: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """(n,) whether rotations (n, 3, 3) are those of a point group but for the motion of a part."""
-    # trace(Sᵀ R) = 1 + 2 cos of the angle between R and S
-    cosine = (np.einsum("gij,nij->ng", group[1:], between) - 1) / 2
-    near: np.ndarray = cosine.max(axis=1) > np.cos(np.deg2rad(MATES_DEG))
-    return near
-
-
-def _rows(a: int, b: int) -> str:
-    return f"{min(a, b) + 1} and {max(a, b) + 1}"
-
-
 def _check_ctf(particles: Particles, star: str) -> List[str]:
     defocus = np.maximum(np.abs(particles.defocus_u), np.abs(particles.defocus_v))
     largest = float(defocus.max())
+    if (particles.defocus_u < 0).all() and (particles.defocus_v < 0).all():
+        raise InputError("every defocus is negative", star, "give underfocus as positive rlnDefocusU and rlnDefocusV")
     if largest == 0:
         return [f"{star}: every defocus is 0; the images are taken as they are, apart from amplitude contrast and "
                 "spherical aberration"]
     if largest < 50:
         raise InputError(f"the largest defocus is {largest:g} Å", star, "give rlnDefocusU and rlnDefocusV in Å, not µm")
+    phase = np.abs(particles.phase_shift)
+    if 0 < phase.max() <= 2 * np.pi and np.median(phase) > LEAST_RADIANS:
+        return [f"{star}: rlnPhaseShift goes to {phase.max():.2f}. These seem to be radians; the program reads them as "
+                "degrees. Multiply the column by 57.2958 if they are"]
     return []
 
 

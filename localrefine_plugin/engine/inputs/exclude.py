@@ -22,6 +22,7 @@ TOO_STRONG = 1e3
 GREY_RANGE = 1e-12, 1e12  # its square, times the pixels of an image, must fit a 32-bit float
 LARGEST_DEFOCUS = 5e5
 LARGEST_PHASE_SHIFT = 3600.0
+ONE_POSE = 5  # images with exactly one pose are no coincidence
 LISTED = 3
 BATCH_BYTES = 64 * 2 ** 20
 PIXELS_LOOKED_AT = 1024  # to know an image again
@@ -84,6 +85,20 @@ def _unusable_rows(particles: Particles) -> Dict[int, str]:
             (particles.phase_shift, np.abs(particles.phase_shift) > LARGEST_PHASE_SHIFT, "has a phase shift of {:g}°"),
             (origin, origin > particles.box_size / 2, "has an origin of {:g} px, outside its image")):
         reasons.update({int(row): text.format(values[row]) for row in np.flatnonzero(bad)})
+    return {**reasons, **_unaligned_rows(particles)}
+
+
+def _unaligned_rows(particles: Particles) -> Dict[int, str]:
+    """Reason by row, of different images with one and the same pose: that of particles that were not aligned."""
+    pose = np.concatenate([particles.rotation.reshape(-1, 9), particles.shift_px], axis=1)
+    _, index, count = np.unique(pose.round(6), axis=0, return_inverse=True, return_counts=True)
+    suspect = np.flatnonzero(count >= ONE_POSE)
+    reasons: Dict[int, str] = {}
+    for pose_index in suspect:
+        rows = np.flatnonzero(index.ravel() == pose_index)
+        images = len(np.unique(np.stack([particles.stack[rows], particles.slice[rows]]), axis=1).T)
+        if ONE_POSE <= images < len(particles):
+            reasons.update({int(row): f"has the same pose as {images - 1} others. It was not aligned" for row in rows})
     return reasons
 
 

@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 
 from ..io.relion_particles import ParticleTable
 from ..io.star import StarTable
+from ..model.symmetry import operators
 from ..records.errors import InputError
 from ..records.particles import Particles
 
@@ -25,6 +26,7 @@ MICROGRAPH, COORDINATES = "rlnMicrographName", ("rlnCoordinateX", "rlnCoordinate
 MICROGRAPH_PIXEL_SIZES = ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize")
 ONE_PLACE_ANGSTROM = 20.0  # particles do not overlap by more; picks of one particle differ by less
 MOST_RELATIVES = 0.01  # share of the particles that may have a relative in the other half-set
+MATES_DEG = 15.0  # of a symmetry operator; a part that was refined before has left it by less
 LEAST_FOR_PARITY = 24  # particles; a random split has the parity of so many with a chance of 1e-7
 PARITY_TEXT = ("half-set = 1 + parity of the particle's id, which is what cryosparc2 5.0.1 writes over the split of a "
                "set it is given; only half-maps that were made with this split are independent "
@@ -108,6 +110,58 @@ def parity_split(ids: np.ndarray, half_set: np.ndarray) -> bool:
     odd = np.asarray(ids) % 2
     mixed = len(odd) >= LEAST_FOR_PARITY and 0 < odd.sum() < len(odd)
     return bool(mixed) and np.array_equal(np.asarray(half_set), 1 + odd)
+
+
+# ---------------------------------------------------------------- copies of one image
+
+def check_duplicates(particles: Particles, star: str, symmetry: str = "C1") -> List[str]:
+    """One image twice: refused in two halves or with one pose, else taken for symmetry expansion."""
+    order = np.lexsort((particles.slice, particles.stack))
+    same = (np.diff(particles.stack[order]) == 0) & (np.diff(particles.slice[order]) == 0)
+    if not same.any():
+        return []
+    first, second = order[:-1][same], order[1:][same]
+    crossing = np.flatnonzero(particles.half_set[first] != particles.half_set[second])
+    if len(crossing):
+        rows = _rows(first[crossing[0]], second[crossing[0]])
+        raise InputError(f"rows {rows} are the same image in both half-sets", star,
+                         "give all copies of a particle the same rlnRandomSubset")
+    copies = np.unique(np.concatenate([first, second]))
+    # poses to 1e-4 rad and 1e-3 px, far below what any refinement resolves
+    keys = np.column_stack([particles.stack[copies], particles.slice[copies],
+                            np.rint(particles.rotation[copies].reshape(-1, 9) * 1e4).astype(np.int64),
+                            np.rint(particles.shift_px[copies] * 1e3).astype(np.int64)])
+    _, index, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    twice = np.flatnonzero(counts > 1)
+    if len(twice):
+        pair = copies[np.flatnonzero(index.reshape(-1) == twice[0])[:2]]
+        raise InputError(f"rows {_rows(*pair)} are the same image with the same pose ({int((counts - 1).sum())} "
+                         "duplicates in all)", star, "remove the duplicate rows")
+    between = np.swapaxes(particles.rotation[first], 1, 2) @ particles.rotation[second]
+    return ([f"{star}: {len(first)} rows repeat an image with another pose, which is taken for symmetry expansion"]
+            + _expanded_twice(between, symmetry, star))
+
+
+def _expanded_twice(between: np.ndarray, symmetry: str, star: str) -> List[str]:
+    """Warning where the rotations (n, 3, 3) from one copy of an image to the next are those of ``symmetry``."""
+    group = operators(symmetry)
+    if len(group) == 1 or np.mean(_are_mates(between, group)) <= 0.5:
+        return []
+    return [f"{star}: the particles are symmetry-expanded by {symmetry}, and the symmetry is set to {symmetry} too. "
+            "Each image is then inserted several times at the same place of the map, and the noise seems averaged over "
+            "more images than there are. Set the symmetry to C1, or give the particles from before the expansion"]
+
+
+def _are_mates(between: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """(n,) whether rotations (n, 3, 3) are those of a point group but for the motion of a part."""
+    # trace(Sᵀ R) = 1 + 2 cos of the angle between R and S
+    cosine = (np.einsum("gij,nij->ng", group[1:], between) - 1) / 2
+    near: np.ndarray = cosine.max(axis=1) > np.cos(np.deg2rad(MATES_DEG))
+    return near
+
+
+def _rows(a: int, b: int) -> str:
+    return f"{min(a, b) + 1} and {max(a, b) + 1}"
 
 
 # ---------------------------------------------------------------- relatives

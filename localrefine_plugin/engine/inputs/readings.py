@@ -13,7 +13,7 @@ from .samples import Match, Sample, joined_matches, match, match_of, overlap, sl
 
 BELONG = 5.0  # s.d.: fewer are no evidence
 POSES_MATTER = 0.1  # share of the energy by which slices at other poses differ
-BETTER, MUCH_BETTER = 5.0, 1.1  # s.d., and factor of the log likelihood, by which another reading is the right one
+BETTER, MUCH_BETTER = 5.0, 1.2  # s.d., and factor of the log likelihood, by which another reading is the right one
 # α of finer pixels over that of coarser ones: of good input 1.0 to 1.2, 0.5 where the map is sharper than the poses
 FINE_ENOUGH = 0.35
 LEAST_GAIN = 0.25  # log likelihood per image of a right reading; measured: 2 and more, where no reading is right 0.1
@@ -28,6 +28,8 @@ class Reading:
     remedy: str
 
 
+NO_ORIGINS, LARGER, SMALLER = "no origins", "larger origins", "smaller origins"
+RIVALS = {"origins, sign": NO_ORIGINS, "origins, px": LARGER, "origins, Å": SMALLER}
 MIRROR, AXES, PHASES, MOTION = "mirror", "axes", "phases", "motion"
 ROWS = "write the particle file again from the refinement; rows and images must stay together"
 READINGS = {reading.name: reading for reading in (
@@ -85,6 +87,9 @@ def readings(particles: Particles, sample: Sample) -> Iterator[Tuple[str, Tuple[
     yield "origins, sign", (rotation, -shift)
     yield "origins, px", (rotation, shift * particles.pixel_size)
     yield "origins, Å", (rotation, shift / particles.pixel_size)
+    yield NO_ORIGINS, (rotation, 0 * shift)
+    yield LARGER, (rotation, shift * np.sqrt(particles.pixel_size))
+    yield SMALLER, (rotation, shift / np.sqrt(particles.pixel_size))
     yield "inverse", (np.swapaxes(rotation, 1, 2), shift)
     angles = euler_deg_from_rotation(rotation)
     angles[:, 1] = 180 - angles[:, 1]
@@ -112,7 +117,11 @@ def poses_matter(found: Sequence[Explained]) -> bool:
 # ---------------------------------------------------------------- readings
 
 def other_readings(found: Sequence[Explained]) -> List[Tuple[Reading, Match]]:
-    return [(READINGS[name], joined_matches([f.readings[name] for f in found])) for name in found[0].readings]
+    """Every reading with its match. Other origins count only if they are better than their rival: origins that are
+    mostly error are better divided by anything, not by the pixel size above all."""
+    matches = {name: joined_matches([f.readings[name] for f in found]) for name in found[0].readings}
+    return [(READINGS[name], m) for name, m in matches.items()
+            if name in READINGS and (name not in RIVALS or is_better(m, matches[RIVALS[name]]))]
 
 
 def likelihood(found: Match) -> float:
