@@ -56,9 +56,11 @@ def write_results(run: RunFolder, workers: int) -> None:
     for text in changes:
         say(f"warning: {text}")
     files = [run.final(name) for name in names if run.final(name).exists()]
-    save_record(run.report, replace(build_report(run), files=run.sizes(files)))
-    reason = f" ({blur.advice})" if blur.advice else ""
-    say(f"resolution to report: {blur.resolution_to_report_angstrom:.2f} Å{reason}")
+    report = build_report(run)
+    save_record(run.report, replace(report, files=run.sizes(files)))
+    say(f"resolution to report: {blur.resolution_to_report_angstrom:.2f} Å")
+    for text in report.advice:
+        say(f"advice: {text}")
     say(f"results of iteration {k} are in {final}")
 
 
