@@ -180,7 +180,7 @@ def test_another_process_gives_the_same_bits_with_any_number_of_threads(tmp_path
 
 def test_the_advice_is_printed_at_the_end(tmp_path, capsys):
     """What the report says in the end is not only in a file."""
-    run = refine(*write_inputs(tmp_path / "in", experiment(40, noise=0.5, seed=2)), str(tmp_path / "run"),
+    run = engine.refine(*write_inputs(tmp_path / "in", experiment(40, noise=0.5, seed=2)), str(tmp_path / "run"),
                  Settings(max_iterations=1, rotation_extent_deg=0.5), device="cpu", threads=1)
     advice = read_json(run.report)["advice"]
     printed = capsys.readouterr().out
