@@ -46,7 +46,8 @@ class HalfSetImages:
         self.rows_of_ft = self.to_device(np.arange(-max_shell, max_shell + 1) % box)
         self.last_column = self.to_device(last_column(max_shell))
         offset = np.arange(box) - box // 2
-        self.outside = self.to_device(offset[:, None] ** 2 + offset ** 2 > (box // 2) ** 2)  # background, not particle
+        beyond = offset[:, None] ** 2 + offset ** 2 > (box // 2) ** 2  # background, not particle
+        self.outside = self.to_device(np.flatnonzero(beyond))
 
     def load(self, index: np.ndarray) -> Tuple[Array, Array]:
         """Centred transforms X without the phase of odd aberrations, and CTFs C: (n, 2M + 1, M + 1).
@@ -55,7 +56,8 @@ class HalfSetImages:
         every frequency.
         """
         images = self.to_device(self.read(index))
-        images = images - images[:, self.outside].mean(axis=1, dtype=np.float64).astype(np.float32)[:, None, None]
+        around = images.reshape(len(images), -1).take(self.outside, axis=1)
+        images = images - around.mean(axis=1, dtype=np.float64).astype(np.float32)[:, None, None]
         spectra = rfft2(images, self.workers)
         ft = spectra[:, :, :self.max_shell + 1].take(self.rows_of_ft, axis=1)
         if len(self.corrections) == 1:

@@ -110,7 +110,7 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
 
 
 def look(particles: Particles, references: Sequence[Reference], shell: int, most: int, workers: int
-         ) -> List["Explained"]:
+         ) -> List[Explained]:
     """How well each half-map explains at most so many images of its half-set."""
     return [explained(particles, sample_of(particles, chosen_images(particles, half, most), shell, workers=workers),
                       reference) for half, reference in zip((1, 2), references)]

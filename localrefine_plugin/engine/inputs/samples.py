@@ -20,6 +20,7 @@ from ..records.particles import Particles
 from .first_look import mean_power
 
 BATCH = 100
+FEW_OF_GROUP, MOST_OF_GROUPS = 15, 1000
 ORIGIN = np.zeros(3)
 SOFT_EDGE = 0.1  # of the box, of the sphere about a whole particle
 LEAST_BOX = 24  # px, of a map cut to low frequencies
@@ -91,14 +92,16 @@ def joined_matches(matches: List[Match]) -> Match:
 
 
 def chosen_images(particles: Particles, half: int, most: int) -> np.ndarray:
-    """Index (n,) of at most ``most`` particles of a half-set: the same number of each optics group, evenly spaced."""
+    """Index (n,) of about ``most`` particles of a half-set: the same number of each optics group, evenly spaced. Of
+    many groups there are FEW_OF_GROUP each, and at most MOST_OF_GROUPS in all."""
     mine = np.flatnonzero(particles.half_set == half)
     group = particles.optics_group[mine]
     groups = np.unique(group)
+    each = max(1, most // len(groups), min(FEW_OF_GROUP, MOST_OF_GROUPS // len(groups)))
     found = []
     for g in groups:
         rows = mine[group == g]
-        found.append(rows[np.unique(np.linspace(0, len(rows) - 1, max(1, most // len(groups))).astype(int))])
+        found.append(rows[np.unique(np.linspace(0, len(rows) - 1, each).astype(int))])
     return np.sort(np.concatenate(found))
 
 
