@@ -41,7 +41,8 @@ def build_report(run: RunFolder) -> Report:
               *(validation.advice if validation else ())]
     costs: List[Union[IterationRecord, HalfRecord]] = [*iterations, *steps]
     changes = read(run.final("input_changes.json"), _as(InputChanges))
-    said = unreadable + [text for step in (given, *iterations) if step for text in step.warnings]
+    # what an iteration was warned of and the best one no longer suffers from is history; what it suffers from is advice
+    said = unreadable + [text for step in (given, *iterations[:1]) if step for text in step.warnings]
     said += changes.changes if changes else ()
     return Report(
         iterations=tuple(iterations), halves=tuple(steps), input=given, settings=settings,

@@ -106,7 +106,7 @@ class Report:
     iterations, halves, input, settings : every record there is.
     wall_seconds, cpu_seconds : summed over the steps, which may have run side by side.
     peak_memory_mb : of the largest step.
-    warnings : on the input and of every iteration.  advice : sentences on the best iteration and the results.
+    warnings : on the input.  advice : sentences on the best iteration and the results.
     final_resolution_angstrom : of the best iteration; empty before the first.
     expected_truth_resolution_angstrom, resolution_to_report_angstrom : of `PoseBlur`; None before the end.
     mask_ladder, sharpening : None before the end.  validation : () without one.
