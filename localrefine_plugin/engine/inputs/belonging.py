@@ -47,7 +47,6 @@ from .readings import (
     likelihood,
     other_readings,
     poses_matter,
-    told,
 )
 from .samples import (
     STILL,
@@ -62,14 +61,14 @@ from .samples import (
     whole_map,
 )
 
-IMAGES = 250  # of each half-set
+IMAGES, MOST_IMAGES = 100, 1000  # of each half-set: at first, and where these do not surely belong
 FRAME_IMAGES = 100  # to choose among 48 frames
-MOST_IMAGES = 2000  # … before it is said that they do not belong
 FEWEST_IMAGES = 20  # of an optics group, to say anything of it
 TELLING = 10.0  # s.d. to be expected before nothing seen means something
 COARSE_ANGSTROM = 60.0, 30.0  # where the search for a common motion begins: the coarser, the further it sees
 FEWEST_SHELLS = 4
-SURELY = 15.0  # s.d.: good input has more (measured: 29 to 141 with 500 images)
+SURELY = 0.6  # s.d. per √image from which poses and images surely belong together: good input has 1.3 to 6, a mirrored
+# map, which looks alike from afar, up to 0.4
 FROM_AFAR = 0.25  # α of finer pixels over that of coarser ones of things that only look alike from afar
 ENOUGH_IMAGES = 100  # to refuse for what they do not show
 SAID_PX, REFUSED_PX, SAID_DEG, REFUSED_DEG = 0.5, 2.0, 1.0, 3.0  # of a common motion
@@ -96,7 +95,7 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     volumes = [lowpass(m, inputs.pixel_size, resolved.initial_lowpass_angstrom, workers=workers) for m in inputs.maps]
     references = [whole_map(v, shell, workers) for v in volumes]
     found = look(particles, references, shell, IMAGES, workers)
-    if not told(found) and min(np.bincount(particles.half_set, minlength=3)[1:]) > IMAGES:
+    if evidence_of(found) < surely(found) and np.count_nonzero(particles.half_set) > 2 * IMAGES:
         found = look(particles, references, shell, MOST_IMAGES, workers)
     samples, motion = [f.sample for f in found], STILL
     for angstrom in (*COARSE_ANGSTROM, resolved.initial_lowpass_angstrom):
@@ -107,6 +106,11 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     if not resolved.resplit_half_sets:
         said += check_half_maps(inputs, joined_matches([f.own for f in found]).scale, workers)
     return Belonging(tuple(said), scales)
+
+
+def surely(found: Sequence[Explained]) -> float:
+    """The evidence in standard deviations from which images and poses surely belong together."""
+    return SURELY * float(np.sqrt(sum(len(f.own.cross) for f in found)))
 
 
 def look(particles: Particles, references: Sequence[Reference], shell: int, most: int, workers: int
@@ -122,11 +126,11 @@ def check_whole(found: Sequence[Explained], references: Sequence[Reference], vol
                 motion: CommonMotion, workers: int) -> List[str]:
     """InputError where the images do not belong to half-maps and poses, or do in another reading of the input; a
     sentence where too few images say so."""
-    own, z = joined_matches([f.own for f in found]), evidence_of(found)
+    own, z, sure = joined_matches([f.own for f in found]), evidence_of(found), surely(found)
     # images with flipped phases are warned of: first_look
     tried = [(reading, m) for reading, m in other_readings(found) if reading.name != PHASES]
     tried.append((moved_reading(motion), moved_match([f.sample for f in found], references, motion)))
-    if z < SURELY:
+    if z < sure:
         tried.append(other_frame(found, references, volumes, workers))
     better = likeliest(tried, own)
     if better is not None and (better.name != MOTION or is_far(motion)):
@@ -135,11 +139,11 @@ def check_whole(found: Sequence[Explained], references: Sequence[Reference], vol
         raise InputError("have the opposite contrast of the particles", "half-maps",
                          "invert the contrast of particles or maps, so that both are white on black")
     coarse, fine, error = own.fine_scales
-    only_from_afar = z < SURELY and fine < FROM_AFAR * coarse - 3 * error
+    only_from_afar = z < sure and fine < FROM_AFAR * coarse - 3 * error
     if not poses_matter(found) or (z > BELONG and not only_from_afar):
         return []
     problem = (f"do not belong together: the half-maps explain {len(own.cross)} images no better at their own poses "
-               f"than at those of other particles ({z:.1f} standard deviations; good input has more than {SURELY:.0f})")
+               f"than at those of other particles ({z:.1f} standard deviations; good input has more than {sure:.0f})")
     remedy = "give particles and half-maps of one refinement; check that rows and images were not mixed up"
     if len(own.cross) >= ENOUGH_IMAGES:
         raise InputError(problem, SOURCE, remedy)

@@ -104,10 +104,6 @@ def evidence_of(found: Sequence[Explained]) -> float:
     return float(gain.mean() / max(gain.std(ddof=1) / np.sqrt(len(gain)), 1e-30)) if len(gain) > 1 else 0.0
 
 
-def told(found: Sequence[Explained]) -> bool:
-    return abs(evidence_of(found)) >= BELONG
-
-
 def poses_matter(found: Sequence[Explained]) -> bool:
     """Whether slices at other poses differ: those of a sphere do not."""
     energy = sum(f.own.energy.sum() + f.other.energy.sum() for f in found)

@@ -20,7 +20,7 @@ from ..records.particles import Particles
 from .first_look import mean_power
 
 BATCH = 100
-FEW_OF_GROUP, MOST_OF_GROUPS = 15, 1000
+FEW_OF_GROUP, MOST_OF_GROUPS = 60, 1000
 ORIGIN = np.zeros(3)
 SOFT_EDGE = 0.1  # of the box, of the sphere about a whole particle
 LEAST_BOX = 24  # px, of a map cut to low frequencies
