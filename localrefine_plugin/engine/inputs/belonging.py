@@ -43,6 +43,7 @@ from .readings import (
     Reading,
     evidence_of,
     explained,
+    in_deviations,
     likeliest,
     likelihood,
     other_readings,
@@ -291,8 +292,7 @@ def check_half_maps(inputs: CheckedInputs, scale: float, workers: int) -> List[s
         found = match(sample, reference, sample.particles.rotation, sample.particles.shift_px)
         signed.append(sign * found.cross)
         energy += float(found.energy.sum())
-    noise = np.concatenate(signed)
-    z, expected = float(noise.sum() / np.sqrt(max((noise ** 2).sum(), 1e-30))), OWN_NOISE * scale * np.sqrt(energy)
+    z, expected = in_deviations(np.concatenate(signed)), OWN_NOISE * scale * np.sqrt(energy)
     if z < -BELONG:
         raise InputError(
             f"seem to be exchanged: the images of half-set 1 hold the noise of half-map 2, and the other way round "

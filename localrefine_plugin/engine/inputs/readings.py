@@ -100,8 +100,14 @@ def readings(particles: Particles, sample: Sample) -> Iterator[Tuple[str, Tuple[
 
 def evidence_of(found: Sequence[Explained]) -> float:
     """By how many standard deviations own poses explain the images better than others' do."""
-    gain = np.concatenate([f.own.cross - f.other.cross for f in found])
-    return float(gain.mean() / max(gain.std(ddof=1) / np.sqrt(len(gain)), 1e-30)) if len(gain) > 1 else 0.0
+    return in_deviations(np.concatenate([f.own.cross - f.other.cross for f in found]))
+
+
+def in_deviations(values: np.ndarray) -> float:
+    """The mean of values (n,) in standard errors of the mean."""
+    if len(values) < 2:
+        return 0.0
+    return float(values.mean() / max(values.std(ddof=1) / np.sqrt(len(values)), 1e-30))
 
 
 def poses_matter(found: Sequence[Explained]) -> bool:
