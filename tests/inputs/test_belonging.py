@@ -202,9 +202,9 @@ def test_half_maps_of_another_split_are_said(reconstructed, e, tmp_path):
 
 # ---------------------------------------------------------------- optics groups
 
-def two_groups(e, seed=2):
+def two_groups(e, seed=2, share=1 / 3):
     """The experiment with a third of its particles in a second optics group, and who is in it."""
-    second = np.random.default_rng(seed).random(N) < 1 / 3
+    second = np.random.default_rng(seed).random(N) < share
     first = e.particles.optics[0]
     particles = replace(e.particles, optics_group=second.astype(np.int32), optics=(first, replace(first, name="two")))
     return replace(e, particles=particles), second
@@ -269,3 +269,28 @@ def test_groups_that_are_alike_keep_their_grey_scale(e, tmp_path):
     both, _ = two_groups(e)
     write_inputs(tmp_path, both)
     assert found(tmp_path).grey_scale == (1.0, 1.0)
+
+
+# ---------------------------------------------------------------- some images, in no group of their own
+
+@pytest.mark.parametrize("case, share_of_all, words", (
+    ("inverted", 0.25, "they have the opposite contrast"), ("tilt", 1 / 3, "the images fit with 180° − tilt")))
+def test_some_images_that_are_different_are_found_without_optics_groups(e, tmp_path, case, share_of_all, words):
+    both, second = two_groups(e, share=share_of_all)
+    spoilt = GROUPS[case][0](both, second)
+    one = replace(spoilt.particles, optics=e.particles.optics, optics_group=e.particles.optics_group)
+    write_inputs(tmp_path, replace(spoilt, particles=one))
+    with pytest.raises(InputError, match=f"do not all fit the half-maps in the same way.*{words}") as refusal:
+        found(tmp_path)
+    share = float(str(refusal.value).split("about ")[1].split(" %")[0])
+    assert share == pytest.approx(100 * second.mean(), abs=7)
+    rows = [int(row) - 1 for row in str(refusal.value).split("(rows ")[1].split(", …")[0].split(", ")]
+    assert second[rows].all()
+
+
+def test_noise_images_are_not_taken_for_another_reading(e, tmp_path):
+    images = e.images.copy()
+    noise = np.random.default_rng(6).random(N) < 0.4
+    images[noise] = images.std() * np.random.default_rng(7).standard_normal(images[noise].shape)
+    write_inputs(tmp_path, replace(e, images=images))
+    assert not any("do not" in text for text in found(tmp_path).said)

@@ -48,6 +48,7 @@ from .readings import (
     likelihood,
     other_readings,
     poses_matter,
+    share_of,
 )
 from .samples import (
     STILL,
@@ -78,6 +79,9 @@ FINEST_SHELL = 80  # of h₁ − h₂: finer ones cost memory and tell nothing m
 GREY_SCALES_ALIKE = 1.3  # factor within which optics groups keep their own grey scale
 DEFOCUS_SUSPECT = 0.92  # an optics group with less of the others' grey scale: its defocus is tried
 DEFOCUS_FACTORS = (0.65, 0.74, 0.82, 0.9, 1.11, 1.22, 1.35, 1.54)
+OF_SOME = ("tilt", "inverse", PHASES)  # readings that may be right for some of the images
+# Share of such images, and Σ log L that they must gain. Up to 0.13 of good images with bad poses fit another reading.
+LEAST_SHARE, MOST_SHARE, CERTAIN_GAIN = 0.17, 0.9, 30.0
 SOURCE = "half-maps and particles"
 
 
@@ -102,8 +106,12 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     for angstrom in (*COARSE_ANGSTROM, resolved.initial_lowpass_angstrom):
         last = max(FEWEST_SHELLS, min(shell, int(particles.box_size * particles.pixel_size / angstrom)))
         motion = common_motion(samples, references, motion, last, 3)
-    said, scales = check_groups(found, references, particles, workers)  # first: one bad group spoils the whole
-    said += check_whole(found, references, volumes, motion, workers) + slight_motion(motion, particles.pixel_size)
+    said, scales = check_groups(found, references, particles, workers)  # first: a bad part spoils the whole
+    said += check_whole(found, references, volumes, motion, workers)
+    moved = slight_motion(motion, particles.pixel_size)
+    said += moved
+    if evidence_of(found) > BELONG and not moved:
+        check_some(found)
     if not resolved.resplit_half_sets:
         said += check_half_maps(inputs, joined_matches([f.own for f in found]).scale, workers)
     return Belonging(tuple(said), scales)
@@ -184,6 +192,24 @@ def moved_match(samples: Sequence[Sample], references: Sequence[Reference], moti
     return joined_matches([match(s, reference, s.particles.rotation @ turn,
                                  s.particles.shift_px + project(s.particles.rotation, motion.displacement))
                            for s, reference in zip(samples, references)])
+
+
+def check_some(found: Sequence[Explained]) -> None:
+    """InputError where some of the images, of one kind by no column, fit in another reading or with the other contrast
+    while the others fit as they are."""
+    own = joined_matches([f.own for f in found])
+    inverted = Reading("contrast", "they have the opposite contrast", "invert the contrast of their images")
+    tried = [(reading, m) for reading, m in other_readings(found) if reading.name in OF_SOME]
+    tried = [(replace(r, problem=f"{r.problem}, or their defocus is wrong") if r.name == PHASES else r, m)
+             for r, m in tried]
+    tried.append((inverted, replace(own, cross=-own.cross, fine=own.fine * (-1, 1))))
+    rows = np.concatenate([f.sample.index for f in found])
+    for reading, match_of_reading in tried:
+        share, gain, belongs = share_of(match_of_reading, own)
+        if LEAST_SHARE < share < MOST_SHARE and gain > CERTAIN_GAIN:
+            examples = ", ".join(str(row + 1) for row in np.sort(rows[belongs > 0.9])[:3])
+            raise InputError(f"do not all fit the half-maps in the same way: about {100 * share:.0f} % of the images "
+                             f"(rows {examples}, …) are different: {reading.problem}", "particles", reading.remedy)
 
 
 # ---------------------------------------------------------------- optics groups

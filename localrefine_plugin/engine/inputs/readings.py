@@ -12,6 +12,7 @@ from ..records.particles import Particles
 from .samples import Match, Sample, joined_matches, match, match_of, overlap, slices
 
 BELONG = 5.0  # s.d.: fewer are no evidence
+SCALE_STEPS, SHARE_STEPS = 3, 30  # of expectation-maximisation
 POSES_MATTER = 0.1  # share of the energy by which slices at other poses differ
 BETTER, MUCH_BETTER = 5.0, 1.2  # s.d., and factor of the log likelihood, by which another reading is the right one
 # α of finer pixels over that of coarser ones: of good input 1.0 to 1.2, 0.5 where the map is sharper than the poses
@@ -149,3 +150,42 @@ def is_better(one: Match, other: Match) -> bool:
     gain = here - there
     deviation = float(np.sqrt((gain ** 2).sum()))
     return bool(gain.sum() > BETTER * max(deviation, 1e-12) and here.sum() > MUCH_BETTER * there.sum())
+
+
+# ---------------------------------------------------------------- some of the images
+
+def share_of(other: Match, own: Match) -> Tuple[float, float, np.ndarray]:
+    """How many of the images belong to another reading while the others belong to the one given.
+
+    Each image is of one of three kinds: it fits as it is, it fits in the other reading, or it is noise (log L = 0).
+    Expectation-maximisation finds the shares and the grey scale. Returns the share of the other reading, the gain in
+    Σ log L over none of that kind, and the probability (n,) of each image to be of it.
+    """
+    scale = max(own.scale, other.scale, 1e-30)
+    for _ in range(SCALE_STEPS):
+        shares, belongs = _mixture(own.likelihood(scale), other.likelihood(scale))
+        cross = belongs[0] @ own.cross + belongs[1] @ other.cross
+        scale = max(float(cross / max(belongs[0] @ own.energy + belongs[1] @ other.energy, 1e-30)), 1e-30)
+    logs = [own.likelihood(scale), other.likelihood(scale)]
+    shares, belongs = _mixture(*logs)
+    without, _ = _mixture(logs[0], np.full(len(logs[0]), -np.inf))
+    gain = _log_sum(shares, logs).sum() - _log_sum(without, logs).sum()
+    return float(shares[1]), float(gain), belongs[1]
+
+
+def _log_sum(shares: np.ndarray, logs: Sequence[np.ndarray]) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        total: np.ndarray = np.logaddexp.reduce(np.log(shares)[:, None] + np.stack([*logs, 0 * logs[0]]), axis=0)
+    return total
+
+
+def _mixture(own: np.ndarray, other: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Shares (3,) of own, other and noise, and the probabilities (3, n) of each image, from log likelihoods (n,)."""
+    logs, shares = np.stack([own, other, 0 * own]), np.full(3, 1 / 3)
+    belongs = np.zeros(logs.shape)
+    for _ in range(SHARE_STEPS):
+        with np.errstate(divide="ignore"):
+            weighted = np.log(shares)[:, None] + logs
+        belongs = np.exp(weighted - np.logaddexp.reduce(weighted, axis=0))
+        shares = belongs.mean(axis=1)
+    return shares, belongs
