@@ -204,7 +204,7 @@ def test_half_maps_of_another_split_are_said(reconstructed, e, tmp_path):
 
 def two_groups(e, seed=2, share=1 / 3):
     """The experiment with a third of its particles in a second optics group, and who is in it."""
-    second = np.random.default_rng(seed).random(N) < share
+    second = np.random.default_rng(seed).random(len(e.particles)) < share
     first = e.particles.optics[0]
     particles = replace(e.particles, optics_group=second.astype(np.int32), optics=(first, replace(first, name="two")))
     return replace(e, particles=particles), second

@@ -44,6 +44,7 @@ from .readings import (
     evidence_of,
     explained,
     in_deviations,
+    is_better,
     likeliest,
     likelihood,
     other_readings,
@@ -108,7 +109,8 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
         motion = common_motion(samples, references, motion, last, 3)
     said, scales = check_groups(found, references, particles, workers)  # first: a bad part spoils the whole
     said += check_whole(found, references, volumes, motion, workers)
-    moved = slight_motion(motion, particles.pixel_size)
+    fits_better = is_better(moved_match(samples, references, motion), joined_matches([f.own for f in found]))
+    moved = slight_motion(motion, particles.pixel_size) if fits_better else []
     said += moved
     if evidence_of(found) > BELONG and not moved:
         check_some(found)
