@@ -80,7 +80,9 @@ FINEST_SHELL = 80  # of h₁ − h₂: finer ones cost memory and tell nothing m
 GREY_SCALES_ALIKE = 1.3  # factor within which optics groups keep their own grey scale
 DEFOCUS_SUSPECT = 0.92  # an optics group with less of the others' grey scale: its defocus is tried
 DEFOCUS_FACTORS = (0.65, 0.74, 0.82, 0.9, 1.11, 1.22, 1.35, 1.54)
-OF_SOME = ("tilt", "inverse", PHASES)  # readings that may be right for some of the images
+# Readings that may be right for some of the images. Flipped phases are not among them: at low resolution an image fits
+# nearly as well with them, and noise decides.
+OF_SOME = ("tilt", "inverse")
 # Share of such images, and Σ log L that they must gain. Up to 0.13 of good images with bad poses fit another reading.
 LEAST_SHARE, MOST_SHARE, CERTAIN_GAIN = 0.17, 0.9, 30.0
 SOURCE = "half-maps and particles"
@@ -202,8 +204,6 @@ def check_some(found: Sequence[Explained]) -> None:
     own = joined_matches([f.own for f in found])
     inverted = Reading("contrast", "they have the opposite contrast", "invert the contrast of their images")
     tried = [(reading, m) for reading, m in other_readings(found) if reading.name in OF_SOME]
-    tried = [(replace(r, problem=f"{r.problem}, or their defocus is wrong") if r.name == PHASES else r, m)
-             for r, m in tried]
     tried.append((inverted, replace(own, cross=-own.cross, fine=own.fine * (-1, 1))))
     rows = np.concatenate([f.sample.index for f in found])
     for reading, match_of_reading in tried:
