@@ -228,7 +228,8 @@ def run_prepare(options: argparse.Namespace) -> None:
 def _checked_arguments(options: argparse.Namespace) -> Dict[str, Any]:
     """The arguments of `refine.prepare` and `refine.refine`, once the output folder may be written to."""
     from .io.run_folder import RunFolder
-    from .prepare.arguments import INPUT_NAMES, check_output, check_same_run, read_settings
+    from .prepare.arguments import check_output, check_same_run, read_settings
+    from .records.run_input import INPUT_NAMES
     inputs = {name: getattr(options, name) for name in INPUT_NAMES}
     check_output(options.output, options.mode, inputs)
     _forget_error(options)

@@ -33,3 +33,7 @@ class ProgressBar:
             print("\r" + line, end="\n" if last else "", flush=True)
         else:
             print(line, flush=True)
+
+
+def silent(done: int, total: int) -> None:
+    """Progress that nobody is told."""

@@ -22,7 +22,7 @@ from ..maps.reconstruct import PADDING, accumulator_shape, new_accumulator, reco
 from ..model.optics import image_shift, stretch
 from ..model.pixels import pixel_list
 from ..model.pose import exp_map, log_map, project
-from ..progress import say
+from ..progress import say, silent
 from ..records.motion import LearnedMotion
 from ..records.particles import Particles
 from ..records.poses import PoseTable
@@ -107,10 +107,6 @@ class PhaseTimer:
         yield
         self.device.wait()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
-
-
-def silent(done: int, total: int) -> None:
-    """Progress that nobody is told."""
 
 
 def align_half(half: HalfSet, plan: SearchPlan, device: Device = CPU, workers: int = 1,

@@ -117,7 +117,7 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     if evidence_of(found) > BELONG and not moved:
         check_some(found)
     if not resolved.resplit_half_sets:
-        said += check_half_maps(inputs, joined_matches([f.own for f in found]).scale, workers)
+        said += check_half_maps(inputs, found, workers)
     return Belonging(tuple(said), scales)
 
 
@@ -305,21 +305,22 @@ def slight_motion(motion: CommonMotion, pixel_size: float) -> List[str]:
 
 # ---------------------------------------------------------------- half-maps and half-sets
 
-def check_half_maps(inputs: CheckedInputs, scale: float, workers: int) -> List[str]:
+def check_half_maps(inputs: CheckedInputs, found: Sequence[Explained], workers: int) -> List[str]:
     """A sentence on half-maps that were not made from these half-sets; InputError for exchanged ones.
 
-    scale : α of the images, in which their noise is measured.
+    found : of the whole half-maps; the grey scale and the noise of the images are known from there.
     """
+    scale = joined_matches([f.own for f in found]).scale
     centre = integer_centre(inputs.mask)
     shell = min(highest_shell(inputs.particles.box_size), FINEST_SHELL)
     reference = make_reference(inputs.maps[0] - inputs.maps[1], inputs.mask, centre, shell, workers)
     signed, energy = [], 0.0
-    for half, sign in ((1, 1), (2, -1)):
+    for half, sign, whole in zip((1, 2), (1, -1), found):
         sample = sample_of(inputs.particles, chosen_images(inputs.particles, half, IMAGES), shell, centre,
-                           workers=workers)
-        found = match(sample, reference, sample.particles.rotation, sample.particles.shift_px)
-        signed.append(sign * found.cross)
-        energy += float(found.energy.sum())
+                           whole.sample.noise_power, workers)
+        own = matched([sample], [reference])
+        signed.append(sign * own.cross)
+        energy += float(own.energy.sum())
     z, expected = in_deviations(np.concatenate(signed)), OWN_NOISE * scale * np.sqrt(energy)
     if z < -BELONG:
         raise InputError(

@@ -22,9 +22,8 @@ from ..io.star import StarTable, read_star
 from ..progress import say
 from ..records.codec import from_json
 from ..records.errors import InputError
-from ..records.run_input import InputFingerprints, RunInput
+from ..records.run_input import INPUT_NAMES, InputFingerprints, RunInput
 
-FILES = ("particles", "half_map_1", "half_map_2", "mask")
 REMEDY = "put the old file back, or start a new run"
 SAME_NUMBER = 2e-6  # relative or absolute: programs write six digits
 NAMED = 3  # columns or files named in a sentence; the others are counted
@@ -39,7 +38,7 @@ def keep_inputs(run: RunFolder, paths: Dict[str, str], stacks: Sequence[str],
     def copy(name: str) -> None:
         shutil.copyfile(paths["particles"], name)
     write_atomic(run.given_particles, copy)
-    files = {name: of_file(paths[name]) for name in FILES}
+    files = {name: of_file(paths[name]) for name in INPUT_NAMES}
     for name, found in files.items():
         if before[name] != (found.size, found.modified_ns):
             raise InputError("was written to while it was read", f"{name} {paths[name]}", "start the run again")
@@ -123,7 +122,7 @@ def changed_files(run: RunFolder, given: RunInput) -> Tuple[List[InputError], Li
     known = load_fingerprints(run)
     refused: List[InputError] = []
     said: List[str] = []
-    for name in FILES if known else ():
+    for name in INPUT_NAMES if known else ():
         path, before = getattr(given, name), known.files[name]  # type: ignore[union-attr]
         same = untouched(path, before)
         if same is None:

@@ -34,7 +34,7 @@ class Sample:
     ----------
     index : (n,) into the particles of the run.  particles : these n.
     packed : what the search sees of them about `centre`.  start : (n, 2) px, the projected centre at the input poses.
-    sign : (n, K) of the CTF.
+    sign : (n, K) of the CTF.  noise_power : (groups, M + 1) by which the images were weighed.
     """
 
     index: np.ndarray
@@ -43,11 +43,12 @@ class Sample:
     start: np.ndarray
     sign: np.ndarray
     centre: np.ndarray
+    noise_power: np.ndarray
 
     def some(self, chosen: np.ndarray) -> "Sample":
         """Those of an index (m,)."""
         return Sample(self.index[chosen], self.particles.take(chosen), self.packed.take(chosen), self.start[chosen],
-                      self.sign[chosen], self.centre)
+                      self.sign[chosen], self.centre, self.noise_power)
 
     def with_flipped_phases(self) -> "Sample":
         """Matched as images whose CTF phases were flipped: by |C|."""
@@ -124,7 +125,7 @@ def sample_of(particles: Particles, index: np.ndarray, shell: int, centre: np.nd
     distorted = parts[0].magnification is not None
     packed = PackedImages(pixels, np.concatenate([p.matched for p in parts]), np.concatenate([p.weight for p in parts]),
                           np.concatenate([p.magnification for p in parts]) if distorted else None)
-    return Sample(index, some, packed, start, np.concatenate(sign), centre)
+    return Sample(index, some, packed, start, np.concatenate(sign), centre, noise)
 
 
 def whole_map(volume: np.ndarray, shell: int, workers: int) -> Reference:

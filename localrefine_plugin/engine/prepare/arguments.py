@@ -8,9 +8,8 @@ from typing import Any, Dict, Mapping, Optional
 
 from ..io.run_folder import PathLike, RunFolder, check_regular_file, read_json
 from ..records.errors import InputError
+from ..records.run_input import INPUT_NAMES
 from ..records.settings import Settings
-
-INPUT_NAMES = ("particles", "half_map_1", "half_map_2", "mask")
 
 
 class OutputError(InputError):

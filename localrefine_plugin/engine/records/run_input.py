@@ -7,6 +7,9 @@ from typing import Dict, Optional, Tuple
 from .particles import OpticsGroup
 from .resolved import ResolvedSettings
 
+INPUT_NAMES = ("particles", "half_map_1", "half_map_2", "mask")
+"""The files that a run is given, as `RunInput` and the command line name them."""
+
 
 @dataclass(frozen=True)
 class Excluded:
