@@ -145,7 +145,7 @@ def mask_report(protocol: Any) -> List[str]:
 
 def search_extents(protocol: Any) -> Tuple[float, float]:
     """Degrees and Å: what "automatic" means for the extents."""
-    from .engine.align.prior_shapes import prior_shape
+    from .engine.motion.prior_shapes import prior_shape
     from .engine.records.settings import Settings
     values = settings_values(protocol)
     settings = Settings(**{name: values[name] for name in PRIOR_SETTINGS})

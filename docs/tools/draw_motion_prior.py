@@ -12,14 +12,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, FancyArrowPatch
 
-from localrefine_plugin.engine.align.motion_prior import (
+from localrefine_plugin.engine.model.pose import exp_map, random_rotations
+from localrefine_plugin.engine.motion.motion_prior import (
     Evidence,
     about_point,
     isotropic_covariance,
     learn,
     seen_in_projection,
 )
-from localrefine_plugin.engine.model.pose import exp_map, random_rotations
 from localrefine_plugin.viewers.plots import BLUE, GREY, SKY, VERMILION
 
 PICTURE = Path(__file__).resolve().parents[1] / "images" / "motion_prior.png"
@@ -90,7 +90,7 @@ def simulated(covariance: np.ndarray, n: int) -> Tuple[Evidence, np.ndarray]:
     best = along_y.argmax(axis=1)
     seen = y[np.arange(n), 3 + best] / rotation0[np.arange(n), best, 1]
     shown = along_y.max(axis=1) > 0.85
-    evidence = Evidence(rotation0, curvature, (curvature @ y[..., None])[..., 0])
+    evidence = Evidence(rotation0, curvature, (curvature @ y[..., None])[..., 0], np.ones(len(y)))
     return evidence, np.stack([y[shown, 2], seen[shown]], axis=1)
 
 

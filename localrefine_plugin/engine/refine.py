@@ -107,7 +107,8 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
         check_stacks(folder, given, particles.stack)  # what was read may have been another file's
         files = save_half(folder, iteration, half, result, particles.pixel_size)
     save_record(folder.half_done(iteration, half), HalfRecord(
-        iteration=iteration, half=half, particles=len(particles), phase_seconds=result.phase_seconds,
+        iteration=iteration, half=half, particles=len(particles), verdict=result.verdict,
+        phase_seconds=result.phase_seconds,
         device=chosen.description, files=folder.sizes(files)), cost)
 
 

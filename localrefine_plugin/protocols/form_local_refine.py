@@ -211,7 +211,7 @@ def settings_errors(protocol: Any) -> List[str]:
 
 def prior_errors(protocol: Any) -> List[str]:
     """Re-centring under a prior that cannot have it."""
-    from ..engine.align.prior_shapes import prior_shape
+    from ..engine.motion.prior_shapes import prior_shape
     settings = Settings.from_dict(settings_values(protocol))
     refused = prior_shape(settings.prior).refusal(settings)
     return [f"*Re-centre*: {refused[0]}. {refused[1]}."] if refused else []
@@ -219,7 +219,7 @@ def prior_errors(protocol: Any) -> List[str]:
 
 def prior_warnings(protocol: Any) -> List[str]:
     """Combinations of prior, extents and re-centring that go wrong in practice."""
-    from ..engine.align.prior_shapes import prior_shape
+    from ..engine.motion.prior_shapes import prior_shape
     if settings_errors(protocol):
         return []
     settings = Settings.from_dict(settings_values(protocol))

@@ -121,8 +121,8 @@ class RunState:
 
     def learned_covariance(self, k: int) -> Optional[np.ndarray]:
         """(6, 6) covariance of the learned motion about the fulcrum, rad and Å, mean of the half-sets; or None."""
-        from ..engine.align.motion_prior import about_point
-        from ..engine.align.prior_shapes import prior_shape
+        from ..engine.motion.motion_prior import about_point
+        from ..engine.motion.prior_shapes import prior_shape
         found = [motion for motion in (self.motion(k, half) for half in (1, 2)) if motion is not None]
         if not found or self.input is None:
             return None

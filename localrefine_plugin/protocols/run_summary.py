@@ -151,5 +151,5 @@ def live_line(path: Optional[str], tail: int = 8192) -> List[str]:
 
 def prior_sentence(state: RunState) -> str:
     """For the methods section of a paper."""
-    from ..engine.align.prior_shapes import prior_shape
+    from ..engine.motion.prior_shapes import prior_shape
     return "" if state.settings is None else prior_shape(state.settings.prior).sentence(state.settings)

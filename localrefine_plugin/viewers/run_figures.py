@@ -132,7 +132,7 @@ def change_since_last(state: RunState, k: int) -> Optional[Tuple[str, Dict[str, 
 
 def searched(state: RunState, k: int) -> Optional[ResolvedSettings]:
     """The settings in use, with the extents of the search of iteration k where a learned prior has narrowed them."""
-    from ..engine.align.prior_shapes import prior_shape
+    from ..engine.motion.prior_shapes import prior_shape
     motions = [motion for motion in (state.motion(k - 1, half) for half in (1, 2)) if motion is not None]
     if not motions or state.input is None:
         return state.resolved

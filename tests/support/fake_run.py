@@ -8,10 +8,10 @@ import numpy as np
 from scipion_data import blob_map, soft_ball, write_map
 from scipy.spatial.transform import Rotation
 
-from localrefine_plugin.engine.align.motion_prior import about_point
 from localrefine_plugin.engine.io.run_folder import RunFolder, write_json
 from localrefine_plugin.engine.io.star import StarTable, write_star
 from localrefine_plugin.engine.merge.motion_report import motion_summary
+from localrefine_plugin.engine.motion.motion_prior import about_point
 from localrefine_plugin.engine.records.codec import as_json
 from localrefine_plugin.engine.records.iteration import CURVE_NAMES
 from localrefine_plugin.engine.records.motion import LearnedMotion, MotionSummary

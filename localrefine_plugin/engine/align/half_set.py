@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -22,7 +22,9 @@ from ..maps.reconstruct import PADDING, accumulator_shape, new_accumulator, reco
 from ..model.optics import image_shift, stretch
 from ..model.pixels import pixel_list
 from ..model.pose import exp_map, log_map, project
+from ..motion.motion_prior import Evidence, evidence_at
 from ..progress import say, silent
+from ..records.iteration import Verdict
 from ..records.motion import LearnedMotion
 from ..records.particles import Particles
 from ..records.poses import PoseTable
@@ -30,7 +32,6 @@ from .half_sums import HalfSums, NoiseSums, refitted_scales
 from .images import Batch, HalfSetImages, pack, scaled
 from .marginalize import Insertions, best_only, mode_weights, posterior_insertions
 from .memory import GridSize, MemoryNeed, check_fits, memory_need, reach_of_reference
-from .motion_prior import Evidence, evidence_at, precision_of
 from .prior import PosePrior, pulling_precision
 from .reference import Reference, make_reference, slice_rows, support_box
 from .reference_errors import (
@@ -43,11 +44,15 @@ from .reference_errors import (
 )
 from .search import Modes, PackedImages, best_modes, search
 from .search_plan import SearchPlan, grid_of, levels_of
+from .starts import known_start, pose_prior, search_centre, unsettled
 from .static_part import SIGMA, static_reference, subtract, surface_motion
+from .verdicts import LEAST_PARTICLES, Probabilities, gains, judged, null_images
 
 Array = Any
 BATCH_BYTES = 192 << 20  # on the host
 LARGEST_BATCH = 4096  # on a GPU: images enough to keep it busy
+NULLS_AT_ONCE = 256
+ALIKE = 0.99  # probability to be aligned from which particles count in full, if all have it
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,15 @@ class HalfSet:
 @dataclass(frozen=True)
 class HalfResult:
     """What an align step found: half_map (N, N, N), poses, noise_power (groups, M + 1), accumulator_mean (M + 1,) of
-    the accumulator's D by shell, what a learned prior learned, and wall seconds by phase."""
+    the accumulator's D by shell, what a learned prior learned, the verdict (None of too few particles), and wall
+    seconds by phase."""
 
     half_map: np.ndarray
     poses: PoseTable
     noise_power: np.ndarray
     accumulator_mean: np.ndarray
     motion: Optional[LearnedMotion]
+    verdict: Optional[Verdict]
     phase_seconds: Dict[str, float]
 
 
@@ -126,6 +133,7 @@ def align_half(half: HalfSet, plan: SearchPlan, device: Device = CPU, workers: i
         if device.on_gpu:
             say(f"{min(size, count)} images at a time")
         in_batches(batch, count, size, device, need.remedy)
+        work.judge(min(size, NULLS_AT_ONCE))
     result = work.result()
     device.release()
     return result
@@ -164,6 +172,8 @@ class HalfAlignment:
         self.pixels, self.grid = pixels.to_device(self.to_device), grid.to_device(self.to_device)
         self.images = HalfSetImages(self.particles, half.read, half.noise_power, half.max_shell, workers, device)
         self.sums = self.empty_sums()
+        self.verdict: Optional[Verdict] = None
+        self.probabilities: Optional[Probabilities] = None
         self.set_reference()
 
     def empty_sums(self) -> HalfSums:
@@ -194,6 +204,7 @@ class HalfAlignment:
             scale = self.last_scale()
             if scale is not None:
                 batch = scaled(batch, to_device(scale[index]))
+        counts = self.counts(index)
         rotation0, shift0 = search_centre(self.particles, self.previous, plan, index)
         u0 = shift0 + project(rotation0, plan.centre)
         with self.timer("pack"):
@@ -210,9 +221,9 @@ class HalfAlignment:
             cross, energy = model_match(self.reference, packed, best)
             match = to_host(self.device.xp.stack([cross.sum(axis=1), energy.sum(axis=1)]))
             errors = to_host(self.pose_error_covariance(best, energy))
-            weight_sum = sums.weight_sum + batch.weight.sum(axis=0, dtype=np.float64)
+            weight_sum = sums.weight_sum + weighted_sum(batch.weight, counts)
         with self.timer("insert"):
-            chosen = insertions(modes, best, plan, n)
+            chosen = weighted(insertions(modes, best, plan, n), counts)
             insert_batch(sums.accumulator, batch, chosen, to_device(u0), plan, self.images.last_column,
                          self.particles.box_size)
         with self.timer("noise"):
@@ -222,7 +233,8 @@ class HalfAlignment:
         best = best.to_host()
         if plan.prior.learns:
             precision = pulling_precision(prior, best.w, best.shift)
-            sums.evidence.append(evidence_at(rotation0, best.w, best.shift, best.curvature, precision))
+            sums.evidence.append(evidence_at(rotation0, best.w, best.shift, best.curvature, precision,
+                                             np.ones(n) if counts is None else counts))
         inserted = np.bincount(to_host(chosen.owner), minlength=n)
         found = BestPoses(index, best, to_host(modes.owner), u0, inserted, errors)
         sums.tables.append(pose_columns(self.particles, found, plan))
@@ -236,6 +248,13 @@ class HalfAlignment:
     def last_scale(self) -> Optional[np.ndarray]:
         return None if self.previous is None else self.previous.scale
 
+    def counts(self, index: np.ndarray) -> Optional[np.ndarray]:
+        """How much images (n,) count in the map: None where all do alike."""
+        if not self.plan.weight_by_probability or self.previous is None or self.previous.probability_aligned is None:
+            return None
+        of_all = self.previous.probability_aligned
+        return None if (of_all > ALIKE).all() else of_all[index]
+
     def self_noise_bias(self, index: np.ndarray, packed: PackedImages, u0: np.ndarray) -> Optional[SelfNoiseBias]:
         """What the own noise of images (n,) in the reference adds to their scores; None before there are last poses."""
         last, errors = self.previous, self.half.reference_errors
@@ -244,14 +263,48 @@ class HalfAlignment:
         rotation = last.rotation[index]
         shift = last.shift_px[index] + project(rotation, self.plan.centre) - u0
         inserted_over = last.covariance[index] * self.plan.marginalize
+        counts = self.counts(index)  # in this map; in the last one they were other numbers, close to these
+        in_reference = (last.modes[index] == 1) * (1.0 if counts is None else counts)
         return self_noise_bias(errors, self.pixels, packed.weight, *(
-            self.to_device(a) for a in (inserted_over, rotation, shift, last.modes[index] == 1)))
+            self.to_device(a) for a in (inserted_over, rotation, shift, in_reference.astype(np.float32))))
 
     def pose_error_covariance(self, best: Modes, energy: Array) -> Array:
         """(n, 5, 5) of the best poses; ``energy`` of `model_match`."""
         errors = self.half.reference_errors
         agreement = np.ones(self.half.max_shell + 1) if errors is None else errors.agreement
         return pose_error_covariance(best.curvature, best.precision, signal_share(agreement, self.pixels, energy))
+
+    def judge(self, at_once: int) -> None:
+        """Tell aligned particles from others (verdicts.py), once all have been added; ``at_once``: images."""
+        if len(self.particles) < LEAST_PARTICLES:
+            return
+        with self.timer("judge"):
+            index, rng = null_images(len(self.particles)), np.random.default_rng(len(self.particles))
+            rotation, shift = search_centre(self.particles, self.previous, self.plan, index)
+            found: Dict[str, List[np.ndarray]] = {"others": [], "noise": []}
+            for start in range(0, len(index), at_once):
+                part = slice(start, start + at_once)
+                images = self.images.batch(index[part])
+                elsewhere = np.roll(rotation, len(index) // 2, axis=0)[part]
+                found["others"].append(self.null_match(index[part], images, elsewhere, shift[part]))
+                images = self.images.noise_like(images, index[part], rng)
+                found["noise"].append(self.null_match(index[part], images, rotation[part], shift[part]))
+            cross, energy = np.concatenate(self.sums.matches, axis=1).astype(np.float64)
+            scale = self.last_scale()
+            particles = gains(cross, energy) if scale is None else gains(cross / scale, energy / scale ** 2)
+            nulls = [gains(*np.concatenate(found[kind], axis=1)) for kind in ("others", "noise")]
+            self.verdict, self.probabilities = judged(particles, *nulls)
+
+    def null_match(self, index: np.ndarray, images: Batch, rotation0: np.ndarray, shift0: np.ndarray) -> np.ndarray:
+        """Sums (2, n) of `model_match` of images that do not show what is looked for about these poses."""
+        u0 = shift0 + project(rotation0, self.plan.centre)
+        packed = pack(images, self.pixels, self.to_device(u0))
+        prior = pose_prior(self.plan, rotation0).to_device(self.to_device)
+        everyone = self.to_device(np.ones(len(index), bool))
+        modes = search(self.reference, packed, prior, self.grid, self.levels, None, everyone)
+        cross, energy = model_match(self.reference, packed, best_modes(modes, len(index)))
+        match: np.ndarray = to_host(self.device.xp.stack([cross.sum(axis=1), energy.sum(axis=1)]))
+        return match
 
     def result(self) -> HalfResult:
         """The half-map and everything else, once all particles have been added."""
@@ -268,21 +321,13 @@ class HalfAlignment:
         with self.timer("learn motion"):
             motion = learned_motion(plan, sums.all_evidence())
         columns = sums.columns()
+        if self.probabilities is not None:
+            columns.update(probability_aligned=self.probabilities.aligned, probability_empty=self.probabilities.empty)
         if plan.per_particle_scale:
             columns["scale"] = refitted_scales(sums.matches, self.last_scale())
         weight_sum = to_host(sums.weight_sum)[sums.noise.counted] * len(plan.symmetry)
         return HalfResult(half_map, PoseTable(row=self.half.index, **columns), sums.noise.power(),
-                          accumulator_mean(weight_sum, sums.noise.shell, max_shell), motion, self.timer.seconds)
-
-
-def pose_prior(plan: SearchPlan, rotation0: np.ndarray) -> PosePrior:
-    """The prior and the limits of n images whose search is centred on rotation0 (n, 3, 3)."""
-    n = len(rotation0)
-    precision = np.zeros((n, 5, 5))
-    if plan.motion_covariance is not None:
-        precision = precision_of(plan.motion_covariance, rotation0)
-    return PosePrior(rotation0, precision, np.zeros((n, 5)), plan.prior_point - plan.centre,
-                     plan.fulcrum - plan.centre, plan.rotation_extent, plan.shift_extent, plan.prior.tails)
+                          accumulator_mean(weight_sum, sums.noise.shell, max_shell), motion, self.verdict, self.timer.seconds)
 
 
 def learned_motion(plan: SearchPlan, evidence: Optional[Evidence]) -> Optional[LearnedMotion]:
@@ -290,40 +335,6 @@ def learned_motion(plan: SearchPlan, evidence: Optional[Evidence]) -> Optional[L
     if plan.motion_covariance is None or plan.motion_start is None or evidence is None:
         return None
     return plan.prior.learn(evidence, plan.motion_covariance, plan.motion_start)
-
-
-def search_centre(particles: Particles, previous: Optional[PoseTable], plan: SearchPlan,
-                  index: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """(R0, t0) the search is centred on: the input pose, or the last one where re-centring is on.
-
-    With only rotations re-centred the projected fulcrum stays where the input pose has it.
-    """
-    rotation, shift = particles.rotation[index], particles.shift_px[index]
-    if previous is None or not (plan.recenter_rotations or plan.recenter_shifts):
-        return rotation, shift
-    turned = previous.rotation[index] if plan.recenter_rotations else rotation
-    at_fulcrum = shift + project(rotation, plan.fulcrum)
-    if plan.recenter_shifts:
-        at_fulcrum = previous.shift_px[index] + project(previous.rotation[index], plan.fulcrum)
-    return turned, at_fulcrum - project(turned, plan.fulcrum)
-
-
-def known_start(previous: Optional[PoseTable], rotation0: np.ndarray, u0: np.ndarray, plan: SearchPlan,
-                index: np.ndarray) -> Optional[Tuple[np.ndarray, np.ndarray]]:
-    """The last iteration's poses as (w, u)."""
-    if previous is None:
-        return None
-    rotation = previous.rotation[index]
-    w = log_map(np.swapaxes(rotation0, 1, 2) @ rotation)
-    return w, previous.shift_px[index] + project(rotation, plan.centre) - u0
-
-
-def unsettled(previous: Optional[PoseTable], index: np.ndarray) -> np.ndarray:
-    """Who needs the grid again (n,): everyone at first, then those that kept more than one mode.
-
-    Measured on `mid`: grid for all in every iteration takes twice the time, same poses within 0.02°.
-    """
-    return np.ones(len(index), bool) if previous is None else previous.modes[index] > 1
 
 
 def model_match(reference: Reference, packed: PackedImages, best: Modes) -> Tuple[Array, Array]:
@@ -334,6 +345,21 @@ def model_match(reference: Reference, packed: PackedImages, best: Modes) -> Tupl
     slices *= p.phases(-image_shift(best.shift, m))
     cross = packed.matched.real * slices.real + packed.matched.imag * slices.imag
     return cross, packed.weight * (slices.real ** 2 + slices.imag ** 2)
+
+
+def weighted(chosen: Insertions, counts: Optional[np.ndarray]) -> Insertions:
+    """The insertions of images that count so much (n,); None: in full."""
+    if counts is None:
+        return chosen
+    counts = array_module(chosen.weight).asarray(counts.astype(np.float32))
+    return replace(chosen, weight=chosen.weight * counts[chosen.owner])
+
+
+def weighted_sum(weight: Array, counts: Optional[np.ndarray]) -> Array:
+    """Σ C²/σ² (2M + 1, M + 1) float64 of images (n, 2M + 1, M + 1) that count so much (n,)."""
+    if counts is None:
+        return weight.sum(axis=0, dtype=np.float64)
+    return array_module(weight).einsum("n,nyx->yx", array_module(weight).asarray(counts), weight)
 
 
 def insertions(modes: Modes, best: Modes, plan: SearchPlan, n: int) -> Insertions:

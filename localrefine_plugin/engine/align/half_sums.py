@@ -15,8 +15,8 @@ import numpy as np
 from ..kernels.device import array_module, to_host
 from ..kernels.fixed_point import FixedPointSums
 from ..model.pixels import half_plane_frequencies
+from ..motion.motion_prior import Evidence, joined_evidence
 from ..records.particles import Particles
-from .motion_prior import Evidence, joined_evidence
 
 Array = Any
 PRIOR_IMAGES = 50  # a group leans on the mean of all groups with the weight of so many images

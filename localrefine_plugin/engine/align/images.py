@@ -79,6 +79,17 @@ class HalfSetImages:
         return Batch(ft, weight, power, magnification)
 
 
+    def noise_like(self, batch: Batch, index: np.ndarray, rng: np.random.Generator) -> Batch:
+        """Images of nothing but noise, of the power and with the CTFs of the ``batch`` of particles ``index``."""
+        shape = (len(index),) + self.shape
+        unit = self.to_device(rng.standard_normal(shape, dtype=np.float32) + 1j * rng.standard_normal(
+            shape, dtype=np.float32))
+        inverse_noise = self.inverse_noise[self.to_device(self.particles.optics_group[index])]
+        signal = unit * (0.5 * batch.weight) ** 0.5  # C N / σ² with E|N|² = σ², but for the sign of C: the noise has one
+        return replace(batch, signal=signal, power=(unit.real ** 2 + unit.imag ** 2) / (2 * inverse_noise))
+
+
+
 def phase_corrections(particles: Particles, kx: np.ndarray, ky: np.ndarray) -> List[np.ndarray]:
     """What takes transforms to the box centre and odd aberrations out of them, e^{2πi k·c/N − iφ(k)} of each group; one
     for all without aberrations."""

@@ -142,11 +142,11 @@ def turning_form(moment: Array, rotation: Array) -> Array:
 
 
 def self_noise_bias(errors: ReferenceErrors, pixels: PixelList, weight: Array, covariance: Array, rotation: Array,
-             shift: Array, settled: Array) -> SelfNoiseBias:
+             shift: Array, in_reference: Array) -> SelfNoiseBias:
     """DAMPING · S of n images of weight 2 C²/σ² (n, K) at ``pixels``, last at ``rotation`` and ``shift``, inserted
     there over the posterior ``covariance`` (n, 5, 5), zeros if at one pose.
 
-    settled : (n,) bool, the others have no S.
+    in_reference : (n,) how much each counted at that pose; those that were inserted elsewhere too have 0, and no S.
     """
     xp = array_module(weight)
     shells = np.unique(pixels.shell)
@@ -159,7 +159,7 @@ def self_noise_bias(errors: ReferenceErrors, pixels: PixelList, weight: Array, c
     rates = [xp.asarray((factor * k2).astype(np.float32)) for factor in (1.0, 0.5)]
     wide = [1 + rate * variance[:, None].astype(np.float32) for rate, variance in zip(rates, spread)]
     strength = by_shell * xp.asarray((DAMPING * errors.share[shells]).astype(np.float32)) / (wide[0] ** 1.5 * wide[1])
-    strength *= settled[:, None]
+    strength *= in_reference[:, None]
     return SelfNoiseBias(strength, rates[0] / wide[0], rates[1] / wide[1], form, rotation, shift)
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from ..maps.mask import mask_centre, mask_radius
 from ..model.pixels import PixelList, highest_shell
 from ..model.symmetry import operators
+from ..motion.prior_shapes import PriorShape, prior_shape
 from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
 from ..records.settings import Settings
-from .prior_shapes import PriorShape, prior_shape
 from .search import Grid, Levels, make_grid
 
 LOWPASS_MARGIN_ANGSTROM = 1.5
@@ -31,6 +31,7 @@ class SearchPlan:
         body frame, or None without a prior.  motion_start : the same in the first iteration.
     align_shell : information beyond this shell is not used.
     symmetry : (g, 3, 3) operators about the box centre.  per_particle_scale : whether scales are fitted.
+    weight_by_probability : whether an image counts in the map as much as it is probably aligned.
     deterministic : whether a GPU's sums must have the same bits in every run.
     """
 
@@ -49,6 +50,7 @@ class SearchPlan:
     recenter_shifts: bool
     symmetry: np.ndarray
     per_particle_scale: bool
+    weight_by_probability: bool
     deterministic: bool = False
 
 
@@ -104,7 +106,7 @@ def search_plan(resolved: ResolvedSettings, particles: Particles, align_resoluti
         align_shell=align_shell_of(align_resolution, resolved, particles), marginalize=resolved.marginalize,
         recenter_rotations=resolved.recenter_rotations, recenter_shifts=resolved.recenter_shifts,
         symmetry=operators(resolved.symmetry), per_particle_scale=resolved.per_particle_scale,
-        deterministic=resolved.deterministic)
+        weight_by_probability=resolved.weight_by_probability, deterministic=resolved.deterministic)
 
 
 def grid_of(plan: SearchPlan, box_size: int, pixel_size: float) -> Tuple[Grid, int]:

@@ -10,7 +10,6 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 
-from ..align.prior_shapes import prior_shape
 from ..io.mrc import open_mrc, stack_shape
 from ..io.relion_particles import (
     BEAM_TILT,
@@ -26,6 +25,7 @@ from ..maps.fsc import fsc, resolution_at
 from ..maps.mask import check_mask, noise_in_mask
 from ..model.optics import several_pixel_sizes
 from ..model.symmetry import mask_symmetry_error, operators
+from ..motion.prior_shapes import prior_shape
 from ..records.errors import InputError
 from ..records.iteration import FSC_THRESHOLD
 from ..records.particles import Particles

@@ -10,19 +10,19 @@ from typing import List, Sequence
 
 import numpy as np
 
-from ..align.half_set import pose_prior
 from ..align.half_sums import NoiseSums
 from ..align.images import HalfSetImages, pack
 from ..align.prior import log_prior
-from ..align.prior_shapes import prior_shape
 from ..align.reference import make_reference, slice_rows
 from ..align.search_plan import search_plan
+from ..align.starts import pose_prior
 from ..io.mrc import ImageReader
 from ..kernels.slices import gauss_newton_sums
 from ..maps.mask import mass_kda
 from ..model.optics import stretch
 from ..model.pixels import highest_shell, pixel_list
 from ..model.pose import project
+from ..motion.prior_shapes import prior_shape
 from ..records.errors import InputError
 from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings

@@ -7,7 +7,6 @@ from typing import List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..align.images import HalfSetImages, pack
-from ..align.motion_prior import inverse, seen_in_projection
 from ..align.reference import Reference, make_reference, slice_rows
 from ..align.search import PackedImages
 from ..io.mrc import ImageReader
@@ -16,6 +15,7 @@ from ..model.fourier import cosine_edge, resample_map
 from ..model.optics import derivatives_by_specimen_shift, image_shift
 from ..model.pixels import highest_shell, pixel_list
 from ..model.pose import exp_map, project
+from ..motion.motion_prior import inverse, seen_in_projection
 from ..records.particles import Particles
 from .first_look import mean_power
 

@@ -9,8 +9,8 @@ from typing import Dict, List, Sequence
 
 import numpy as np
 
-from ..align.prior_shapes import prior_shape
 from ..maps.fsc import FscCurves
+from ..motion.prior_shapes import prior_shape
 from ..records.iteration import IterationRecord
 from ..records.resolved import ResolvedSettings
 from ..records.results import NullTest

@@ -8,8 +8,8 @@ from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..align.motion_prior import about_point, hinge, principal_axes, principal_widths
-from ..align.prior_shapes import prior_shape
+from ..motion.motion_prior import about_point, hinge, principal_axes, principal_widths
+from ..motion.prior_shapes import prior_shape
 from ..records.motion import HingeSummary, LearnedMotion, MotionSummary, PrincipalMotion
 from ..records.resolved import ResolvedSettings
 from .advice import LEAST_FOR_PEAKS, peaks_of

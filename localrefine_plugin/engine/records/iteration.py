@@ -91,12 +91,42 @@ class IterationRecord:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """Three kinds of particles in a half-set, and how they are told apart (align/verdicts.py).
+
+    Attributes
+    ----------
+    share_aligned, share_misaligned, share_empty : of the particles.
+    mean, slope, sigma : z of the aligned ones at a model of this ``strength``, its change with it, and its s.d.
+    others, noise : mean and s.d. of z of particles at the pose of another one, and of pure noise.
+    shift : how much higher z is of particles that are in the reference.
+    """
+
+    share_aligned: float
+    share_misaligned: float
+    share_empty: float
+    mean: float
+    slope: float
+    strength: float
+    sigma: float
+    others: Tuple[float, ...]
+    noise: Tuple[float, ...]
+    shift: float = 0.0
+
+    @property
+    def shares(self) -> Tuple[float, float, float]:
+        return self.share_aligned, self.share_misaligned, self.share_empty
+
+
+@dataclass(frozen=True)
 class HalfRecord:
-    """half_H.json: what an align step did and what it took; ``files`` as in `IterationRecord`."""
+    """half_H.json: what an align step did and what it took; ``files`` as in `IterationRecord`; ``verdict``: None of too
+    few particles."""
 
     iteration: int
     half: int
     particles: int = 0
+    verdict: Optional[Verdict] = None
     phase_seconds: Dict[str, float] = field(default_factory=dict)
     device: str = ""
     files: Dict[str, int] = field(default_factory=dict)

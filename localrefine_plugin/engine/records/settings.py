@@ -154,6 +154,10 @@ class Settings:
         False, "Fit the grey scale of each particle, for particles under ice of different thickness. Off, since "
         "in normalised particles it fits mostly noise: a particle in a wrong pose gets a low scale.",
         kind="bool", label="Minimise over per-particle scale", group=REFINEMENT, step=ALIGN)
+    weight_by_probability: bool = setting(
+        True, "Each particle counts in the map as much as it was probably aligned in the iteration before. Noise "
+        "images, other particles and those in a wrong pose then spoil the map less.",
+        kind="bool", label="Weight particles by probability", group=REFINEMENT, expert=True, step=ALIGN)
     non_negativity: bool = setting(
         False, "Set negative density of the references to zero. Off, since the zero level of a map is arbitrary and "
         "low density is lost.", kind="bool", label="Non-negative references", group=REFINEMENT, expert=True, step=MERGE)

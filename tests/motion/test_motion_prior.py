@@ -15,11 +15,11 @@ from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine import refine
 from localrefine_plugin.engine.align import motion_prior
-from localrefine_plugin.engine.align.motion_prior import Evidence, about_point, examine, hinge, learn, principal_widths
-from localrefine_plugin.engine.align.prior_shapes import prior_shape
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.io.run_store import load_motion, load_poses
 from localrefine_plugin.engine.merge import motion_report
+from localrefine_plugin.engine.motion.motion_prior import Evidence, about_point, examine, hinge, learn, principal_widths
+from localrefine_plugin.engine.motion.prior_shapes import prior_shape
 from localrefine_plugin.engine.records.codec import as_json
 from localrefine_plugin.engine.records.resolved import ResolvedSettings
 from localrefine_plugin.engine.records.settings import PRIORS, Settings
@@ -59,7 +59,7 @@ def evidence(x, seed=0, rotation_deg=1.5, shift_px=0.35):
     seen = np.concatenate([x[:, :3], np.einsum("nij,nj->ni", rotation0[:, :2], x[:, 3:])], axis=1)
     y = seen + np.einsum("nij,nj->ni", np.linalg.cholesky(errors), rng.standard_normal((n, 5)))
     curvature = np.linalg.inv(errors)
-    return Evidence(rotation0, curvature, np.einsum("nij,nj->ni", curvature, y))
+    return Evidence(rotation0, curvature, np.einsum("nij,nj->ni", curvature, y), np.ones(len(y)))
 
 
 def with_junk(found, share, seed=0):
@@ -126,7 +126,7 @@ def test_evidence_at_the_posterior_maximum_is_the_likelihood():
             ahead, behind = ((Rotation.from_rotvec(x[i, :3]) * step).as_rotvec() for step in steps)
             jacobian[i, :3, j] = (ahead - behind) / 2e-5
     curvature = np.swapaxes(jacobian, 1, 2) @ h @ jacobian
-    found = motion_prior.evidence_at(np.tile(np.eye(3), (n, 1, 1)), x[:, :3], x[:, 3:], curvature, q)
+    found = motion_prior.evidence_at(np.tile(np.eye(3), (n, 1, 1)), x[:, :3], x[:, 3:], curvature, q, np.ones(n))
     np.testing.assert_allclose(found.curvature, h, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found.pull, np.einsum("nij,nj->ni", h, y), rtol=1e-5, atol=1e-5)
 
@@ -198,13 +198,13 @@ def test_isotropic_learning_keeps_two_widths():
 
 def test_cost_does_not_grow_with_the_number_of_particles(monkeypatch):
     seen = []
-    sweep = motion_prior.em_sweep
+    sweep = motion_prior.maximised
 
     def counted(information, pull, covariance, floor, of_junk):
         seen.append(len(pull))
         return sweep(information[:10], pull[:10], covariance, floor, of_junk[:10])
 
-    monkeypatch.setattr(motion_prior, "em_sweep", counted)
+    monkeypatch.setattr(motion_prior, "maximised", counted)
     for n in (100, 5000, 9000):
         learn(evidence(np.zeros((n, 6))), START, START)
     assert [seen[0], seen[-1]] == [100, motion_prior.MOST_PARTICLES]

@@ -38,17 +38,18 @@ class Evidence:
     """What the likelihood of n images says about their motion.
 
     rotation0 (n, 3, 3), the poses the motion starts from; curvature H (n, 5, 5) and pull H·y (n, 5) in
-    (w in rad, displacement in px of the projected point).
+    (w in rad, displacement in px of the projected point); weight (n,), with which each counts.
     """
 
     rotation0: np.ndarray
     curvature: np.ndarray
     pull: np.ndarray
+    weight: np.ndarray
 
     def some(self, most: int) -> "Evidence":
         """At most so many images, evenly spaced."""
         index = np.unique(np.linspace(0, len(self.pull) - 1, most).astype(int))
-        return Evidence(self.rotation0[index], self.curvature[index], self.pull[index])
+        return Evidence(self.rotation0[index], self.curvature[index], self.pull[index], self.weight[index])
 
     def in_body_frame(self) -> Tuple[np.ndarray, np.ndarray]:
         """BᵀHB (n, 6, 6) and BᵀHy (n, 6)."""
@@ -106,8 +107,8 @@ def inverses_and_log_determinants(matrices: np.ndarray) -> Tuple[np.ndarray, np.
 
 
 def evidence_at(rotation0: np.ndarray, w: np.ndarray, shift: np.ndarray, curvature: np.ndarray,
-                precision: np.ndarray) -> Evidence:
-    """Evidence from converged poses (n,): w (n, 3), shift (n, 2), curvature and precision (n, 5, 5).
+                precision: np.ndarray, weight: np.ndarray) -> Evidence:
+    """Evidence from converged poses (n,): w (n, 3), shift (n, 2), curvature and precision (n, 5, 5), weight (n,).
 
     At the posterior's maximum the likelihood's gradient is Q x, hence H y = H x + Q x. ``curvature`` is
     that of right increments of R; it is carried to w by the right Jacobian.
@@ -117,7 +118,7 @@ def evidence_at(rotation0: np.ndarray, w: np.ndarray, shift: np.ndarray, curvatu
     to_w[:, 3, 3] = to_w[:, 4, 4] = 1
     h = np.swapaxes(to_w, 1, 2) @ curvature @ to_w
     x = np.concatenate([w, shift], axis=1)
-    return Evidence(rotation0, h, ((h + precision) @ x[..., None])[..., 0])
+    return Evidence(rotation0, h, ((h + precision) @ x[..., None])[..., 0], weight)
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:
@@ -130,12 +131,14 @@ def learn(evidence: Evidence, start: np.ndarray, floor: np.ndarray, isotropic: b
 
     ``isotropic`` keeps two widths only, one of rotation and one of displacement.
     """
-    information, pull = evidence.some(MOST_PARTICLES).in_body_frame()
+    evidence = evidence.some(MOST_PARTICLES)
+    information, pull = evidence.in_body_frame()
     of_junk = log_junk(information, pull, floor)
     covariance = start
     for _ in range(SWEEPS):
         before = covariance
-        covariance = em_sweep(information, pull, covariance, floor, of_junk)
+        step = expected(information, pull, covariance)
+        covariance = maximised(step, evidence.weight * step.probability_not_junk(of_junk), floor)
         if isotropic:
             rotation, shift = np.trace(covariance[:3, :3]) / 3, np.trace(covariance[3:, 3:]) / 3
             covariance = np.diag([rotation] * 3 + [shift] * 3)
@@ -174,11 +177,8 @@ def log_junk(information: np.ndarray, pull: np.ndarray, floor: np.ndarray) -> np
     return expected(information, pull, JUNK_WIDTH ** 2 * floor).log_likelihood
 
 
-def em_sweep(information: np.ndarray, pull: np.ndarray, covariance: np.ndarray, floor: np.ndarray,
-             of_junk: np.ndarray) -> np.ndarray:
-    """One E and M step; ``information`` BᵀHB (n, 6, 6), ``pull`` BᵀHy (n, 6), ``of_junk`` (n,) of `log_junk`."""
-    step = expected(information, pull, covariance)
-    count = step.probability_not_junk(of_junk)
+def maximised(step: Step, count: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    """The M step: Σ (6, 6) from particles that count so much (n,)."""
     # einsum: the sums of a threaded BLAS depend on the number of threads
     total = PSEUDO_PARTICLES * floor + np.einsum("n,nij->ij", count, step.spread)
     total += np.einsum("ni,nj->ij", count[:, None] * step.mean, step.mean)
@@ -188,9 +188,10 @@ def em_sweep(information: np.ndarray, pull: np.ndarray, covariance: np.ndarray, 
 
 def examine(evidence: Evidence, covariance: np.ndarray, floor: np.ndarray) -> LearnedMotion:
     """Errors, mean and shape of the motion whose ``covariance`` (6, 6) was learned from this evidence; floor (6, 6)."""
-    information, pull = evidence.some(MOST_PARTICLES).in_body_frame()
+    evidence = evidence.some(MOST_PARTICLES)
+    information, pull = evidence.in_body_frame()
     step = expected(information, pull, covariance)
-    count = step.probability_not_junk(log_junk(information, pull, floor))
+    count = evidence.weight * step.probability_not_junk(log_junk(information, pull, floor))
     motion, motion_error = mean_motion(step, count, covariance)
     return LearnedMotion(covariance, learning_error(step, count, covariance), motion, motion_error,
                          along_first_axes(step, covariance), count)
