@@ -52,7 +52,8 @@ class ProtLocalRefine(ProtRefine3D):
     _label = "local refinement"
     _devStatus = BETA
     _possibleOutputs = {"outputVolume": Volume, "outputParticles": SetOfParticles, "outputFSC": SetOfFSCs,
-                        "outputMask": VolumeMask}
+                        "outputMask": VolumeMask, "outputParticlesKept": SetOfParticles,
+                        "outputParticlesLeftOut": SetOfParticles}
 
     # ---------------------------------------------------------------- params
 
@@ -164,11 +165,14 @@ class ProtLocalRefine(ProtRefine3D):
         volume, particles = self._output_volume(), self._output_particles()
         curves, mask = self._output_fsc(), self._output_mask()
         outputs = dict(outputVolume=volume, outputParticles=particles, outputFSC=curves, outputMask=mask)
+        outputs.update(self._selected_particles())
         self._defineOutputs(**outputs)
         for pointer in (self.inputParticles, self.inputVolume, self.inputMask):
             for output in outputs.values():
                 self._defineSourceRelation(pointer, output)
-        self._defineTransformRelation(self.inputParticles, particles)
+        for name, output in outputs.items():
+            if name.startswith("outputParticles"):
+                self._defineTransformRelation(self.inputParticles, output)
         self._tell_progress()
 
     # ---------------------------------------------------------------- outputs
@@ -182,12 +186,22 @@ class ProtLocalRefine(ProtRefine3D):
         volume.setOrigin(source.getOrigin(force=True).clone())
         return volume
 
-    def _output_particles(self) -> SetOfParticles:
+    def _selected_particles(self) -> Dict[str, SetOfParticles]:
+        """The particles that a selection keeps, and the others: sets of their own, where there is one and any."""
+        found = {}
+        for name, file_name in (("Kept", "particles_kept.star"), ("LeftOut", "particles_left_out.star")):
+            if self._run_folder().final(file_name).exists():
+                particles = self._output_particles(file_name, name)
+                if particles.getSize():
+                    found["outputParticles" + name] = particles
+        return found
+
+    def _output_particles(self, file_name: str = "particles.star", suffix: str = "") -> SetOfParticles:
         from ..convert import RefinedParticles
         source = self._particles_as_refined()
-        refined = RefinedParticles(str(self._run_folder().final("particles.star")),
+        refined = RefinedParticles(str(self._run_folder().final(file_name)),
                                    self._input_path("particles.star"), source.getSamplingRate())
-        particles = self._createSetOfParticles()
+        particles = self._createSetOfParticles(suffix)
         particles.copyInfo(source)
         particles.setAlignmentProj()
         particles.copyItems(source, updateItemCallback=refined.update, doClone=False)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ..engine.model.pose import log_map, project
 from ..engine.records.resolved import ResolvedSettings
 from ..protocols.run_state import RunState, read_npz
-from . import map_plots, motion_plots, plots, pose_plots, validation_plots
+from . import map_plots, motion_plots, plots, pose_plots, validation_plots, verdict_plots
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +150,16 @@ def pose_uncertainty(state: RunState, k: int, _other: Other) -> Figure:
                                          f"How well the poses of iteration {k} are known")
 
 
+def particles(state: RunState, k: int, _other: Other) -> Figure:
+    verdicts = {half: record.verdict for half in (1, 2)
+                for record in [state.half(k, half)] if record is not None and record.verdict is not None}
+    tables = _poses(state, k)
+    found = {half: tables[half] for half in verdicts if "gain" in tables.get(half, {})}
+    if not found:
+        raise NotThere("The particles were not judged: a half-set has fewer than 100, or the run is of an old version.")
+    return verdict_plots.verdict_figure(found, verdicts)
+
+
 def axis_change(state: RunState, k: int, _other: Other) -> Figure:
     return pose_plots.axis_change_figure(_poses(state, k))
 
@@ -225,6 +235,9 @@ PICTURES: List[Picture] = [
             "sit at the search limit. Both half-sets must look alike.", pose_change),
     Picture("pose_uncertainty", "Uncertainty of the poses", "The standard deviation of the error of each pose. "
             "The motion is believable where it is larger than this.", pose_uncertainty),
+    Picture("particles", "Aligned and other particles", "How well each particle fits, beside what the search finds in "
+            "noise and at the pose of another particle. A second peak at the place of these curves are particles that "
+            "are not aligned.", particles),
     Picture("axis_change", "Rotation about each axis", "A hinge shows as one axis that turns more than the others.",
             axis_change),
     Picture("learned_motion", "Learned motion", "Only with a learned prior: how far the sub-volume moves, about which "

@@ -14,10 +14,10 @@ from relion_files import read_columns
 from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine import refine
-from localrefine_plugin.engine.align import motion_prior
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.io.run_store import load_motion, load_poses
 from localrefine_plugin.engine.merge import motion_report
+from localrefine_plugin.engine.motion import motion_prior
 from localrefine_plugin.engine.motion.motion_prior import Evidence, about_point, examine, hinge, learn, principal_widths
 from localrefine_plugin.engine.motion.prior_shapes import prior_shape
 from localrefine_plugin.engine.records.codec import as_json
@@ -200,9 +200,9 @@ def test_cost_does_not_grow_with_the_number_of_particles(monkeypatch):
     seen = []
     sweep = motion_prior.maximised
 
-    def counted(information, pull, covariance, floor, of_junk):
-        seen.append(len(pull))
-        return sweep(information[:10], pull[:10], covariance, floor, of_junk[:10])
+    def counted(step, count, floor):
+        seen.append(len(count))
+        return sweep(step, count, floor)
 
     monkeypatch.setattr(motion_prior, "maximised", counted)
     for n in (100, 5000, 9000):

@@ -71,6 +71,19 @@ def test_a_second_iteration_is_that_of_the_cpu(cupy):
     assert_same(aligned(e, STAND_IN, first, **settings), aligned(e, CPU, first, **settings))
 
 
+def test_verdicts_and_weights_are_those_of_the_cpu(cupy, monkeypatch):
+    monkeypatch.setattr(align_module, "LEAST_PARTICLES", 5)
+    e, settings = small_experiment(), dict(prior="learned", marginalize=True)
+    first = aligned(e, CPU, **settings)
+    assert first.verdict is not None
+    poses = replace(first.poses, probability_aligned=np.linspace(0, 1, len(first.poses)))
+    results = [aligned(e, device, poses, **settings) for device in (STAND_IN, CPU)]
+    assert_same(*results)
+    for name in ("others", "noise"):
+        np.testing.assert_allclose(*(getattr(r.verdict, name) for r in results), rtol=1e-3)
+    np.testing.assert_allclose(*(r.poses.gain for r in results), rtol=1e-3)
+
+
 def test_two_optics_groups_have_their_own_noise(cupy):
     e = small_experiment()
     groups = (np.arange(len(e.particles)) % 2).astype(np.int32)
@@ -106,9 +119,10 @@ REFINEMENTS = {
         EXTENTS, max_iterations=1, extra_final_passes=1, prior="gaussian", prior_rotation_deg=5.0,
         prior_shift_angstrom=3.0, symmetry="C2", allow_asymmetric_mask=True, recenter_rotations=True,
         recenter_shifts=True, marginalize=False, non_negativity=True, resplit_half_sets=True, subtract=True,
-        fulcrum="box", max_align_resolution_angstrom=10.0)}
+        fulcrum="box", max_align_resolution_angstrom=10.0, weight_by_probability=False)}
 # on the host
-BEFORE_OR_AFTER = {"resample_maps", "honour_mask_origin", "fsc_randomise_below", "sharpen_bfactor", "seed"}
+BEFORE_OR_AFTER = {"resample_maps", "honour_mask_origin", "fsc_randomise_below", "sharpen_bfactor", "seed",
+                   "keep_probability", "false_discovery_rate"}
 
 
 def test_every_setting_is_in_a_refinement_on_the_stand_in():

@@ -21,14 +21,14 @@ from ..kernels.slices import extract_slices
 from ..maps.reconstruct import PADDING, accumulator_shape, new_accumulator, reconstruct, working_bytes
 from ..model.optics import image_shift, stretch
 from ..model.pixels import pixel_list
-from ..model.pose import exp_map, log_map, project
+from ..model.pose import project
 from ..motion.motion_prior import Evidence, evidence_at
 from ..progress import say, silent
 from ..records.iteration import Verdict
 from ..records.motion import LearnedMotion
 from ..records.particles import Particles
 from ..records.poses import PoseTable
-from .half_sums import HalfSums, NoiseSums, refitted_scales
+from .half_sums import BestPoses, HalfSums, NoiseSums, pose_columns, refitted_scales
 from .images import Batch, HalfSetImages, pack, scaled
 from .marginalize import Insertions, best_only, mode_weights, posterior_insertions
 from .memory import GridSize, MemoryNeed, check_fits, memory_need, reach_of_reference
@@ -293,7 +293,8 @@ class HalfAlignment:
             scale = self.last_scale()
             particles = gains(cross, energy) if scale is None else gains(cross / scale, energy / scale ** 2)
             nulls = [gains(*np.concatenate(found[kind], axis=1)) for kind in ("others", "noise")]
-            self.verdict, self.probabilities = judged(particles, *nulls)
+            different = np.unique(np.stack([self.particles.stack, self.particles.slice]), axis=1).shape[1]
+            self.verdict, self.probabilities = judged(particles, nulls[0], nulls[1], len(self.particles) / different)
 
     def null_match(self, index: np.ndarray, images: Batch, rotation0: np.ndarray, shift0: np.ndarray) -> np.ndarray:
         """Sums (2, n) of `model_match` of images that do not show what is looked for about these poses."""
@@ -322,12 +323,14 @@ class HalfAlignment:
             motion = learned_motion(plan, sums.all_evidence())
         columns = sums.columns()
         if self.probabilities is not None:
-            columns.update(probability_aligned=self.probabilities.aligned, probability_empty=self.probabilities.empty)
+            found = self.probabilities
+            columns.update(gain=found.gain, probability_aligned=found.aligned, probability_empty=found.empty)
         if plan.per_particle_scale:
             columns["scale"] = refitted_scales(sums.matches, self.last_scale())
         weight_sum = to_host(sums.weight_sum)[sums.noise.counted] * len(plan.symmetry)
         return HalfResult(half_map, PoseTable(row=self.half.index, **columns), sums.noise.power(),
-                          accumulator_mean(weight_sum, sums.noise.shell, max_shell), motion, self.verdict, self.timer.seconds)
+                          accumulator_mean(weight_sum, sums.noise.shell, max_shell), motion, self.verdict,
+                          self.timer.seconds)
 
 
 def learned_motion(plan: SearchPlan, evidence: Optional[Evidence]) -> Optional[LearnedMotion]:
@@ -383,41 +386,3 @@ def insert_batch(accumulator: Array, batch: Batch, chosen: Insertions, u0: Array
         rows = slice_rows(chosen.rotation @ xp.asarray(operator), PADDING, magnification)
         insert_slices(accumulator, rows, chosen.owner, chosen.weight, shift, chosen.shift_variance, last,
                       batch.signal, batch.weight, box_size)
-
-
-@dataclass(frozen=True)
-class BestPoses:
-    """The best pose of n images.
-
-    Attributes
-    ----------
-    index : (n,) of the particles.  best : the modes.  owner : (m,) image of every mode that was kept.
-    u0 : (n, 2) where the search of the projected mask centre began, px.
-    insertions : (n,) poses each image was inserted at.  pose_error_covariance : (n, 5, 5).
-    """
-
-    index: np.ndarray
-    best: Modes
-    owner: np.ndarray
-    u0: np.ndarray
-    insertions: np.ndarray
-    pose_error_covariance: np.ndarray
-
-
-def pose_columns(particles: Particles, found: BestPoses, plan: SearchPlan) -> Dict[str, np.ndarray]:
-    """The columns of records.PoseTable (but ``row``) for one batch."""
-    best, index = found.best, found.index
-    shift = found.u0 + best.shift - project(best.rotation, plan.centre)
-    input_rotation, input_shift = particles.rotation[index], particles.shift_px[index]
-    w = log_map(np.swapaxes(input_rotation, 1, 2) @ best.rotation)
-    moved = shift + project(best.rotation, plan.fulcrum) - input_shift - project(input_rotation, plan.fulcrum)
-    rotation0 = best.rotation @ np.swapaxes(exp_map(best.w), 1, 2)
-    at_fulcrum = best.shift + project(best.rotation - rotation0, plan.fulcrum - plan.centre)
-    return dict(
-        rotation=best.rotation, shift_px=shift, rotation_change_deg=np.rad2deg(w),
-        shift_change_angstrom=moved * particles.pixel_size,
-        covariance=np.linalg.inv(best.precision + 1e-9 * np.eye(5)),
-        pose_error_covariance=found.pose_error_covariance.astype(np.float32), log_likelihood=best.log_likelihood,
-        modes=np.bincount(found.owner, minlength=len(index)), insertions=found.insertions,
-        at_rotation_limit=np.linalg.norm(best.w, axis=1) > 0.98 * plan.rotation_extent,
-        at_shift_limit=np.linalg.norm(at_fulcrum, axis=1) > 0.98 * plan.shift_extent)

@@ -15,8 +15,11 @@ import numpy as np
 from ..kernels.device import array_module, to_host
 from ..kernels.fixed_point import FixedPointSums
 from ..model.pixels import half_plane_frequencies
+from ..model.pose import exp_map, log_map, project
 from ..motion.motion_prior import Evidence, joined_evidence
 from ..records.particles import Particles
+from .search import Modes
+from .search_plan import SearchPlan
 
 Array = Any
 PRIOR_IMAGES = 50  # a group leans on the mean of all groups with the weight of so many images
@@ -100,6 +103,46 @@ class HalfSums:
 
     def all_evidence(self) -> Optional[Evidence]:
         return joined_evidence(self.evidence) if self.evidence else None
+
+
+# ---------------------------------------------------------------- the pose table
+
+@dataclass(frozen=True)
+class BestPoses:
+    """The best pose of n images.
+
+    Attributes
+    ----------
+    index : (n,) of the particles.  best : the modes.  owner : (m,) image of every mode that was kept.
+    u0 : (n, 2) where the search of the projected mask centre began, px.
+    insertions : (n,) poses each image was inserted at.  pose_error_covariance : (n, 5, 5).
+    """
+
+    index: np.ndarray
+    best: Modes
+    owner: np.ndarray
+    u0: np.ndarray
+    insertions: np.ndarray
+    pose_error_covariance: np.ndarray
+
+
+def pose_columns(particles: Particles, found: BestPoses, plan: SearchPlan) -> Dict[str, np.ndarray]:
+    """The columns of records.PoseTable (but ``row``) for one batch."""
+    best, index = found.best, found.index
+    shift = found.u0 + best.shift - project(best.rotation, plan.centre)
+    input_rotation, input_shift = particles.rotation[index], particles.shift_px[index]
+    w = log_map(np.swapaxes(input_rotation, 1, 2) @ best.rotation)
+    moved = shift + project(best.rotation, plan.fulcrum) - input_shift - project(input_rotation, plan.fulcrum)
+    rotation0 = best.rotation @ np.swapaxes(exp_map(best.w), 1, 2)
+    at_fulcrum = best.shift + project(best.rotation - rotation0, plan.fulcrum - plan.centre)
+    return dict(
+        rotation=best.rotation, shift_px=shift, rotation_change_deg=np.rad2deg(w),
+        shift_change_angstrom=moved * particles.pixel_size,
+        covariance=np.linalg.inv(best.precision + 1e-9 * np.eye(5)),
+        pose_error_covariance=found.pose_error_covariance.astype(np.float32), log_likelihood=best.log_likelihood,
+        modes=np.bincount(found.owner, minlength=len(index)), insertions=found.insertions,
+        at_rotation_limit=np.linalg.norm(best.w, axis=1) > 0.98 * plan.rotation_extent,
+        at_shift_limit=np.linalg.norm(at_fulcrum, axis=1) > 0.98 * plan.shift_extent)
 
 
 # ---------------------------------------------------------------- grey scales

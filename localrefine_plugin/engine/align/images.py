@@ -85,7 +85,7 @@ class HalfSetImages:
         unit = self.to_device(rng.standard_normal(shape, dtype=np.float32) + 1j * rng.standard_normal(
             shape, dtype=np.float32))
         inverse_noise = self.inverse_noise[self.to_device(self.particles.optics_group[index])]
-        signal = unit * (0.5 * batch.weight) ** 0.5  # C N / σ² with E|N|² = σ², but for the sign of C: the noise has one
+        signal = unit * (0.5 * batch.weight) ** 0.5  # C N / σ² with E|N|² = σ² and |C| for C
         return replace(batch, signal=signal, power=(unit.real ** 2 + unit.imag ** 2) / (2 * inverse_noise))
 
 

@@ -19,7 +19,7 @@ The z of all particles are a mixture of three Gaussians, fitted by expectation�
     empty         mean m_e + δ, s.d. s_e                 of the noise
 
 δ is what an image's share in the reference adds. A mixture that explains the particles no better than "all are aligned"
-is not believed. docs/explanation/verdicts.md has error rates.
+is not believed, nor one whose aligned particles are hardly apart from the others. docs/explanation/verdicts.md has error rates.
 """
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ SHIFT, SHIFT_SIGMA = 0.3, 0.15  # δ: measured 0.2 to 0.5
 SPREAD_WEIGHT, GREY_SPREAD = 0.3, 0.1  # s² leans on 1 + (0.1 a)², noise and the spread of grey scales, with the weight
 # of 0.3 of the particles: without it a wide s swallows the others where noise is high
 LEAST_GAIN = 2.0  # log likelihood over "all are aligned"; of 40 sets without others the largest was 0.7
+LEAST_APART = 1.3  # s.d. of noise, of the aligned from the others: in pure noise up to 0.8, in 2 % signal 1.7 and more
 LEAST_SIGMA = 0.5
 
 
@@ -52,8 +53,9 @@ class Gains:
 
 @dataclass(frozen=True)
 class Probabilities:
-    """Of n particles: to be aligned, and to be empty (n,); the rest is misaligned."""
+    """Of n particles: z, and the probability to be aligned and to be empty (n,); the rest is misaligned."""
 
+    gain: np.ndarray
     aligned: np.ndarray
     empty: np.ndarray
 
@@ -70,31 +72,35 @@ def null_images(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, wanted).astype(int))
 
 
-def judged(particles: Gains, others: Gains, noise: Gains) -> Tuple[Verdict, Probabilities]:
-    """The mixture of all particles (n,) and what it says of each."""
+def judged(particles: Gains, others: Gains, noise: Gains, copies: float = 1.0) -> Tuple[Verdict, Probabilities]:
+    """The mixture of all particles (n,) and what it says of each. ``copies``: of an image in the table, which are
+    judged apart, and are no more evidence than one."""
     fitted = np.unique(np.linspace(0, len(particles.z) - 1, MOST_FITTED).astype(int))
     nulls = [(float(kind.z.mean()), max(float(kind.z.std()), LEAST_SIGMA)) for kind in (others, noise)]
     some = Gains(particles.z[fitted], particles.strength[fitted])
-    verdict = fit(some, nulls[0], nulls[1])
+    verdict = fit(some, nulls[0], nulls[1], LEAST_GAIN * copies)
     density = densities(particles, verdict)
     density /= density.sum(axis=1, keepdims=True)
-    return verdict, Probabilities(density[:, 0], density[:, 2])
+    return verdict, Probabilities(particles.z, density[:, 0], density[:, 2])
 
 
-def fit(particles: Gains, others: Tuple[float, float], noise: Tuple[float, float]) -> Verdict:
+def fit(particles: Gains, others: Tuple[float, float], noise: Tuple[float, float], least_gain: float) -> Verdict:
     """Expectation–maximisation; ``others`` and ``noise``: mean and s.d. of their z."""
     mean = float(particles.strength.mean())
-    start = max(float(np.percentile(particles.z, 60)), others[0] + 2)
+    beyond = particles.z[particles.z > others[0] + 2 * others[1]]
+    start = float(beyond.mean()) if len(beyond) else others[0] + 2
+    sigma = max(float(beyond.std()), 1.2) if len(beyond) else 1.2
     alone = maximise(particles, np.ones((len(particles.z), 3)) * (1, 0, 0), Verdict(
-        1.0, 0.0, 0.0, start, 0.0, mean, 1.2, others, noise))
-    verdict = Verdict(START[0], START[1], START[2], start, 0.0, mean, 1.2, others, noise, SHIFT)
+        1.0, 0.0, 0.0, start, 0.0, mean, sigma, others, noise))
+    verdict = Verdict(START[0], START[1], START[2], start, 0.0, mean, sigma, others, noise, SHIFT)
     for _ in range(SWEEPS):
         density = densities(particles, verdict)
         before, verdict = verdict, maximise(particles, density / density.sum(axis=1, keepdims=True), verdict)
         if max(abs(a - b) for a, b in zip(before.shares, verdict.shares)) < STILL:
             break
     gain = log_likelihood(particles, verdict) - log_likelihood(particles, alone)
-    return verdict if gain > LEAST_GAIN else alone
+    apart = verdict.mean - max(others[0], noise[0]) - verdict.shift
+    return verdict if gain > least_gain and apart > LEAST_APART else alone
 
 
 def densities(particles: Gains, v: Verdict) -> np.ndarray:
@@ -131,4 +137,5 @@ def maximise(particles: Gains, of: np.ndarray, v: Verdict) -> Verdict:
         pull += float((of[:, k] * (particles.z - m)).sum()) / s ** 2
         precision += float(of[:, k].sum()) / s ** 2
     aligned, misaligned, empty = (float(share) for share in of.mean(axis=0))
-    return Verdict(aligned, misaligned, empty, float(mean), float(slope), v.strength, float(sigma), v.others, v.noise, pull / precision)
+    return Verdict(aligned, misaligned, empty, float(mean), float(slope), v.strength, float(sigma), v.others, v.noise,
+                   pull / precision)

@@ -9,7 +9,7 @@ from ..io.run_store import input_record
 from ..records.codec import from_json
 from ..records.errors import InputError
 from ..records.iteration import HalfRecord, IterationRecord
-from ..records.results import MaskLadder, PoseBlur, Report, Sharpening, Validation
+from ..records.results import MaskLadder, PoseBlur, Report, Selection, Sharpening, Validation
 from ..records.run_input import InputChanges
 from ..records.settings import Settings
 
@@ -53,6 +53,7 @@ def build_report(run: RunFolder) -> Report:
         expected_truth_resolution_angstrom=blur.expected_resolution_angstrom if blur else None,
         resolution_to_report_angstrom=blur.resolution_to_report_angstrom if blur else None,
         mask_ladder=read(run.final("mask_ladder.json"), _as(MaskLadder)),
+        selection=read(run.final("selection.json"), _as(Selection)),
         sharpening=read(run.final("sharpening.json"), _as(Sharpening)),
         validation=validation.tests if validation else ())
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from typing import Any, Dict, Sequence
+from functools import partial
+from typing import Any, Callable, Dict, Optional, Sequence
 
 import numpy as np
 
@@ -16,11 +17,15 @@ from ..maps.fsc import FscCurves, read_fsc
 from ..maps.sharpen import applied_b_factor, sharpen
 from ..model.fourier import apply_shell_filter
 from ..progress import say
+from ..records.particles import Particles
+from ..records.poses import PoseTable
+from ..records.resolved import ResolvedSettings
 from ..records.results import PoseBlur, Sharpening
 from ..records.run_input import InputChanges
 from .mask_ladder import mask_ladder
 from .pose_blur import Share, advice, as_half_map_fsc, blur_correlation, expected_map_to_truth, expected_resolution
 from .report import build_report
+from .selection import effect, select, sentence, wanted
 
 ALIKE = 0.02  # of the share of half-map 1: closer to ½ the plain mean is as good
 UNCERTAINTY_LABELS = ("lrRotationUncertainty", "lrShiftUncertainty")
@@ -28,7 +33,7 @@ UNCERTAINTY_LABELS = ("lrRotationUncertainty", "lrShiftUncertainty")
 
 def write_results(run: RunFolder, workers: int) -> None:
     """Unfiltered half-maps, their mean, the sharpened map, poses, mask and FSC of the best iteration."""
-    last = run.iterations_done()
+    given, last = load_input(run), run.iterations_done()
     k = load_iteration(run, last).best_iteration
     final, names = run.path / "final", FINAL_FILES + OPTIONAL_FINAL_FILES
     for path in [run.report] + [run.final(name) for name in names]:
@@ -47,7 +52,12 @@ def write_results(run: RunFolder, workers: int) -> None:
     mean, mask = weighted_mean(maps, share, workers), read_map(run.mask_in_use(k))[0]
     write_maps(run, mean, curves, workers)
     write_ladder(run, maps, mask, curves, workers)
-    write_final_particles(run, k)
+    rows = select(run, k) if wanted(given.resolved) else None
+    write_final_particles(run, k, rows)
+    if rows is not None:
+        selection = effect(run, k, rows, workers)
+        save_record(run.final("selection.json"), selection)
+        say(sentence(selection))
     blur = pose_blur(run, k, mean, mask, curves, share)
     save_record(run.final("pose_blur.json"), blur)
     changes = changes_at_the_end(run)
@@ -123,33 +133,58 @@ def pose_blur(run: RunFolder, iteration: int, volume: np.ndarray, mask: np.ndarr
                     tuple(kappa.tolist()), advice(expected, reported))
 
 
-def write_final_particles(run: RunFolder, iteration: int) -> None:
+def write_final_particles(run: RunFolder, iteration: int, kept: Optional[Dict[int, np.ndarray]] = None) -> None:
     """particles.star with every input column, new angles and origins, and every row but those left out (exclude.py).
 
     Half-sets that were split anew replace rlnRandomSubset; fitted scales are added as lrScale, and how well each
-    pose is known as lrRotationUncertainty and lrShiftUncertainty (see `pose_uncertainty`).
+    pose is known as lrRotationUncertainty and lrShiftUncertainty (see `pose_uncertainty`), the verdict as
+    lrProbabilityAligned and lrProbabilityEmpty (verdicts.py). ``kept``, the rows of each half-set that a selection
+    keeps: these and the others are written as tables of their own as well.
     """
-    given = load_input(run)
-    particles = load_particles(run)
-    rotation, shift, scale = particles.rotation.copy(), particles.shift_px.copy(), np.ones(len(particles))
-    uncertainty = np.zeros((len(particles), 2))
-    for half in (1, 2):
-        poses = load_poses(run, iteration, half)
-        if poses is not None:
-            rotation[poses.row], shift[poses.row] = poses.rotation, poses.shift_px
-            scale[poses.row] = 1 if poses.scale is None else poses.scale
-            uncertainty[poses.row] = pose_uncertainty(poses.pose_error_covariance, particles.pixel_size)
-    extra: Dict[str, np.ndarray] = dict(zip(UNCERTAINTY_LABELS, uncertainty.T))
-    if given.resolved.resplit_half_sets:
-        extra["rlnRandomSubset"] = particles.half_set
-    if given.resolved.per_particle_scale:
-        extra["lrScale"] = scale
+    given, particles = load_input(run), load_particles(run)
+    tables = [t for t in (load_poses(run, iteration, half) for half in (1, 2)) if t is not None]
+    rotation, shift = particles.rotation.copy(), particles.shift_px.copy()
+    for poses in tables:
+        rotation[poses.row], shift[poses.row] = poses.rotation, poses.shift_px
+    extra = new_columns(particles, tables, given.resolved)
     # the run's own copy: the user's file may have changed. Older versions kept none
     source = run.given_particles if run.given_particles.exists() else given.particles
     table = read_table(source, particles)
     used = np.flatnonzero(particles.half_set > 0)
-    write_particles(run.final("particles.star"), table.take(used), rotation[used], shift[used],
-                    {label: values[used].tolist() for label, values in extra.items()})
+    files = {"particles.star": used}
+    if kept is not None:
+        is_kept = np.isin(used, np.concatenate(list(kept.values())))
+        files.update({"particles_kept.star": used[is_kept], "particles_left_out.star": used[~is_kept]})
+    for name, rows in files.items():
+        write_particles(run.final(name), table.take(rows), rotation[rows], shift[rows],
+                        {label: values[rows].tolist() for label, values in extra.items()})
+
+
+def new_columns(particles: Particles, tables: Sequence[PoseTable], resolved: ResolvedSettings) -> Dict[str, np.ndarray]:
+    """What the run found out about each particle (n,), by label; 0 of those that were left out."""
+    def column(of_table: Callable[[PoseTable], Optional[np.ndarray]], otherwise: float = 0.0) -> np.ndarray:
+        values = np.zeros(len(particles))
+        for table in tables:
+            found = of_table(table)
+            values[table.row] = otherwise if found is None else found
+        return values
+
+    def uncertainty(table: PoseTable, which: int) -> np.ndarray:
+        return pose_uncertainty(table.pose_error_covariance, particles.pixel_size)[:, which]
+    found = {label: column(partial(uncertainty, which=which)) for which, label in enumerate(UNCERTAINTY_LABELS)}
+    if any(table.probability_aligned is not None for table in tables):
+        found["lrProbabilityAligned"] = column(lambda table: rounded(table.probability_aligned), 1.0)
+        found["lrProbabilityEmpty"] = column(lambda table: rounded(table.probability_empty))
+    if resolved.resplit_half_sets:
+        found["rlnRandomSubset"] = particles.half_set
+    if resolved.per_particle_scale:
+        found["lrScale"] = column(lambda table: table.scale, 1.0)
+    return found
+
+
+def rounded(probability: Optional[np.ndarray]) -> Optional[np.ndarray]:
+    """To four digits; None stays None."""
+    return None if probability is None else np.round(probability, 4)
 
 
 def pose_uncertainty(covariance: np.ndarray, pixel_size: float) -> np.ndarray:

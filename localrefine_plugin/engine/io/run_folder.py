@@ -23,6 +23,7 @@
     RUN/final/                   particles.star half_map_1.mrc half_map_2.mrc map.mrc map_sharpened.mrc
                                  mask.mrc fsc.star mask_ladder.json tightest_mask.mrc sharpening.json pose_blur.json,
                                  filter_resolution.mrc if non-uniform, validation.json if validated,
+                                 particles_kept.star particles_left_out.star selection.json if selected,
                                  input_changes.json if input files changed meanwhile
 
 A step is done when the file it writes last is there (half_H.json, iteration.json, report.json), and so are all files
@@ -253,5 +254,6 @@ class RunFolder:
 FINAL_FILES = ("particles.star", "half_map_1.mrc", "half_map_2.mrc", "map.mrc", "map_sharpened.mrc",
                "mask.mrc", "fsc.star", "mask_ladder.json", "tightest_mask.mrc", "sharpening.json", "pose_blur.json")
 OPTIONAL_FINAL_FILES = ("filter_resolution.mrc",  # where the filter was non-uniform
+                        "particles_kept.star", "particles_left_out.star", "selection.json",  # of a selection
                         "validation.json",  # of the verb validate
                         "input_changes.json")  # where input files changed while the run went on

@@ -28,6 +28,7 @@ PILE = 0.97  # of the greatest change: beyond is the limit of the search
 VALLEY = 0.6  # of the lower peak: deeper than the noise of hundreds of particles
 LEAST_IN_PEAK = 0.1  # of the particles
 LEAST_FOR_PEAKS = 200  # particles
+MANY_NOT_ALIGNED = 0.03  # of the particles; on good sets it is below 0.005
 HINGE_EXPLAINS = 0.25  # of the displacement
 
 
@@ -115,6 +116,17 @@ def peaks_of(values: np.ndarray) -> List[float]:
         elif density[place] > density[kept[-1]]:
             kept[-1] = place
     return [float(grid[i]) for i in kept]
+
+
+def verdict_advice(not_aligned: float, empty: float, resolved: ResolvedSettings) -> Dict[str, str]:
+    """Many particles that probably do not show the sub-volume where it was looked for; by topic."""
+    if not_aligned < MANY_NOT_ALIGNED:
+        return {}
+    counted = "They count less in the map" if resolved.weight_by_probability else "They count in full in the map"
+    return {"verdict": (
+        f"about {100 * not_aligned:.0f} % of the particles do not show the sub-volume at the pose that was found, and "
+        f"{100 * empty:.0f} % look like noise. {counted}. Look at some of them (lowest lrProbabilityAligned in "
+        "particles.star), and leave them out with 'Keep particles with probability ≥ 0.5', or classify them")}
 
 
 def far_fulcrum(motions: PoseChanges, hinge: Hinge, resolved: ResolvedSettings, box_size: int) -> str:

@@ -17,7 +17,7 @@ from ..model.symmetry import operators
 from ..records.iteration import IterationRecord, PoseChange
 from ..records.poses import PoseTable
 from ..records.resolved import ResolvedSettings
-from .advice import PoseChanges, advise
+from .advice import PoseChanges, advise, verdict_advice
 from .convergence import decide
 from .hinge import Hinge, estimate_hinge
 from .motion_report import learned_hinge, motion_advice, motion_summary
@@ -43,7 +43,9 @@ def merge_halves(run: RunFolder, iteration: int, workers: int) -> IterationRecor
         reference_fsc=tuple(reference_fsc(references.maps, mask, workers)),
         pose_change=pose_change(tables, [load_poses(run, iteration - 1, half) for half in (1, 2)], pixel_size),
         at_rotation_limit=mean_of(tables, "at_rotation_limit"), at_shift_limit=mean_of(tables, "at_shift_limit"),
-        insertions_mean=mean_of(tables, "insertions"), files=run.sizes(path for path in files if path.exists()))
+        insertions_mean=mean_of(tables, "insertions"), share_not_aligned=share_not_aligned(tables),
+        share_empty=mean_where_judged(tables, "probability_empty"),
+        files=run.sizes(path for path in files if path.exists()))
     earlier = [load_iteration(run, k) for k in range(iteration)]
     now = replace(now, **asdict(decide(earlier + [now], resolved, given.box_size * pixel_size)))
     return with_advice(run, now, earlier, tables, curves)
@@ -62,6 +64,9 @@ def with_advice(run: RunFolder, now: IterationRecord, earlier: Sequence[Iteratio
     advice = advise(changes, hinge, curves, [*earlier, now], given.resolved)
     if motion:
         advice.update(motion_advice(motion, given.resolved))
+    if now.share_not_aligned is not None:  # which says more than the shape of the motion
+        advice.pop("junk", None)
+        advice.update(verdict_advice(now.share_not_aligned, now.share_empty or 0.0, given.resolved))
     return replace(now, motion=motion, advice=advice, warnings=tuple(
         text for topic, text in advice.items() if not any(topic in before.advice for before in earlier)))
 
@@ -76,6 +81,16 @@ def hinge_of(run: RunFolder, tables: Sequence[PoseTable]) -> Hinge:
 def joined(tables: Sequence[PoseTable], name: str) -> np.ndarray:
     """A column (n, …) of both half-sets, one after the other."""
     return np.concatenate([getattr(table, name) for table in tables])
+
+
+def share_not_aligned(tables: Sequence[PoseTable]) -> Optional[float]:
+    aligned = mean_where_judged(tables, "probability_aligned")
+    return None if aligned is None else 1 - aligned
+
+
+def mean_where_judged(tables: Sequence[PoseTable], name: str) -> Optional[float]:
+    """The mean of a column; None where a half-set was too small to be judged."""
+    return None if any(getattr(table, name) is None for table in tables) else mean_of(tables, name)
 
 
 def mean_of(tables: Sequence[PoseTable], name: str) -> float:

@@ -57,6 +57,7 @@ class IterationRecord:
     pose_change : None for the input.
     at_rotation_limit, at_shift_limit : share of the particles.  insertions_mean : poses an image was inserted at.
     best_iteration, converged, stop_reason : the decision (merge/convergence.py).
+    share_not_aligned, share_empty : of the particles by their verdicts; None where there are too few to judge.
     motion : what a learned prior found; None without one.
     advice : sentences by topic on the state after this iteration.  warnings : those that no earlier one had.
     files : what the step wrote before this record: name in the run folder → bytes.
@@ -73,6 +74,8 @@ class IterationRecord:
     at_rotation_limit: float = 0.0
     at_shift_limit: float = 0.0
     insertions_mean: float = 0.0
+    share_not_aligned: Optional[float] = None
+    share_empty: Optional[float] = None
     best_iteration: int = 0
     converged: bool = False
     stop_reason: str = ""

@@ -26,6 +26,7 @@ class PoseTable:
     modes : (m,) int, modes kept.  insertions : (m,) int, poses at which the image was inserted.
     at_rotation_limit, at_shift_limit : (m,) bool.
     scale : (m,) grey scale of each particle, mean 1; None where it is not fitted.
+    gain : (m,) z of verdicts.py, how well the best pose fits, in standard deviations of noise.
     probability_aligned, probability_empty : (m,) of verdicts.py; the rest is misaligned. None of too few particles.
     """
 
@@ -42,6 +43,7 @@ class PoseTable:
     at_rotation_limit: np.ndarray
     at_shift_limit: np.ndarray
     scale: Optional[np.ndarray] = None
+    gain: Optional[np.ndarray] = None
     probability_aligned: Optional[np.ndarray] = None
     probability_empty: Optional[np.ndarray] = None
 

@@ -48,6 +48,25 @@ class Sharpening:
 
 
 @dataclass(frozen=True)
+class SelectionEffect:
+    """Of a pair of half-maps inside the mask: Å at FSC 0.143, not corrected, and the mean of the FSC."""
+
+    resolution_angstrom: float
+    mean_fsc: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """selection.json: how many particles were kept, how many of those are expected to be wrong (a share), and the
+    half-maps of "all", of all "weighted" by their probability, of those "kept" and of as many at "random"."""
+
+    kept: int
+    left_out: int
+    expected_wrong: float
+    effect: Dict[str, SelectionEffect]
+
+
+@dataclass(frozen=True)
 class PoseBlur:
     """pose_blur.json: κ(k) of all uncertain poses, the FSC to the truth expected with it, the half-map FSC that would
     mean the same (each (N // 2 + 1,)), the resolution at which the former falls to 0.5, the coarser of that and the
@@ -109,7 +128,7 @@ class Report:
     warnings : on the input.  advice : sentences on the best iteration and the results.
     final_resolution_angstrom : of the best iteration; empty before the first.
     expected_truth_resolution_angstrom, resolution_to_report_angstrom : of `PoseBlur`; None before the end.
-    mask_ladder, sharpening : None before the end.  validation : () without one.
+    mask_ladder, sharpening : None before the end.  selection : None without one.  validation : () without one.
     files : what finish wrote.
     """
 
@@ -126,6 +145,7 @@ class Report:
     expected_truth_resolution_angstrom: Optional[float] = None
     resolution_to_report_angstrom: Optional[float] = None
     mask_ladder: Optional[MaskLadder] = None
+    selection: Optional[Selection] = None
     sharpening: Optional[Sharpening] = None
     validation: Tuple[NullTest, ...] = ()
     files: Dict[str, int] = field(default_factory=dict)

@@ -158,6 +158,16 @@ class Settings:
         True, "Each particle counts in the map as much as it was probably aligned in the iteration before. Noise "
         "images, other particles and those in a wrong pose then spoil the map less.",
         kind="bool", label="Weight particles by probability", group=REFINEMENT, expert=True, step=ALIGN)
+    keep_probability: Optional[float] = setting(
+        None, "At the end the particles whose probability to be aligned is at least this become an output of their "
+        "own, and all others another. The refinement itself uses all of them.", kind="float",
+        label="Keep particles with probability ≥", group=REFINEMENT, low=0, high=1, expert=True, step=FINISH,
+        optional="no selection")
+    false_discovery_rate: Optional[float] = setting(
+        None, "The same, but as many of the most probable particles are kept as leave this share of wrong ones among "
+        "them. With both settings, particles must meet both.", kind="float",
+        label="Keep particles at a false discovery rate of", group=REFINEMENT, low=0, high=1, expert=True, step=FINISH,
+        optional="no selection")
     non_negativity: bool = setting(
         False, "Set negative density of the references to zero. Off, since the zero level of a map is arbitrary and "
         "low density is lost.", kind="bool", label="Non-negative references", group=REFINEMENT, expert=True, step=MERGE)

@@ -1,0 +1,133 @@
+"""Particles kept by their probability to be aligned, and what that does to the half-maps.
+
+Kept are those of probability p ≥ a threshold, or as many of the most probable as keep the mean of 1 − p, the expected
+share of wrong ones among them, at or below a false discovery rate (Newton et al. 2004,
+doi:10.1093/biostatistics/5.2.155). Each half-set was judged by its own reference.
+
+A selection can only help if it leaves out what is wrong; leaving out particles at random costs resolution, and that is
+the yardstick. Noise images that were aligned to two similar references make half-maps agree as well, so that the FSC of
+all particles may be better than it should be. Half-maps are made four times from the final poses: of all particles, of all weighted by p as in the run,
+of those kept, and of as many chosen at random.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Dict, List, Sequence
+
+import numpy as np
+
+from ..align.half_set import insert_batch
+from ..align.images import HalfSetImages
+from ..align.marginalize import Insertions
+from ..align.search_plan import search_plan
+from ..io.mrc import ImageReader, read_map
+from ..io.run_folder import RunFolder
+from ..io.run_store import load_input, load_iteration, load_noise, load_particles, load_poses
+from ..maps.fsc import fsc, resolution_at
+from ..maps.reconstruct import new_accumulator, reconstruct
+from ..model.pixels import last_column
+from ..progress import ProgressBar, say
+from ..records.iteration import FSC_THRESHOLD
+from ..records.poses import PoseTable
+from ..records.resolved import ResolvedSettings
+from ..records.results import Selection, SelectionEffect
+
+IMAGES_AT_ONCE = 200
+CHOICES = ("all", "weighted", "kept", "random")
+
+
+def wanted(resolved: ResolvedSettings) -> bool:
+    """Whether the settings ask for a selection."""
+    return resolved.keep_probability is not None or resolved.false_discovery_rate is not None
+
+
+def kept_of(probability: np.ndarray, resolved: ResolvedSettings) -> np.ndarray:
+    """(n,) bool: the particles that both settings keep, as far as they are given."""
+    kept = np.ones(len(probability), bool)
+    if resolved.keep_probability is not None:
+        kept &= probability >= resolved.keep_probability
+    if resolved.false_discovery_rate is not None:
+        order = np.argsort(-probability, kind="stable")
+        wrong = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
+        kept &= probability >= probability[order][max(np.count_nonzero(wrong <= resolved.false_discovery_rate), 1) - 1]
+    return kept
+
+
+def select(run: RunFolder, iteration: int) -> Dict[int, np.ndarray]:
+    """The rows (m,) of the input that are kept, by half-set; all of a half-set that was too small to be judged."""
+    resolved, rows = load_input(run).resolved, {}
+    for half in (1, 2):
+        poses = load_poses(run, iteration, half)
+        assert poses is not None  # of an iteration that is done
+        if poses.probability_aligned is None:
+            say(f"warning: half-set {half} has too few particles to judge them: none was left out")
+            rows[half] = poses.row
+        else:
+            rows[half] = poses.row[kept_of(poses.probability_aligned, resolved)]
+    return rows
+
+
+def effect(run: RunFolder, iteration: int, rows: Dict[int, np.ndarray], workers: int) -> Selection:
+    """What keeping ``rows`` does to resolution and FSC inside the mask; no effect is measured where all are kept."""
+    given, mask = load_input(run), read_map(run.mask_in_use(iteration))[0]
+    maps: Dict[str, List[np.ndarray]] = {choice: [] for choice in CHOICES}
+    number, count = sum(map(len, rows.values())), np.count_nonzero(load_particles(run).half_set)
+    expected_wrong = 0.0
+    for half in (1, 2):
+        poses = load_poses(run, iteration, half)
+        assert poses is not None
+        probability = np.ones(len(poses)) if poses.probability_aligned is None else poses.probability_aligned
+        kept = np.isin(poses.row, rows[half])
+        rng = np.random.default_rng([given.resolved.seed, half])
+        counts = dict(all=np.ones(len(poses)), weighted=probability, kept=kept * 1.0,
+                      random=rng.permutation(kept) * 1.0)
+        expected_wrong += float((1 - probability)[kept].sum())
+        if number == count:
+            continue
+        found = half_maps(run, iteration, half, poses, [counts[choice] for choice in CHOICES], workers)
+        for choice, volume in zip(CHOICES, found):
+            maps[choice].append(volume * mask)
+    curves = {choice: fsc(pair[0], pair[1], workers) for choice, pair in maps.items() if pair}
+    return Selection(number, count - number, expected_wrong / max(number, 1), {
+        choice: SelectionEffect(resolution_at(curve, FSC_THRESHOLD, len(mask), given.pixel_size),
+                                float(curve[1:].mean())) for choice, curve in curves.items()})
+
+
+def half_maps(run: RunFolder, iteration: int, half: int, poses: PoseTable, counts: Sequence[np.ndarray],
+              workers: int) -> List[np.ndarray]:
+    """Half-maps (N, N, N) of a half-set at its final poses, its images counting so much (n,) in each."""
+    particles = load_particles(run).take(poses.row)
+    resolved = load_input(run).resolved
+    plan = search_plan(resolved, particles, load_iteration(run, iteration - 1).align_resolution_angstrom)
+    plan = replace(plan, centre=np.zeros(3))  # poses are told by shifts of the box centre
+    noise = load_noise(run, iteration, half)
+    max_shell, box = noise.shape[1] - 1, particles.box_size
+    accumulators = [new_accumulator(max_shell, np) for _ in counts]
+    bar = ProgressBar(f"effect of the selection, half {half}", len(particles))
+    with ImageReader(particles) as reader:
+        images = HalfSetImages(particles, reader.read, noise, max_shell, workers)
+        for start in range(0, len(particles), IMAGES_AT_ONCE):
+            index = np.arange(start, min(start + IMAGES_AT_ONCE, len(particles)))
+            batch = images.batch(index)
+            for accumulator, of_each in zip(accumulators, counts):
+                some = np.flatnonzero(of_each[index] > 0)
+                chosen = Insertions(some, poses.rotation[index[some]], np.zeros((len(some), 2)),
+                                    of_each[index[some]].astype(np.float32), np.zeros(len(some), np.float32))
+                insert_batch(accumulator, batch, chosen, poses.shift_px[index], plan, last_column(max_shell), box)
+            bar.update(int(index[-1]) + 1, len(particles))
+    return [reconstruct(accumulator, box, max_shell, workers) for accumulator in accumulators]
+
+
+def sentence(found: Selection) -> str:
+    """What the selection did, for the log and the report."""
+    if not found.left_out:
+        return "the selection keeps all particles"
+    every, kept, random = (found.effect[choice] for choice in ("all", "kept", "random"))
+    share = 100 * found.left_out / max(found.kept + found.left_out, 1)
+    text = (f"{found.left_out} particles ({share:.0f} %) are left out of the selection; about "
+            f"{100 * found.expected_wrong:.1f} % of those kept are wrong. Half-maps of the particles kept agree to "
+            f"{kept.resolution_angstrom:.2f} Å, of all to {every.resolution_angstrom:.2f} Å, of as many chosen at "
+            f"random to {random.resolution_angstrom:.2f} Å (FSC {FSC_THRESHOLD} in the mask, not corrected)")
+    if kept.mean_fsc <= every.mean_fsc:
+        text += ". The half-maps do not agree better with the selection"
+    return text
