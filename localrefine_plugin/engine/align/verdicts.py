@@ -19,7 +19,8 @@ The z of all particles are a mixture of three Gaussians, fitted by expectation�
     empty         mean m_e + δ, s.d. s_e                 of the noise
 
 δ is what an image's share in the reference adds. A mixture that explains the particles no better than "all are aligned"
-is not believed, nor one whose aligned particles are hardly apart from the others. docs/explanation/verdicts.md has error rates.
+is not believed, nor one whose aligned particles are hardly apart from the others. docs/explanation/verdicts.md has
+error rates.
 """
 from __future__ import annotations
 

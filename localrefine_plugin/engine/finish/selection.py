@@ -6,8 +6,8 @@ doi:10.1093/biostatistics/5.2.155). Each half-set was judged by its own referenc
 
 A selection can only help if it leaves out what is wrong; leaving out particles at random costs resolution, and that is
 the yardstick. Noise images that were aligned to two similar references make half-maps agree as well, so that the FSC of
-all particles may be better than it should be. Half-maps are made four times from the final poses: of all particles, of all weighted by p as in the run,
-of those kept, and of as many chosen at random.
+all particles may be better than it should be. Half-maps are made four times from the final poses: of all particles, of
+all weighted by p as in the run, of those kept, and of as many chosen at random.
 """
 from __future__ import annotations
 
