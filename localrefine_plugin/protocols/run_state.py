@@ -14,7 +14,7 @@ from ..engine.io.run_folder import RunFolder
 from ..engine.records.codec import from_json
 from ..engine.records.iteration import HalfRecord, IterationRecord
 from ..engine.records.resolved import ResolvedSettings
-from ..engine.records.results import MaskLadder, NullTest, PoseBlur, Report, Sharpening, Validation
+from ..engine.records.results import Directions, MaskLadder, NullTest, PoseBlur, Report, Sharpening, Validation
 from ..engine.records.run_input import InputChanges, RunInput
 from ..engine.records.settings import Settings
 
@@ -145,6 +145,10 @@ class RunState:
     @property
     def mask_ladder(self) -> Optional[MaskLadder]:
         return read_record(self.folder.final("mask_ladder.json"), MaskLadder)
+
+    @property
+    def directions(self) -> Optional[Directions]:
+        return read_record(self.folder.final("directions.json"), Directions)
 
     @property
     def sharpening(self) -> Optional[Sharpening]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ..engine.model.pose import log_map, project
 from ..engine.records.resolved import ResolvedSettings
 from ..protocols.run_state import RunState, read_npz
-from . import map_plots, motion_plots, plots, pose_plots, validation_plots, verdict_plots
+from . import direction_plots, map_plots, motion_plots, plots, pose_plots, validation_plots, verdict_plots
 
 logger = logging.getLogger(__name__)
 
@@ -188,6 +188,13 @@ def orientations(state: RunState, k: int, _other: Other) -> Figure:
     return map_plots.orientation_figure(before, before if k == 0 else _joined(_poses(state, k), "rotation"))
 
 
+def directions(state: RunState, _k: int, _other: Other) -> Figure:
+    arrays, found = read_npz(state.folder.final("directions.npz")), state.directions
+    if arrays is None or found is None or state.input is None:
+        raise NotThere("The directions are measured at the end of a run.")
+    return direction_plots.direction_figure(arrays, found, state.input.box_size, state.pixel_size)
+
+
 def map_slices(state: RunState, k: int, _other: Other) -> Figure:
     before, after = _mean_map(state, 0), _mean_map(state, k)
     return map_plots.map_slices_figure(before, after, state.mask_in_use(k), state.fulcrum_px,
@@ -246,6 +253,8 @@ PICTURES: List[Picture] = [
             "while the resolution does not improve are being fitted to noise.", progress, of_one_iteration=False),
     Picture("orientations", "Viewing directions", "Local refinement should leave the distribution as it was.",
             orientations),
+    Picture("directions", "Resolution by direction", "Whether all directions are seen, and equally well resolved. "
+            "An even map has one colour, a cFAR above 0.5 and an SCF* above 0.81.", directions, of_one_iteration=False),
     Picture("map_slices", "Slices of the map", "Detail should appear inside the mask. Streaks or ripples that end at "
             "the mask are a sign of overfitting.", map_slices),
     Picture("filter_resolution", "Resolution of the filter", "Only with non-uniform regularisation: where the "

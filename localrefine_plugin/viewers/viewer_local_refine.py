@@ -16,7 +16,7 @@ from .html_report import write_report
 from .run_figures import PICTURES, chosen_iteration, draw, picture_of
 
 NO_RUN = "no other run"
-SECTIONS = (("Resolution", ("fsc", "fsc_history", "progress", "validation")),
+SECTIONS = (("Resolution", ("fsc", "fsc_history", "progress", "directions", "validation")),
             ("Poses", ("pose_change", "pose_uncertainty", "learned_motion", "axis_change")),
             ("Particles", ("particles", "orientations")),
             ("Maps and images", ("map_slices", "filter_resolution", "noise", "scale")))

@@ -74,8 +74,7 @@ def test_kept_and_left_out_are_written_and_their_effect_is_measured():
 
 
 def test_half_maps_of_a_selection_are_those_of_the_engine():
-    """Without marginalisation and weights the run's own half-map is that of all particles at their final poses; and
-
+    """Without marginalisation and weights the run's own half-map is that of all particles at their final poses."""
     run, _ = run_with_noise_images(marginalize=False, weight_by_probability=False)
     k = read_json(run.iteration_done(run.iterations_done()))["best_iteration"]
     poses = load_poses(run, k, 1)

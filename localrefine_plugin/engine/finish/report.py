@@ -9,7 +9,7 @@ from ..io.run_store import input_record
 from ..records.codec import from_json
 from ..records.errors import InputError
 from ..records.iteration import HalfRecord, IterationRecord
-from ..records.results import MaskLadder, PoseBlur, Report, Selection, Sharpening, Validation
+from ..records.results import Directions, MaskLadder, PoseBlur, Report, Selection, Sharpening, Validation
 from ..records.run_input import InputChanges
 from ..records.settings import Settings
 
@@ -36,8 +36,9 @@ def build_report(run: RunFolder) -> Report:
     iterations, steps = [i for i in found if i is not None], [h for h in halves if h is not None]
     blur = read(run.final("pose_blur.json"), _as(PoseBlur))
     validation = read(run.final("validation.json"), _as(Validation))
+    directions = read(run.final("directions.json"), _as(Directions))
     best = best_iteration(iterations)
-    advice = [*(best.advice.values() if best else ()), *([blur.advice] if blur and blur.advice else ()),
+    advice = [*(best.advice.values() if best else ()), *(found.advice for found in (blur, directions) if found),
               *(validation.advice if validation else ())]
     costs: List[Union[IterationRecord, HalfRecord]] = [*iterations, *steps]
     changes = read(run.final("input_changes.json"), _as(InputChanges))
@@ -48,12 +49,12 @@ def build_report(run: RunFolder) -> Report:
         iterations=tuple(iterations), halves=tuple(steps), input=given, settings=settings,
         wall_seconds=sum(step.wall_seconds for step in costs), cpu_seconds=sum(step.cpu_seconds for step in costs),
         peak_memory_mb=max((step.peak_memory_mb for step in costs), default=0.0),
-        warnings=tuple(dict.fromkeys(said)), advice=tuple(advice),
+        warnings=tuple(dict.fromkeys(said)), advice=tuple(text for text in advice if text),
         final_resolution_angstrom=best.resolution_angstrom if best else {},
         expected_truth_resolution_angstrom=blur.expected_resolution_angstrom if blur else None,
         resolution_to_report_angstrom=blur.resolution_to_report_angstrom if blur else None,
         mask_ladder=read(run.final("mask_ladder.json"), _as(MaskLadder)),
-        selection=read(run.final("selection.json"), _as(Selection)),
+        directions=directions, selection=read(run.final("selection.json"), _as(Selection)),
         sharpening=read(run.final("sharpening.json"), _as(Sharpening)),
         validation=validation.tests if validation else ())
 

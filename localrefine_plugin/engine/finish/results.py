@@ -22,6 +22,7 @@ from ..records.poses import PoseTable
 from ..records.resolved import ResolvedSettings
 from ..records.results import PoseBlur, Sharpening
 from ..records.run_input import InputChanges
+from .directions import write_directions
 from .mask_ladder import mask_ladder
 from .pose_blur import Share, advice, as_half_map_fsc, blur_correlation, expected_map_to_truth, expected_resolution
 from .report import build_report
@@ -58,6 +59,8 @@ def write_results(run: RunFolder, workers: int) -> None:
         selection = effect(run, k, rows, workers)
         save_record(run.final("selection.json"), selection)
         say(sentence(selection))
+    rotations = [table.rotation for table in (load_poses(run, k, half) for half in (1, 2)) if table is not None]
+    write_directions(run, maps, mask, np.concatenate(rotations), workers)
     blur = pose_blur(run, k, mean, mask, curves, share)
     save_record(run.final("pose_blur.json"), blur)
     changes = changes_at_the_end(run)

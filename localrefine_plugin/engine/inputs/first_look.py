@@ -18,10 +18,12 @@ from ..align.search_plan import search_plan
 from ..align.starts import pose_prior
 from ..io.mrc import ImageReader
 from ..kernels.slices import gauss_newton_sums
+from ..maps.directions import sampling
 from ..maps.mask import mass_kda
 from ..model.optics import stretch
 from ..model.pixels import highest_shell, pixel_list
 from ..model.pose import project
+from ..model.symmetry import operators
 from ..motion.prior_shapes import prior_shape
 from ..records.errors import InputError
 from ..records.particles import Particles
@@ -30,6 +32,7 @@ from .checks import PHASE_FLIPPED
 
 BATCH = 100
 GREY_SCALE_USUAL = 0.3, 3.0
+LEAST_SCF = 0.4  # SCF* of the views: 0.12 within 25° of one axis, 0.58 within 40°
 CERTAIN = 6.0  # standard deviations by which phase-flipped images must be likelier
 
 
@@ -133,3 +136,14 @@ def first_warnings(looks: Sequence[FirstLook], mask: np.ndarray, resolved: Resol
             f"rotation of the masked part (at most {mass_kda(mask, pixel_size):.0f} kDa of protein) only to "
             f"{rotation:.1f}° per axis. {prior.remedy}")
     return warnings
+
+
+def view_warnings(particles: Particles, resolved: ResolvedSettings) -> List[str]:
+    """A sentence where the views of the input leave out much of the directions; none for views within 40° of one."""
+    views = sampling(particles.rotation[particles.half_set > 0], operators(resolved.symmetry))
+    if views.scf_star >= LEAST_SCF:
+        return []
+    unseen = f", and {100 * views.unseen:.0f} % of directions are seen by none" if views.unseen > 0.005 else ""
+    return [f"particles: nearly all are seen from about the same side (SCF* {views.scf_star:.2f}; 1 for even views"
+            f"{unseen}). The map will be smeared along that side, and half-maps do not show it. Only particles seen from "
+            "other sides help: tilt the grid, or change its surface"]

@@ -21,7 +21,8 @@
         fsc.star                 five curves                                 (merge step)
         iteration.json           resolution, limits, convergence decision    (merge step; written last)
     RUN/final/                   particles.star half_map_1.mrc half_map_2.mrc map.mrc map_sharpened.mrc
-                                 mask.mrc fsc.star mask_ladder.json tightest_mask.mrc sharpening.json pose_blur.json,
+                                 mask.mrc fsc.star mask_ladder.json tightest_mask.mrc sharpening.json pose_blur.json
+                                 directions.json directions.npz,
                                  filter_resolution.mrc if non-uniform, validation.json if validated,
                                  particles_kept.star particles_left_out.star selection.json if selected,
                                  input_changes.json if input files changed meanwhile
@@ -252,7 +253,8 @@ class RunFolder:
 
 
 FINAL_FILES = ("particles.star", "half_map_1.mrc", "half_map_2.mrc", "map.mrc", "map_sharpened.mrc",
-               "mask.mrc", "fsc.star", "mask_ladder.json", "tightest_mask.mrc", "sharpening.json", "pose_blur.json")
+               "mask.mrc", "fsc.star", "mask_ladder.json", "tightest_mask.mrc", "sharpening.json", "pose_blur.json",
+               "directions.json", "directions.npz")
 OPTIONAL_FINAL_FILES = ("filter_resolution.mrc",  # where the filter was non-uniform
                         "particles_kept.star", "particles_left_out.star", "selection.json",  # of a selection
                         "validation.json",  # of the verb validate

@@ -16,7 +16,7 @@ from ..align.static_part import static_parts
 from ..inputs.belonging import check_belonging
 from ..inputs.changes import check_continued, file_states, keep_inputs
 from ..inputs.checks import CheckedInputs, check_inputs
-from ..inputs.first_look import FirstLook, first_warnings, look_at
+from ..inputs.first_look import FirstLook, first_warnings, look_at, view_warnings
 from ..io.mrc import write_map
 from ..io.run_folder import RunFolder, remove, remove_temporary
 from ..io.run_store import save_arrays, save_particles, save_record
@@ -65,7 +65,8 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
                            expected_shift_sd_angstrom=max(look.expected_shift_sd_angstrom for look in looks))
         static = static_parts(inputs.maps, inputs.mask, inputs.pixel_size, curves.resolutions()["unmasked"],
                               workers) if settings.subtract else []
-        warnings = [*inputs.warnings, *belonging.said] + first_warnings(looks, inputs.mask, resolved, inputs.pixel_size)
+        warnings = [*inputs.warnings, *belonging.said, *view_warnings(inputs.particles, resolved),
+                    *first_warnings(looks, inputs.mask, resolved, inputs.pixel_size)]
     scales = [look.scale for look in looks]
     run.iteration(0).mkdir(parents=True, exist_ok=True)
     keep_inputs(run, paths, inputs.particles.stacks, before)

@@ -67,6 +67,21 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Directions:
+    """directions.json (maps/directions.py): cFAR; SCF, SCF* and the share of directions that no view sees; the best and
+    the worst resolution in a cone, the worst cone's direction (x, y, z), and a sentence ("" of an even map)."""
+
+    cfar: float
+    scf: float
+    scf_star: float
+    unseen: float
+    best_angstrom: float
+    worst_angstrom: float
+    worst_direction: Tuple[float, ...]
+    advice: str = ""
+
+
+@dataclass(frozen=True)
 class PoseBlur:
     """pose_blur.json: κ(k) of all uncertain poses, the FSC to the truth expected with it, the half-map FSC that would
     mean the same (each (N // 2 + 1,)), the resolution at which the former falls to 0.5, the coarser of that and the
@@ -128,7 +143,8 @@ class Report:
     warnings : on the input.  advice : sentences on the best iteration and the results.
     final_resolution_angstrom : of the best iteration; empty before the first.
     expected_truth_resolution_angstrom, resolution_to_report_angstrom : of `PoseBlur`; None before the end.
-    mask_ladder, sharpening : None before the end.  selection : None without one.  validation : () without one.
+    mask_ladder, sharpening, directions : None before the end.  selection : None without one.
+    validation : () without one.
     files : what finish wrote.
     """
 
@@ -145,6 +161,7 @@ class Report:
     expected_truth_resolution_angstrom: Optional[float] = None
     resolution_to_report_angstrom: Optional[float] = None
     mask_ladder: Optional[MaskLadder] = None
+    directions: Optional[Directions] = None
     selection: Optional[Selection] = None
     sharpening: Optional[Sharpening] = None
     validation: Tuple[NullTest, ...] = ()

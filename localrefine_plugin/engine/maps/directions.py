@@ -1,0 +1,122 @@
+"""Whether a map is equally good in all directions: the views that made it, and the FSC in cones.
+
+**Sampling.** A view along n̂ fills the Fourier samples of shell R whose direction v̂ meets |n̂·v̂| < 1/(2R). With s the
+number of views at a direction, over the directions that are seen at all, and f the share of those that are not, the
+sampling compensation factor (Baldwin & Lyumkis 2020, doi:10.1016/j.pbiomolbio.2019.09.002) is
+
+    SCF = 1 / (⟨1/s⟩ ⟨s⟩),        SCF* = SCF / (1 + f / (1 − f) · ⟨s⟩ · SCF / 2),
+
+the share of the signal-to-noise ratio that is left beside even views. It is 1 for even views and 8/π² = 0.81 for views
+from all sides about one axis, the last distribution that leaves nothing out. Half-maps cannot see what is missing in
+both.
+
+**Cones.** The FSC among the samples within 20° of a direction, for many directions; the cone FSC area ratio (cFAR) is
+the smallest area under these curves over the largest, each up to where it falls to 0.143.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Tuple
+
+import numpy as np
+
+from ..model import fourier
+from ..records.iteration import FSC_THRESHOLD
+from .fsc import first_below, resolution_at
+
+FOURIER_RADIUS, VIEWS_PER_SAMPLE = 50, 50  # R, or less where it would leave fewer views than that at a direction
+MOST_VIEWS = 20_000
+DIRECTIONS = 2000  # of sampling, on half a sphere
+CONE_DEG, CONES = 20.0, 300
+FEWEST_SAMPLES = 20  # of a shell in a cone; with fewer the FSC is that of the whole shell
+BELTS, SECTORS = 40, 80  # of half a sphere, of equal area: a third of a cone's width
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """directions (d, 3) of half a sphere, views (d,) at each, SCF, SCF*, and the share of directions never seen."""
+
+    directions: np.ndarray
+    views: np.ndarray
+    scf: float
+    scf_star: float
+    unseen: float
+
+
+@dataclass(frozen=True)
+class ConeFsc:
+    """directions (c, 3) of half a sphere, curves (c, N // 2 + 1), resolution (c,) in Å at FSC 0.143, and cFAR."""
+
+    directions: np.ndarray
+    curves: np.ndarray
+    resolution_angstrom: np.ndarray
+    cfar: float
+
+
+def half_sphere(count: int) -> np.ndarray:
+    """(count, 3) directions z > 0, nearly even (a Fibonacci spiral)."""
+    z = (np.arange(count) + 0.5) / count
+    angle = np.pi * (1 + np.sqrt(5)) * np.arange(count)
+    across = np.sqrt(1 - z ** 2)
+    return np.stack([across * np.cos(angle), across * np.sin(angle), z], axis=1)
+
+
+def sampling(rotation: np.ndarray, symmetry: np.ndarray) -> Sampling:
+    """Of views with these poses (n, 3, 3), with the operators (g, 3, 3) of a point group."""
+    rotation = rotation[np.unique(np.linspace(0, len(rotation) - 1, MOST_VIEWS // len(symmetry)).astype(int))]
+    views = (rotation[:, None] @ symmetry[None])[:, :, 2].reshape(-1, 3)  # the beam, in the frame of the map
+    width = 0.5 / np.clip(len(views) / (2 * VIEWS_PER_SAMPLE), 1, FOURIER_RADIUS)
+    directions = half_sphere(DIRECTIONS)
+    count = np.concatenate([np.count_nonzero(np.abs(directions[start:start + CHUNK] @ views.T) < width, axis=1)
+                            for start in range(0, DIRECTIONS, CHUNK)])
+    seen = count[count > 0]
+    if not len(seen):
+        return Sampling(directions, count, 0.0, 0.0, 1.0)
+    unseen = 1 - len(seen) / len(count)
+    scf = float(1 / (np.mean(1 / seen) * count.mean()))
+    star = scf / (1 + unseen / (1 - unseen) * count.mean() * scf / 2)
+    return Sampling(directions, count, scf, float(star), float(unseen))
+
+
+def cone_fsc(map1: np.ndarray, map2: np.ndarray, pixel_size: float, workers: int = 1) -> ConeFsc:
+    """FSC of two maps (N, N, N) in cones."""
+    box = fourier.box_of(map1.shape)
+    spectra = [fourier.forward(volume, workers) for volume in (map1, map2)]
+    shell, place = shells_and_places(box)
+    inside = shell <= box // 2
+    cell = (shell * (BELTS * SECTORS) + place)[inside]
+    length = (box // 2 + 1) * BELTS * SECTORS
+    cross, power1, power2 = (
+        np.bincount(cell, values[inside].ravel(), length).reshape(-1, BELTS * SECTORS)
+        for values in ((spectra[0] * spectra[1].conj()).real, np.abs(spectra[0]) ** 2, np.abs(spectra[1]) ** 2))
+    directions = half_sphere(CONES)
+    in_cone = (np.abs(directions @ places().T) > np.cos(np.deg2rad(CONE_DEG))).astype(np.float64)
+    # einsum: the sums of a threaded BLAS depend on the number of threads
+    sums = [np.einsum("cp,sp->cs", in_cone, values) for values in (cross, power1, power2)]
+    curves = sums[0] / np.sqrt(np.maximum(sums[1] * sums[2], 1e-30))
+    samples = np.einsum("cp,sp->cs", in_cone, np.bincount(cell, minlength=length).reshape(-1, BELTS * SECTORS))
+    everywhere = cross.sum(axis=1) / np.sqrt(np.maximum(power1.sum(axis=1) * power2.sum(axis=1), 1e-30))
+    curves = np.where(samples < FEWEST_SAMPLES, everywhere, curves)
+    area = np.array([curve[1:first_below(curve, FSC_THRESHOLD)].clip(0).sum() for curve in curves])
+    resolution = np.array([resolution_at(curve, FSC_THRESHOLD, box, pixel_size) for curve in curves])
+    return ConeFsc(directions, curves, resolution, float(area.min() / max(area.max(), 1e-12)))
+
+
+def shells_and_places(box: int) -> Tuple[np.ndarray, np.ndarray]:
+    """Shell and cell of the half sphere (N, N, N // 2 + 1) int of each sample of a half-spectrum."""
+    k = np.fft.fftfreq(box, 1 / box)
+    z, y, x = k[:, None, None], k[None, :, None], np.arange(box // 2 + 1)[None, None, :]
+    radius = np.sqrt(z ** 2 + y ** 2 + x ** 2)
+    up = np.where(z < 0, -1.0, 1.0)  # the other half of the sphere is the complex conjugate
+    belt = np.minimum((BELTS * (up * z) / np.maximum(radius, 1)).astype(int), BELTS - 1)
+    sector = (SECTORS * (np.arctan2(up * y, up * x) / (2 * np.pi) % 1)).astype(int) % SECTORS
+    return np.rint(radius).astype(int), belt * SECTORS + sector
+
+
+def places() -> np.ndarray:
+    """(BELTS · SECTORS, 3) middles of the cells of the half sphere."""
+    z = np.repeat((np.arange(BELTS) + 0.5) / BELTS, SECTORS)
+    angle = 2 * np.pi * (np.tile(np.arange(SECTORS), BELTS) + 0.5) / SECTORS
+    across = np.sqrt(1 - z ** 2)
+    return np.stack([across * np.cos(angle), across * np.sin(angle), z], axis=1)
