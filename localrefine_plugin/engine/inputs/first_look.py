@@ -143,7 +143,7 @@ def view_warnings(particles: Particles, resolved: ResolvedSettings) -> List[str]
     views = sampling(particles.rotation[particles.half_set > 0], operators(resolved.symmetry))
     if views.scf_star >= LEAST_SCF:
         return []
-    unseen = f", and {100 * views.unseen:.0f} % of directions are seen by none" if views.unseen > 0.005 else ""
+    unseen = "" if views.unseen < 0.005 else f", and {100 * views.unseen:.0f} % of the directions are seen by none"
     return [f"particles: nearly all are seen from about the same side (SCF* {views.scf_star:.2f}; 1 for even views"
-            f"{unseen}). The map will be smeared along that side, and half-maps do not show it. Only particles seen from "
-            "other sides help: tilt the grid, or change its surface"]
+            f"{unseen}). The map will be smeared along that side, and half-maps do not show it. Only particles seen "
+            "from other sides help: tilt the grid, or change its surface"]
