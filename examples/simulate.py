@@ -65,7 +65,7 @@ class Poses:
     rotation: np.ndarray
     position: np.ndarray
 
-    def __getitem__(self, rows: slice) -> "Poses":
+    def __getitem__(self, rows: "slice | np.ndarray") -> "Poses":
         return Poses(self.rotation[rows], self.position[rows])
 
 

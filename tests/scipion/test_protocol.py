@@ -344,6 +344,22 @@ def wait_for_end(project, protocol, seconds=120):
         project._updateProtocol(protocol)
 
 
+def test_a_selection_gives_two_more_sets(project, tmp_path):
+    noise_images = range(0, 260, 4)
+    here = SimpleNamespace(project=project.project, inputs=simulated_inputs(project.project, tmp_path / "noise", n=260,
+                                                                            noise_images=noise_images))
+    protocol = launch(here, new_protocol(here, keepProbability=0.5))
+    assert protocol.isFinished(), protocol.getErrorMessage()
+    kept, left_out = ({item.getObjId() for item in found} for found in (protocol.outputParticlesKept,
+                                                                        protocol.outputParticlesLeftOut))
+    everything = {item.getObjId(): item._lrProbabilityAligned.get() for item in protocol.outputParticles}
+    assert kept | left_out == set(everything) and not kept & left_out
+    assert kept == {identifier for identifier, p in everything.items() if p >= 0.5}
+    is_noise = {identifier for i, identifier in enumerate(sorted(everything)) if i in noise_images}
+    assert len(left_out & is_noise) > 0.9 * len(is_noise) and len(left_out - is_noise) < 0.05 * len(everything)
+    assert protocol.outputParticlesKept.hasAlignmentProj()
+
+
 def test_a_failure_of_the_engine_is_one_sentence(project, tmp_path):
     bad = write_map(tmp_path / "mask.mrc", 3.0 * soft_ball(32, 9, 4))
     inputs = store_inputs(project.project, {"outputMask": lambda p: volume(bad, mask=True)})

@@ -129,10 +129,11 @@ def volume(path: str, halves: Any = (), pixel_size: float = PIXEL_SIZE, mask: bo
     return item
 
 
-def simulated_inputs(project: Any, folder: Path, box: int = 32, n: int = 60, seed: int = 3, bad: Any = ()) -> Any:
+def simulated_inputs(project: Any, folder: Path, box: int = 32, n: int = 60, seed: int = 3, bad: Any = (),
+                     noise_images: Any = ()) -> Any:
     """A finished protocol with outputParticles (projections without CTF effects), outputVolume and outputMask.
 
-    The images of the ``bad`` particles (from 0) are NaN.
+    The images of the ``bad`` particles (from 0) are NaN, those of ``noise_images`` have the noise of the others only.
     """
     from scipy.ndimage import map_coordinates
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,9 @@ def simulated_inputs(project: Any, folder: Path, box: int = 32, n: int = 60, see
     for i, t in enumerate(transforms):
         where = t[:3, :3] @ points + t[:3, 3:4] + box // 2
         images[i] = map_coordinates(density, where[::-1], order=1).reshape(box, box, box).sum(axis=0)
-    images += rng.normal(0, images.std(), images.shape).astype(np.float32)
+    noise_sd = images.std()
+    images[list(noise_images)] = 0
+    images += rng.normal(0, noise_sd, images.shape).astype(np.float32)
     images[list(bad)] = np.nan
     stack = write_map(folder / "particles.mrcs", images, stack=True)
     noise = 0.05 * density.std()

@@ -1,0 +1,184 @@
+"""Verdicts on particles beside the planted truth: shares, ROC area, calibration, and what the weights do to the map.
+
+    python -m benchmarks.honesty.verdicts [--data FOLDER …] [--views FOLDER …] --work FOLDER [--write]
+
+Each --data set is refined as it is with weights and without, and without the planted wrong particles. It ends with the
+assertion that the share of wrong particles is found within a third, and that sets without any lose fewer than 1 %.
+Each --views set is refined, and what is said of its directions stands beside the truth.
+
+Data: FOLDER, simulated: a set of the benchmark's make_hard.py, whose truth.json lists noise images and other things
+("junk") and particles without the sub-volume ("absent").
+"""
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from examples.evaluate import read_map, read_poses
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
+from localrefine_plugin.engine.io.run_store import load_iteration, load_poses
+from localrefine_plugin.engine.io.star import read_star, write_star
+from localrefine_plugin.engine.records.settings import Settings
+from localrefine_plugin.engine.refine import refine
+from localrefine_plugin.protocols.run_state import RunState
+from localrefine_plugin.viewers.run_figures import draw_if_there, picture_of
+
+from ..page import DOCS, IMAGES, table, write_section
+from ..truth import Truth
+
+PAGE = DOCS / "explanation" / "verdicts.md"
+HEAD = ("data", "wrong", "found", "ROC area", "calibration error", "aligned ones lost at p < 0.5",
+        "mean FSC to the truth: weighted", "all alike", "wrong ones not given")
+VIEW_HEAD = ("views", "cFAR", "SCF*", "directions seen by none", "half-maps, FSC 0.143", "truth, FSC 0.5")
+BINS = 10
+
+
+def wrong_rows(data: Path) -> List[int]:
+    truth = json.loads((data / "truth.json").read_text(encoding="utf-8"))
+    return sorted({*truth.get("junk", ()), *truth.get("absent", ())})
+
+
+def without(data: Path, rows: List[int], target: Path) -> Path:
+    """A particle file without some rows."""
+    tables = read_star(data / "particles.star")
+    kept = []
+    for entry in tables:
+        if entry.name == "particles":
+            number = len(entry)
+            kept.append(entry.take(np.setdiff1d(np.arange(number), rows)))
+        else:
+            kept.append(entry)
+    write_star(target, kept)
+    return target
+
+
+def run(data: Path, particles: Path, output: Path, threads: int, **settings: object) -> RunFolder:
+    maps = [str(data / name) for name in ("half1.mrc", "half2.mrc", "mask_B.mrc")]
+    given = Settings(**settings)  # type: ignore[arg-type]
+    return refine(str(particles), *maps, str(output), given, "cpu", threads, "overwrite")
+
+
+def probabilities(done: RunFolder, count: int) -> np.ndarray:
+    """(n,) of all particles by row, from the best iteration."""
+    best = load_iteration(done, done.iterations_done()).best_iteration
+    p = np.ones(count)
+    for half in (1, 2):
+        poses = load_poses(done, best, half)
+        assert poses is not None and poses.probability_aligned is not None
+        p[poses.row] = poses.probability_aligned
+    return p
+
+
+def roc_area(p: np.ndarray, aligned: np.ndarray) -> float:
+    """The probability that an aligned particle has a higher p than a wrong one."""
+    order = np.argsort(np.argsort(p, kind="stable"))
+    good, bad = int(aligned.sum()), int((~aligned).sum())
+    return float((order[aligned].sum() - good * (good - 1) / 2) / max(good * bad, 1))
+
+
+def reliability(p: np.ndarray, aligned: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean p, share of aligned ones, and number of particles, of ten classes of p."""
+    of = np.minimum((BINS * p).astype(int), BINS - 1)
+    used = [b for b in range(BINS) if (of == b).any()]
+    return (np.array([p[of == b].mean() for b in used]), np.array([aligned[of == b].mean() for b in used]),
+            np.array([np.count_nonzero(of == b) for b in used]))
+
+
+def fsc_to_truth(data: Path, done: RunFolder, rows: np.ndarray) -> float:
+    """Mean FSC of the final map to the truth, in the frame of the particles ``rows``; the run had all or just these."""
+    truth, found = Truth(data), read_poses(done.final("particles.star"))
+    truth.poses = truth.poses[rows]
+    found = found if len(found.rotation) == len(rows) else found[rows]
+    return truth.of_map(read_map(done.final("map.mrc")), found, truth.mask)["mean_fsc"]
+
+
+def row(data: Path, work: Path, threads: int) -> Tuple[List[str], Tuple[np.ndarray, np.ndarray]]:
+    wrong = wrong_rows(data)
+    count = len(read_poses(data / "particles.star").rotation)
+    aligned = ~np.isin(np.arange(count), wrong)
+    rows = np.flatnonzero(aligned)
+    weighted = run(data, data / "particles.star", work / f"{data.name}_weighted", threads)
+    p = probabilities(weighted, count)
+    share, found = 1 - aligned.mean(), 1 - p.mean()
+    lost = float((p[aligned] < 0.5).mean())
+    assert not wrong or abs(found - share) < share / 3, f"{data.name}: {share:.2f} wrong, {found:.2f} found"
+    assert wrong or lost < 0.01, f"{data.name}: {lost:.3f} lost"
+    mean, is_aligned, number = reliability(p, aligned)
+    error = float(np.abs(mean - is_aligned) @ number / count)
+    quality = [fsc_to_truth(data, weighted, rows)]
+    if wrong:
+        alike = run(data, data / "particles.star", work / f"{data.name}_alike", threads, weight_by_probability=False)
+        clean = run(data, without(data, wrong, data / "particles_clean.star"), work / f"{data.name}_clean", threads)
+        quality += [fsc_to_truth(data, alike, rows), fsc_to_truth(data, clean, rows)]
+    cells = [data.name, f"{100 * share:.0f} %", f"{100 * found:.1f} %",
+             f"{roc_area(p, aligned):.3f}" if wrong else "–", f"{error:.3f}", f"{100 * lost:.1f} %"]
+    cells += [f"{q:.3f}" for q in quality] + ["–"] * (3 - len(quality))
+    print(*cells, flush=True)
+    return cells, (p, aligned)
+
+
+def draw(found: Dict[str, Tuple[np.ndarray, np.ndarray]]) -> None:
+    """The reliability diagram of all sets with wrong particles."""
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="0.6", lw=1)
+    for name, (p, aligned) in found.items():
+        if not aligned.all():
+            mean, share, number = reliability(p, aligned)
+            shown = number >= 10
+            axes.plot(mean[shown], share[shown], "o-", ms=4, lw=1, label=name)
+    axes.set_xlabel("probability to be aligned")
+    axes.set_ylabel("share that is aligned")
+    axes.legend(fontsize=7, frameon=False)
+    figure.savefig(IMAGES / "verdicts_reliability.png", dpi=110)
+
+
+def view_row(data: Path, work: Path, threads: int) -> List[str]:
+    """What a run says of the directions of its map, beside the truth."""
+    done = run(data, data / "particles.star", work / f"{data.name}_views", threads)
+    found, halves = read_json(done.final("directions.json")), read_json(done.report)["final_resolution_angstrom"]
+    truth = Truth(data)
+    real = truth.of_map(read_map(done.final("map.mrc")), read_poses(done.final("particles.star")), truth.mask)
+    return [data.name, f"{found['cfar']:.2f}", f"{found['scf_star']:.2f}", f"{100 * found['unseen']:.0f} %",
+            f"{halves['corrected']:.2f} Å", f"{real['fsc_half_angstrom']:.2f} Å"]
+
+
+def save_picture(run_folder: Path, name: str) -> None:
+    state = RunState(run_folder)
+    draw_if_there(picture_of(name), state).savefig(IMAGES / f"viewer_{name}.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, action="append", default=[])
+    parser.add_argument("--views", type=Path, action="append", default=[], help="sets with other views")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    rows, found = [], {}
+    for data in options.data:
+        cells, found[data.name] = row(data, options.work, options.threads)
+        rows.append(cells)
+    views = [view_row(data, options.work, options.threads) for data in options.views]
+    if options.write and views:
+        save_picture(options.work / f"{options.views[-1].name}_views", "directions")
+        names = " ".join(f"--views {data.name}" for data in options.views)
+        write_section("directions", f"`python -m benchmarks.honesty.verdicts {names} --work FOLDER --write`\n\n"
+                      f"{table(VIEW_HEAD, views)}", PAGE)
+    if options.write and rows:
+        draw(found)
+        first = next(name for name, (_, aligned) in found.items() if not aligned.all())
+        save_picture(options.work / f"{first}_weighted", "particles")
+        names = " ".join(f"--data {data.name}" for data in options.data)
+        write_section("verdicts", f"`python -m benchmarks.honesty.verdicts {names} --work FOLDER --write`\n\n"
+                      f"{table(HEAD, rows)}", PAGE)
+
+
+if __name__ == "__main__":
+    main()
