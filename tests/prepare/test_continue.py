@@ -84,7 +84,7 @@ def test_back_to_the_old_setting_leaves_nothing_of_the_other(run):
 def test_nothing_in_iteration_0_depends_on_the_settings_that_are_taken_as_they_are(tmp_path):
     """Else a changed one would have to prepare the run again."""
     values = {"bool": lambda d: not d.default, "int": lambda d: d.default + 1,
-              "float": lambda d: (d.default or 40.0) * 1.5,
+              "float": lambda d: min((d.default or 40.0) * 1.5, d.high or 1000.0),
               "choice": lambda d: next(c for c in d.choices if c != d.default)}
     later = {name: info for name, info in DESCRIBED.items() if info.step != PREPARE}
     assert {info.step for info in later.values()} == {ALIGN, MERGE, FINISH, STOP}

@@ -10,16 +10,19 @@ from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine.io.run_folder import RunFolder, write_json
 from localrefine_plugin.engine.io.star import StarTable, write_star
+from localrefine_plugin.engine.maps.directions import half_sphere
 from localrefine_plugin.engine.merge.motion_report import motion_summary
 from localrefine_plugin.engine.motion.motion_prior import about_point
 from localrefine_plugin.engine.records.codec import as_json
-from localrefine_plugin.engine.records.iteration import CURVE_NAMES
+from localrefine_plugin.engine.records.iteration import CURVE_NAMES, Verdict
 from localrefine_plugin.engine.records.motion import LearnedMotion, MotionSummary
 from localrefine_plugin.engine.records.poses import PoseTable
 from localrefine_plugin.engine.records.resolved import ResolvedSettings
+from localrefine_plugin.engine.records.results import Directions
 from localrefine_plugin.engine.records.settings import Settings
 
 BOX, PIXEL = 32, 3.0
+VERDICT = Verdict(1.0, 0.0, 0.0, 8.0, 1.0, 7.0, 1.3, (3.5, 1.0), (2.8, 0.8))
 SHIFT_ADVICE = "14 % of the particles are at the limit of the shift search: widen it, or use a prior"
 
 
@@ -79,6 +82,14 @@ def fake_covariance() -> np.ndarray:
     return about_point(covariance, -hinge)
 
 
+def fake_directions(folder: RunFolder) -> None:
+    directions, cones = half_sphere(100), half_sphere(20)
+    curves = np.tile(np.linspace(1, 0, BOX // 2 + 1), (20, 1))
+    np.savez(folder.final("directions.npz"), sampling_directions=directions, views=np.arange(100), cone_curves=curves,
+             cone_directions=cones, cone_resolution_angstrom=np.linspace(7, 8, 20))
+    write_json(folder.final("directions.json"), as_json(Directions(0.9, 0.98, 0.98, 0.0, 7.0, 8.0, (0.0, 0.0, 1.0))))
+
+
 def fake_motion() -> MotionSummary:
     """The key "motion" of iteration.json."""
     covariance = fake_covariance()
@@ -102,14 +113,15 @@ def fake_half(folder: RunFolder, k: int, half: int, n: int, rng: np.random.Gener
         shift_px=rng.normal(0, 0.5, (n, 2)), rotation_change_deg=w,
         shift_change_angstrom=rng.normal(0, 2.0, (n, 2)), covariance=covariance, pose_error_covariance=covariance,
         log_likelihood=rng.normal(50, 5, n), modes=np.ones(n, int), insertions=rng.integers(1, 4, n),
-        at_rotation_limit=rng.random(n) < 0.02, at_shift_limit=rng.random(n) < 0.04).columns())
+        at_rotation_limit=rng.random(n) < 0.02, at_shift_limit=rng.random(n) < 0.04, gain=rng.normal(8, 1.3, n),
+        probability_aligned=np.ones(n), probability_empty=np.zeros(n)).columns())
     np.savez(folder.motion(k, half), covariance=fake_covariance(), along_axes=rng.standard_normal((n, 2)))
     shells = BOX // 2 + 1
     power = np.abs(rng.normal(1, 0.02, (1, shells))) * np.exp(-np.arange(shells) / 9.0)
     np.savez(folder.noise(k, half), power=power)
     write_json(folder.half_done(k, half), {"iteration": k, "half": half, "particles": n, "wall_seconds": 4.0,
                                            "cpu_seconds": 7.5, "peak_memory_mb": 300.0, "phase_seconds": {"align": 3.0},
-                                           "device": "cpu, 2 threads"})
+                                           "device": "cpu, 2 threads", "verdict": as_json(VERDICT)})
 
 
 def fake_fsc(path: Path, k: int) -> Dict[str, float]:
@@ -146,6 +158,7 @@ def fake_final(folder: RunFolder, k: int, mask: Any) -> None:
                   dict(rung, mask="tighter", resolution_angstrom=7.25)]})
     write_json(folder.final("sharpening.json"), {"b_factor_applied": -85.0, "b_factor_guinier": -85.2,
                                                  "guinier_correlation": -0.99, "guinier_shells": 9})
+    fake_directions(folder)
     write_json(folder.report, {"iterations": [], "halves": [], "input": {}, "settings": {}, "wall_seconds": 31.0,
                                "cpu_seconds": 60.0, "peak_memory_mb": 310.0, "final_resolution_angstrom": resolution,
                                "warnings": ["4 % of the particles sit at the shift limit"]})
