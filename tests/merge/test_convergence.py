@@ -1,6 +1,8 @@
 """When a refinement stops, and which of its iterations it keeps."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from localrefine_plugin.engine.merge.convergence import decide
@@ -11,11 +13,11 @@ BOX_ANGSTROM = 256.0
 RESOLVED = ResolvedSettings(max_iterations=8, mask_radius_angstrom=40.0)
 
 
-def decision(*resolutions, moved_sigma=1.0):
+def decision(*resolutions, moved_sigma=1.0, resolved=RESOLVED):
     """Of iterations 0, 1, … with these corrected resolutions in Å."""
     change = PoseChange(5.0, 3.0, rotation_since_last_median_sigma=moved_sigma)
     history = [IterationRecord(k, {"corrected": d}, pose_change=change) for k, d in enumerate(resolutions)]
-    return decide(history, RESOLVED, BOX_ANGSTROM)
+    return decide(history, resolved, BOX_ANGSTROM)
 
 
 def test_goes_on_while_resolution_or_poses_change():
@@ -31,6 +33,14 @@ def test_stops_when_neither_changes():
 @pytest.mark.parametrize("resolutions, best", [((12.0, 6.0, 5.5, 5.6), 2), ((5.0, 6.0, 6.5), 1)])
 def test_keeps_the_best_iteration_never_the_input(resolutions, best):
     assert decision(*resolutions).best_iteration == best
+
+
+def test_the_first_iteration_of_a_learned_prior_must_be_clearly_finer():
+    """Box 256 Å: 10.6, 11.0 and 12.5 Å are shells 24.2, 23.3 and 20.5."""
+    learned, gaussian = (replace(RESOLVED, prior=prior) for prior in ("learned", "gaussian"))
+    assert decision(12.0, 10.6, 11.2, 11.0, resolved=learned).best_iteration == 3
+    assert decision(12.0, 10.6, 11.2, 11.0, resolved=gaussian).best_iteration == 1
+    assert decision(12.0, 10.6, 12.5, resolved=learned).best_iteration == 1
 
 
 def test_stops_at_the_maximum():

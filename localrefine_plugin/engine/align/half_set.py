@@ -32,7 +32,7 @@ from .half_sums import BestPoses, HalfSums, NoiseSums, pose_columns, refitted_sc
 from .images import Batch, HalfSetImages, pack, scaled
 from .marginalize import Insertions, best_only, mode_weights, posterior_insertions
 from .memory import GridSize, MemoryNeed, check_fits, memory_need, reach_of_reference
-from .prior import PosePrior, pulling_precision
+from .prior import PosePrior
 from .reference import Reference, make_reference, slice_rows, support_box
 from .reference_errors import (
     ReferenceErrors,
@@ -42,7 +42,7 @@ from .reference_errors import (
     self_noise_bias,
     signal_share,
 )
-from .search import Modes, PackedImages, best_modes, search
+from .search import Modes, PackedImages, best_modes, evaluate, search
 from .search_plan import SearchPlan, grid_of, levels_of
 from .starts import known_start, pose_prior, search_centre, unsettled
 from .static_part import SIGMA, static_reference, subtract, surface_motion
@@ -217,6 +217,7 @@ class HalfAlignment:
         with self.timer("search"):
             modes = self.search(index, packed, prior, u0)
             best = best_modes(modes, n)
+            gradient = self.likelihood_gradient(packed, prior, best) if plan.prior.learns else None
         with self.timer("noise"):
             cross, energy = model_match(self.reference, packed, best)
             match = to_host(self.device.xp.stack([cross.sum(axis=1), energy.sum(axis=1)]))
@@ -232,8 +233,7 @@ class HalfAlignment:
         sums.weight_sum = weight_sum
         best = best.to_host()
         if plan.prior.learns:
-            precision = pulling_precision(prior, best.w, best.shift)
-            sums.evidence.append(evidence_at(rotation0, best.w, best.shift, best.curvature, precision,
+            sums.evidence.append(evidence_at(rotation0, best.w, best.shift, best.curvature, to_host(gradient),
                                              np.ones(n) if counts is None else counts))
         inserted = np.bincount(to_host(chosen.owner), minlength=n)
         found = BestPoses(index, best, to_host(modes.owner), u0, inserted, errors)
@@ -244,6 +244,11 @@ class HalfAlignment:
         start = None if known is None else (self.to_device(known[0]), self.to_device(known[1]))
         return search(self.reference, packed, prior.to_device(self.to_device), self.grid, self.levels, start,
                       self.to_device(unsettled(self.previous, index)))
+
+    def likelihood_gradient(self, packed: PackedImages, prior: PosePrior, best: Modes) -> Array:
+        """(n, 5) at the best poses, in (right increment of R, u)."""
+        alone = replace(prior.to_device(self.to_device), precision=self.device.xp.zeros_like(best.precision))
+        return evaluate(self.reference, packed, alone, best, self.levels.pixels[-1], curvature=False)[1]
 
     def last_scale(self) -> Optional[np.ndarray]:
         return None if self.previous is None else self.previous.scale

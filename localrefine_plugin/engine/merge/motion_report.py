@@ -17,6 +17,7 @@ from .hinge import Hinge
 
 DRAWS = 200  # of Σ for the errors: those are good to 5 %
 FLAT = -0.6  # excess kurtosis: 0 of a Gaussian, −1.2 of a flat distribution, −2 of two narrow peaks
+STILL_DEG, STILL_ANGSTROM = 0.6, 1.0  # widths below which a sub-volume is said not to move
 MUCH_JUNK = 0.03  # of the particles: none are, of a Gaussian motion
 WIDTHS_IN_EXTENT = 2.2  # the s.d. per axis of a distribution that fills a ball evenly is the radius / √5
 SIGNIFICANT = 4.0  # χ² per degree of freedom
@@ -142,6 +143,10 @@ def motion_words(motion: PrincipalMotion) -> List[str]:
     """Sentences on one motion: how far, about which point, and what the input was off by on average."""
     rotation = widths_in_words(motion.rotation_widths_deg, "°")
     shift = widths_in_words(motion.displacement_widths_angstrom, " Å")
+    if motion.rotation_widths_deg[0] < STILL_DEG and motion.displacement_widths_angstrom[0] < STILL_ANGSTROM:
+        return [f"The images show no motion of the sub-volume against its input poses (learned: {rotation} of "
+                f"rotation, {shift} of the mask's centre). The input poses were kept: either the sub-volume does not move by "
+                "itself, or its density is too small to show it"]
     words = [f"Motion learned from the particles (standard deviations along its axes): {rotation} of rotation, "
              f"{shift} of the centre of the mask"]
     if motion.hinge is not None:

@@ -30,6 +30,11 @@ STILL = 2e-3  # … until no element of Σ changes by more, in units of its widt
 PSEUDO_PARTICLES = 1.0  # more pull the hinge to the mask centre: 5 at 7° by 1–2 px of 10 where poses are known to 3°
 JUNK_SHARE, JUNK_WIDTH = 0.1, 2.0  # the share expected (it hardly matters), and how far junk lies in widths of Σ₀
 MOST_PARTICLES = 4000  # more add nothing to 21 numbers; keeps the cost constant
+ROTATION, DISPLACEMENT = slice(0, 3), slice(3, 6)
+STRETCH = 2 ** 0.5
+WORTH = 0.5  # log likelihood that a stretch must gain
+INDIFFERENT = 2.0  # … that may be lost for smaller widths: 95 % of likelihood ratios of one parameter are less than 1.9
+MOST_STEPS = 12  # of the widths, by STRETCH each: to 1/64
 SMALLEST_SIGMA_RAD, SMALLEST_SIGMA_PX = np.deg2rad(0.05), 0.02
 
 
@@ -107,18 +112,21 @@ def inverses_and_log_determinants(matrices: np.ndarray) -> Tuple[np.ndarray, np.
 
 
 def evidence_at(rotation0: np.ndarray, w: np.ndarray, shift: np.ndarray, curvature: np.ndarray,
-                precision: np.ndarray, weight: np.ndarray) -> Evidence:
-    """Evidence from converged poses (n,): w (n, 3), shift (n, 2), curvature and precision (n, 5, 5), weight (n,).
+                gradient: np.ndarray, weight: np.ndarray) -> Evidence:
+    """Evidence from the likelihood at poses (n,) near its optimum: w (n, 3), shift (n, 2), curvature (n, 5, 5) and
+    gradient (n, 5), weight (n,).
 
-    At the posterior's maximum the likelihood's gradient is Q x, hence H y = H x + Q x. ``curvature`` is
-    that of right increments of R; it is carried to w by the right Jacobian.
+    H y = H x + gradient. Both are those of right increments of R; they are carried to w by the right Jacobian. (At the
+    optimum of the posterior the gradient is Q x; but there a search stops when the posterior gains no more, and under a
+    narrow prior, of large Q, what it leaves over is more than all that one image tells.)
     """
     to_w = np.zeros((len(w), 5, 5))
     to_w[:, :3, :3] = inverses(inverse_right_jacobian(w))
     to_w[:, 3, 3] = to_w[:, 4, 4] = 1
     h = np.swapaxes(to_w, 1, 2) @ curvature @ to_w
     x = np.concatenate([w, shift], axis=1)
-    return Evidence(rotation0, h, ((h + precision) @ x[..., None])[..., 0], weight)
+    pull = (h @ x[..., None] + np.swapaxes(to_w, 1, 2) @ gradient[..., None])[..., 0]
+    return Evidence(rotation0, h, pull, weight)
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:
@@ -126,26 +134,84 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
     return inverses(matrix[None])[0]
 
 
-def learn(evidence: Evidence, start: np.ndarray, floor: np.ndarray, isotropic: bool = False) -> np.ndarray:
+def learn(evidence: Evidence, start: np.ndarray, floor: np.ndarray, isotropic: bool = False,
+          least: bool = True) -> np.ndarray:
     """Σ (6, 6) by EM from ``start``; ``floor`` Σ₀ weighs as PSEUDO_PARTICLES particles.
 
     ``isotropic`` keeps two widths only, one of rotation and one of displacement.
+
+    Where one image tells less than the motion is wide, a sweep changes next to nothing long before it should stop. So all
+    widths of rotation, and those of displacement, are stretched by what the likelihood prefers (parameter expansion;
+    Liu, Rubin & Wu 1998, doi:10.1093/biomet/85.4.755), and at the end by the least that explains the images as well:
+    what the images do not show is no reason to leave the input poses. ``least`` False: not so; for the first iteration,
+    whose reference is a low-passed one that shows little of anything.
     """
-    evidence = evidence.some(MOST_PARTICLES)
-    information, pull = evidence.in_body_frame()
-    of_junk = log_junk(information, pull, floor)
-    covariance = start
-    for _ in range(SWEEPS):
-        before = covariance
-        step = expected(information, pull, covariance)
-        covariance = maximised(step, evidence.weight * step.probability_not_junk(of_junk), floor)
-        if isotropic:
-            rotation, shift = np.trace(covariance[:3, :3]) / 3, np.trace(covariance[3:, 3:]) / 3
-            covariance = np.diag([rotation] * 3 + [shift] * 3)
-        width = np.sqrt(np.diag(covariance))
-        if np.abs((covariance - before) / np.outer(width, width)).max() < STILL:
-            break
+    images = SeenMotion(evidence.some(MOST_PARTICLES), floor)
+    covariance = images.swept(start, isotropic)
+    for part in (ROTATION, DISPLACEMENT):
+        covariance = images.likeliest(covariance, part)
+    covariance = images.swept(covariance, isotropic)
+    for part in (ROTATION, DISPLACEMENT) if least else ():
+        covariance = images.least(covariance, part)
     return floored(covariance)
+
+
+class SeenMotion:
+    """What n images say of a covariance Σ (6, 6) of the motion; ``floor`` Σ₀."""
+
+    def __init__(self, evidence: Evidence, floor: np.ndarray):
+        self.information, self.pull = evidence.in_body_frame()
+        self.weight, self.floor = evidence.weight, floor
+        self.of_junk = log_junk(self.information, self.pull, floor)
+
+    def swept(self, covariance: np.ndarray, isotropic: bool) -> np.ndarray:
+        """After EM, at most SWEEPS of it."""
+        for _ in range(SWEEPS):
+            before = covariance
+            step = expected(self.information, self.pull, covariance)
+            covariance = maximised(step, self.weight * step.probability_not_junk(self.of_junk), self.floor)
+            if isotropic:
+                rotation, shift = np.trace(covariance[:3, :3]) / 3, np.trace(covariance[3:, 3:]) / 3
+                covariance = np.diag([rotation] * 3 + [shift] * 3)
+            width = np.sqrt(np.diag(covariance))
+            if np.abs((covariance - before) / np.outer(width, width)).max() < STILL:
+                break
+        return covariance
+
+    def log_likelihood(self, covariance: np.ndarray) -> float:
+        """Of all images, junk included."""
+        moving = np.log(1 - JUNK_SHARE) + expected(self.information, self.pull, covariance).log_likelihood
+        return float((self.weight * np.logaddexp(moving, np.log(JUNK_SHARE) + self.of_junk)).sum())
+
+    def likeliest(self, covariance: np.ndarray, part: slice) -> np.ndarray:
+        """Σ with the widths of one part made smaller until the likelihood does not grow any more."""
+        best = self.log_likelihood(covariance)
+        for _ in range(MOST_STEPS):
+            tried = stretched(covariance, part, 1 / STRETCH)
+            found = self.log_likelihood(tried)
+            if found <= best + WORTH:
+                break
+            covariance, best = tried, found
+        return covariance
+
+    def least(self, covariance: np.ndarray, part: slice) -> np.ndarray:
+        """Σ with the smallest widths of one part that are less likely by INDIFFERENT at most."""
+        enough = self.log_likelihood(covariance) - INDIFFERENT
+        for _ in range(MOST_STEPS):
+            tried = stretched(covariance, part, 1 / STRETCH)
+            found = self.log_likelihood(tried)
+            if found < enough:
+                break
+            covariance, enough = tried, max(enough, found - INDIFFERENT)
+        return covariance
+
+
+def stretched(covariance: np.ndarray, part: slice, factor: float) -> np.ndarray:
+    """Σ with the widths of one part times ``factor``, all correlations kept."""
+    scale = np.ones(6)
+    scale[part] = factor
+    result: np.ndarray = covariance * np.outer(scale, scale)
+    return result
 
 
 class Step(NamedTuple):

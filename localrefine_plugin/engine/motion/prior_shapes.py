@@ -18,6 +18,7 @@ from .motion_prior import Evidence, about_point, examine, isotropic_covariance, 
 EXTENT_IN_SIGMA = 3.0
 SHORTEST_EXTENT_IN_SIGMA = 2.0
 LEARNED_EXTENT_IN_SIGMA = 6.0  # four cut off tails: 1.93° instead of 1.91° where the motion is 8°, in the same time
+NARROWEST_RAD, NARROWEST_PX = float(np.deg2rad(3.0)), 1.0  # of a search: at a limit the likelihood has no maximum to learn from
 FREE_EXTENTS = 20.0, 10.0  # degrees, Å
 LARGEST_ROTATION_EXTENT_DEG = 90.0
 # Rotation s.d. of one image from which alignment is doubtful, in search extents without a prior, else in its widths.
@@ -153,13 +154,16 @@ class LearnedPrior(GaussianPrior):
             return extents
         (rotation_extent, shift_extent), widths = extents, principal_widths(about_point(learned, mask_to_fulcrum))
         if not resolved.rotation_extent_fixed:
-            rotation_extent = min(rotation_extent, LEARNED_EXTENT_IN_SIGMA * float(widths[0][0]))
+            narrow = max(LEARNED_EXTENT_IN_SIGMA * float(widths[0][0]), NARROWEST_RAD)
+            rotation_extent = min(rotation_extent, narrow)
         if not resolved.shift_extent_fixed:
-            shift_extent = min(shift_extent, LEARNED_EXTENT_IN_SIGMA * float(widths[1][0]))
+            shift_extent = min(shift_extent, max(LEARNED_EXTENT_IN_SIGMA * float(widths[1][0]), NARROWEST_PX))
         return rotation_extent, shift_extent
 
     def learn(self, evidence: Evidence, covariance: np.ndarray, start: np.ndarray) -> Optional[LearnedMotion]:
-        return examine(evidence, learn(evidence, covariance, start, self.isotropic), start)
+        first = np.array_equal(covariance, start)
+        learned = learn(evidence, start, start, self.isotropic, least=not first)
+        return examine(evidence, learned, start)
 
     def refusal(self, settings: Settings) -> Optional[Tuple[str, str]]:
         if not recentred(settings):
