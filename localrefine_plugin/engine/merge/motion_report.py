@@ -145,8 +145,8 @@ def motion_words(motion: PrincipalMotion) -> List[str]:
     shift = widths_in_words(motion.displacement_widths_angstrom, " Å")
     if motion.rotation_widths_deg[0] < STILL_DEG and motion.displacement_widths_angstrom[0] < STILL_ANGSTROM:
         return [f"The images show no motion of the sub-volume against its input poses (learned: {rotation} of "
-                f"rotation, {shift} of the mask's centre). The input poses were kept: either the sub-volume does not move by "
-                "itself, or its density is too small to show it"]
+                f"rotation, {shift} of the mask's centre). The input poses were kept: either the sub-volume does not "
+                "move by itself, or its density is too small to show it"]
     words = [f"Motion learned from the particles (standard deviations along its axes): {rotation} of rotation, "
              f"{shift} of the centre of the mask"]
     if motion.hinge is not None:

@@ -140,8 +140,8 @@ def learn(evidence: Evidence, start: np.ndarray, floor: np.ndarray, isotropic: b
 
     ``isotropic`` keeps two widths only, one of rotation and one of displacement.
 
-    Where one image tells less than the motion is wide, a sweep changes next to nothing long before it should stop. So all
-    widths of rotation, and those of displacement, are stretched by what the likelihood prefers (parameter expansion;
+    Where one image tells less than the motion is wide, a sweep changes next to nothing long before it should stop. So
+    all widths of rotation, and those of displacement, are made smaller while the likelihood grows (parameter expansion;
     Liu, Rubin & Wu 1998, doi:10.1093/biomet/85.4.755), and at the end by the least that explains the images as well:
     what the images do not show is no reason to leave the input poses. ``least`` False: not so; for the first iteration,
     whose reference is a low-passed one that shows little of anything.

@@ -18,7 +18,7 @@ from .motion_prior import Evidence, about_point, examine, isotropic_covariance, 
 EXTENT_IN_SIGMA = 3.0
 SHORTEST_EXTENT_IN_SIGMA = 2.0
 LEARNED_EXTENT_IN_SIGMA = 6.0  # four cut off tails: 1.93° instead of 1.91° where the motion is 8°, in the same time
-NARROWEST_RAD, NARROWEST_PX = float(np.deg2rad(3.0)), 1.0  # of a search: at a limit the likelihood has no maximum to learn from
+NARROWEST_RAD, NARROWEST_PX = float(np.deg2rad(3.0)), 1.0  # of a search: nothing is learned at its limits
 FREE_EXTENTS = 20.0, 10.0  # degrees, Å
 LARGEST_ROTATION_EXTENT_DEG = 90.0
 # Rotation s.d. of one image from which alignment is doubtful, in search extents without a prior, else in its widths.
