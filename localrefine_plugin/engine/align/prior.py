@@ -67,16 +67,6 @@ def with_tails(m2: Array, tails: float) -> Tuple[Array, Array]:
     return -0.5 * (tails + UNKNOWNS) * array_module(m2).log1p(m2 / tails), (tails + UNKNOWNS) / (tails + m2)
 
 
-def pulling_precision(prior: PosePrior, w: Array, shift: Array) -> Array:
-    """(n, 5, 5) by which the prior pulls each of n images back from (w, u), at the mask centre: Q, or with tails up to
-    (1 + 5/ν) Q in the middle and less than Q beyond m² = 5."""
-    xp = array_module(w)
-    x = xp.concatenate([w, shift], axis=1) - prior.mean
-    _, factor = with_tails(xp.einsum("ni,nij,nj->n", x, prior.precision, x), prior.tails)
-    precision: Array = factor[:, None, None] * prior.precision
-    return precision
-
-
 def prior_displacement(prior: PosePrior, owner: Array, rotation: Array, shift: Array, offset: Array) -> Array:
     """Displacement (m, 2) of the projected point c + offset."""
     return shift + project(rotation - prior.rotation0[owner], offset)
