@@ -18,7 +18,7 @@ def modes_with(covariance):
     """One mode for each covariance (5, 5), at the identity."""
     n = len(covariance)
     return Modes(np.arange(n), np.zeros((n, 3)), np.zeros((n, 2)), np.tile(np.eye(3), (n, 1, 1)), np.zeros(n),
-                 np.zeros(n), np.zeros((n, 5, 5)), np.linalg.inv(covariance))
+                 np.zeros(n), np.zeros((n, 5, 5)), np.linalg.inv(covariance), np.zeros((n, 5)))
 
 
 def posterior(deviations_rad):

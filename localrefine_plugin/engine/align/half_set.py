@@ -32,7 +32,7 @@ from .half_sums import BestPoses, HalfSums, NoiseSums, pose_columns, refitted_sc
 from .images import Batch, HalfSetImages, pack, scaled
 from .marginalize import Insertions, best_only, mode_weights, posterior_insertions
 from .memory import GridSize, MemoryNeed, check_fits, memory_need, reach_of_reference
-from .prior import PosePrior
+from .prior import PosePrior, log_prior
 from .reference import Reference, make_reference, slice_rows, support_box
 from .reference_errors import (
     ReferenceErrors,
@@ -42,7 +42,7 @@ from .reference_errors import (
     self_noise_bias,
     signal_share,
 )
-from .search import Modes, PackedImages, best_modes, evaluate, search
+from .search import Modes, PackedImages, best_modes, search
 from .search_plan import SearchPlan, grid_of, levels_of
 from .starts import known_start, pose_prior, search_centre, unsettled
 from .static_part import SIGMA, static_reference, subtract, surface_motion
@@ -217,7 +217,7 @@ class HalfAlignment:
         with self.timer("search"):
             modes = self.search(index, packed, prior, u0)
             best = best_modes(modes, n)
-            gradient = self.likelihood_gradient(packed, prior, best) if plan.prior.learns else None
+            gradient = self.likelihood_gradient(prior, best) if plan.prior.learns else None
         with self.timer("noise"):
             cross, energy = model_match(self.reference, packed, best)
             match = to_host(self.device.xp.stack([cross.sum(axis=1), energy.sum(axis=1)]))
@@ -245,10 +245,11 @@ class HalfAlignment:
         return search(self.reference, packed, prior.to_device(self.to_device), self.grid, self.levels, start,
                       self.to_device(unsettled(self.previous, index)))
 
-    def likelihood_gradient(self, packed: PackedImages, prior: PosePrior, best: Modes) -> Array:
-        """(n, 5) at the best poses, in (right increment of R, u)."""
-        alone = replace(prior.to_device(self.to_device), precision=self.device.xp.zeros_like(best.precision))
-        return evaluate(self.reference, packed, alone, best, self.levels.pixels[-1], curvature=False)[1]
+    def likelihood_gradient(self, prior: PosePrior, best: Modes) -> Array:
+        """(n, 5) at the best poses of n images: the posterior's less the prior's."""
+        everyone = self.device.xp.arange(len(best.owner))
+        return best.gradient - log_prior(prior.to_device(self.to_device), everyone, best.w, best.rotation,
+                                         best.shift)[1]
 
     def last_scale(self) -> Optional[np.ndarray]:
         return None if self.previous is None else self.previous.scale

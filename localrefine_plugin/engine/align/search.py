@@ -80,7 +80,7 @@ class Modes:
 
     owner (m,) int; w (m, 3) rad; shift (m, 2) px (u of the mask centre); rotation (m, 3, 3);
     log_likelihood (m,); score (m,) = log likelihood + log prior; curvature (m, 5, 5) of the
-    likelihood; precision (m, 5, 5) of the posterior, in (right increment of R in rad, u in px).
+    likelihood; precision (m, 5, 5) and gradient (m, 5) of the posterior, in (right increment of R in rad, u in px).
     """
 
     owner: Array
@@ -91,6 +91,7 @@ class Modes:
     score: Array
     curvature: Array
     precision: Array
+    gradient: Array
 
     def take(self, index: Array) -> "Modes":
         """These modes, or those where ``index`` is true; a mask is counted once: that waits."""
@@ -170,7 +171,7 @@ def gauss_newton(reference: Reference, images: PackedImages, prior: PosePrior, m
         better = xp.nonzero(better)[0]
         modes.assign(active[better], trial.take(better))
         gradient[active[better]] = trial_gradient[better]
-    return modes
+    return replace(modes, gradient=gradient)
 
 
 def secant_update(hessian: Array, step: Array, change: Array) -> Array:
@@ -294,7 +295,8 @@ def modes_at(prior: PosePrior, owner: Array, w: Array, shift: Array) -> Modes:
     xp = array_module(w)
     w, shift, rotation = clip_to_extents(prior, owner, w, shift)
     m = len(owner)
-    return Modes(owner, w, shift, rotation, xp.zeros(m), xp.zeros(m), xp.zeros((m, 5, 5)), xp.zeros((m, 5, 5)))
+    return Modes(owner, w, shift, rotation, xp.zeros(m), xp.zeros(m), xp.zeros((m, 5, 5)), xp.zeros((m, 5, 5)),
+                 xp.zeros((m, 5)))
 
 
 def best_modes(modes: Modes, n: int) -> Modes:
