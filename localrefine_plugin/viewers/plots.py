@@ -177,3 +177,11 @@ def progress_figure(iterations: Sequence[IterationRecord]) -> Figure:
 def _nan(value: Any) -> float:
     known = number(value)
     return float("nan") if known is None else known
+
+
+def legend_above(figure: Figure, axes: Any) -> None:
+    """One legend for all panels, where it hides no data."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.get_layout_engine().set(rect=(0, 0, 1, 0.95))
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.95), ncols=len(labels), fontsize=8,
+                  frameon=False)

@@ -16,6 +16,7 @@ from .plots import (
     PURPLE,
     VERMILION,
     finish_axes,
+    legend_above,
     new_figure,
     percent_weights,
     shortened,
@@ -70,7 +71,7 @@ def pose_change_figure(halves: Dict[int, Poses], resolved: Optional[ResolvedSett
                       label="Learned prior")
         _mark_extent(axes, extent, unit, share_at_limit(halves, limit_name))
         finish_axes(axes, f"{label} ({unit.strip()})", "Particles (%)" if axes is rotation_axes else "")
-    _legend_above(figure, rotation_axes)
+    legend_above(figure, rotation_axes)
     _say_below(figure, advice or [NOTHING_TO_SAY])
     return figure
 
@@ -119,7 +120,7 @@ def uncertainty_figure(halves: Dict[int, Poses], pixel_size: float,
         values = {half: both[column][np.isfinite(both[column])] for half, both in spreads.items()}
         _half_histograms(axes, values, _edges(list(values.values()), None), unit)
         finish_axes(axes, f"{label}: s.d. of the error ({unit.strip()})", "Particles (%)" if column == 0 else "")
-    _legend_above(figure, rotation_axes)
+    legend_above(figure, rotation_axes)
     _say_below(figure, [uncertainty_advice(halves, spreads)])
     return figure
 
@@ -137,14 +138,6 @@ def uncertainty_advice(halves: Dict[int, Poses], spreads: Dict[int, Tuple[np.nda
     known = np.nanmedian(np.concatenate([both[0] for both in spreads.values()]))
     return (f"The median rotation is {change:.1f}°, and a rotation is known to {known:.1f}°. Changes smaller than the "
             "uncertainty are noise; one that grows over the iterations is a warning.")
-
-
-def _legend_above(figure: Figure, axes: Any) -> None:
-    """One legend for all panels, where it hides no data."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.get_layout_engine().set(rect=(0, 0, 1, 0.95))
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.95), ncols=len(labels), fontsize=8,
-                  frameon=False)
 
 
 def _tables(halves: Dict[int, Poses], other: Optional[Tuple[str, Dict[int, Poses]]]) -> List[Poses]:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..engine.records.iteration import Verdict
-from .plots import BLACK, BLUE, GREY, PURPLE, VERMILION, finish_axes, new_figure, percent_weights
+from .plots import BLACK, BLUE, GREY, PURPLE, VERMILION, finish_axes, legend_above, new_figure, percent_weights
 
 BINS = 40
 
@@ -18,10 +18,7 @@ def verdict_figure(halves: Dict[int, Dict[str, np.ndarray]], verdicts: Dict[int,
     panels = figure.subplots(1, len(halves), squeeze=False)[0]
     for axes, (half, table) in zip(panels, sorted(halves.items())):
         draw_half(axes, table["gain"], verdicts[half], half)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.get_layout_engine().set(rect=(0, 0, 1, 0.93))
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.94), ncols=len(labels), fontsize=8,
-                  frameon=False)
+    legend_above(figure, panels[0])
     return figure
 
 

@@ -165,6 +165,7 @@ class HalfAlignment:
         self.half, self.plan, self.device, self.workers = half, plan, device, workers
         self.to_device, self.timer = device.to_device, PhaseTimer(device)
         self.particles, self.previous = half.particles, half.previous
+        self.counts = particle_counts(half.previous) if plan.weight_by_probability else None
         box = self.particles.box_size
         pixels = pixel_list(box, plan.align_shell, half.max_shell)
         grid, grid_shell = grid_of(plan, box, self.particles.pixel_size)
@@ -204,7 +205,7 @@ class HalfAlignment:
             scale = self.last_scale()
             if scale is not None:
                 batch = scaled(batch, to_device(scale[index]))
-        counts = self.counts(index)
+        counts = None if self.counts is None else self.counts[index]
         rotation0, shift0 = search_centre(self.particles, self.previous, plan, index)
         u0 = shift0 + project(rotation0, plan.centre)
         with self.timer("pack"):
@@ -220,7 +221,7 @@ class HalfAlignment:
             gradient = self.likelihood_gradient(prior, best) if plan.prior.learns else None
         with self.timer("noise"):
             cross, energy = model_match(self.reference, packed, best)
-            match = to_host(self.device.xp.stack([cross.sum(axis=1), energy.sum(axis=1)]))
+            match = match_sums(cross, energy)
             errors = to_host(self.pose_error_covariance(best, energy))
             weight_sum = sums.weight_sum + weighted_sum(batch.weight, counts)
         with self.timer("insert"):
@@ -254,13 +255,6 @@ class HalfAlignment:
     def last_scale(self) -> Optional[np.ndarray]:
         return None if self.previous is None else self.previous.scale
 
-    def counts(self, index: np.ndarray) -> Optional[np.ndarray]:
-        """How much images (n,) count in the map: None where all do alike."""
-        if not self.plan.weight_by_probability or self.previous is None or self.previous.probability_aligned is None:
-            return None
-        of_all = self.previous.probability_aligned
-        return None if (of_all > ALIKE).all() else of_all[index]
-
     def self_noise_bias(self, index: np.ndarray, packed: PackedImages, u0: np.ndarray) -> Optional[SelfNoiseBias]:
         """What the own noise of images (n,) in the reference adds to their scores; None before there are last poses."""
         last, errors = self.previous, self.half.reference_errors
@@ -269,8 +263,8 @@ class HalfAlignment:
         rotation = last.rotation[index]
         shift = last.shift_px[index] + project(rotation, self.plan.centre) - u0
         inserted_over = last.covariance[index] * self.plan.marginalize
-        counts = self.counts(index)  # in this map; in the last one they were other numbers, close to these
-        in_reference = (last.modes[index] == 1) * (1.0 if counts is None else counts)
+        # counts in this map; in the last one they were other numbers, close to these
+        in_reference = (last.modes[index] == 1) * (1.0 if self.counts is None else self.counts[index])
         return self_noise_bias(errors, self.pixels, packed.weight, *(
             self.to_device(a) for a in (inserted_over, rotation, shift, in_reference.astype(np.float32))))
 
@@ -309,9 +303,7 @@ class HalfAlignment:
         prior = pose_prior(self.plan, rotation0).to_device(self.to_device)
         everyone = self.to_device(np.ones(len(index), bool))
         modes = search(self.reference, packed, prior, self.grid, self.levels, None, everyone)
-        cross, energy = model_match(self.reference, packed, best_modes(modes, len(index)))
-        match: np.ndarray = to_host(self.device.xp.stack([cross.sum(axis=1), energy.sum(axis=1)]))
-        return match
+        return match_sums(*model_match(self.reference, packed, best_modes(modes, len(index))))
 
     def result(self) -> HalfResult:
         """The half-map and everything else, once all particles have been added."""
@@ -354,6 +346,18 @@ def model_match(reference: Reference, packed: PackedImages, best: Modes) -> Tupl
     slices *= p.phases(-image_shift(best.shift, m))
     cross = packed.matched.real * slices.real + packed.matched.imag * slices.imag
     return cross, packed.weight * (slices.real ** 2 + slices.imag ** 2)
+
+
+def match_sums(cross: Array, energy: Array) -> np.ndarray:
+    """(2, n) of `model_match`, summed over the pixels, on the host."""
+    sums: np.ndarray = to_host(array_module(cross).stack([cross.sum(axis=1), energy.sum(axis=1)]))
+    return sums
+
+
+def particle_counts(previous: Optional[PoseTable]) -> Optional[np.ndarray]:
+    """How much the particles (m,) count in the map by what was found of them before: None where all do alike."""
+    found = None if previous is None else previous.probability_aligned
+    return None if found is None or (found > ALIKE).all() else found
 
 
 def weighted(chosen: Insertions, counts: Optional[np.ndarray]) -> Insertions:

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from functools import partial
 from typing import Any, Callable, Dict, Optional, Sequence
 
 import numpy as np
@@ -172,22 +171,18 @@ def new_columns(particles: Particles, tables: Sequence[PoseTable], resolved: Res
             values[table.row] = otherwise if found is None else found
         return values
 
-    def uncertainty(table: PoseTable, which: int) -> np.ndarray:
-        return pose_uncertainty(table.pose_error_covariance, particles.pixel_size)[:, which]
-    found = {label: column(partial(uncertainty, which=which)) for which, label in enumerate(UNCERTAINTY_LABELS)}
+    uncertainty = np.zeros((len(particles), 2))
+    for table in tables:
+        uncertainty[table.row] = pose_uncertainty(table.pose_error_covariance, particles.pixel_size)
+    found = dict(zip(UNCERTAINTY_LABELS, uncertainty.T))
     if any(table.probability_aligned is not None for table in tables):
-        found["lrProbabilityAligned"] = column(lambda table: rounded(table.probability_aligned), 1.0)
-        found["lrProbabilityEmpty"] = column(lambda table: rounded(table.probability_empty))
+        found["lrProbabilityAligned"] = np.round(column(lambda table: table.probability_aligned, 1.0), 4)
+        found["lrProbabilityEmpty"] = np.round(column(lambda table: table.probability_empty), 4)
     if resolved.resplit_half_sets:
         found["rlnRandomSubset"] = particles.half_set
     if resolved.per_particle_scale:
         found["lrScale"] = column(lambda table: table.scale, 1.0)
     return found
-
-
-def rounded(probability: Optional[np.ndarray]) -> Optional[np.ndarray]:
-    """To four digits; None stays None."""
-    return None if probability is None else np.round(probability, 4)
 
 
 def pose_uncertainty(covariance: np.ndarray, pixel_size: float) -> np.ndarray:

@@ -149,10 +149,10 @@ def learn(evidence: Evidence, start: np.ndarray, floor: np.ndarray, isotropic: b
     images = SeenMotion(evidence.some(MOST_PARTICLES), floor)
     covariance = images.swept(start, isotropic)
     for part in (ROTATION, DISPLACEMENT):
-        covariance = images.likeliest(covariance, part)
+        covariance = images.narrowed(covariance, part, WORTH)
     covariance = images.swept(covariance, isotropic)
     for part in (ROTATION, DISPLACEMENT) if least else ():
-        covariance = images.least(covariance, part)
+        covariance = images.narrowed(covariance, part, -INDIFFERENT)
     return floored(covariance)
 
 
@@ -183,35 +183,19 @@ class SeenMotion:
         moving = np.log(1 - JUNK_SHARE) + expected(self.information, self.pull, covariance).log_likelihood
         return float((self.weight * np.logaddexp(moving, np.log(JUNK_SHARE) + self.of_junk)).sum())
 
-    def likeliest(self, covariance: np.ndarray, part: slice) -> np.ndarray:
-        """Σ with the widths of one part made smaller until the likelihood does not grow any more."""
-        best = self.log_likelihood(covariance)
+    def narrowed(self, covariance: np.ndarray, part: slice, gain: float) -> np.ndarray:
+        """Σ with the widths of one part made smaller, all correlations kept, as long as each step gains so much log
+        likelihood over the highest so far; of a negative ``gain``, loses no more."""
+        scale = np.ones(6)
+        scale[part] = 1 / STRETCH
+        highest = self.log_likelihood(covariance)
         for _ in range(MOST_STEPS):
-            tried = stretched(covariance, part, 1 / STRETCH)
+            tried = covariance * np.outer(scale, scale)
             found = self.log_likelihood(tried)
-            if found <= best + WORTH:
+            if found <= highest + gain:
                 break
-            covariance, best = tried, found
+            covariance, highest = tried, max(highest, found)
         return covariance
-
-    def least(self, covariance: np.ndarray, part: slice) -> np.ndarray:
-        """Σ with the smallest widths of one part that are less likely by INDIFFERENT at most."""
-        enough = self.log_likelihood(covariance) - INDIFFERENT
-        for _ in range(MOST_STEPS):
-            tried = stretched(covariance, part, 1 / STRETCH)
-            found = self.log_likelihood(tried)
-            if found < enough:
-                break
-            covariance, enough = tried, max(enough, found - INDIFFERENT)
-        return covariance
-
-
-def stretched(covariance: np.ndarray, part: slice, factor: float) -> np.ndarray:
-    """Σ with the widths of one part times ``factor``, all correlations kept."""
-    scale = np.ones(6)
-    scale[part] = factor
-    result: np.ndarray = covariance * np.outer(scale, scale)
-    return result
 
 
 class Step(NamedTuple):
