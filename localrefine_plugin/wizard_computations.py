@@ -113,8 +113,8 @@ def prior_widths(protocol: Any) -> Tuple[Tuple[float, float], str]:
 def resolution_in_mask(protocol: Any) -> float:
     """Å at FSC 0.143 of the half-maps inside the mask, corrected by phase randomisation."""
     from .engine.maps.fsc import five_curves
-    first, second = half_maps(protocol)
-    curves = five_curves(first, second, the_mask(protocol), pixel_size(protocol))
+    from .engine.maps.half_maps import HalfMaps
+    curves = five_curves(HalfMaps(*half_maps(protocol)), the_mask(protocol), pixel_size(protocol))
     return float(curves.resolutions()["corrected"])
 
 
@@ -127,18 +127,18 @@ def initial_lowpass(protocol: Any) -> float:
 def mask_report(protocol: Any) -> List[str]:
     """Size, edge and fit of the mask, with the engine's warnings; lines for a person."""
     from .engine.maps import mask as geometry
+    from .engine.maps.half_maps import HalfMaps
     mask = the_mask(protocol)
-    first, second = half_maps(protocol)
     pixel, resolution = pixel_size(protocol), resolution_in_mask(protocol)
-    density = 0.5 * (first + second)
-    warnings = geometry.check_mask(mask, len(density), pixel, resolution, density)
+    dense = geometry.dense_region(HalfMaps(*half_maps(protocol)), pixel)
+    warnings = geometry.check_mask(mask, len(dense), pixel, resolution, dense)
     radius = geometry.mask_radius(mask, geometry.mask_centre(mask)).effective
     lines = [f"Volume: {geometry.volume_angstrom3(mask, pixel):.3g} Å³, room for at most "
              f"{geometry.mass_kda(mask, pixel):.0f} kDa of protein",
              f"Radius: {radius * pixel:.0f} Å",
              f"Soft edge: {geometry.soft_edge_width_px(mask):.1f} px",
              f"Density of the map (at {geometry.DENSITY_LOWPASS_ANGSTROM:g} Å) fills "
-             f"{100 * geometry.density_inside(mask, density, pixel):.0f} % of it",
+             f"{100 * geometry.density_inside(mask, dense):.0f} % of it",
              f"Resolution of the half-maps inside it: {resolution:.2f} Å (FSC 0.143, corrected)"]
     return lines + [f"Warning: {text}" for text in warnings] + ([] if warnings else ["No problems found."])
 

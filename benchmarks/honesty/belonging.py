@@ -22,6 +22,7 @@ from localrefine_plugin.engine.inputs.belonging import check_belonging
 from localrefine_plugin.engine.inputs.checks import CheckedInputs, check_inputs
 from localrefine_plugin.engine.kernels.host import worker_count
 from localrefine_plugin.engine.maps.fsc import five_curves
+from localrefine_plugin.engine.maps.half_maps import HalfMaps
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 
@@ -39,7 +40,7 @@ def with_poses(inputs: CheckedInputs, **columns: Any) -> CheckedInputs:
 
 def with_maps(inputs: CheckedInputs, change: Callable[[np.ndarray], np.ndarray]) -> CheckedInputs:
     first, second, mask = (np.ascontiguousarray(change(v)) for v in (*inputs.maps, inputs.mask))
-    return replace(inputs, maps=(first, second), mask=mask)
+    return replace(inputs, halves=HalfMaps(first, second), mask=mask)
 
 
 def permuted(inputs: CheckedInputs, rng: np.random.Generator) -> CheckedInputs:
@@ -55,7 +56,7 @@ SPOILS: Dict[str, Spoil] = {
     "half-maps and mask mirrored": lambda inputs, rng: with_maps(inputs, lambda v: v[:, :, ::-1]),
     "half-maps and mask moved by 3 px": lambda inputs, rng: with_maps(inputs, lambda v: np.roll(v, 3, 0)),
     "half-maps turned by 90°": lambda inputs, rng: with_maps(inputs, lambda v: np.rot90(v, 1, (1, 2))),
-    "half-maps exchanged": lambda inputs, rng: replace(inputs, maps=inputs.maps[::-1]),
+    "half-maps exchanged": lambda inputs, rng: replace(inputs, halves=HalfMaps(*inputs.maps[::-1])),
     "half-sets drawn anew": lambda inputs, rng: with_poses(
         inputs, half_set=rng.permutation(inputs.particles.half_set))}
 
@@ -67,7 +68,7 @@ def subset(inputs: CheckedInputs, count: int, rng: np.random.Generator) -> Check
 
 def outcome(inputs: CheckedInputs) -> str:
     """"refused", "said" or "passed"."""
-    curves = five_curves(*inputs.maps, inputs.mask, inputs.pixel_size, workers=worker_count(0))
+    curves = five_curves(inputs.halves, inputs.mask, inputs.pixel_size)
     resolved = resolve(Settings(), inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
     try:
         return "said" if check_belonging(inputs, resolved, worker_count(0)).said else "passed"

@@ -18,6 +18,7 @@ import numpy as np
 from examples.evaluate import read_map, read_poses
 from localrefine_plugin.engine.finish.mask_ladder import mask_ladder
 from localrefine_plugin.engine.maps.fsc import five_curves
+from localrefine_plugin.engine.maps.half_maps import HalfMaps
 from localrefine_plugin.engine.maps.mask import dilate_soft
 
 from ..page import DOCS, table, write_section
@@ -39,7 +40,7 @@ def rows_of(data: Path, run: Path) -> List[List[str]]:
         return truth.of_map(mean, poses, mask)["fsc_half_angstrom"]
     rows = []
     for name, mask in (("given", given), ("wider", dilate_soft(given, truth.pixel_size, *WIDER_ANGSTROM))):
-        curves = five_curves(halves[0], halves[1], mask, truth.pixel_size)
+        curves = five_curves(HalfMaps(*halves), mask, truth.pixel_size)
         ladder = mask_ladder(halves[0], halves[1], mask, curves)
         found = curves.resolutions()["corrected"], to_truth(mask), ladder.as_dict()["resolution_angstrom"], to_truth(
             ladder.mask)

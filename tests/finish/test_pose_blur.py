@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from localrefine_plugin.engine.finish.pose_blur import advice, as_half_map_fsc, blur_correlation, expected_map_to_truth
+from localrefine_plugin.engine.finish.pose_blur import BlurredMap, advice, as_half_map_fsc, expected_map_to_truth
 from localrefine_plugin.engine.maps.fsc import fsc
 from localrefine_plugin.engine.model.pose import exp_map, random_rotations
 
@@ -21,7 +21,7 @@ def volume():
 def kappa_of(volume, sigma_rad, sigma_px, n=400, seed=1):
     covariance = np.broadcast_to(np.diag([sigma_rad ** 2] * 3 + [sigma_px ** 2] * 2), (n, 5, 5))
     rotation = random_rotations(n, np.random.default_rng(seed))
-    return blur_correlation(volume[0], volume[1], np.ones(BOX // 2 + 1), covariance, rotation, 2.0, seed)
+    return BlurredMap.of(volume[0], volume[1], np.ones(BOX // 2 + 1), 2.0).correlation(covariance, rotation, seed)
 
 
 def test_certain_poses_cost_nothing(volume):

@@ -20,6 +20,7 @@ from localrefine_plugin.engine.io.resample import on_grid
 from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.io.run_store import load_particles
 from localrefine_plugin.engine.maps.fsc import five_curves
+from localrefine_plugin.engine.maps.half_maps import HalfMaps
 from localrefine_plugin.engine.model.symmetry import operators
 from localrefine_plugin.engine.prepare.prepare import prepare
 from localrefine_plugin.engine.records.errors import InputError
@@ -337,7 +338,7 @@ def test_automatic_values_are_settled_and_written(tmp_path):
     run, described = prepared(tmp_path, e)
     resolved = described["resolved"]
     maps = [read_map(described[f"half_map_{h}"])[0] for h in (1, 2)]
-    curves = five_curves(*maps, e.mask, e.particles.pixel_size, 1)
+    curves = five_curves(HalfMaps(*maps), e.mask, e.particles.pixel_size, 1)
     expected = max(curves.resolutions()["corrected"] + 1.5, 2 * e.particles.pixel_size)
     assert resolved["initial_lowpass_angstrom"] == pytest.approx(expected, rel=1e-6)
     assert resolved["rotation_extent_deg"] == 21.0 and resolved["shift_extent_angstrom"] == 12.0

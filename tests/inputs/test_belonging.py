@@ -47,7 +47,7 @@ def reconstructed(e, tmp_path_factory):
 def found(folder, **settings):
     """What `check_belonging` says of the files in a folder."""
     inputs = check_inputs(*inputs_of(folder), Settings(**settings))
-    curves = five_curves(*inputs.maps, inputs.mask, inputs.pixel_size, 1, 1)
+    curves = five_curves(inputs.halves, inputs.mask, inputs.pixel_size, 1, 1)
     resolved = resolve(Settings(**settings), inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
     return check_belonging(inputs, resolved, 1)
 

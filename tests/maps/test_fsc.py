@@ -10,6 +10,7 @@ from emtable import Table
 from map_phantoms import ball, half_maps
 
 from localrefine_plugin.engine.maps import fsc
+from localrefine_plugin.engine.maps.half_maps import HalfMaps, RandomPhases, region_of
 from localrefine_plugin.engine.model import fourier
 from localrefine_plugin.engine.records.iteration import CURVE_NAMES
 
@@ -46,7 +47,7 @@ def test_shells_without_power_have_no_correlation():
     _, a, b = half_maps(24, radius_px=7)
     ft = fourier.forward(a)
     ft[shells(24)[..., :13] > 6] = 0
-    assert np.all(fsc.shell_correlation(ft, fourier.forward(b), 24)[7:] == 0)
+    assert np.all(fsc.shell_correlation(ft, fourier.forward(b))[7:] == 0)
 
 
 def test_fsc_of_signal_and_noise_has_the_expected_value():
@@ -90,7 +91,7 @@ def test_randomised_curve_is_the_mean_of_literal_draws():
     rng = np.random.default_rng(8)
     draws = np.array([direct_fsc(literal_draw(a, first_shell, rng) * mask, literal_draw(b, first_shell, rng) * mask)
                       for _ in range(count)])
-    curve = fsc.randomised_fsc(fourier.forward(a), fourier.forward(b), mask, first_shell, 1)
+    curve = RandomPhases(HalfMaps(a, b), first_shell, region_of(mask), 1).under(mask)
     used = slice(first_shell + fsc.UNRELIABLE_SHELLS, None)  # before, a ratio of few coefficients: biased
     error = draws.std(axis=0) / np.sqrt(count)
     assert np.all(np.abs(curve - draws.mean(axis=0))[used] < 4 * error[used])
@@ -102,7 +103,7 @@ def test_randomisation_removes_what_the_mask_alone_correlates():
     rng = np.random.default_rng(3)
     common = 12 * fourier.apply_shell_filter(rng.standard_normal((n,) * 3), np.arange(n) < 6)
     a, b = (common + rng.standard_normal((n,) * 3) for _ in range(2))
-    curves = fsc.five_curves(a, b, ball(n, 7), PIXEL_SIZE)
+    curves = fsc.five_curves(HalfMaps(a, b), ball(n, 7), PIXEL_SIZE)
     beyond = slice(curves.randomise_shell + fsc.UNRELIABLE_SHELLS, None)
     smear = n / (2 * 7)  # shells that vary together: the mask's transform is about N / diameter wide
     error = np.sqrt(np.mean(np.square(curves.corrected_error[beyond])) * smear / len(curves.corrected[beyond]))
@@ -113,7 +114,7 @@ def test_randomisation_removes_what_the_mask_alone_correlates():
 def test_curves_are_a_function_of_the_seed_alone():
     _, a, b = half_maps(24, radius_px=7, noise=1.0)
     mask = ball(24, 8, 3)
-    first, again, other = (fsc.five_curves(a, b, mask, PIXEL_SIZE, seed=s) for s in (1, 1, 2))
+    first, again, other = (fsc.five_curves(HalfMaps(a, b), mask, PIXEL_SIZE, seed=s) for s in (1, 1, 2))
     np.testing.assert_array_equal(first.corrected, again.corrected)
     assert not np.array_equal(first.randomised, other.randomised)
     np.testing.assert_array_equal(first.tight, other.tight)
@@ -121,7 +122,7 @@ def test_curves_are_a_function_of_the_seed_alone():
 
 def test_identical_halves_are_resolved_to_nyquist_and_not_randomised():
     truth, _, _ = half_maps(24, radius_px=7)
-    curves = fsc.five_curves(truth, truth, ball(24, 8, 3), PIXEL_SIZE)
+    curves = fsc.five_curves(HalfMaps(truth, truth), ball(24, 8, 3), PIXEL_SIZE)
     assert curves.randomise_shell == 13
     assert curves.resolutions() == pytest.approx(dict.fromkeys(CURVE_NAMES, 2 * PIXEL_SIZE))
 
@@ -140,7 +141,7 @@ def test_resolution_without_crossing_and_below_from_the_start():
 
 def test_fsc_star_round_trip(tmp_path):
     _, a, b = half_maps(25, radius_px=7, noise=1.0)
-    curves = fsc.five_curves(a, b, ball(25, 8, 3), 1.234567)
+    curves = fsc.five_curves(HalfMaps(a, b), ball(25, 8, 3), 1.234567)
     fsc.write_fsc(tmp_path / "fsc.star", curves)
     read = fsc.read_fsc(tmp_path / "fsc.star")
     assert (read.box_size, read.pixel_size, read.randomise_shell) == (25, 1.234567, curves.randomise_shell)
@@ -171,7 +172,7 @@ def test_curves_agree_with_relion_postprocess(tmp_path, require_program):
     _, a, b = half_maps(n, radius_px=30, noise=0.35, atom_count=2500, sigma_px=0.8)
     mask = ball(n, 32, 6)
     relion = relion_curves(tmp_path, a, b, mask)
-    curves = fsc.five_curves(a, b, mask, PIXEL_SIZE)
+    curves = fsc.five_curves(HalfMaps(a, b), mask, PIXEL_SIZE)
     resolved = slice(1, fsc.first_below(relion["corrected"], 0.143))
     assert resolved.stop > 20
     np.testing.assert_allclose(curves.unmasked[resolved], relion["unmasked"][resolved], atol=0.01)

@@ -6,6 +6,8 @@ import pytest
 from map_phantoms import ball, density
 
 from localrefine_plugin.engine.maps import mask as masks
+from localrefine_plugin.engine.maps.half_maps import HalfMaps
+from localrefine_plugin.engine.model.fourier import forward
 from localrefine_plugin.engine.records.errors import InputError
 
 
@@ -73,11 +75,12 @@ def test_mask_off_the_density_is_refused_and_beside_it_named():
     rng = np.random.default_rng(0)
     blob = density(rng.normal(scale=4, size=(200, 3)) - [12, 0, 0], 64, 2.0)
     noisy = blob + blob.max() * rng.standard_normal(blob.shape)
-    assert masks.check_mask(ball(64, 9, 3, centre=(-12, 0, 0)), 64, 3.0, 1.0, noisy) == []
-    warning, = masks.check_mask(ball(64, 9, 3, centre=(2, 0, 0)), 64, 3.0, 1.0, noisy)
+    dense = masks.dense_region(HalfMaps(noisy, noisy), 3.0)
+    assert masks.check_mask(ball(64, 9, 3, centre=(-12, 0, 0)), 64, 3.0, 1.0, dense) == []
+    warning, = masks.check_mask(ball(64, 9, 3, centre=(2, 0, 0)), 64, 3.0, 1.0, dense)
     assert "of the mask covers density; do map and mask share an origin?" in warning
     with pytest.raises(InputError, match="covers no density"):
-        masks.check_mask(ball(64, 9, 3, centre=(16, 12, 12)), 64, 3.0, 1.0, noisy)
+        masks.check_mask(ball(64, 9, 3, centre=(16, 12, 12)), 64, 3.0, 1.0, dense)
 
 
 @pytest.mark.parametrize("n", (48, 49))
@@ -151,6 +154,6 @@ def test_a_mask_drawn_around_the_bumps_of_a_half_map_follows_its_noise():
     first, second = (structure + rng.standard_normal(structure.shape) for _ in range(2))
     drawn = {"first": (first > 2) * 1.0, "second": (second > 2) * 1.0, "both": (first + second > 4) * 1.0,
              "ball": ball(48, 12, 6)}
-    found = {name: masks.noise_in_mask(mask, first - second, 2.0) for name, mask in drawn.items()}
+    found = {name: masks.noise_in_mask(mask, forward(first - second), 2.0) for name, mask in drawn.items()}
     assert found["first"] > 20 and found["second"] < -20
     assert abs(found["both"]) < 5 and abs(found["ball"]) < 5

@@ -6,6 +6,7 @@ import pytest
 from map_phantoms import atoms, ball, density
 
 from localrefine_plugin.engine.maps import fsc
+from localrefine_plugin.engine.maps.half_maps import HalfMaps
 from localrefine_plugin.engine.maps.nonuniform import nonuniform_filter
 from localrefine_plugin.engine.model import fourier
 
@@ -29,7 +30,7 @@ def phantom(disordered, noise, seed=0):
 
 def global_wiener(half1, half2):
     """Half 1 times the masked FSC: the best filter for a half-map that is the same everywhere."""
-    curves = fsc.five_curves(half1, half2, MASK, PIXEL_SIZE)
+    curves = fsc.five_curves(HalfMaps(half1, half2), MASK, PIXEL_SIZE)
     weights = np.clip(curves.corrected, 0, 1)
     weights[fsc.first_below(curves.corrected, 1e-4):] = 0
     return fourier.apply_shell_filter(half1, weights)

@@ -10,6 +10,7 @@ from emtable import Table
 from map_phantoms import atoms, ball, density, half_maps
 
 from localrefine_plugin.engine.maps import fsc, sharpen
+from localrefine_plugin.engine.maps.half_maps import HalfMaps
 from localrefine_plugin.engine.model import fourier
 
 PIXEL_SIZE = 1.4
@@ -34,7 +35,7 @@ def test_fit_finds_the_width_of_the_atoms(n, sigma_px):
 def test_a_resolution_at_nyquist_leaves_out_the_shell_that_a_reconstruction_leaves_empty():
     n = 64
     volume = density(atoms(1500, 20, seed=3), n, 0.9)
-    filled = fourier.multiply_radial(fourier.forward(volume), n, lambda r: np.where(r < n // 2 - 0.5, 1.0, 1e-6))
+    filled = fourier.multiply_radial(fourier.forward(volume), lambda r: np.where(r < n // 2 - 0.5, 1.0, 1e-6))
     at_nyquist = sharpen.guinier_fit(fourier.inverse(filled, volume.shape), PIXEL_SIZE, np.ones(n // 2 + 1),
                                      2 * PIXEL_SIZE)
     below = sharpen.guinier_fit(volume, PIXEL_SIZE, np.ones(n // 2 + 1), 2 * PIXEL_SIZE * 1.05)
@@ -48,7 +49,7 @@ def test_sharpening_flattens_the_spectrum_up_to_the_resolution_and_ends_there():
     again = sharpen.guinier_fit(sharp, PIXEL_SIZE, np.ones(n // 2 + 1), 1.1 * resolution)
     blurred = sharpen.guinier_fit(volume, PIXEL_SIZE, np.ones(n // 2 + 1), 1.1 * resolution)
     assert abs(again.b_factor) < 0.05 * abs(blurred.b_factor)
-    power = fourier.radial_mean_power(fourier.forward(sharp), n)
+    power = fourier.radial_mean_power(fourier.forward(sharp))
     beyond = np.arange(n // 2 + 1) > n * PIXEL_SIZE / resolution + 1.5
     assert power[beyond].max() < 1e-9 * power[10]
 
@@ -91,7 +92,7 @@ def test_b_factor_and_map_agree_with_relion_postprocess(tmp_path, require_progra
                "--low_pass", str(high), "--force_mask"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
     relion = next(iter(Table(fileName=str(tmp_path / "post/post.star"), tableName="general")))
-    curve = fsc.five_curves(a, b, ball(n, 26, 6), PIXEL_SIZE).corrected
+    curve = fsc.five_curves(HalfMaps(a, b), ball(n, 26, 6), PIXEL_SIZE).corrected
     sharp, fit = sharpen.sharpen((a + b) / 2, PIXEL_SIZE, curve, high)
     assert fit.b_factor == pytest.approx(float(relion.rlnBfactorUsedForSharpening), rel=0.02)
     assert fit.intercept - np.log(n ** 3) == pytest.approx(float(relion.rlnFittedInterceptGuinierPlot), abs=0.02)

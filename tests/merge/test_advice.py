@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine.align.search_plan import resolve
 from localrefine_plugin.engine.maps.fsc import five_curves
+from localrefine_plugin.engine.maps.half_maps import HalfMaps
 from localrefine_plugin.engine.merge import advice
 from localrefine_plugin.engine.merge.hinge import Hinge, estimate_hinge
 from localrefine_plugin.engine.model.pose import random_rotations
@@ -35,7 +36,7 @@ NO_HINGE = Hinge(np.zeros(3), 0.0)
 
 def curves(noise=8.0):
     _, *maps = half_maps(BOX, noise=noise)
-    return five_curves(*maps, MASK, PIXEL)
+    return five_curves(HalfMaps(*maps), MASK, PIXEL)
 
 
 def iteration(resolution=9.0, rotation=5.0, shift=3.0):
@@ -121,7 +122,7 @@ def test_fsc_of_duplicates_does_not_fall():
     """A tenth of the noise power in common: the FSC of noise stays at 0.1 and more."""
     _, first, second = half_maps(BOX, noise=8.0)
     common = np.random.default_rng(9).standard_normal(first.shape).astype(np.float32) * first.std() * 0.6
-    sentence = advice.fsc_does_not_fall(five_curves(first + common, second + common, MASK, PIXEL))
+    sentence = advice.fsc_does_not_fall(five_curves(HalfMaps(first + common, second + common), MASK, PIXEL))
     assert "does not fall to zero" in sentence and "duplicates" in sentence
     assert advice.fsc_does_not_fall(curves()) == ""
 
@@ -129,7 +130,8 @@ def test_fsc_of_duplicates_does_not_fall():
 def test_fsc_of_a_sharp_mask_does_not_fall():
     """Half-maps with solvent at another level than zero under a binary mask: its edge correlates with itself."""
     _, first, second = half_maps(BOX, noise=8.0)
-    sharp = five_curves(first + 20 * first.std(), second + 20 * first.std(), (MASK > 0.5).astype(np.float32), PIXEL)
+    sharp = five_curves(HalfMaps(first + 20 * first.std(), second + 20 * first.std()),
+                        (MASK > 0.5).astype(np.float32), PIXEL)
     assert "The mask causes this" in advice.fsc_does_not_fall(sharp)
 
 

@@ -11,6 +11,7 @@ from localrefine_plugin.engine.io.mrc import read_map, write_map
 from localrefine_plugin.engine.io.run_folder import RunFolder
 from localrefine_plugin.engine.maps import reference_filter as refs
 from localrefine_plugin.engine.maps.fsc import five_curves, fsc
+from localrefine_plugin.engine.maps.half_maps import HalfMaps
 from localrefine_plugin.engine.merge.merge import curves_in_mask
 from localrefine_plugin.engine.model.fourier import apply_shell_filter
 from localrefine_plugin.engine.records.errors import InputError
@@ -29,7 +30,7 @@ def masks_after(path, maps, **values):
     run = RunFolder(path)
     run.iteration(1).mkdir(parents=True)
     write_map(run.mask, GIVEN, PIXEL)
-    curves, mask = curves_in_mask(run, 1, maps, settled(**values), PIXEL, 1)
+    curves, mask = curves_in_mask(run, 1, HalfMaps(*maps), settled(**values), PIXEL)
     return curves, mask, run
 
 
@@ -75,7 +76,7 @@ def test_dynamic_mask_waits_for_its_start_resolution(tmp_path):
     assert run.iteration_mask(1).exists()  # the ball is resolved to Nyquist, 6 Å
     _, late, _ = masks_after(tmp_path / "late", clear_ball(), **DYNAMIC, mask_start_resolution_angstrom=5.9)
     np.testing.assert_array_equal(late, GIVEN)
-    np.testing.assert_allclose(curves.tight, five_curves(*clear_ball(), mask, PIXEL).tight)
+    np.testing.assert_allclose(curves.tight, five_curves(HalfMaps(*clear_ball()), mask, PIXEL).tight)
 
 
 def test_threshold_relative_and_absolute(tmp_path):
@@ -116,8 +117,8 @@ def test_symmetry_widens_the_error_of_the_fsc(tmp_path):
 # ------------------------------------------------------------- references
 
 def made(maps, **values):
-    curves = five_curves(*maps, GIVEN, PIXEL)
-    return refs.next_references(maps, GIVEN, curves, settled(**dict(dict(non_uniform=False), **values)), 1), curves
+    curves = five_curves(HalfMaps(*maps), GIVEN, PIXEL)
+    return refs.next_references(HalfMaps(*maps), GIVEN, curves, settled(**dict(dict(non_uniform=False), **values))), curves
 
 
 def test_global_filter_is_the_fsc():
@@ -181,7 +182,7 @@ def test_non_uniform_filter_is_the_same_for_both_halves_and_ends_at_the_mask():
     _, maps = belt_phantom(1.5)
     apart = dict(join_halves_resolution_angstrom=0.0)
     (uniform, curves), (result, _) = (made(maps, non_uniform=switch, **apart) for switch in (False, True))
-    swapped = refs.next_references(maps[::-1], GIVEN, curves, settled(non_uniform=True, **apart), 1)
+    swapped = refs.next_references(HalfMaps(*maps[::-1]), GIVEN, curves, settled(non_uniform=True, **apart))
     np.testing.assert_allclose(swapped.maps[0], result.maps[1], atol=1e-5)
     assert result.cutoff_angstrom.shape == (BOX,) * 3
     core, belt = (result.cutoff_angstrom[m > 0.5].mean() for m in (ball(BOX, 7), ball(BOX, 16) - ball(BOX, 13)))

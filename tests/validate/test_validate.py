@@ -191,7 +191,7 @@ def test_the_emptiest_place_is_the_one_a_search_over_all_finds():
 
 
 def test_without_an_empty_place_the_test_is_not_done(good, monkeypatch):
-    monkeypatch.setattr(validate, "dense_region", lambda density, _: np.ones(density.shape, bool))
+    monkeypatch.setattr(validate, "dense_region", lambda halves, _: np.ones(halves.maps[0].shape, bool))
     test = validate.empty_place(null_tests.load_finished(good, CPU, 1))
     assert test.passed is None and test.value is None and "no empty place" in test.verdict
 

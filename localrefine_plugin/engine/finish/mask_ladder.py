@@ -13,8 +13,10 @@ from typing import List, NamedTuple
 
 import numpy as np
 
-from ..maps.fsc import FscCurves, masked_curves, resolution_at
+from ..maps.fsc import FscCurves, masked_curves, random_phases, resolution_at
+from ..maps.half_maps import HalfMaps, region_of
 from ..maps.mask import density_mask, volume_angstrom3
+from ..model.fourier import lowpass_weight
 from ..records.iteration import FSC_THRESHOLD
 from ..records.results import MaskLadder, Rung
 
@@ -36,21 +38,21 @@ class Ladder(NamedTuple):
     mask: np.ndarray
 
 
-def mask_ladder(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, curves: FscCurves, seed: int = 1,
-                workers: int = 1) -> Ladder:
-    """The resolution of two half-maps (N, N, N) in the mask in use and in ever tighter masks inside it.
+def mask_ladder(halves: HalfMaps, mask: np.ndarray, curves: FscCurves, seed: int = 1) -> Ladder:
+    """The resolution of two half-maps in the mask in use (N, N, N) and in ever tighter masks inside it.
 
     ``curves`` are those in the mask in use, whose resolution sets the distances. The ladder ends at the first rung
     whose mask correlates with itself.
     """
-    mean, d = 0.5 * (half1 + half2), curves.resolutions()["corrected"]
+    pixel_size, d = curves.pixel_size, curves.resolutions()["corrected"]
+    smooth = halves.mean(lowpass_weight(halves.box_size * pixel_size / (LOWPASS_IN_RESOLUTIONS * d)))
+    phases = random_phases(halves, curves.randomise_shell, region_of(mask), seed)
     rungs = [_rung("mask in use", mask, curves, curves.tight, curves.randomised, curves.corrected)]
     kept = mask
     for near, far in RUNGS:
-        tighter = density_mask(mean, mask, curves.pixel_size, LOWPASS_IN_RESOLUTIONS * d, DENSITY_LEVEL, near * d,
-                               far * d)
+        tighter = density_mask(smooth, mask, pixel_size, DENSITY_LEVEL, near * d, far * d)
         rungs.append(_rung(f"{near * d:.1f} to {far * d:.1f} Å about the density", tighter, curves,
-                           *masked_curves(half1, half2, tighter, curves.randomise_shell, seed, workers)))
+                           *masked_curves(halves, tighter, phases)))
         if rungs[-1].mask_correlation > MASK_CORRELATION:
             return Ladder(_ladder(rungs, len(rungs) - 2), kept)
         kept = tighter

@@ -13,8 +13,9 @@ from ..io.relion_particles import read_table, write_particles
 from ..io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, remove, remove_temporary, write_atomic
 from ..io.run_store import load_input, load_iteration, load_noise, load_particles, load_poses, save_record
 from ..maps.fsc import FscCurves, read_fsc
+from ..maps.half_maps import HalfMaps, read_half_maps
 from ..maps.sharpen import applied_b_factor, sharpen
-from ..model.fourier import apply_shell_filter
+from ..model.fourier import by_shell
 from ..progress import say
 from ..records.particles import Particles
 from ..records.poses import PoseTable
@@ -23,7 +24,7 @@ from ..records.results import PoseBlur, Sharpening
 from ..records.run_input import InputChanges
 from .directions import write_directions
 from .mask_ladder import mask_ladder
-from .pose_blur import Share, advice, as_half_map_fsc, blur_correlation, expected_map_to_truth, expected_resolution
+from .pose_blur import BlurredMap, Share, advice, as_half_map_fsc, expected_map_to_truth, expected_resolution
 from .report import build_report
 from .selection import effect, select, sentence, wanted
 
@@ -47,11 +48,12 @@ def write_results(run: RunFolder, workers: int) -> None:
     if run.filter_resolution(k).exists():
         copy(run.filter_resolution(k), run.final("filter_resolution.mrc"))
     copy(run.fsc(k), run.final("fsc.star"))
-    maps, curves = [read_map(run.half_map(k, half))[0] for half in (1, 2)], read_fsc(run.fsc(k))
+    halves = read_half_maps(run, k, workers)
+    curves = read_fsc(run.fsc(k))
     share = share_of_first(run, k, len(curves.corrected))
-    mean, mask = weighted_mean(maps, share, workers), read_map(run.mask_in_use(k))[0]
+    mean, mask = weighted_mean(halves, share), read_map(run.mask_in_use(k))[0]
     write_maps(run, mean, curves, workers)
-    write_ladder(run, maps, mask, curves, workers)
+    write_ladder(run, halves, mask, curves)
     rows = select(run, k) if wanted(given.resolved) else None
     write_final_particles(run, k, rows)
     if rows is not None:
@@ -59,8 +61,9 @@ def write_results(run: RunFolder, workers: int) -> None:
         save_record(run.final("selection.json"), selection)
         say(sentence(selection))
     rotations = [table.rotation for table in (load_poses(run, k, half) for half in (1, 2)) if table is not None]
-    write_directions(run, maps, mask, np.concatenate(rotations), workers)
-    blur = pose_blur(run, k, mean, mask, curves, share)
+    write_directions(run, halves, mask, np.concatenate(rotations))
+    blur = pose_blur(run, k, BlurredMap.of(mean, mask, curves.corrected, curves.resolutions()["corrected"]
+                                           / given.pixel_size, workers), curves, share)
     save_record(run.final("pose_blur.json"), blur)
     changes = changes_at_the_end(run)
     if changes:
@@ -88,11 +91,10 @@ def write_maps(run: RunFolder, mean: np.ndarray, curves: FscCurves, workers: int
         guinier_correlation=fit.correlation, guinier_shells=fit.shells))
 
 
-def write_ladder(run: RunFolder, maps: Sequence[np.ndarray], mask: np.ndarray, curves: FscCurves,
-                 workers: int) -> None:
+def write_ladder(run: RunFolder, halves: HalfMaps, mask: np.ndarray, curves: FscCurves) -> None:
     """The resolution in ever tighter masks, and the tightest that adds no correlation of its own."""
     given = load_input(run)
-    ladder = mask_ladder(maps[0], maps[1], mask, curves, given.resolved.seed, workers)
+    ladder = mask_ladder(halves, mask, curves, given.resolved.seed)
     write_map(run.final("tightest_mask.mrc"), ladder.mask, given.pixel_size)
     save_record(run.final("mask_ladder.json"), ladder.record)
 
@@ -107,30 +109,29 @@ def share_of_first(run: RunFolder, iteration: int, shells: int) -> Share:
     return 0.5 if abs(float(share.mean()) - 0.5) < ALIKE else share
 
 
-def weighted_mean(maps: Sequence[np.ndarray], share: Share, workers: int) -> np.ndarray:
+def weighted_mean(halves: HalfMaps, share: Share) -> np.ndarray:
     """The mean of two half-maps (N, N, N), each weighted by what it knows, shell by shell."""
     if isinstance(share, float):
-        return share * (maps[0] + maps[1])
+        return share * (halves.maps[0] + halves.maps[1])
     say(f"the half-sets are unequal: half-map 1 has {100 * share.mean():.0f} % of the weight in the final map")
-    mean: np.ndarray = apply_shell_filter(maps[0], share, workers) + apply_shell_filter(maps[1], 1 - share, workers)
+    mean: np.ndarray = halves.combined(by_shell(share), by_shell(1 - share))
     return mean
 
 
-def pose_blur(run: RunFolder, iteration: int, volume: np.ndarray, mask: np.ndarray, curves: FscCurves,
-              share: Share) -> PoseBlur:
+def pose_blur(run: RunFolder, iteration: int, blurred_map: BlurredMap, curves: FscCurves, share: Share) -> PoseBlur:
     """κ and the FSC to the truth to be expected of the final map (pose_blur.py)."""
     given = load_input(run)
-    resolved, pixel_size = given.resolved, given.pixel_size
+    resolved = given.resolved
     reported = curves.resolutions()["corrected"]
     tables = [t for t in (load_poses(run, iteration, half) for half in (1, 2)) if t is not None]
     rotation = np.concatenate([t.rotation for t in tables])
 
     def blurred(name: str) -> np.ndarray:
-        return blur_correlation(volume, mask, curves.corrected, np.concatenate([getattr(t, name) for t in tables]),
-                                rotation, reported / pixel_size, resolved.seed)
+        covariance = np.concatenate([getattr(t, name) for t in tables])
+        return blurred_map.correlation(covariance, rotation, resolved.seed)
     kappa = blurred("pose_error_covariance") * (blurred("covariance") if resolved.marginalize else 1)
     curve = expected_map_to_truth(curves.corrected, kappa, share)
-    expected = expected_resolution(curve, len(volume), pixel_size)
+    expected = expected_resolution(curve, given.box_size, given.pixel_size)
     return PoseBlur(expected, max(expected, reported), tuple(curve.tolist()), tuple(as_half_map_fsc(curve).tolist()),
                     tuple(kappa.tolist()), advice(expected, reported))
 

@@ -24,7 +24,8 @@ from scipy.spatial.transform import Rotation
 
 from ..align.reference import Reference, integer_centre, make_reference
 from ..align.search_plan import align_shell_of
-from ..model.fourier import lowpass
+from ..maps.reference_filter import joined
+from ..model.fourier import lowpass_weight
 from ..model.pixels import highest_shell
 from ..model.pose import exp_map, project
 from ..records.errors import InputError
@@ -100,7 +101,8 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     """Whether half-maps, poses and images belong together; InputError where they do not."""
     particles = inputs.particles
     shell = align_shell_of(resolved.initial_lowpass_angstrom, resolved, particles)
-    volumes = [lowpass(m, inputs.pixel_size, resolved.initial_lowpass_angstrom, workers=workers) for m in inputs.maps]
+    cutoff = particles.box_size * inputs.pixel_size / resolved.initial_lowpass_angstrom
+    volumes = joined(inputs.halves, 0.0, inputs.pixel_size, lowpass_weight(cutoff))
     references = [whole_map(v, shell, workers) for v in volumes]
     found = look(particles, references, shell, IMAGES, workers)
     if evidence_of(found) < surely(found) and np.count_nonzero(particles.half_set) > 2 * IMAGES:

@@ -21,8 +21,9 @@ from ..io.relion_particles import (
     read_particles,
 )
 from ..io.run_folder import PathLike
-from ..maps.fsc import fsc, resolution_at
-from ..maps.mask import check_mask, noise_in_mask
+from ..maps.fsc import resolution_at
+from ..maps.half_maps import HalfMaps
+from ..maps.mask import check_mask, dense_region, noise_in_mask
 from ..model.optics import several_pixel_sizes
 from ..model.symmetry import mask_symmetry_error, operators
 from ..motion.prior_shapes import prior_shape
@@ -55,22 +56,26 @@ USUAL_OPTICS = (60, 1250), (0, 8), (0.01, 0.4)  # kV, mm, amplitude contrast: wh
 
 @dataclass(frozen=True)
 class CheckedInputs:
-    """Inputs that passed: `maps` the two half-maps and `mask`, (N, N, N) float32, the mask within [0, 1].
+    """Inputs that passed: the two half-maps and `mask`, (N, N, N) float32, the mask within [0, 1].
 
     `excluded` particles are of half-set 0.
     """
 
     particles: Particles
     table: ParticleTable
-    maps: Tuple[np.ndarray, np.ndarray]
+    halves: HalfMaps
     mask: np.ndarray
     pixel_size: float
     warnings: Tuple[str, ...]
     excluded: Tuple[Excluded, ...] = ()
 
+    @property
+    def maps(self) -> Tuple[np.ndarray, np.ndarray]:
+        return self.halves.maps
+
 
 def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: PathLike, mask: PathLike,
-                 settings: Settings) -> CheckedInputs:
+                 settings: Settings, workers: int = 1) -> CheckedInputs:
     """Read and check the inputs of a local refinement; every image is looked at once.
 
     Memory: three maps, the STAR file and a batch of images.
@@ -112,12 +117,13 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
         warnings += said
     maps = _check_values(volumes[0], names[0]), _check_values(volumes[1], names[1])
     warnings += _check_half_maps(maps, names[:2])
-    warnings += _check_mask(volumes[2], maps, names[2], particles)
+    halves = HalfMaps(maps[0], maps[1], workers)
+    warnings += _check_mask(volumes[2], halves, names[2], particles)
     warnings += _check_symmetry(volumes[2], settings, names[2])
     warnings += _check_settings(settings, particles)
     particles, excluded, copies = exclude_unusable(particles, star)
     warnings += exclusion_warning(excluded, len(particles)) + check_copies(copies, particles, star)
-    return CheckedInputs(particles, table, maps, np.clip(volumes[2], 0, 1), particles.pixel_size, tuple(warnings),
+    return CheckedInputs(particles, table, halves, np.clip(volumes[2], 0, 1), particles.pixel_size, tuple(warnings),
                          excluded)
 
 
@@ -299,13 +305,12 @@ def _inscribed_sphere(box_size: int) -> np.ndarray:
     return inside
 
 
-def _check_mask(mask: np.ndarray, maps: Tuple[np.ndarray, np.ndarray], name: str, particles: Particles) -> List[str]:
+def _check_mask(mask: np.ndarray, halves: HalfMaps, name: str, particles: Particles) -> List[str]:
     box_size, pixel_size = particles.box_size, particles.pixel_size
     check_mask(mask, box_size, pixel_size, 0.0, source=name)  # refuses before the FSC is computed under it
-    curve = fsc(maps[0] * mask, maps[1] * mask)
-    resolution = resolution_at(curve, FSC_THRESHOLD, box_size, pixel_size)
-    warnings = check_mask(mask, box_size, pixel_size, resolution, maps[0] + maps[1], name)
-    noise = noise_in_mask(mask, maps[0] - maps[1], pixel_size)
+    resolution = resolution_at(halves.under(mask), FSC_THRESHOLD, box_size, pixel_size)
+    warnings = check_mask(mask, box_size, pixel_size, resolution, dense_region(halves, pixel_size), name)
+    noise = noise_in_mask(mask, halves.spectra[0] - halves.spectra[1], pixel_size, halves.workers)
     if abs(noise) > FOLLOWS_NOISE[0]:
         text = (f"follows the noise of half-map {1 if noise > 0 else 2} ({abs(noise):.0f} standard deviations), so the "
                 "FSC under it is too good")

@@ -1,7 +1,7 @@
-"""Launchers of slices.cu and insert.cu: every array and scalar that a kernel gets is checked here.
+"""Launchers of the .cu files: every array and scalar that a kernel gets is checked here.
 
-The functions are the CUDA twins of those of the same names in slices.py and insert.py, which call them when
-their arrays are CuPy's.
+The functions are the CUDA twins of those of the same names in slices.py, insert.py, shells.py and moved.py, which call them
+when their arrays are CuPy's.
 """
 from __future__ import annotations
 
@@ -143,3 +143,26 @@ def insert_slices(accumulator: Array, rows: Array, owner: Array, gamma: Array, s
         arguments.append(checked(xp, "accumulator", sums, np.float32, (nx, nz, ny, 3)))
     name = "insert_slices_fixed" if fixed else "insert_slices"
     kernel(xp, "insert.cu", name)((m, blocks(height * (height // 2 + 1))), (BLOCK,), tuple(arguments))
+
+
+def shell_sums(first: Array, second: Array) -> Array:
+    """The sums (N, N // 2 + 1, 3) float64 of every plane; see shells.shell_sums."""
+    xp, n = array_module(first), len(first)
+    last, half_spectrum = n // 2, (n, n, n // 2 + 1)
+    out = xp.empty((n, last + 1, 3), np.float64)
+    arguments = (checked(xp, "first", first, np.complex64, half_spectrum),
+                 checked(xp, "second", second, np.complex64, half_spectrum), np.int32(n), np.int32(last), out)
+    kernel(xp, "shells.cu", "shell_sums")((n, blocks(last + 1)), (BLOCK,), arguments)
+    return out
+
+
+def sum_of_moved(volume_on_device: Array, turns: np.ndarray, offsets: np.ndarray) -> Array:
+    """(nz, ny, nx) float32; see moved.sum_of_moved."""
+    xp, shape, n = array_module(volume_on_device), volume_on_device.shape, len(turns)
+    nz, ny, nx = shape
+    out = xp.empty(shape, np.float32)
+    arguments = (checked(xp, "volume", volume_on_device, np.float32, shape), *(np.int32(edge) for edge in shape),
+                 checked(xp, "turns", xp.asarray(turns), np.float32, (n, 3, 3)),
+                 checked(xp, "offsets", xp.asarray(offsets), np.float32, (n, 3)), np.int32(n), out)
+    kernel(xp, "moved.cu", "sum_of_moved")((nz * ny, blocks(nx)), (BLOCK,), arguments)
+    return out

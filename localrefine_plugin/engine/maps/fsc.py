@@ -1,20 +1,20 @@
-"""Fourier shell correlation of two half-maps: five curves, resolution, fsc.star.
+"""Fourier shell correlation of two half-maps (half_maps.py): five curves, resolution, fsc.star.
 
-    FSC(s) = Re Σ F1 F2* / √(Σ|F1|² Σ|F2|²)   over the shell s = round(|k|) of the full spectrum,
-
-sums in float64, Friedel mates counted alike. (relion_postprocess counts the plane kx = 0 twice; the curves
-agree to better than 0.01 where a shell holds enough coefficients.)
+relion_postprocess counts the plane kx = 0 twice; the curves agree to better than 0.01 where a shell holds enough
+coefficients.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 from emtable import Table
 
 from ..io.run_folder import write_atomic
+from ..kernels.device import array_module, to_host
+from ..kernels.shells import shell_sums
 from ..model import fourier
 from ..records.iteration import (
     CURVE_NAMES,
@@ -25,8 +25,10 @@ from ..records.iteration import (
     TRUTH_THRESHOLD,
     IterationRecord,
 )
+from .half_maps import HalfMaps, RandomPhases, Region, region_of, shell_correlation, transform_within
 from .mask import dilate_soft
 
+Array = Any
 SPHERE_INNER = 0.85
 """The spherical mask is 1 up to this fraction of N/2 and falls to 0 at N/2."""
 
@@ -80,24 +82,6 @@ class FscCurves:
                                tuple(self.resolution_range()), align_resolution_angstrom)
 
 
-def shell_correlation(ft1: np.ndarray, ft2: np.ndarray, box_size: int) -> np.ndarray:
-    """FSC of two cubic half-spectra: (N // 2 + 1,) float64; 0 in a shell where either has no power."""
-    power = fourier.radial_mean_power(ft1, box_size) * fourier.radial_mean_power(ft2, box_size)
-    return _ratio(_cross_power(ft1, ft2, box_size), power)
-
-
-def _cross_power(ft1: np.ndarray, ft2: np.ndarray, box_size: int) -> np.ndarray:
-    """Mean of Re F1 F2* by shell."""
-    def product(z: int) -> np.ndarray:
-        a, b = ft1[z], ft2[z]
-        return np.multiply(a.real, b.real, dtype=np.float64) + np.multiply(a.imag, b.imag, dtype=np.float64)
-    return fourier.shell_sums(product, box_size) / fourier.shell_counts(box_size)
-
-
-def _ratio(cross: np.ndarray, power_product: np.ndarray) -> np.ndarray:
-    return np.divide(cross, np.sqrt(power_product), out=np.zeros_like(cross), where=power_product > 0)
-
-
 def fsc(map1: np.ndarray, map2: np.ndarray, workers: int = 1) -> np.ndarray:
     """FSC of two maps by shell.
 
@@ -109,20 +93,20 @@ def fsc(map1: np.ndarray, map2: np.ndarray, workers: int = 1) -> np.ndarray:
     -------
     (N // 2 + 1,) float64. Shell 0 is ±1 or 0: one coefficient has no correlation to speak of.
     """
-    box_size = fourier.box_of(map1.shape)
-    return shell_correlation(fourier.forward(map1, workers), fourier.forward(map2, workers), box_size)
+    return shell_correlation(fourier.forward(map1, workers), fourier.forward(map2, workers))
 
 
-def spherical_mask(box_size: int) -> np.ndarray:
-    """1 up to 0.85 · N/2 from the box centre, raised cosine to 0 at N/2: (N, N, N) float32."""
+def spherical_mask(box_size: int, xp: Any = np) -> Array:
+    """1 up to 0.85 · N/2 from the box centre, raised cosine to 0 at N/2: (N, N, N) float32, numpy's or CuPy's."""
     axis = np.square(np.arange(box_size) - box_size // 2)
-    radius = np.sqrt(axis[:, None, None] + axis[:, None] + axis, dtype=np.float32)
     inner, outer = SPHERE_INNER * box_size / 2, box_size / 2
-    return fourier.cosine_edge(radius, (inner + outer) / 2, outer - inner).astype(np.float32)
+    table = fourier.cosine_edge(np.sqrt(np.arange(3 * axis.max() + 1)), (inner + outer) / 2, outer - inner)
+    axis = xp.asarray(axis)
+    return xp.asarray(table.astype(np.float32)).take(axis[:, None, None] + axis[:, None] + axis)
 
 
-def five_curves(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, pixel_size: float, seed: int = 1,
-                randomise_below: float = 0.8, workers: int = 1) -> FscCurves:
+def five_curves(halves: HalfMaps, mask: Array, pixel_size: float, seed: int = 1,
+                randomise_below: float = 0.8) -> FscCurves:
     """The five FSC curves of two half-maps and what the corrected one rests on.
 
     The corrected curve is that of Chen et al. 2013 (doi:10.1016/j.ultramic.2013.06.004) as
@@ -132,92 +116,32 @@ def five_curves(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, pixel_si
 
     Parameters
     ----------
-    half1, half2 : (N, N, N) unfiltered, unmasked half-maps.  mask : (N, N, N), the mask in use.
-    pixel_size : Å.  seed : of the random phases.
+    halves : unfiltered, unmasked.  mask : (N, N, N), the mask in use.  pixel_size : Å.  seed : of the random phases.
     """
-    n = fourier.box_of(half1.shape)
-
-    unmasked = _closed(fsc(half1, half2, workers))
-    start = first_below(unmasked, randomise_below)
-    tight, randomised, corrected = masked_curves(half1, half2, mask, start, seed, workers)
-    loose = dilate_soft(mask, pixel_size, LOOSE_DILATE_ANGSTROM, LOOSE_EDGE_ANGSTROM)
+    n, xp = halves.box_size, array_module(mask)
+    start = first_below(halves.unmasked, randomise_below)
+    tight, randomised, corrected = masked_curves(halves, mask, random_phases(halves, start, region_of(mask), seed))
+    loose = dilate_soft(to_host(mask), pixel_size, LOOSE_DILATE_ANGSTROM, LOOSE_EDGE_ANGSTROM)
     return FscCurves(
         box_size=n, pixel_size=float(pixel_size), spatial_frequency=np.arange(n // 2 + 1) / (n * pixel_size),
-        unmasked=unmasked, spherical=_under(half1, half2, spherical_mask(n), workers),
-        loose=_under(half1, half2, loose, workers), tight=tight, randomised=randomised, corrected=corrected,
-        corrected_error=standard_error(corrected, mask, workers), randomise_shell=start)
+        unmasked=halves.unmasked, spherical=halves.under(spherical_mask(n, xp)),
+        loose=halves.under(xp.asarray(loose)), tight=tight, randomised=randomised, corrected=corrected,
+        corrected_error=standard_error(corrected, mask, halves.workers), randomise_shell=start)
 
 
-def masked_curves(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, randomise_shell: int, seed: int,
-                  workers: int = 1) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """F_t, F_n and the corrected curve, (N // 2 + 1,) each, under a mask; random phases from ``randomise_shell`` on."""
-    tight = _under(half1, half2, mask, workers)
-    if randomise_shell >= len(tight):
+def random_phases(halves: HalfMaps, randomise_shell: int, region: Region, seed: int) -> Optional[RandomPhases]:
+    """The half-maps with random phases; None where no shell is randomised."""
+    return None if randomise_shell > halves.box_size // 2 else RandomPhases(halves, randomise_shell, region, seed)
+
+
+def masked_curves(halves: HalfMaps, mask: Array,
+                  phases: Optional[RandomPhases]) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """F_t, F_n and the corrected curve, (N // 2 + 1,) each, under a mask; ``phases`` of `random_phases`."""
+    tight = halves.under(mask)
+    if phases is None:
         return tight, tight, tight
-    ft1, ft2 = fourier.forward(half1, workers), fourier.forward(half2, workers)
-    randomised = randomised_fsc(ft1, ft2, mask, randomise_shell, seed, workers)
-    return tight, randomised, corrected_fsc(tight, randomised, randomise_shell)
-
-
-def _under(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, workers: int) -> np.ndarray:
-    return _closed(fsc(half1 * mask, half2 * mask, workers))
-
-
-def _closed(curve: np.ndarray) -> np.ndarray:
-    """The curve with shell 0 set to 1: a single coefficient, whose correlation can only be ±1."""
-    curve[0] = 1.0
-    return curve
-
-
-def randomised_fsc(ft1: np.ndarray, ft2: np.ndarray, mask: np.ndarray, first_shell: int, seed: int,
-                   workers: int = 1) -> np.ndarray:
-    """F_n: the FSC of two maps under a mask after randomising their phases from ``first_shell`` on.
-
-    Random phases of the two halves are independent, so what they add to Σ F1 F2* has mean zero: the
-    numerator is that of the shells below ``first_shell`` under the mask, which is not random at all.
-    Only the power of the random part needs a draw. This is the expectation of the curve that
-    relion_postprocess draws once, without the 1/√n_eff of noise that one draw carries into F.
-
-    Parameters
-    ----------
-    ft1, ft2 : half-spectra of the half-maps.  mask : (N, N, N).
-
-    Returns
-    -------
-    (N // 2 + 1,) float64.
-    """
-    n = fourier.box_of(mask.shape)
-    kept_fts, powers = [], []
-    for half, map_ft in enumerate((ft1, ft2), start=1):
-        kept, random = _randomised_parts(map_ft, n, first_shell, np.random.default_rng([seed, half]), workers)
-        kept_ft = fourier.forward(fourier.inverse(kept, mask.shape, workers) * mask, workers)
-        random_ft = fourier.forward(fourier.inverse(random, mask.shape, workers) * mask, workers)
-        powers.append(fourier.radial_mean_power(kept_ft, n) + fourier.radial_mean_power(random_ft, n))
-        kept_fts.append(kept_ft)
-    return _closed(_ratio(_cross_power(kept_fts[0], kept_fts[1], n), powers[0] * powers[1]))
-
-
-def _randomised_parts(map_ft: np.ndarray, box_size: int, first_shell: int, rng: np.random.Generator,
-                      workers: int) -> Tuple[np.ndarray, np.ndarray]:
-    """The half-spectrum below ``first_shell``, and the rest with random phases (its amplitudes kept).
-
-    The phases are those of white noise, so that Friedel mates stay conjugate.
-    """
-    kept = map_ft.copy()
-    random = fourier.forward(rng.standard_normal((box_size,) * 3, dtype=np.float32), workers)
-    for z, radius_squared in fourier.planes_radius_squared(box_size):
-        beyond = radius_squared >= first_shell ** 2
-        amplitude = np.abs(map_ft[z]) * beyond
-        random[z] *= amplitude / np.maximum(np.abs(random[z]), np.finfo(np.float32).tiny)
-        kept[z][beyond] = 0
-    return kept, random
-
-
-def random_phases_beyond(volume: np.ndarray, first_shell: int, seed: int, workers: int = 1) -> np.ndarray:
-    """A map (N, N, N) with random phases from ``first_shell`` on, amplitudes kept."""
-    kept, random = _randomised_parts(fourier.forward(volume, workers), len(volume), first_shell,
-                                     np.random.default_rng(seed), workers)
-    return fourier.inverse(kept + random, volume.shape, workers)
+    randomised = phases.under(mask)
+    return tight, randomised, corrected_fsc(tight, randomised, phases.first_shell)
 
 
 def corrected_fsc(tight: np.ndarray, randomised: np.ndarray, randomise_shell: int) -> np.ndarray:
@@ -252,12 +176,11 @@ def independent_fraction(mask: np.ndarray, workers: int = 1) -> float:
     V_mask / V_box when the mask fills the box and is about twice that for a small mask, whose smear is
     thicker than a shell; simulated noise agrees to 5 %.
     """
-    n = fourier.box_of(mask.shape)
-    correlation = fourier.forward(np.square(mask), workers)
-    at_zero = float(np.abs(correlation[0, 0, 0])) ** 2
-    fourier.multiply_radial(correlation, n, lambda d: np.sqrt(np.where(d <= 1, 1 - d / 2, 0.5 / np.maximum(d, 1))))
-    weights = fourier.rfft_weights(mask.shape)
-    total = sum(float(np.sum(np.square(np.abs(plane), dtype=np.float64) * weights)) for plane in correlation)
+    region = region_of(mask)
+    correlation = transform_within(mask[region] ** 2, fourier.box_of(mask.shape), workers)
+    at_zero = float(abs(correlation[0, 0, 0])) ** 2
+    fourier.multiply_radial(correlation, lambda d: np.sqrt(np.where(d <= 1, 1 - d / 2, 0.5 / np.maximum(d, 1))))
+    total = float(shell_sums(correlation, correlation)[0].sum())
     return at_zero / total if total > 0 else 0.0
 
 

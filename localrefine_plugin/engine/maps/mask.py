@@ -5,14 +5,15 @@ Masks are [z, y, x] with values 0 … 1; points are x, y, z in pixels counted fr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional
 
 import numpy as np
-import scipy.fft
 import scipy.ndimage
 
-from ..model.fourier import lowpass
+from ..kernels.device import to_host
+from ..model.fourier import forward, inverse, lowpass, lowpass_weight, multiply_radial
 from ..records.errors import InputError
+from .half_maps import HalfMaps, region_of
 
 RANGE_TOLERANCE = 1e-3
 """How far outside [0, 1] a mask may stray: resampled and 8-bit masks do by this much."""
@@ -33,6 +34,8 @@ DENSITY_SIGMAS = 4.0
 DENSITY_LOWPASS_ANGSTROM = 20.0
 """Low-pass before looking for density under a mask; shapes of domains, hardly any noise."""
 
+SOLVENT_STEP = 2
+"""Voxels between those that the solvent's statistics are taken of: the low-passed map is smooth."""
 
 NOISE_ANGSTROM = 15.0
 """A mask's structure finer than this is not the shape of a domain."""
@@ -81,7 +84,7 @@ def soft_edge_width_px(mask: np.ndarray) -> float:
     ∫ |∇m| = 1 per unit surface; so  w = 8 Σ m (1 − m) / Σ |∇m|, whatever the shape. 0 for a binary
     mask, infinite for a mask without a surface. Within 5 % for edges of 3 px or more.
     """
-    box = _padded_bounding_box(mask > 0, 2)
+    box = region_of(mask, 2)
     part = np.asarray(mask[box], dtype=np.float32)
     gradient = np.zeros_like(part)
     for axis in range(3):
@@ -95,36 +98,38 @@ def soft_edge_width_px(mask: np.ndarray) -> float:
 def sharpest_edge_px(mask: np.ndarray) -> float:
     """Width of the soft edge of a mask (N, N, N) where it is sharpest, px: π/2 over the slope that a twentieth of the
     edge exceeds. A raised cosine of width w has π / 2w in its middle."""
-    part = np.asarray(mask[_padded_bounding_box(mask > 0, 2)], dtype=np.float32)
+    part = np.asarray(mask[region_of(mask, 2)], dtype=np.float32)
     slope = np.sqrt(sum(np.square(np.gradient(part, axis=axis)) for axis in range(3)))
     edge = slope[slope > 0.01]
     return float(np.pi / 2 / np.quantile(edge, 0.95)) if len(edge) else float("inf")
 
 
-def noise_in_mask(mask: np.ndarray, difference: np.ndarray, pixel_size: float, workers: int = 1) -> float:
-    """By how many standard deviations the fine structure of a mask follows the difference of two half-maps (N, N, N).
+def noise_in_mask(mask: np.ndarray, difference_ft: np.ndarray, pixel_size: float, workers: int = 1) -> float:
+    """By how many standard deviations the fine structure of a mask (N, N, N) follows the difference of two half-maps,
+    given by its half-spectrum.
 
     Detail finer than NOISE_ANGSTROM of both, Σ m (h₁ − h₂), beside the same sum for the mask at every other place. The
     structure cancels in the difference: a mask drawn around a half-map's bumps follows its noise, one made of both
     half-maps alike, or of a low-passed map, does not.
     """
-    shape = mask.shape
-    detail = [np.asarray(v, np.float32) - lowpass(v, pixel_size, NOISE_ANGSTROM, workers=workers)
-              for v in (mask, difference)]
-    spectra = [scipy.fft.rfftn(v, workers=workers) for v in detail]
-    sums = scipy.fft.irfftn(spectra[0] * np.conj(spectra[1]), shape, workers=workers)
+    if NOISE_ANGSTROM <= 2 * pixel_size:
+        return 0.0
+    coarse = lowpass_weight(len(mask) * pixel_size / NOISE_ANGSTROM)
+    product = forward(mask, workers)
+    product *= difference_ft.conj()
+    sums = inverse(multiply_radial(product, lambda radius: (1 - coarse(radius)) ** 2), mask.shape, workers)
     return float(sums[0, 0, 0] / max(float(sums.std()), 1e-30))
 
 
 def check_mask(mask: np.ndarray, box_size: int, pixel_size: float, resolution_angstrom: float,
-               density: Optional[np.ndarray] = None, source: str = "mask") -> List[str]:
+               dense: Optional[np.ndarray] = None, source: str = "mask") -> List[str]:
     """Refuse an unusable mask; return warnings (sentences) about a doubtful one.
 
     Parameters
     ----------
     mask : any array.  box_size, pixel_size (Å) : of the particles.
     resolution_angstrom : the resolution aimed at, for the width of the soft edge.
-    density : (N, N, N) the sum of the half-maps; None skips the check for overlap.
+    dense : (N, N, N) where the map is, of `dense_region`; None skips the check for overlap.
     source : what to call the mask in a message (its path).
 
     Raises
@@ -141,8 +146,8 @@ def check_mask(mask: np.ndarray, box_size: int, pixel_size: float, resolution_an
     if width < wanted:
         warnings.append(f"{source}: the mask edge is {width:.1f} px wide. Use at least {wanted:.0f} px (5 × the "
                         f"resolution of {resolution_angstrom:.1f} Å); a sharper edge raises the FSC by itself")
-    if density is not None:
-        warnings += _check_overlap(mask, density, pixel_size, source)
+    if dense is not None:
+        warnings += _check_overlap(mask, dense, source)
     return warnings
 
 
@@ -161,23 +166,26 @@ def _refuse_unusable(mask: np.ndarray, box_size: int, source: str) -> None:
                          "give a mask that is 1 over the part to be refined")
 
 
-def dense_region(density: np.ndarray, pixel_size: float) -> np.ndarray:
-    """Where a map (N, N, N), low-passed to 20 Å, differs from the solvent in the corners of the box: bool."""
-    smooth = lowpass(density, pixel_size, DENSITY_LOWPASS_ANGSTROM)
-    axis = np.square(np.arange(len(density)) - len(density) // 2)
-    solvent = smooth[axis[:, None, None] + axis[:, None] + axis > len(density) ** 2 / 4]  # the corners of the box
+def dense_region(halves: HalfMaps, pixel_size: float) -> np.ndarray:
+    """Where the mean of two half-maps, low-passed to 20 Å, differs from the solvent in the corners of the box: bool
+    (N, N, N)."""
+    n = halves.box_size
+    smooth = to_host(halves.mean(lowpass_weight(n * pixel_size / DENSITY_LOWPASS_ANGSTROM)))
+    axis = np.square(np.arange(n) - n // 2)[::SOLVENT_STEP]
+    corners = axis[:, None, None] + axis[:, None] + axis > n ** 2 / 4
+    solvent = smooth[::SOLVENT_STEP, ::SOLVENT_STEP, ::SOLVENT_STEP][corners]
     # absolute: a map of inverted contrast is refused elsewhere, with a better reason
     dense: np.ndarray = np.abs(smooth - solvent.mean()) > DENSITY_SIGMAS * solvent.std()
     return dense
 
 
-def density_inside(mask: np.ndarray, density: np.ndarray, pixel_size: float) -> float:
-    """The share of a mask's voxels (≥ 0.5) that lie on density of the map."""
-    return float(dense_region(density, pixel_size)[mask >= 0.5].mean())
+def density_inside(mask: np.ndarray, dense: np.ndarray) -> float:
+    """The share of a mask's voxels (≥ 0.5) that lie on density of the map, of `dense_region`."""
+    return float(dense[mask >= 0.5].mean())
 
 
-def _check_overlap(mask: np.ndarray, density: np.ndarray, pixel_size: float, source: str) -> List[str]:
-    inside = density_inside(mask, density, pixel_size)
+def _check_overlap(mask: np.ndarray, dense: np.ndarray, source: str) -> List[str]:
+    inside = density_inside(mask, dense)
     if inside < 0.001:
         raise InputError("covers no density of the map", source, "check that map and mask share origin and pixel size")
     if inside < 0.05:
@@ -199,16 +207,18 @@ def dilate_soft(mask: np.ndarray, pixel_size: float, dilate_angstrom: float, edg
     return np.maximum(grown, np.asarray(mask, dtype=np.float32))
 
 
-def density_mask(density: np.ndarray, within: np.ndarray, pixel_size: float, lowpass_angstrom: float, level: float,
-                 near_angstrom: float, far_angstrom: float) -> np.ndarray:
-    """A mask times a soft mask about the density in it: what lies above ``level`` × its peak, (N, N, N) float32.
+def density_mask(smooth: np.ndarray, within: np.ndarray, pixel_size: float, level: float, near_angstrom: float,
+                 far_angstrom: float) -> np.ndarray:
+    """A mask times a soft mask about the low-passed density in it: what lies above ``level`` × its peak there.
 
-    1 up to ``near_angstrom`` from that density, low-passed, a cosine to 0 at ``far_angstrom``; dust left out.
+    1 up to ``near_angstrom`` from that density, a cosine to 0 at ``far_angstrom``; dust left out. (N, N, N) float32.
     """
-    smooth = lowpass(density, pixel_size, lowpass_angstrom)
+    box, mask = region_of(within), np.zeros(within.shape, np.float32)
+    smooth, within = smooth[box], within[box]
     inside = within >= 0.5
     core = _large_parts(inside & (smooth >= level * smooth[inside].max()))
-    return within * _soft_edge_around(core, pixel_size, near_angstrom, far_angstrom)
+    mask[box] = within * _soft_edge_around(core, pixel_size, near_angstrom, far_angstrom)
+    return mask
 
 
 def _soft_edge_around(region: np.ndarray, pixel_size: float, near: float, far: float) -> np.ndarray:
@@ -216,21 +226,13 @@ def _soft_edge_around(region: np.ndarray, pixel_size: float, near: float, far: f
     out = np.zeros(region.shape, dtype=np.float32)
     if not region.any():
         return out
-    box = _padded_bounding_box(region, int(np.ceil(far / pixel_size)) + 1)  # the distance transform is the cost
+    box = region_of(region, int(np.ceil(far / pixel_size)) + 1)  # the distance transform is the cost
     distance = scipy.ndimage.distance_transform_edt(~region[box]) * pixel_size
-    phase = np.clip((distance - near) / max(far - near, 1e-6), 0.0, 1.0)
-    out[box] = 0.5 + 0.5 * np.cos(np.pi * phase)
+    part = (distance <= near).astype(np.float32)
+    edge = (distance > near) & (distance < far)
+    part[edge] = 0.5 + 0.5 * np.cos(np.pi * (distance[edge] - near) / (far - near))
+    out[box] = part
     return out
-
-
-def _padded_bounding_box(region: np.ndarray, padding: int) -> Tuple[slice, ...]:
-    """Slices of the bounding box of a boolean region, grown by ``padding`` inside the array."""
-    slices = []
-    for axis in range(3):
-        used = np.nonzero(region.any(axis=tuple(a for a in range(3) if a != axis)))[0]
-        first, last = (used[0], used[-1]) if len(used) else (0, region.shape[axis] - 1)
-        slices.append(slice(max(first - padding, 0), min(last + padding + 1, region.shape[axis])))
-    return tuple(slices)
 
 
 @dataclass(frozen=True)
@@ -286,11 +288,13 @@ def dynamic_mask(density: np.ndarray, user_mask: np.ndarray, pixel_size: float, 
 
 def _large_parts(region: np.ndarray) -> np.ndarray:
     """The largest connected part of a boolean region and those at least LARGE_PART as large."""
-    labels, _ = scipy.ndimage.label(region)
+    box, parts = region_of(region), np.zeros_like(region)
+    labels, _ = scipy.ndimage.label(region[box])
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    kept: np.ndarray = (sizes >= LARGE_PART * sizes.max()) & (sizes > 0)
-    return kept[labels]
+    kept = (sizes >= LARGE_PART * sizes.max()) & (sizes > 0)
+    parts[box] = kept[labels]
+    return parts
 
 
 def volume_angstrom3(mask: np.ndarray, pixel_size: float) -> float:

@@ -16,12 +16,16 @@ Two choices differ from the paper, each measured on phantoms with and without a 
 """
 from __future__ import annotations
 
-from typing import NamedTuple, Tuple
+from typing import Any, NamedTuple, Tuple
 
 import numpy as np
 import scipy.fft
-import scipy.ndimage
 
+from ..kernels.device import array_module
+from ..kernels.fft import irfftn, rfftn
+from .half_maps import Region, region_of
+
+Array = Any
 BUTTERWORTH_ORDER = 4
 CUTOFFS = 22
 WINDOW_FACTOR = 3.0
@@ -31,12 +35,12 @@ WINDOW_FACTOR = 3.0
 class NonUniform(NamedTuple):
     """Filtered half-maps, zero outside the working box, and the cut-off of each voxel in Å, float32."""
 
-    filtered1: np.ndarray
-    filtered2: np.ndarray
-    cutoff_angstrom: np.ndarray
+    filtered1: Array
+    filtered2: Array
+    cutoff_angstrom: Array
 
 
-def nonuniform_filter(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, pixel_size: float,
+def nonuniform_filter(half1: Array, half2: Array, mask: Array, pixel_size: float,
                       low_angstrom: float, high_angstrom: float, workers: int = 1) -> NonUniform:
     """Low-pass both half-maps at every voxel at the cut-off that best predicts the other half.
 
@@ -53,40 +57,52 @@ def nonuniform_filter(half1: np.ndarray, half2: np.ndarray, mask: np.ndarray, pi
     -------
     NonUniform of (N, N, N) arrays; ``cutoff_angstrom`` is ``low_angstrom`` outside the working box.
     """
+    xp = array_module(half1)
     outer = _working_box(mask, int(np.ceil(low_angstrom / pixel_size)))
-    taper = _taper(outer, mask.shape, int(np.ceil(low_angstrom / pixel_size / 2)))
-    m1, m2 = (np.asarray(half[outer], dtype=np.float32) * taper for half in (half1, half2))
-    ft1, ft2 = (scipy.fft.rfftn(m, workers=workers) for m in (m1, m2))
-    power = _frequency_power(m1.shape, pixel_size, high_angstrom)
-    total, previous = np.zeros_like(m1), np.zeros_like(m1)
-    best = np.full_like(m1, np.inf)
-    chosen = [np.zeros_like(m1), np.zeros_like(m1), np.full_like(m1, low_angstrom)]
+    taper = xp.asarray(_taper(outer, mask.shape, int(np.ceil(low_angstrom / pixel_size / 2))))
+    m1, m2 = (half[outer] * taper for half in (half1, half2))
+    ft1, ft2 = (rfftn(m, workers) for m in (m1, m2))
+    power = _frequency_power(m1.shape, pixel_size, high_angstrom, xp)
+    total, previous = xp.zeros_like(m1), xp.zeros_like(m1)
+    best = xp.full_like(m1, np.inf)
+    chosen = [xp.zeros_like(m1), xp.zeros_like(m1), xp.full_like(m1, low_angstrom)]
     for cutoff in np.geomspace(low_angstrom, high_angstrom, CUTOFFS):
-        h = 1 / np.sqrt(1 + power * np.float32((cutoff / high_angstrom) ** (2 * BUTTERWORTH_ORDER)))
-        f1, f2 = (scipy.fft.irfftn(ft * h, s=m1.shape, workers=workers, overwrite_x=True) for ft in (ft1, ft2))
-        error = f1 * (f1 - 2 * m2) + f2 * (f2 - 2 * m1)  # e_q without m1² + m2², which every q shares
-        total += _windowed(error - previous, WINDOW_FACTOR * cutoff / pixel_size)
+        h = 1 / xp.sqrt(1 + power * np.float32((cutoff / high_angstrom) ** (2 * BUTTERWORTH_ORDER)))
+        f1, f2 = (irfftn(ft * h, m1.shape, workers) for ft in (ft1, ft2))
+        error = _shared_error(f1, f2, m1, m2)
+        previous -= error
+        total -= _windowed(previous, WINDOW_FACTOR * cutoff / pixel_size, workers)
         previous = error
         better = total < best
-        for kept, new in zip([best] + chosen, (total, f1, f2, np.float32(cutoff))):
-            np.copyto(kept, new, where=better)
+        for kept, new in zip([best] + chosen, (total, f1, f2, xp.asarray(np.float32(cutoff)))):
+            xp.copyto(kept, new, where=better)
     return NonUniform(*(_embedded(part, outer, mask.shape, fill)
                         for part, fill in zip(chosen, (0.0, 0.0, low_angstrom))))
 
 
-def _working_box(mask: np.ndarray, margin: int) -> Tuple[slice, ...]:
+def _shared_error(f1: Array, f2: Array, m1: Array, m2: Array) -> Array:
+    """e_q = f1 (f1 − 2 m2) + f2 (f2 − 2 m1), without m1² + m2², which every q shares."""
+    error, other = m2 * np.float32(-2), m1 * np.float32(-2)
+    error += f1
+    error *= f1
+    other += f2
+    other *= f2
+    error += other
+    return error
+
+
+def _working_box(mask: Array, margin: int) -> Region:
     """Slices of the bounding box of the mask, grown by the margin and to lengths the FFT is fast at."""
     slices = []
-    for axis, n in enumerate(mask.shape):
-        used = np.nonzero((mask > 0).any(axis=tuple(a for a in range(3) if a != axis)))[0]
-        wanted = used[-1] + 1 - used[0] + 2 * margin
-        length = min(scipy.fft.next_fast_len(int(wanted), real=True), n)
-        first = int(np.clip((used[0] + used[-1] + 1 - length) // 2, 0, n - length))
+    for used, n in zip(region_of(mask), mask.shape):
+        wanted = used.stop - used.start + 2 * margin
+        length = min(scipy.fft.next_fast_len(wanted, real=True), n)
+        first = int(np.clip((used.start + used.stop - length) // 2, 0, n - length))
         slices.append(slice(first, first + length))
     return tuple(slices)
 
 
-def _taper(outer: Tuple[slice, ...], shape: Tuple[int, ...], width: int) -> np.ndarray:
+def _taper(outer: Region, shape: Tuple[int, ...], width: int) -> np.ndarray:
     """Cosine fall to 0 over ``width`` at those faces of the working box that cut through the map."""
     profiles = []
     for part, n in zip(outer, shape):
@@ -97,23 +113,30 @@ def _taper(outer: Tuple[slice, ...], shape: Tuple[int, ...], width: int) -> np.n
     return profiles[0][:, None, None] * profiles[1][:, None] * profiles[2]
 
 
-def _frequency_power(shape: Tuple[int, ...], pixel_size: float, high_angstrom: float) -> np.ndarray:
+def _frequency_power(shape: Tuple[int, ...], pixel_size: float, high_angstrom: float, xp: Any) -> Array:
     """(s · d_high)^(2 · order) on the half-spectrum, float32."""
     squares = [np.square(np.fft.fftfreq(n, pixel_size) * high_angstrom) for n in shape[:2]]
     squares.append(np.square(np.fft.rfftfreq(shape[2], pixel_size) * high_angstrom))
-    total = squares[0][:, None, None] + squares[1][:, None] + squares[2]
-    return (total ** BUTTERWORTH_ORDER).astype(np.float32)
+    z, y, x = (xp.asarray(square.astype(np.float32)) for square in squares)
+    total = z[:, None, None] + y[:, None] + x
+    total *= total
+    total *= total  # BUTTERWORTH_ORDER is 4
+    return total
 
 
-def _windowed(values: np.ndarray, width_px: float) -> np.ndarray:
-    """Local mean under a triangular window with the second moment of a box of this width (two running means)."""
+def _windowed(values: Array, width_px: float, workers: int) -> Array:
+    """Local mean under a triangular window with the second moment of a box of this width: two running means, periodic,
+    whose transform is a product of Dirichlet kernels."""
+    xp, shape = array_module(values), values.shape
     size = 2 * int(round((width_px / np.sqrt(2) - 1) / 2)) + 1
-    for _ in range(2):
-        values = scipy.ndimage.uniform_filter(values, size=size, mode="reflect")
-    return values
+    spectrum = rfftn(values, workers)
+    for axis, frequencies in enumerate((np.fft.fftfreq(shape[0]), np.fft.fftfreq(shape[1]), np.fft.rfftfreq(shape[2]))):
+        kernel = (np.sinc(frequencies * size) / np.sinc(frequencies)) ** 2
+        spectrum *= xp.asarray(kernel.astype(np.float32)).reshape([-1 if a == axis else 1 for a in range(3)])
+    return irfftn(spectrum, shape, workers)
 
 
-def _embedded(part: np.ndarray, outer: Tuple[slice, ...], shape: Tuple[int, ...], fill: float) -> np.ndarray:
-    out = np.full(shape, fill, dtype=np.float32)
+def _embedded(part: Array, outer: Region, shape: Tuple[int, ...], fill: float) -> Array:
+    out = array_module(part).full(shape, fill, dtype=np.float32)
     out[outer] = part
     return out

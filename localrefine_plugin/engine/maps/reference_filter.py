@@ -1,16 +1,19 @@
 """The references of the next iteration from the two half-maps of this one: joined, filtered, nothing masked."""
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional, Sequence
+from typing import Any, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from ..model.fourier import apply_shell_filter
+from ..kernels.device import array_module
+from ..model.fourier import by_shell, lowpass_weight
 from ..records.iteration import FSC_THRESHOLD
 from ..records.resolved import ResolvedSettings
-from .fsc import FscCurves, first_below, fsc
+from .fsc import FscCurves, first_below
+from .half_maps import HalfMaps, Radial
 from .nonuniform import nonuniform_filter
 
+Array = Any
 COARSEST_FILTER_ANGSTROM = 20.0  # nobody needs a sub-volume's reference coarser than domains
 COARSEST_IN_RESOLUTIONS = 2.5  # … or, at low resolution, than this many times the resolution
 
@@ -18,20 +21,23 @@ COARSEST_IN_RESOLUTIONS = 2.5  # … or, at low resolution, than this many times
 class References(NamedTuple):
     """Filtered half-maps (N, N, N), and the cut-off of each voxel in Å where the filter is non-uniform."""
 
-    maps: List[np.ndarray]
-    cutoff_angstrom: Optional[np.ndarray]
+    maps: List[Array]
+    cutoff_angstrom: Optional[Array]
 
 
-def joined(maps: Sequence[np.ndarray], resolution: float, pixel_size: float, workers: int) -> List[np.ndarray]:
-    """Both maps with their average below ``resolution`` Å (0 = never), a cosine of two shells between."""
-    if resolution <= 0:
-        return [maps[0], maps[1]]
-    box = maps[0].shape[0]
-    shells = np.arange(box)
-    cutoff = box * pixel_size / resolution
-    low = 0.5 + 0.5 * np.cos(np.pi * np.clip((shells - cutoff + 1) / 2, 0, 1))
-    half_difference = apply_shell_filter(0.5 * (maps[0] - maps[1]), low, workers)
-    return [maps[0] - half_difference, maps[1] + half_difference]
+def joined(halves: HalfMaps, resolution: float, pixel_size: float, filtered: Radial = np.ones_like) -> List[Array]:
+    """Both maps with their average below ``resolution`` Å (0 = never), a cosine of two shells between; filtered.
+
+    The transforms are w (1 − j) F₁ + w j F₂ and the other way round, with j = ½ below and 0 beyond.
+    """
+    low = lowpass_weight(halves.box_size * pixel_size / resolution) if resolution > 0 else np.zeros_like
+
+    def own(radius: np.ndarray) -> np.ndarray:
+        return filtered(radius) * (1 - 0.5 * low(radius))
+
+    def other(radius: np.ndarray) -> np.ndarray:
+        return filtered(radius) * 0.5 * low(radius)
+    return [halves.combined(own, other), halves.combined(other, own)]
 
 
 def filter_weights(curves: FscCurves) -> np.ndarray:
@@ -45,29 +51,27 @@ def filter_weights(curves: FscCurves) -> np.ndarray:
     return weights
 
 
-def next_references(maps: Sequence[np.ndarray], mask: np.ndarray, curves: FscCurves, resolved: ResolvedSettings,
-                    workers: int) -> References:
+def next_references(halves: HalfMaps, mask: Array, curves: FscCurves, resolved: ResolvedSettings) -> References:
     """References by the settings ``join_halves_resolution_angstrom``, ``non_uniform`` and ``non_negativity``.
 
     A non-uniform filter is chosen from both halves, is the same for both, and takes the place of the FSC's
     where the mask is not zero.
     """
-    pixel_size = curves.pixel_size
-    together = joined(maps, resolved.join_halves_resolution_angstrom, pixel_size, workers)
-    weights = filter_weights(curves)
-    filtered = [apply_shell_filter(volume, weights, workers) for volume in together]
-    cutoff = None
+    pixel_size, join = curves.pixel_size, resolved.join_halves_resolution_angstrom
+    xp, cutoff = array_module(mask), None
+    filtered = joined(halves, join, pixel_size, by_shell(filter_weights(curves)))
     if resolved.non_uniform:
+        together = joined(halves, join, pixel_size) if join > 0 else halves.maps
         resolution = curves.resolutions()["corrected"]
         coarsest = max(COARSEST_FILTER_ANGSTROM, COARSEST_IN_RESOLUTIONS * resolution)
-        local = nonuniform_filter(together[0], together[1], mask, pixel_size, coarsest, resolution, workers)
-        filtered = [np.where(mask > 0, part, rest) for part, rest in zip(local[:2], filtered)]
+        local = nonuniform_filter(together[0], together[1], mask, pixel_size, coarsest, resolution, halves.workers)
+        filtered = [xp.where(mask > 0, part, rest) for part, rest in zip(local[:2], filtered)]
         cutoff = local.cutoff_angstrom
     if resolved.non_negativity:
-        filtered = [np.maximum(volume, 0) for volume in filtered]
+        filtered = [xp.maximum(volume, np.float32(0)) for volume in filtered]
     return References(filtered, cutoff)
 
 
-def reference_fsc(maps: Sequence[np.ndarray], mask: np.ndarray, workers: int) -> List[float]:
+def reference_fsc(maps: Sequence[Array], mask: Array, workers: int) -> List[float]:
     """FSC (N // 2 + 1,) of the two half-sets' references inside the mask: how much of their detail is signal."""
-    return [round(float(value), 4) for value in fsc(maps[0] * mask, maps[1] * mask, workers)]
+    return [round(float(value), 4) for value in HalfMaps(maps[0], maps[1], workers).under(mask)]

@@ -7,13 +7,15 @@ As in RELION, the B-factor is given as what is APPLIED: negative sharpens, exp(�
 """
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from ..kernels.device import array_module
 from ..model import fourier
 from ..model.pixels import highest_shell
 
+Array = Any
 GUINIER_LOW_ANGSTROM = 10.0
 """Coarser than this the shape of the particle, not the blur, makes the slope (Rosenthal & Henderson 2003)."""
 
@@ -53,7 +55,7 @@ def fsc_weights(curve: np.ndarray) -> np.ndarray:
     return weights
 
 
-def guinier_fit(map_zyx: np.ndarray, pixel_size: float, curve: np.ndarray, resolution_angstrom: float,
+def guinier_fit(map_zyx: Array, pixel_size: float, curve: np.ndarray, resolution_angstrom: float,
                 workers: int = 1) -> GuinierFit:
     """B-factor of the FSC-weighted map, fitted between 10 Å and its resolution.
 
@@ -62,13 +64,13 @@ def guinier_fit(map_zyx: np.ndarray, pixel_size: float, curve: np.ndarray, resol
     map_zyx : (N, N, N), the mean of the half-maps.  pixel_size : Å.
     curve : (N // 2 + 1,) their FSC.  resolution_angstrom : the finest shell that is fitted.
     """
-    n = fourier.box_of(map_zyx.shape)
-    return _fit(fourier.forward(map_zyx, workers), n, pixel_size, curve, resolution_angstrom)
+    return _fit(fourier.forward(map_zyx, workers), pixel_size, curve, resolution_angstrom)
 
 
-def _fit(map_ft: np.ndarray, n: int, pixel_size: float, curve: np.ndarray,
-         resolution_angstrom: float) -> GuinierFit:
-    amplitude = fourier.shell_sums(lambda z: np.abs(map_ft[z]), n) / fourier.shell_counts(n) * fsc_weights(curve)
+def _fit(map_ft: Array, pixel_size: float, curve: np.ndarray, resolution_angstrom: float) -> GuinierFit:
+    n, xp = len(map_ft), array_module(map_ft)
+    root = xp.sqrt(xp.abs(map_ft)).astype(np.complex64)  # whose power is the amplitude
+    amplitude = fourier.radial_mean_power(root) * fsc_weights(curve)
     frequency = np.arange(n // 2 + 1) / (n * pixel_size)
     used = (frequency >= 1 / GUINIER_LOW_ANGSTROM) & (frequency <= 1 / resolution_angstrom) & (amplitude > 0)
     used[highest_shell(n) + 1:] = False  # no image goes there: what is left is round-off
@@ -85,8 +87,8 @@ def applied_b_factor(fit: GuinierFit, b_factor: Optional[float]) -> float:
     return min(fit.b_factor, 0.0) if b_factor is None else b_factor
 
 
-def sharpen(map_zyx: np.ndarray, pixel_size: float, curve: np.ndarray, resolution_angstrom: float,
-            b_factor: Optional[float] = None, workers: int = 1) -> Tuple[np.ndarray, GuinierFit]:
+def sharpen(map_zyx: Array, pixel_size: float, curve: np.ndarray, resolution_angstrom: float,
+            b_factor: Optional[float] = None, workers: int = 1) -> Tuple[Array, GuinierFit]:
     """FSC-weighted, B-factor-sharpened map, low-passed at its resolution.
 
     Parameters
@@ -101,9 +103,9 @@ def sharpen(map_zyx: np.ndarray, pixel_size: float, curve: np.ndarray, resolutio
     """
     n = fourier.box_of(map_zyx.shape)
     map_ft = fourier.forward(map_zyx, workers)
-    fit = _fit(map_ft, n, pixel_size, curve, resolution_angstrom)
+    fit = _fit(map_ft, pixel_size, curve, resolution_angstrom)
     applied = applied_b_factor(fit, b_factor)
-    weights, shells = fsc_weights(curve), np.arange(n // 2 + 1)
+    by_shell = fourier.by_shell(fsc_weights(curve))
     cutoff = n * pixel_size / resolution_angstrom
 
     def weight(radius: np.ndarray) -> np.ndarray:
@@ -111,6 +113,6 @@ def sharpen(map_zyx: np.ndarray, pixel_size: float, curve: np.ndarray, resolutio
         # up to the end of the edge only: beyond, the exponential of a large B could overflow
         edge = fourier.cosine_edge(radius, cutoff, fourier.COSINE_EDGE_SHELLS)
         growth = np.exp(np.where(edge > 0, -applied / 4 * frequency_squared, 0.0))
-        return np.interp(radius, shells, weights) * edge * growth
+        return by_shell(radius) * edge * growth
 
-    return fourier.inverse(fourier.multiply_radial(map_ft, n, weight), map_zyx.shape, workers), fit
+    return fourier.inverse(fourier.multiply_radial(map_ft, weight), map_zyx.shape, workers), fit

@@ -10,6 +10,7 @@ from ..io.mrc import read_map, write_map
 from ..io.run_folder import RunFolder
 from ..io.run_store import load_input, load_iteration, load_motion, load_particles, load_poses
 from ..maps.fsc import FscCurves, five_curves, write_fsc
+from ..maps.half_maps import HalfMaps, read_half_maps
 from ..maps.mask import DynamicMask, dynamic_mask
 from ..maps.reference_filter import next_references, reference_fsc
 from ..model.pose import log_map
@@ -27,10 +28,10 @@ def merge_halves(run: RunFolder, iteration: int, workers: int) -> IterationRecor
     """FSC, mask, filtered references and the decision of this iteration."""
     given = load_input(run)
     resolved, pixel_size = given.resolved, given.pixel_size
-    maps = [read_map(run.half_map(iteration, half))[0] for half in (1, 2)]
-    curves, mask = curves_in_mask(run, iteration, maps, resolved, pixel_size, workers)
+    halves = read_half_maps(run, iteration, workers)
+    curves, mask = curves_in_mask(run, iteration, halves, resolved, pixel_size)
     write_fsc(run.fsc(iteration), curves)
-    references = next_references(maps, mask, curves, resolved, workers)
+    references = next_references(halves, mask, curves, resolved)
     for half, volume in enumerate(references.maps, 1):
         write_map(run.reference(iteration, half), volume, pixel_size)
     if references.cutoff_angstrom is not None:
@@ -97,16 +98,15 @@ def mean_of(tables: Sequence[PoseTable], name: str) -> float:
     return float(np.mean(joined(tables, name)))
 
 
-def curves_in_mask(run: RunFolder, iteration: int, maps: Sequence[np.ndarray], resolved: ResolvedSettings,
-                   pixel_size: float, workers: int) -> Tuple[FscCurves, np.ndarray]:
+def curves_in_mask(run: RunFolder, iteration: int, halves: HalfMaps, resolved: ResolvedSettings,
+                   pixel_size: float) -> Tuple[FscCurves, np.ndarray]:
     """The FSC of the half-maps and the mask it is under: the one in use, or one that follows the density.
 
     A dynamic mask is found in the mean of the half-maps, and written, once the resolution in the mask used so
     far is better than its start resolution.
     """
     def curves_under(mask: np.ndarray) -> FscCurves:
-        curves = five_curves(maps[0], maps[1], mask, pixel_size, resolved.seed, resolved.fsc_randomise_below,
-                             workers=workers)
+        curves = five_curves(halves, mask, pixel_size, resolved.seed, resolved.fsc_randomise_below)
         # symmetry mates are not independent
         order = len(operators(resolved.symmetry))
         return replace(curves, corrected_error=curves.corrected_error * np.sqrt(order))
@@ -117,9 +117,9 @@ def curves_in_mask(run: RunFolder, iteration: int, maps: Sequence[np.ndarray], r
     if resolved.mask_mode == "static" or resolution > resolved.mask_start_resolution_angstrom:
         return curves, mask
     given, _ = read_map(run.mask)
-    mask = dynamic_mask(0.5 * (maps[0] + maps[1]), given, pixel_size, resolution,
+    mask = dynamic_mask(0.5 * (halves.maps[0] + halves.maps[1]), given, pixel_size, resolution,
                         DynamicMask(resolved.mask_threshold, resolved.mask_near_angstrom, resolved.mask_far_angstrom,
-                                    resolved.mask_threshold_type == "absolute"), workers)
+                                    resolved.mask_threshold_type == "absolute"), halves.workers)
     write_map(run.iteration_mask(iteration), mask, pixel_size)
     return curves_under(mask), mask
 

@@ -1,30 +1,34 @@
 """Fourier operators on cubic maps and square images: shells, radial filters, resampling, shifts.
 
 Arrays are [z, y, x] with the origin of space in voxel N // 2 of each axis. Transforms are
-`scipy.fft.rfftn` half-spectra in single precision, not centred. A *shell* is round(|k|), k in
+`scipy.fft.rfftn` half-spectra in single precision, not centred; of numpy's arrays or CuPy's. A *shell* is round(|k|), k in
 integer frequencies; shell s has the spatial frequency s / (N · pixel_size). Since |k|² is an
 integer, every radial function is a table indexed by |k|²: nothing is interpolated twice.
 """
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Callable, Iterator, Tuple
+from typing import Any, Callable, Iterator, Tuple
 
 import numpy as np
-import scipy.fft
 
+from ..kernels import fft
+from ..kernels.device import array_module
+from ..kernels.shells import shell_sums
+
+Array = Any
 COSINE_EDGE_SHELLS = 2.0
 """Width of the edge of `lowpass`, in shells; the value of relion_postprocess --filter_edge_width."""
 
 
-def forward(map_zyx: np.ndarray, workers: int = 1) -> np.ndarray:
+def forward(map_zyx: Array, workers: int = 1) -> Array:
     """Half-spectrum (complex64) of a real array, unnormalised, not centred."""
-    return scipy.fft.rfftn(np.asarray(map_zyx, dtype=np.float32), workers=workers)
+    return fft.rfftn(map_zyx.astype(np.float32, copy=False), workers)
 
 
-def inverse(map_ft: np.ndarray, shape: Tuple[int, ...], workers: int = 1) -> np.ndarray:
+def inverse(map_ft: Array, shape: Tuple[int, ...], workers: int = 1) -> Array:
     """Real array (float32) of ``shape`` from its half-spectrum; may overwrite ``map_ft``."""
-    return scipy.fft.irfftn(map_ft, s=shape, overwrite_x=True, workers=workers)
+    return fft.irfftn(map_ft, shape, workers)
 
 
 def integer_frequencies(box_size: int) -> np.ndarray:
@@ -49,14 +53,16 @@ def _plane_radius_squared(box_size: int) -> np.ndarray:
     return plane
 
 
-def planes_radius_squared(box_size: int) -> Iterator[Tuple[int, np.ndarray]]:
-    """(z index, |k|² of that plane) for each plane of a cubic half-spectrum.
+def slabs_radius_squared(like: Array) -> Iterator[Tuple[slice, Array]]:
+    """(planes z, |k|² of their samples (planes, N, N // 2 + 1) int32) of a cubic half-spectrum, where ``like`` lives.
 
-    Working plane by plane keeps the temporaries at N² instead of N³.
+    On the host one plane at a time, so that temporaries are N² and stay in a cache; on a GPU all at once.
     """
-    plane = _plane_radius_squared(box_size)
-    for z, kz in enumerate(integer_frequencies(box_size)):
-        yield z, plane + kz * kz
+    xp, n = array_module(like), len(like)
+    plane, square = xp.asarray(_plane_radius_squared(n)), xp.asarray(integer_frequencies(n) ** 2)
+    thickness = 1 if xp is np else n
+    for z in range(0, n, thickness):
+        yield slice(z, z + thickness), plane + square[z:z + thickness, None, None]
 
 
 @lru_cache(maxsize=16)
@@ -110,50 +116,45 @@ def shell_counts(box_size: int) -> np.ndarray:
 
     Friedel mates are counted both, so this is also the number of independent real values.
     """
-    counts = shell_sums(lambda z: np.ones((box_size, box_size // 2 + 1)), box_size)
+    plane = _plane_radius_squared(box_size)
+    weights = np.broadcast_to(rfft_weights((box_size,) * 3), plane.shape).ravel()
+    in_plane = np.bincount(plane.ravel(), weights)
+    counts = np.zeros(box_size // 2 + 1)
+    table = shell_table(box_size)
+    for kz in integer_frequencies(box_size):
+        shell = table[kz * kz:kz * kz + len(in_plane)]
+        counts += np.bincount(shell, in_plane, minlength=len(counts))[:len(counts)]
     counts.flags.writeable = False
     return counts
 
 
-def shell_sums(plane_values: Callable[[int], np.ndarray], box_size: int) -> np.ndarray:
-    """Σ over each shell of the FULL spectrum of a Friedel-symmetric real quantity, in float64.
-
-    Parameters
-    ----------
-    plane_values : z index → (N, N // 2 + 1) values on that plane of the half-spectrum.
-
-    Returns
-    -------
-    (N // 2 + 1,) float64.
-    """
-    last = box_size // 2
-    table = np.minimum(shell_table(box_size), last + 1)
-    weights = rfft_weights((box_size,) * 3).astype(np.float64)
-    sums = np.zeros(last + 2)
-    for z, radius_squared in planes_radius_squared(box_size):
-        values = plane_values(z) * weights
-        sums += np.bincount(table[radius_squared].ravel(), weights=values.ravel(), minlength=last + 2)
-    return sums[:-1]
+def shell_means(first: Array, second: Array) -> np.ndarray:
+    """Means of |F₁|², |F₂|² and Re F₁ F₂* over each shell of two cubic half-spectra: (3, N // 2 + 1) float64."""
+    means: np.ndarray = shell_sums(first, second) / shell_counts(len(first))
+    return means
 
 
-def radial_mean_power(map_ft: np.ndarray, box_size: int) -> np.ndarray:
+def radial_mean_power(map_ft: Array) -> np.ndarray:
     """Mean |F|² of each shell 0 … N // 2 of a cubic half-spectrum: (N // 2 + 1,) float64."""
-    def power(z: int) -> np.ndarray:
-        plane = map_ft[z]
-        return np.square(plane.real, dtype=np.float64) + np.square(plane.imag, dtype=np.float64)
-    return shell_sums(power, box_size) / shell_counts(box_size)
+    power: np.ndarray = shell_means(map_ft, map_ft)[0]
+    return power
 
 
-def multiply_radial(map_ft: np.ndarray, box_size: int, weight: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def multiply_radial(map_ft: Array, weight: Callable[[np.ndarray], np.ndarray]) -> Array:
     """Multiply a half-spectrum (N, N, N // 2 + 1), in place, by ``weight(|k|)``, |k| in shells (fractional)."""
-    radius = np.sqrt(np.arange(3 * (box_size // 2) ** 2 + 1))
-    table = np.asarray(weight(radius), dtype=np.float32)
-    for z, radius_squared in planes_radius_squared(box_size):
-        map_ft[z] *= table[radius_squared]
+    radius = np.sqrt(np.arange(3 * (len(map_ft) // 2) ** 2 + 1))
+    table = array_module(map_ft).asarray(weight(radius).astype(np.float32))
+    for planes, radius_squared in slabs_radius_squared(map_ft):
+        map_ft[planes] *= table[radius_squared]
     return map_ft
 
 
-def apply_shell_filter(map_zyx: np.ndarray, weights: np.ndarray, workers: int = 1) -> np.ndarray:
+def by_shell(weights: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The radial function that has these weights (M,) at shells 0 … M − 1, is linear between, the last value beyond."""
+    return lambda radius: np.interp(radius, np.arange(len(weights)), weights)
+
+
+def apply_shell_filter(map_zyx: Array, weights: np.ndarray, workers: int = 1) -> Array:
     """Multiply the transform of a map by radial weights.
 
     Parameters
@@ -165,13 +166,12 @@ def apply_shell_filter(map_zyx: np.ndarray, weights: np.ndarray, workers: int = 
     -------
     (N, N, N) float32.
     """
-    shells = np.arange(len(weights))
-    return _filtered(map_zyx, lambda radius: np.interp(radius, shells, weights), workers)
+    return _filtered(map_zyx, by_shell(weights), workers)
 
 
-def _filtered(map_zyx: np.ndarray, weight: Callable[[np.ndarray], np.ndarray], workers: int) -> np.ndarray:
-    n = box_of(map_zyx.shape)
-    return inverse(multiply_radial(forward(map_zyx, workers), n, weight), map_zyx.shape, workers)
+def _filtered(map_zyx: Array, weight: Callable[[np.ndarray], np.ndarray], workers: int) -> Array:
+    box_of(map_zyx.shape)
+    return inverse(multiply_radial(forward(map_zyx, workers), weight), map_zyx.shape, workers)
 
 
 def cosine_edge(radius: np.ndarray, cutoff: float, width: float) -> np.ndarray:
@@ -180,8 +180,8 @@ def cosine_edge(radius: np.ndarray, cutoff: float, width: float) -> np.ndarray:
     return 0.5 + 0.5 * np.cos(np.pi * phase)
 
 
-def lowpass(map_zyx: np.ndarray, pixel_size: float, resolution_angstrom: float,
-            edge_shells: float = COSINE_EDGE_SHELLS, workers: int = 1) -> np.ndarray:
+def lowpass(map_zyx: Array, pixel_size: float, resolution_angstrom: float,
+            edge_shells: float = COSINE_EDGE_SHELLS, workers: int = 1) -> Array:
     """Low-pass filter with a raised-cosine edge centred on the resolution.
 
     A cosine, not a Butterworth: it is exactly zero half an edge beyond the limit, so that nothing
@@ -200,9 +200,14 @@ def lowpass(map_zyx: np.ndarray, pixel_size: float, resolution_angstrom: float,
     """
     n = box_of(map_zyx.shape)
     if resolution_angstrom <= 2 * pixel_size:
-        return np.array(map_zyx, dtype=np.float32)
-    cutoff = n * pixel_size / resolution_angstrom
-    return _filtered(map_zyx, lambda radius: cosine_edge(radius, cutoff, edge_shells), workers)
+        return map_zyx.astype(np.float32)
+    return _filtered(map_zyx, lowpass_weight(n * pixel_size / resolution_angstrom, edge_shells), workers)
+
+
+def lowpass_weight(cutoff_shell: float,
+                   edge_shells: float = COSINE_EDGE_SHELLS) -> Callable[[np.ndarray], np.ndarray]:
+    """The radial function of `lowpass`, at a cut-off in shells."""
+    return lambda radius: cosine_edge(radius, cutoff_shell, edge_shells)
 
 
 def shift_map(map_zyx: np.ndarray, shift_px: np.ndarray, workers: int = 1) -> np.ndarray:

@@ -25,7 +25,7 @@ from ..kernels.host import measured, worker_count
 from ..maps.fsc import five_curves, write_fsc
 from ..maps.mask import mass_kda
 from ..maps.reference_filter import joined
-from ..model.fourier import lowpass
+from ..model.fourier import lowpass_weight
 from ..model.pixels import highest_shell
 from ..progress import say
 from ..records.resolved import ResolvedSettings
@@ -52,9 +52,9 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
     workers, before = worker_count(threads), file_states(paths)
     with measured() as cost:
         say("checking particles, maps and mask")
-        inputs = check_inputs(particles, half_map_1, half_map_2, mask, settings)
-        curves = five_curves(*inputs.maps, inputs.mask, inputs.pixel_size, settings.seed, settings.fsc_randomise_below,
-                             workers=workers)
+        inputs = check_inputs(particles, half_map_1, half_map_2, mask, settings, workers)
+        curves = five_curves(inputs.halves, inputs.mask, inputs.pixel_size, settings.seed,
+                             settings.fsc_randomise_below)
         resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
         belonging = check_belonging(inputs, resolved, workers)
         inputs = with_grey_scales(inputs, belonging.grey_scale)
@@ -126,8 +126,9 @@ def clear(run: RunFolder) -> None:
 def first_references(inputs: CheckedInputs, resolved: ResolvedSettings,
                      workers: int) -> Tuple[List[FirstLook], List[np.ndarray]]:
     """First look at each half and its low-passed map, each from its own half alone (but for the join)."""
-    references = [lowpass(m, inputs.pixel_size, resolved.initial_lowpass_angstrom, workers=workers)
-                  for m in joined(inputs.maps, resolved.join_halves_resolution_angstrom, inputs.pixel_size, workers)]
+    cutoff = inputs.particles.box_size * inputs.pixel_size / resolved.initial_lowpass_angstrom
+    references = joined(inputs.halves, resolved.join_halves_resolution_angstrom, inputs.pixel_size,
+                        lowpass_weight(cutoff))
     looks = []
     for half in (1, 2):
         index = np.flatnonzero(inputs.particles.half_set == half)

@@ -19,7 +19,8 @@ from ..io.mrc import ImageReader, read_map
 from ..io.run_folder import RunFolder
 from ..io.run_store import load_input, load_iteration, load_motion, load_noise, load_particles, load_poses
 from ..kernels.device import Device
-from ..maps.fsc import FscCurves, five_curves, random_phases_beyond, read_fsc
+from ..maps.fsc import FscCurves, five_curves, read_fsc
+from ..maps.half_maps import HalfMaps, random_phases_beyond
 from ..maps.reference_filter import next_references, reference_fsc
 from ..model import fourier
 from ..model.pose import log_map, project
@@ -70,8 +71,8 @@ class FinishedRun:
         return PoseTable(**{name: column[kept] for name, column in table.columns().items()})
 
     def curves_of(self, maps: Sequence[np.ndarray], mask: np.ndarray) -> FscCurves:
-        return five_curves(maps[0], maps[1], mask, self.particles.pixel_size, self.seed,
-                           self.resolved.fsc_randomise_below, workers=self.workers)
+        return five_curves(HalfMaps(maps[0], maps[1], self.workers), mask, self.particles.pixel_size, self.seed,
+                           self.resolved.fsc_randomise_below)
 
 
 def load_finished(folder: RunFolder, device: Device, workers: int) -> FinishedRun:
@@ -194,7 +195,8 @@ def without_detail(finished: FinishedRun, first_shell: int) -> List[np.ndarray]:
                            f"random phases, pass {i + 1} of {PASSES}") for half, start in enumerate(starts, 1)]
         maps, poses = [result.half_map for result in results], [result.poses for result in results]
         uniform = replace(finished.resolved, non_uniform=False)
-        references = next_references(maps, finished.mask, finished.curves, uniform, finished.workers).maps
+        references = next_references(HalfMaps(maps[0], maps[1], finished.workers), finished.mask, finished.curves,
+                                     uniform).maps
         errors = errors_of(finished, references, results)
     return maps
 

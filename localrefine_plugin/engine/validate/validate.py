@@ -2,17 +2,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import List, Optional, Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 
 from ..finish.report import build_report
-from ..io.mrc import read_map
 from ..io.run_folder import RunFolder
 from ..io.run_store import load_poses, load_report, save_record
 from ..kernels.device import choose_device
 from ..kernels.host import measured, worker_count
-from ..maps.fsc import FscCurves, first_below, fsc, randomised_fsc, resolution_at, standard_error
+from ..maps.fsc import FscCurves, first_below, resolution_at, standard_error
+from ..maps.half_maps import HalfMaps, RandomPhases, read_half_maps, region_of
 from ..maps.mask import dense_region
 from ..merge.advice import advise_on_validation
 from ..model.fourier import forward, inverse
@@ -112,8 +112,9 @@ def random_phases(finished: FinishedRun) -> NullTest:
     """FSC where there is nothing to find (Chen et al. 2013, doi:10.1016/j.ultramic.2013.06.004)."""
     first, band = randomised_band(finished)
     maps = without_detail(finished, first)
-    masked = fsc(maps[0] * finished.mask, maps[1] * finished.mask, finished.workers)
-    by_mask = randomised_fsc(forward(maps[0]), forward(maps[1]), finished.mask, first, finished.seed, finished.workers)
+    halves = HalfMaps(maps[0], maps[1], finished.workers)
+    masked = halves.under(finished.mask)
+    by_mask = RandomPhases(halves, first, region_of(finished.mask), finished.seed).under(finished.mask)
     value, error = masked[band].mean(), band_error(masked, finished.mask, band)
     high = max(0.0, by_mask[band].mean()) + SIGMAS * error
     found = (f"with random phases beyond {angstrom(finished, first)} the FSC from there to "
@@ -125,15 +126,15 @@ def random_phases(finished: FinishedRun) -> NullTest:
 def empty_place(finished: FinishedRun) -> NullTest:
     """FSC of the run's half-maps in the same mask where there is no density."""
     title = "The mask in an empty place"
-    maps = half_maps(finished)
-    dense = dense_region(0.5 * (maps[0] + maps[1]), finished.curves.pixel_size)
+    halves = read_half_maps(finished.folder, finished.iteration, finished.workers)
+    dense = dense_region(halves, finished.curves.pixel_size)
     moved, share = emptiest_place(finished.mask, dense)
     if share > EMPTY:
         return NullTest("empty_place", title, None, 0.0, 0.0, "FSC", None,
                         f"the box has no empty place as large as the mask ({100 * share:.0f} % of it would lie on "
                         "density at best)")
     _, band = randomised_band(finished)
-    curve = fsc(maps[0] * moved, maps[1] * moved, finished.workers)
+    curve = halves.under(moved)
     value, error = curve[band].mean(), band_error(curve, moved, band)
     found = (f"where there is no density the FSC from {angstrom(finished, band.start)} to "
              f"{angstrom(finished, band.stop - 1)} is {value:.3f} in the same mask")
@@ -176,10 +177,6 @@ def common_drift(finished: FinishedRun) -> NullTest:
 
 
 # ---------------------------------------------------------------- what they measure with
-
-def half_maps(finished: FinishedRun) -> List[np.ndarray]:
-    return [read_map(finished.folder.half_map(finished.iteration, half))[0] for half in (1, 2)]
-
 
 def randomised_band(finished: FinishedRun) -> Tuple[int, slice]:
     """The first shell with random phases, and the shells to look at: from two further to the resolution."""

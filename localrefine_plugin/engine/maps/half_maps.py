@@ -1,0 +1,163 @@
+"""Two half-maps, and what is computed of them once and used by many: transforms, correlations, random phases.
+
+    FSC(s) = Re Σ F₁ F₂* / √(Σ|F₁|² Σ|F₂|²)   over the shell s = round(|k|) of the full spectrum,
+
+sums in float64, Friedel mates counted alike. Under a mask only the box that holds it is transformed: the rest is zero,
+and where that box begins turns the phases of both halves alike.
+"""
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Callable, List, Tuple
+
+import numpy as np
+
+from ..io.mrc import read_map
+from ..io.run_folder import RunFolder
+from ..kernels.device import array_module, to_host
+from ..kernels.fft import rfftn_padded
+from ..model import fourier
+
+Array = Any
+Region = Tuple[slice, ...]
+Radial = Callable[[np.ndarray], np.ndarray]
+"""A weight by |k| in shells."""
+
+
+class HalfMaps:
+    """Two half-maps (N, N, N) float32, numpy's or CuPy's. Nobody writes into them or into their spectra."""
+
+    def __init__(self, first: Array, second: Array, workers: int = 1):
+        self.maps, self.workers = (first, second), workers
+        self.box_size = fourier.box_of(first.shape)
+
+    @cached_property
+    def spectra(self) -> Tuple[Array, Array]:
+        """Half-spectra (N, N, N // 2 + 1) complex64 of both."""
+        return fourier.forward(self.maps[0], self.workers), fourier.forward(self.maps[1], self.workers)
+
+    @cached_property
+    def unmasked(self) -> np.ndarray:
+        """FSC (N // 2 + 1,) of both maps as they are."""
+        return closed(shell_correlation(*self.spectra))
+
+    def under(self, mask: Array) -> np.ndarray:
+        """FSC (N // 2 + 1,) of both maps times a mask (N, N, N)."""
+        region = region_of(mask)
+        window = mask[region]
+        return closed(shell_correlation(*(transform_within(half[region] * window, self.box_size, self.workers)
+                                          for half in self.maps)))
+
+    def combined(self, first: Radial, second: Radial) -> Array:
+        """The map (N, N, N) float32 with the transform first(|k|) F₁ + second(|k|) F₂."""
+        ft1, ft2 = self.spectra
+        xp = array_module(ft1)
+        radius = np.sqrt(np.arange(3 * (self.box_size // 2) ** 2 + 1))
+        tables = [xp.asarray(weight(radius).astype(np.float32)) for weight in (first, second)]
+        total = xp.empty(ft1.shape, np.complex64)
+        for planes, radius_squared in fourier.slabs_radius_squared(ft1):
+            total[planes] = ft1[planes] * tables[0][radius_squared] + ft2[planes] * tables[1][radius_squared]
+        return fourier.inverse(total, self.maps[0].shape, self.workers)
+
+    def mean(self, weight: Radial) -> Array:
+        """The mean of both (N, N, N), filtered."""
+        def half(radius: np.ndarray) -> np.ndarray:
+            return 0.5 * weight(radius)
+        return self.combined(half, half)
+
+
+class RandomPhases:
+    """Two half-maps whose phases are random from a shell on, in a region.
+
+    Phases are those of white noise, so that Friedel mates stay conjugate; amplitudes are kept. Random phases of the two
+    halves are independent, so what they add to Σ F₁ F₂* has mean zero: the numerator of their FSC is that of the shells
+    before, which are not random at all. Only the power of the random part needs a draw. This is the expectation of the
+    curve that relion_postprocess draws once, without the 1/√n_eff of noise that one draw carries into F.
+
+    Parameters
+    ----------
+    first_shell : from which on phases are random.  region : where the masks lie.  seed : of the draw.
+    """
+
+    def __init__(self, halves: HalfMaps, first_shell: int, region: Region, seed: int):
+        self.box_size, self.workers = halves.box_size, halves.workers
+        self.first_shell, self.region = first_shell, region
+        self.kept: List[Array] = []
+        self.random: List[Array] = []
+        for half, spectrum in enumerate(halves.spectra, start=1):
+            rng = np.random.default_rng([seed, half])
+            for part, cubes in zip(randomised_parts(spectrum, first_shell, rng, self.workers),
+                                   (self.kept, self.random)):
+                volume = fourier.inverse(part, halves.maps[0].shape, self.workers)
+                cubes.append(array_module(volume).ascontiguousarray(volume[region]))
+
+    def under(self, mask: Array) -> np.ndarray:
+        """F_n (N // 2 + 1,): the FSC under a mask (N, N, N) that is zero outside the region."""
+        window = mask[self.region]
+
+        def transforms(cubes: List[Array]) -> List[Array]:
+            return [transform_within(cube * window, self.box_size, self.workers) for cube in cubes]
+        *kept, cross = fourier.shell_means(*transforms(self.kept))
+        *random, _ = fourier.shell_means(*transforms(self.random))
+        return closed(ratio(cross, (kept[0] + random[0]) * (kept[1] + random[1])))
+
+
+def read_half_maps(run: RunFolder, iteration: int, workers: int = 1) -> HalfMaps:
+    """Those that an iteration left."""
+    first, second = (read_map(run.half_map(iteration, half))[0] for half in (1, 2))
+    return HalfMaps(first, second, workers)
+
+
+def region_of(filled: Array, padding: int = 0) -> Region:
+    """Slices of the smallest box that holds what is not zero, grown by ``padding`` inside the array (N, N, N), numpy's
+    or CuPy's; all of it where nothing is."""
+    slices = []
+    for axis, length in enumerate(filled.shape):
+        used = np.flatnonzero(to_host(filled.any(axis=tuple(a for a in range(3) if a != axis))))
+        first, last = (int(used[0]), int(used[-1])) if len(used) else (0, length - 1)
+        slices.append(slice(max(first - padding, 0), min(last + padding + 1, length)))
+    return tuple(slices)
+
+
+def transform_within(part: Array, box_size: int, workers: int) -> Array:
+    """Half-spectrum of a box with zeros around ``part``, but for the phases of where it lies."""
+    if part.shape == (box_size,) * 3:
+        return fourier.forward(part, workers)
+    return rfftn_padded(part, box_size, workers)
+
+
+def shell_correlation(ft1: Array, ft2: Array) -> np.ndarray:
+    """FSC of two cubic half-spectra: (N // 2 + 1,) float64; 0 in a shell where either has no power."""
+    power1, power2, cross = fourier.shell_means(ft1, ft2)
+    return ratio(cross, power1 * power2)
+
+
+def ratio(cross: np.ndarray, power_product: np.ndarray) -> np.ndarray:
+    return np.divide(cross, np.sqrt(power_product), out=np.zeros_like(cross), where=power_product > 0)
+
+
+def closed(curve: np.ndarray) -> np.ndarray:
+    """The curve with shell 0 set to 1: a single coefficient, whose correlation can only be ±1."""
+    curve[0] = 1.0
+    return curve
+
+
+def randomised_parts(map_ft: Array, first_shell: int, rng: np.random.Generator,
+                     workers: int) -> Tuple[Array, Array]:
+    """The half-spectrum before ``first_shell``, and the rest with the phases of white noise (its amplitudes kept)."""
+    xp, n = array_module(map_ft), len(map_ft)
+    random = fourier.forward(xp.asarray(rng.random((n,) * 3, dtype=np.float32) - np.float32(0.5)), workers)
+    kept = xp.empty(map_ft.shape, np.complex64)
+    for planes, radius_squared in fourier.slabs_radius_squared(map_ft):
+        before = radius_squared < first_shell ** 2
+        kept[planes] = map_ft[planes] * before
+        amplitude = xp.abs(map_ft[planes] - kept[planes])
+        random[planes] *= amplitude / xp.maximum(xp.abs(random[planes]), np.finfo(np.float32).tiny)
+    return kept, random
+
+
+def random_phases_beyond(volume: np.ndarray, first_shell: int, seed: int, workers: int = 1) -> np.ndarray:
+    """A map (N, N, N) with random phases from ``first_shell`` on, amplitudes kept."""
+    kept, random = randomised_parts(fourier.forward(volume, workers), first_shell, np.random.default_rng(seed), workers)
+    moved: np.ndarray = fourier.inverse(kept + random, volume.shape, workers)
+    return moved
