@@ -117,8 +117,9 @@ def test_symmetry_widens_the_error_of_the_fsc(tmp_path):
 # ------------------------------------------------------------- references
 
 def made(maps, **values):
-    curves = five_curves(HalfMaps(*maps), GIVEN, PIXEL)
-    return refs.next_references(HalfMaps(*maps), GIVEN, curves, settled(**dict(dict(non_uniform=False), **values))), curves
+    halves, resolved = HalfMaps(*maps), settled(**dict(dict(non_uniform=False), **values))
+    curves = five_curves(halves, GIVEN, PIXEL)
+    return refs.next_references(halves, GIVEN, curves, resolved), curves
 
 
 def test_global_filter_is_the_fsc():

@@ -13,7 +13,8 @@ from typing import Any, Optional
 import numpy as np
 import scipy.fft
 
-from ..kernels.device import array_module
+from ..kernels.device import array_module, blank
+from ..kernels.fft import rfftn_block
 
 Array = Any
 PADDING = 2.0
@@ -55,7 +56,7 @@ def support_box(mask: np.ndarray, centre: np.ndarray) -> int:
 
 def cube_about(volume: np.ndarray, centre: np.ndarray, edge: int) -> np.ndarray:
     """Cube of this edge with ``centre`` (px from the box centre, xyz) at [edge // 2]; zeros outside the box."""
-    out = np.zeros((edge,) * 3, np.float32)
+    out = blank((edge,) * 3)
     origin = np.array(volume.shape) // 2 + centre[::-1].astype(int)
     source, target = [], []
     for axis in range(3):
@@ -71,7 +72,7 @@ def make_reference(volume: np.ndarray, mask: np.ndarray, centre: np.ndarray, max
                    workers: int = 1, padding: float = PADDING) -> Reference:
     """Reference of ``volume``·``mask`` about ``centre`` (whole px from the box centre, xyz), to ``max_shell``."""
     edge = support_box(mask, centre)
-    cube = cube_about(volume * mask, centre, edge)
+    cube = cube_about(volume, centre, edge) * cube_about(mask, centre, edge)
     padded = scipy.fft.next_fast_len(int(np.ceil(edge * padding)), real=True)
     padded += padded % 2
     return transform_cube(cube, padded, volume.shape[0], max_shell, workers)
@@ -82,15 +83,16 @@ def transform_cube(cube: np.ndarray, padded: int, box_size: int, max_shell: int,
     edge = cube.shape[0]
     correction = (1.0 / np.sinc((np.arange(edge) - edge // 2) / padded) ** 2).astype(np.float32)
     cube = cube * correction[:, None, None] * correction[None, :, None] * correction
-    full = np.zeros((padded,) * 3, np.float32)
-    full[:edge, :edge, :edge] = cube
-    full = np.roll(full, (-(edge // 2),) * 3, axis=(0, 1, 2))
-    spectrum = scipy.fft.rfftn(full, workers=workers)
     scale = padded / box_size
     reach = min(int(np.ceil(max_shell * scale)) + 2, padded // 2 - 1)
-    keep = np.arange(-reach, reach + 1)
-    ft = spectrum[np.ix_(keep % padded, keep % padded, np.arange(reach + 2))]
-    return Reference(np.ascontiguousarray(ft.astype(np.complex64)), scale, max_shell)
+    spectrum = rfftn_block(cube, padded, reach + 1, workers)
+    frequency = np.arange(-reach, reach + 1)
+    # the origin is the cube's middle, not its first voxel
+    phase = np.exp(2j * np.pi * (edge // 2) / padded * np.arange(-reach, reach + 2)).astype(np.complex64)
+    ft = spectrum[np.ix_(frequency, frequency, np.arange(reach + 2))]
+    ft *= (phase[:-1, None] * phase[reach:])[None]
+    ft *= phase[:-1, None, None]
+    return Reference(ft, scale, max_shell)
 
 
 def slice_rows(rotation: Array, scale: float, magnification: Optional[Array] = None) -> Array:

@@ -104,7 +104,7 @@ class BlurredMap:
     def correlation(self, covariance: np.ndarray, rotation: np.ndarray, seed: int) -> np.ndarray:
         """κ (N // 2 + 1,) of poses with posteriors ``covariance`` (n, 5, 5) of (rotation in rad, displacement of the
         projected mask centre in px) at ``rotation`` (n, 3, 3)."""
-        moved = mean_over_poses(self.cube, covariance, rotation, self.scale, seed)
+        moved = mean_over_poses(self, covariance, rotation, seed)
         kappa = fsc(moved * self.window, self.cube * self.window)
         result: np.ndarray = np.interp(self.shells, np.arange(len(kappa)), kappa)
         return result
@@ -120,20 +120,20 @@ def coarser(cube: np.ndarray, window: np.ndarray, resolution_px: float) -> Tuple
     return resample_map(cube, new), np.clip(resample_map(window, new), 0, 1), new / edge
 
 
-def mean_over_poses(cube: np.ndarray, covariance: np.ndarray, rotation: np.ndarray, scale: float,
-                    seed: int) -> np.ndarray:
-    """The cube averaged over DRAWS motions drawn from the posteriors of particles chosen at random.
+def mean_over_poses(of: BlurredMap, covariance: np.ndarray, rotation: np.ndarray, seed: int) -> np.ndarray:
+    """The cube, where the window is not zero, averaged over DRAWS motions drawn from the posteriors of particles chosen
+    at random.
 
     Displacements are known in the image plane only; along the view they have no effect on that image, so each
     is taken within the plane of its particle. Linear interpolation makes the expected resolution 0.2 % coarser than
     cubic splines do.
     """
     rng = np.random.default_rng(seed)
-    middle, turns, offsets = np.full(3, cube.shape[0] // 2), np.empty((DRAWS, 3, 3)), np.empty((DRAWS, 3))
+    middle, turns, offsets = np.full(3, of.cube.shape[0] // 2), np.empty((DRAWS, 3, 3)), np.empty((DRAWS, 3))
     for d, i in enumerate(rng.choice(len(covariance), DRAWS)):
         x = rng.multivariate_normal(np.zeros(5), covariance[i])
         turns[d] = exp_map(x[:3])[::-1, ::-1]  # zyx
-        displacement = (scale * rotation[i, :2].T @ x[3:])[::-1]
+        displacement = (of.scale * rotation[i, :2].T @ x[3:])[::-1]
         offsets[d] = middle - turns[d] @ (middle + displacement)
-    mean: np.ndarray = sum_of_moved(cube, turns, offsets) / DRAWS
+    mean: np.ndarray = sum_of_moved(of.cube, turns, offsets, of.window) / DRAWS
     return mean

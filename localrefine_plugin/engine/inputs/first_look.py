@@ -6,7 +6,7 @@ aligned by what the mask holds.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import List, Sequence
+from typing import Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ..align.half_sums import NoiseSums
 from ..align.images import HalfSetImages, pack
 from ..align.prior import log_prior
 from ..align.reference import make_reference, slice_rows
+from ..align.search import PackedImages
 from ..align.search_plan import search_plan
 from ..align.starts import pose_prior
 from ..io.mrc import ImageReader
@@ -21,7 +22,7 @@ from ..kernels.slices import gauss_newton_sums
 from ..maps.directions import sampling
 from ..maps.mask import mass_kda
 from ..model.optics import stretch
-from ..model.pixels import highest_shell, pixel_list
+from ..model.pixels import PixelList, highest_shell, pixel_list
 from ..model.pose import project
 from ..model.symmetry import operators
 from ..motion.prior_shapes import prior_shape
@@ -62,29 +63,24 @@ def look_at(particles: Particles, volume: np.ndarray, mask: np.ndarray, resolved
     last = int(np.ceil(plan.align_shell * stretch(particles)))
     reference = make_reference(volume, mask, plan.centre, last, workers)
     pixels = pixel_list(particles.box_size, plan.align_shell, max_shell)
+    seen = read_packed(particles, pixels, particles.shift_px + project(particles.rotation, plan.centre), None, workers)
     cross, flipped, energy, curvatures, priors = 0.0, 0.0, 0.0, [], []
-    with ImageReader(particles) as reader:
-        noise_power = mean_power(particles, reader, max_shell, workers)
-        images = HalfSetImages(particles, reader.read, noise_power, max_shell, workers)
-        for start in range(0, len(particles), BATCH):
-            index = np.arange(start, min(start + BATCH, len(particles)))
-            rotation = particles.rotation[index]
-            packed = pack(images.batch(index), pixels, particles.shift_px[index] + project(rotation, plan.centre))
-            sign = np.sign(images.ctf(index)[:, pixels.index])
-            pose = (slice_rows(rotation, reference.scale, packed.magnification), np.zeros((len(index), 2)),
-                    np.arange(len(index)))
-            own = pixels.kx, pixels.ky, len(pixels)
-            zero = np.zeros_like(packed.weight)
-            # log L = cross − ½ energy, so without W it is the cross term alone
-            cross += gauss_newton_sums(reference.ft, *pose, *own, packed.matched, zero, pixels.box_size, False)[0].sum()
-            flipped += gauss_newton_sums(reference.ft, *pose, *own, packed.matched * sign, zero, pixels.box_size,
-                                         False)[0].sum()
-            value, _, curvature = gauss_newton_sums(reference.ft, *pose, *own, np.zeros_like(packed.matched),
-                                                    packed.weight, pixels.box_size)
-            energy -= 2 * value.sum()
-            curvatures.append(curvature)
-            gaussian = replace(pose_prior(plan, rotation), tails=0.0)  # in its middle a Student t is too narrow
-            priors.append(log_prior(gaussian, pose[2], np.zeros((len(index), 3)), rotation, pose[1])[2])
+    for index in batches(len(particles)):
+        rotation, packed = particles.rotation[index], seen.packed.take(index)
+        pose = (slice_rows(rotation, reference.scale, packed.magnification), np.zeros((len(index), 2)),
+                np.arange(len(index)))
+        own = pixels.kx, pixels.ky, len(pixels)
+        zero = np.zeros_like(packed.weight)
+        # log L = cross − ½ energy, so without W it is the cross term alone
+        cross += gauss_newton_sums(reference.ft, *pose, *own, packed.matched, zero, pixels.box_size, False)[0].sum()
+        flipped += gauss_newton_sums(reference.ft, *pose, *own, packed.matched * seen.sign[index], zero,
+                                     pixels.box_size, False)[0].sum()
+        value, _, curvature = gauss_newton_sums(reference.ft, *pose, *own, np.zeros_like(packed.matched),
+                                                packed.weight, pixels.box_size)
+        energy -= 2 * value.sum()
+        curvatures.append(curvature)
+        gaussian = replace(pose_prior(plan, rotation), tails=0.0)  # in its middle a Student t is too narrow
+        priors.append(log_prior(gaussian, pose[2], np.zeros((len(index), 3)), rotation, pose[1])[2])
     scale = float(cross / max(energy, 1e-30))
     if scale <= 0:
         raise InputError("have the opposite contrast of the particles (or the poses do not belong to them)",
@@ -93,7 +89,7 @@ def look_at(particles: Particles, volume: np.ndarray, mask: np.ndarray, resolved
     rotation_sd, _ = pose_deviation(information)
     expected_rotation, expected_shift = pose_deviation(information + np.concatenate(priors))
     likelier = bool(flipped - cross > CERTAIN * np.sqrt(2 * energy))
-    return FirstLook(scale, noise_power, float(np.rad2deg(rotation_sd)), float(np.rad2deg(expected_rotation)),
+    return FirstLook(scale, seen.noise_power, float(np.rad2deg(rotation_sd)), float(np.rad2deg(expected_rotation)),
                      expected_shift * particles.pixel_size, likelier)
 
 
@@ -104,15 +100,42 @@ def pose_deviation(curvature: np.ndarray) -> Sequence[float]:
     return [float(np.median(np.sqrt(variance[:, part].mean(axis=1)))) for part in (slice(0, 3), slice(3, 5))]
 
 
-def mean_power(particles: Particles, reader: ImageReader, max_shell: int, workers: int) -> np.ndarray:
-    """Mean power (groups, M + 1) of the images by group and shell: the noise, if no model explains any."""
+class SeenImages(NamedTuple):
+    """n images matched with their CTF and noise at listed pixels, the sign (n, K) of the CTF there, and σ² (groups,
+    M + 1)."""
+
+    packed: PackedImages
+    sign: np.ndarray
+    noise_power: np.ndarray
+
+
+def read_packed(particles: Particles, pixels: PixelList, start: np.ndarray, noise_power: Optional[np.ndarray],
+                workers: int) -> SeenImages:
+    """All images, moved by ``start`` (n, 2) px; read once. Without a ``noise_power`` (groups, M + 1) it is their mean
+    power by group and shell: the noise, if no model explains any."""
+    max_shell = pixels.max_shell
     blank = np.ones((len(particles.optics), max_shell + 1))
-    sums = NoiseSums(particles, blank)
-    images = HalfSetImages(particles, reader.read, blank, max_shell, workers)
-    for start in range(0, len(particles), BATCH):
-        index = np.arange(start, min(start + BATCH, len(particles)))
-        sums.add(index, images.batch(index).power, np.zeros((len(index), 0)), np.zeros(0, int))
-    return sums.power()
+    sums, parts, sign = NoiseSums(particles, blank), [], []
+    with ImageReader(particles) as reader:
+        images = HalfSetImages(particles, reader.read, blank, max_shell, workers)
+        for index in batches(len(particles)):
+            batch = images.batch(index)
+            if noise_power is None:
+                sums.add(index, batch.power, np.zeros((len(index), 0)), np.zeros(0, int))
+            parts.append(pack(batch, pixels, start[index]))
+            sign.append(np.sign(images.ctf(index)[:, pixels.index]))
+    noise_power = sums.power() if noise_power is None else noise_power
+    inverse_noise = (1 / noise_power[:, pixels.shell]).astype(np.float32)[particles.optics_group]
+    magnification = None if parts[0].magnification is None else np.concatenate([p.magnification for p in parts])
+    packed = PackedImages(pixels, np.concatenate([p.matched for p in parts]) * inverse_noise,
+                          np.concatenate([p.weight for p in parts]) * inverse_noise, magnification)
+    return SeenImages(packed, np.concatenate(sign), noise_power)
+
+
+def batches(count: int) -> Iterator[np.ndarray]:
+    """0 … count − 1, BATCH at a time."""
+    for start in range(0, count, BATCH):
+        yield np.arange(start, min(start + BATCH, count))
 
 
 def first_warnings(looks: Sequence[FirstLook], mask: np.ndarray, resolved: ResolvedSettings,

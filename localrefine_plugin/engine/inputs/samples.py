@@ -6,10 +6,8 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..align.images import HalfSetImages, pack
 from ..align.reference import Reference, make_reference, slice_rows
 from ..align.search import PackedImages
-from ..io.mrc import ImageReader
 from ..kernels.slices import extract_slices, gauss_newton_sums
 from ..model.fourier import cosine_edge, resample_map
 from ..model.optics import derivatives_by_specimen_shift, image_shift
@@ -17,9 +15,8 @@ from ..model.pixels import highest_shell, pixel_list
 from ..model.pose import exp_map, project
 from ..motion.motion_prior import inverse, seen_in_projection
 from ..records.particles import Particles
-from .first_look import mean_power
+from .first_look import read_packed
 
-BATCH = 100
 FEW_OF_GROUP, MOST_OF_GROUPS = 60, 1000
 ORIGIN = np.zeros(3)
 SOFT_EDGE = 0.1  # of the box, of the sphere about a whole particle
@@ -113,19 +110,8 @@ def sample_of(particles: Particles, index: np.ndarray, shell: int, centre: np.nd
     some, last = particles.take(index), highest_shell(particles.box_size)
     pixels = pixel_list(particles.box_size, shell, last)
     start = some.shift_px + project(some.rotation, centre)
-    parts: List[PackedImages] = []
-    sign = []
-    with ImageReader(some) as reader:
-        noise = mean_power(some, reader, last, workers) if noise_power is None else noise_power
-        images = HalfSetImages(some, reader.read, noise, last, workers)
-        for first in range(0, len(some), BATCH):
-            part = np.arange(first, min(first + BATCH, len(some)))
-            parts.append(pack(images.batch(part), pixels, start[part]))
-            sign.append(np.sign(images.ctf(part)[:, pixels.index]))
-    distorted = parts[0].magnification is not None
-    packed = PackedImages(pixels, np.concatenate([p.matched for p in parts]), np.concatenate([p.weight for p in parts]),
-                          np.concatenate([p.magnification for p in parts]) if distorted else None)
-    return Sample(index, some, packed, start, np.concatenate(sign), centre, noise)
+    seen = read_packed(some, pixels, start, noise_power, workers)
+    return Sample(index, some, seen.packed, start, seen.sign, centre, seen.noise_power)
 
 
 def whole_map(volume: np.ndarray, shell: int, workers: int) -> Reference:

@@ -1,7 +1,7 @@
 """Launchers of the .cu files: every array and scalar that a kernel gets is checked here.
 
-The functions are the CUDA twins of those of the same names in slices.py, insert.py, shells.py and moved.py, which call them
-when their arrays are CuPy's.
+The functions are the CUDA twins of those of the same names in slices.py, insert.py, shells.py and moved.py, which call
+them when their arrays are CuPy's.
 """
 from __future__ import annotations
 
@@ -156,13 +156,14 @@ def shell_sums(first: Array, second: Array) -> Array:
     return out
 
 
-def sum_of_moved(volume_on_device: Array, turns: np.ndarray, offsets: np.ndarray) -> Array:
+def sum_of_moved(volume_on_device: Array, turns: np.ndarray, offsets: np.ndarray, window: Array) -> Array:
     """(nz, ny, nx) float32; see moved.sum_of_moved."""
     xp, shape, n = array_module(volume_on_device), volume_on_device.shape, len(turns)
     nz, ny, nx = shape
     out = xp.empty(shape, np.float32)
     arguments = (checked(xp, "volume", volume_on_device, np.float32, shape), *(np.int32(edge) for edge in shape),
                  checked(xp, "turns", xp.asarray(turns), np.float32, (n, 3, 3)),
-                 checked(xp, "offsets", xp.asarray(offsets), np.float32, (n, 3)), np.int32(n), out)
+                 checked(xp, "offsets", xp.asarray(offsets), np.float32, (n, 3)), np.int32(n),
+                 checked(xp, "window", window, np.float32, shape), out)
     kernel(xp, "moved.cu", "sum_of_moved")((nz * ny, blocks(nx)), (BLOCK,), arguments)
     return out

@@ -53,6 +53,14 @@ def stable_argsort(values: Any, axis: int = -1) -> Any:
         values).argsort(values, axis=axis)
 
 
+def blank(shape: Tuple[int, ...], dtype: Any = np.float32, xp: Any = np) -> Any:
+    """Zeros. numpy 1 asks for large pages for empty arrays, but not for zeros: for volumes this is three times as
+    fast."""
+    array = xp.empty(shape, dtype)
+    array.fill(0)
+    return array
+
+
 def working_bytes(array: Any) -> int:
     """How much a loop may hold in temporaries where ``array`` lives: caches, or a small part of a GPU."""
     return HOST_WORKING_BYTES if array_module(array) is np else DEVICE_WORKING_BYTES

@@ -1,15 +1,16 @@
 // CUDA twin of moved.py: one thread per voxel adds up what all copies of the map have there.
 
-// map and out (nz, ny, nx), turns (n, 3, 3), offsets (n, 3), z y x. Grid: (nz * ny, ceil(nx / block)).
+// map, window and out (nz, ny, nx), turns (n, 3, 3), offsets (n, 3), z y x. Grid: (nz * ny, ceil(nx / block)).
 extern "C" __global__ void sum_of_moved(
     const float* __restrict__ map, int nz, int ny, int nx, const float* __restrict__ turns,
-    const float* __restrict__ offsets, int n, float* __restrict__ out)
+    const float* __restrict__ offsets, int n, const float* __restrict__ window, float* __restrict__ out)
 {
     const int z = (int)blockIdx.x / ny, y = (int)blockIdx.x % ny, x = (int)(blockIdx.y * blockDim.x + threadIdx.x);
     if (x >= nx)
         return;
+    const long long voxel = ((long long)z * ny + y) * nx + x;
     float sum = 0.0f;
-    for (int d = 0; d < n; ++d) {
+    for (int d = 0; d < n && window[voxel] != 0.0f; ++d) {
         const float* a = turns + 9 * d;
         const float* b = offsets + 3 * d;
         const float qz = a[0] * (float)z + a[1] * (float)y + b[0] + a[2] * (float)x;
@@ -28,5 +29,5 @@ extern "C" __global__ void sum_of_moved(
         const float back = low + fy * (high - low);
         sum += front + fz * (back - front);
     }
-    out[((long long)z * ny + y) * nx + x] = sum;
+    out[voxel] = sum;
 }

@@ -18,7 +18,7 @@ Array = Any
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _sum_of_moved_cpu(volume, turns, offsets, out):  # type: ignore[no-untyped-def]
+def _sum_of_moved_cpu(volume, turns, offsets, window, out):  # type: ignore[no-untyped-def]
     nz, ny, nx = volume.shape
     for z in prange(nz):
         for d in range(turns.shape[0]):
@@ -28,6 +28,8 @@ def _sum_of_moved_cpu(volume, turns, offsets, out):  # type: ignore[no-untyped-d
                 py = a[1, 0] * np.float32(z) + a[1, 1] * np.float32(y) + b[1]
                 px = a[2, 0] * np.float32(z) + a[2, 1] * np.float32(y) + b[2]
                 for x in range(nx):
+                    if window[z, y, x] == 0:
+                        continue
                     qz = pz + a[0, 2] * np.float32(x)
                     qy = py + a[1, 2] * np.float32(x)
                     qx = px + a[2, 2] * np.float32(x)
@@ -45,14 +47,14 @@ def _sum_of_moved_cpu(volume, turns, offsets, out):  # type: ignore[no-untyped-d
                     out[z, y, x] += front + fz * (back - front)
 
 
-def sum_of_moved(volume: Array, turns: np.ndarray, offsets: np.ndarray) -> Array:
-    """out (nz, ny, nx) float32 of a map of that shape, each side at least 2.
+def sum_of_moved(volume: Array, turns: np.ndarray, offsets: np.ndarray, window: Array) -> Array:
+    """out (nz, ny, nx) float32 of a map of that shape, each side at least 2; 0 where ``window`` (nz, ny, nx) is.
 
     turns A (n, 3, 3) and offsets b (n, 3), host's, in voxels, z, y, x.
     """
     turns, offsets = (np.ascontiguousarray(part, np.float32) for part in (turns, offsets))
     if array_module(volume) is not np:
-        return cuda.sum_of_moved(volume, turns, offsets)
+        return cuda.sum_of_moved(volume, turns, offsets, window)
     out = np.zeros(volume.shape, np.float32)
-    _sum_of_moved_cpu(np.ascontiguousarray(volume, np.float32), turns, offsets, out)
+    _sum_of_moved_cpu(np.ascontiguousarray(volume, np.float32), turns, offsets, window, out)
     return out

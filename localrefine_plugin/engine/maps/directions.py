@@ -104,14 +104,17 @@ def cone_fsc(map1: np.ndarray, map2: np.ndarray, pixel_size: float, workers: int
 
 
 def shells_and_places(box: int) -> Tuple[np.ndarray, np.ndarray]:
-    """Shell and cell of the half sphere (N, N, N // 2 + 1) int of each sample of a half-spectrum."""
-    k = np.fft.fftfreq(box, 1 / box)
-    z, y, x = k[:, None, None], k[None, :, None], np.arange(box // 2 + 1)[None, None, :]
-    radius = np.sqrt(z ** 2 + y ** 2 + x ** 2)
-    up = np.where(z < 0, -1.0, 1.0)  # the other half of the sphere is the complex conjugate
-    belt = np.minimum((BELTS * (up * z) / np.maximum(radius, 1)).astype(int), BELTS - 1)
-    sector = (SECTORS * (np.arctan2(up * y, up * x) / (2 * np.pi) % 1)).astype(int) % SECTORS
-    return np.rint(radius).astype(int), belt * SECTORS + sector
+    """Shell and cell of the half sphere (N, N, N // 2 + 1) int32 of each sample of a half-spectrum."""
+    k = np.rint(np.fft.fftfreq(box, 1 / box)).astype(np.float32)
+    y, x = k[:, None], np.arange(box // 2 + 1, dtype=np.float32)
+    around = {up: (SECTORS * (np.arctan2(up * y, up * x) / (2 * np.pi) % 1)).astype(np.int32) % SECTORS
+              for up in (1, -1)}  # the other half of the sphere is the complex conjugate
+    shell, place = (np.empty((box, box, box // 2 + 1), np.int32) for _ in range(2))
+    for i, z in enumerate(k):
+        radius = np.sqrt(z ** 2 + y ** 2 + x ** 2)
+        belt = np.minimum((BELTS * abs(z) / np.maximum(radius, 1)).astype(np.int32), BELTS - 1)
+        shell[i], place[i] = np.rint(radius), belt * SECTORS + around[-1 if z < 0 else 1]
+    return shell, place
 
 
 def places() -> np.ndarray:

@@ -101,8 +101,11 @@ def spherical_mask(box_size: int, xp: Any = np) -> Array:
     axis = np.square(np.arange(box_size) - box_size // 2)
     inner, outer = SPHERE_INNER * box_size / 2, box_size / 2
     table = fourier.cosine_edge(np.sqrt(np.arange(3 * axis.max() + 1)), (inner + outer) / 2, outer - inner)
-    axis = xp.asarray(axis)
-    return xp.asarray(table.astype(np.float32)).take(axis[:, None, None] + axis[:, None] + axis)
+    table, axis = xp.asarray(table.astype(np.float32)), xp.asarray(axis.astype(np.int32))
+    mask, plane = xp.empty((box_size,) * 3, np.float32), axis[:, None] + axis
+    for z in range(box_size):
+        mask[z] = table[plane + axis[z]]
+    return mask
 
 
 def five_curves(halves: HalfMaps, mask: Array, pixel_size: float, seed: int = 1,

@@ -8,14 +8,14 @@ and where that box begins turns the phases of both halves alike.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
 
 from ..io.mrc import read_map
 from ..io.run_folder import RunFolder
 from ..kernels.device import array_module, to_host
-from ..kernels.fft import rfftn_padded
+from ..kernels.fft import irfftn_block, lowest, rfftn_block
 from ..model import fourier
 
 Array = Any
@@ -48,16 +48,22 @@ class HalfMaps:
         return closed(shell_correlation(*(transform_within(half[region] * window, self.box_size, self.workers)
                                           for half in self.maps)))
 
-    def combined(self, first: Radial, second: Radial) -> Array:
-        """The map (N, N, N) float32 with the transform first(|k|) F₁ + second(|k|) F₂."""
-        ft1, ft2 = self.spectra
-        xp = array_module(ft1)
+    def combined(self, first: Radial, second: Radial, region: Optional[Region] = None) -> Array:
+        """The map with the transform first(|k|) F₁ + second(|k|) F₂: (N, N, N) float32, or what of it is in a region.
+
+        Only samples up to the last shell that has a weight are touched.
+        """
         radius = np.sqrt(np.arange(3 * (self.box_size // 2) ** 2 + 1))
-        tables = [xp.asarray(weight(radius).astype(np.float32)) for weight in (first, second)]
+        weights = [weight(radius).astype(np.float32) for weight in (first, second)]
+        used = np.flatnonzero((weights[0] != 0) | (weights[1] != 0))
+        last = int(np.ceil(radius[used[-1]])) if len(used) else 0
+        ft1, ft2 = (low_block(spectrum, last) for spectrum in self.spectra)
+        xp = array_module(ft1)
+        tables = [xp.asarray(weight) for weight in weights]
         total = xp.empty(ft1.shape, np.complex64)
         for planes, radius_squared in fourier.slabs_radius_squared(ft1):
             total[planes] = ft1[planes] * tables[0][radius_squared] + ft2[planes] * tables[1][radius_squared]
-        return fourier.inverse(total, self.maps[0].shape, self.workers)
+        return irfftn_block(total, self.box_size, region or whole(self.box_size), self.workers)
 
     def mean(self, weight: Radial) -> Array:
         """The mean of both (N, N, N), filtered."""
@@ -86,10 +92,9 @@ class RandomPhases:
         self.random: List[Array] = []
         for half, spectrum in enumerate(halves.spectra, start=1):
             rng = np.random.default_rng([seed, half])
-            for part, cubes in zip(randomised_parts(spectrum, first_shell, rng, self.workers),
-                                   (self.kept, self.random)):
-                volume = fourier.inverse(part, halves.maps[0].shape, self.workers)
-                cubes.append(array_module(volume).ascontiguousarray(volume[region]))
+            parts = kept_part(spectrum, first_shell), random_part(spectrum, first_shell, rng, self.workers)
+            for part, cubes in zip(parts, (self.kept, self.random)):
+                cubes.append(irfftn_block(part, self.box_size, region, self.workers))
 
     def under(self, mask: Array) -> np.ndarray:
         """F_n (N // 2 + 1,): the FSC under a mask (N, N, N) that is zero outside the region."""
@@ -119,11 +124,21 @@ def region_of(filled: Array, padding: int = 0) -> Region:
     return tuple(slices)
 
 
+def whole(box_size: int) -> Region:
+    return (slice(0, box_size),) * 3
+
+
+def low_block(spectrum: Array, last: int) -> Array:
+    """The samples of a half-spectrum with |kx|, |ky|, |kz| ≤ last, as `rfftn_block` gives them; not a copy where these
+    are all."""
+    return lowest(lowest(spectrum, 0, last), 1, last)[:, :, :last + 1]
+
+
 def transform_within(part: Array, box_size: int, workers: int) -> Array:
     """Half-spectrum of a box with zeros around ``part``, but for the phases of where it lies."""
     if part.shape == (box_size,) * 3:
         return fourier.forward(part, workers)
-    return rfftn_padded(part, box_size, workers)
+    return rfftn_block(part, box_size, box_size // 2, workers)
 
 
 def shell_correlation(ft1: Array, ft2: Array) -> np.ndarray:
@@ -142,22 +157,24 @@ def closed(curve: np.ndarray) -> np.ndarray:
     return curve
 
 
-def randomised_parts(map_ft: Array, first_shell: int, rng: np.random.Generator,
-                     workers: int) -> Tuple[Array, Array]:
-    """The half-spectrum before ``first_shell``, and the rest with the phases of white noise (its amplitudes kept)."""
+def kept_part(map_ft: Array, first_shell: int) -> Array:
+    """The block of a half-spectrum before ``first_shell``."""
+    return fourier.multiply_radial(low_block(map_ft, first_shell).copy(), lambda radius: radius < first_shell)
+
+
+def random_part(map_ft: Array, first_shell: int, rng: np.random.Generator, workers: int) -> Array:
+    """The half-spectrum from ``first_shell`` on with the phases of white noise, its amplitudes kept; 0 before."""
     xp, n = array_module(map_ft), len(map_ft)
     random = fourier.forward(xp.asarray(rng.random((n,) * 3, dtype=np.float32) - np.float32(0.5)), workers)
-    kept = xp.empty(map_ft.shape, np.complex64)
     for planes, radius_squared in fourier.slabs_radius_squared(map_ft):
-        before = radius_squared < first_shell ** 2
-        kept[planes] = map_ft[planes] * before
-        amplitude = xp.abs(map_ft[planes] - kept[planes])
+        amplitude = xp.abs(map_ft[planes]) * (radius_squared >= first_shell ** 2)
         random[planes] *= amplitude / xp.maximum(xp.abs(random[planes]), np.finfo(np.float32).tiny)
-    return kept, random
+    return random
 
 
 def random_phases_beyond(volume: np.ndarray, first_shell: int, seed: int, workers: int = 1) -> np.ndarray:
     """A map (N, N, N) with random phases from ``first_shell`` on, amplitudes kept."""
-    kept, random = randomised_parts(fourier.forward(volume, workers), first_shell, np.random.default_rng(seed), workers)
-    moved: np.ndarray = fourier.inverse(kept + random, volume.shape, workers)
-    return moved
+    spectrum = fourier.forward(volume, workers)
+    random = random_part(spectrum, first_shell, np.random.default_rng(seed), workers)
+    kept: np.ndarray = irfftn_block(kept_part(spectrum, first_shell), len(volume), whole(len(volume)), workers)
+    return kept + fourier.inverse(random, volume.shape, workers)

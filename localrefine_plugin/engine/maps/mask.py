@@ -10,7 +10,7 @@ from typing import List, NamedTuple, Optional
 import numpy as np
 import scipy.ndimage
 
-from ..kernels.device import to_host
+from ..kernels.device import blank, to_host
 from ..model.fourier import forward, inverse, lowpass, lowpass_weight, multiply_radial
 from ..records.errors import InputError
 from .half_maps import HalfMaps, region_of
@@ -174,8 +174,9 @@ def dense_region(halves: HalfMaps, pixel_size: float) -> np.ndarray:
     axis = np.square(np.arange(n) - n // 2)[::SOLVENT_STEP]
     corners = axis[:, None, None] + axis[:, None] + axis > n ** 2 / 4
     solvent = smooth[::SOLVENT_STEP, ::SOLVENT_STEP, ::SOLVENT_STEP][corners]
-    # absolute: a map of inverted contrast is refused elsewhere, with a better reason
-    dense: np.ndarray = np.abs(smooth - solvent.mean()) > DENSITY_SIGMAS * solvent.std()
+    mean, limit = solvent.mean(), DENSITY_SIGMAS * solvent.std()
+    # on both sides: a map of inverted contrast is refused elsewhere, with a better reason
+    dense: np.ndarray = (smooth > mean + limit) | (smooth < mean - limit)
     return dense
 
 
@@ -213,7 +214,7 @@ def density_mask(smooth: np.ndarray, within: np.ndarray, pixel_size: float, leve
 
     1 up to ``near_angstrom`` from that density, a cosine to 0 at ``far_angstrom``; dust left out. (N, N, N) float32.
     """
-    box, mask = region_of(within), np.zeros(within.shape, np.float32)
+    box, mask = region_of(within), blank(within.shape)
     smooth, within = smooth[box], within[box]
     inside = within >= 0.5
     core = _large_parts(inside & (smooth >= level * smooth[inside].max()))
@@ -223,7 +224,7 @@ def density_mask(smooth: np.ndarray, within: np.ndarray, pixel_size: float, leve
 
 def _soft_edge_around(region: np.ndarray, pixel_size: float, near: float, far: float) -> np.ndarray:
     """1 within ``near`` Å of a boolean region, cosine to 0 at ``far`` Å: float32."""
-    out = np.zeros(region.shape, dtype=np.float32)
+    out = blank(region.shape)
     if not region.any():
         return out
     box = region_of(region, int(np.ceil(far / pixel_size)) + 1)  # the distance transform is the cost

@@ -33,8 +33,9 @@ WINDOW_FACTOR = 3.0
 
 
 class NonUniform(NamedTuple):
-    """Filtered half-maps, zero outside the working box, and the cut-off of each voxel in Å, float32."""
+    """The working box, and in it the filtered half-maps and the cut-off of each voxel in Å, float32."""
 
+    box: Region
     filtered1: Array
     filtered2: Array
     cutoff_angstrom: Array
@@ -55,7 +56,7 @@ def nonuniform_filter(half1: Array, half2: Array, mask: Array, pixel_size: float
 
     Returns
     -------
-    NonUniform of (N, N, N) arrays; ``cutoff_angstrom`` is ``low_angstrom`` outside the working box.
+    NonUniform; nothing is known outside its box.
     """
     xp = array_module(half1)
     outer = _working_box(mask, int(np.ceil(low_angstrom / pixel_size)))
@@ -76,8 +77,7 @@ def nonuniform_filter(half1: Array, half2: Array, mask: Array, pixel_size: float
         better = total < best
         for kept, new in zip([best] + chosen, (total, f1, f2, xp.asarray(np.float32(cutoff)))):
             xp.copyto(kept, new, where=better)
-    return NonUniform(*(_embedded(part, outer, mask.shape, fill)
-                        for part, fill in zip(chosen, (0.0, 0.0, low_angstrom))))
+    return NonUniform(outer, *chosen)
 
 
 def _shared_error(f1: Array, f2: Array, m1: Array, m2: Array) -> Array:
@@ -134,9 +134,3 @@ def _windowed(values: Array, width_px: float, workers: int) -> Array:
         kernel = (np.sinc(frequencies * size) / np.sinc(frequencies)) ** 2
         spectrum *= xp.asarray(kernel.astype(np.float32)).reshape([-1 if a == axis else 1 for a in range(3)])
     return irfftn(spectrum, shape, workers)
-
-
-def _embedded(part: Array, outer: Region, shape: Tuple[int, ...], fill: float) -> Array:
-    out = array_module(part).full(shape, fill, dtype=np.float32)
-    out[outer] = part
-    return out

@@ -17,7 +17,7 @@ from typing import Any, Tuple
 
 import numpy as np
 
-from ..kernels.device import array_module
+from ..kernels.device import array_module, blank
 from ..kernels.fft import ifft, irfft, irfftn, rfftn
 
 Array = Any
@@ -35,9 +35,7 @@ def accumulator_shape(max_shell: int) -> Tuple[int, int, int, int]:
 
 def new_accumulator(max_shell: int, xp: Any = np) -> Array:
     """Float32 zeros of `accumulator_shape`, numpy's or CuPy's."""
-    accumulator = xp.empty(accumulator_shape(max_shell), np.float32)
-    accumulator.fill(0)  # numpy 1 asks for large pages for empty arrays, but not for zeros
-    return accumulator
+    return blank(accumulator_shape(max_shell), np.float32, xp)
 
 
 def enforce_hermitian(accumulator: Array) -> None:

@@ -65,8 +65,11 @@ def next_references(halves: HalfMaps, mask: Array, curves: FscCurves, resolved: 
         resolution = curves.resolutions()["corrected"]
         coarsest = max(COARSEST_FILTER_ANGSTROM, COARSEST_IN_RESOLUTIONS * resolution)
         local = nonuniform_filter(together[0], together[1], mask, pixel_size, coarsest, resolution, halves.workers)
-        filtered = [xp.where(mask > 0, part, rest) for part, rest in zip(local[:2], filtered)]
-        cutoff = local.cutoff_angstrom
+        inside = mask[local.box] > 0
+        for part, rest in zip((local.filtered1, local.filtered2), filtered):
+            rest[local.box] = xp.where(inside, part, rest[local.box])
+        cutoff = xp.full(mask.shape, coarsest, dtype=np.float32)
+        cutoff[local.box] = local.cutoff_angstrom
     if resolved.non_negativity:
         filtered = [xp.maximum(volume, np.float32(0)) for volume in filtered]
     return References(filtered, cutoff)

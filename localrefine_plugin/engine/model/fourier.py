@@ -1,9 +1,9 @@
 """Fourier operators on cubic maps and square images: shells, radial filters, resampling, shifts.
 
-Arrays are [z, y, x] with the origin of space in voxel N // 2 of each axis. Transforms are
-`scipy.fft.rfftn` half-spectra in single precision, not centred; of numpy's arrays or CuPy's. A *shell* is round(|k|), k in
-integer frequencies; shell s has the spatial frequency s / (N · pixel_size). Since |k|² is an
-integer, every radial function is a table indexed by |k|²: nothing is interpolated twice.
+Arrays are numpy's or CuPy's, [z, y, x] with the origin of space in voxel N // 2 of each axis. Transforms are
+`scipy.fft.rfftn` half-spectra in single precision, not centred. A *shell* is round(|k|), k in integer frequencies;
+shell s has the spatial frequency s / (N · pixel_size). Since |k|² is an integer, every radial function is a table
+indexed by |k|²: nothing is interpolated twice.
 """
 from __future__ import annotations
 
