@@ -117,7 +117,7 @@ def test_density_of_the_accumulator(noisy):
     sums, max_shell = work.sums, work.half.max_shell
     enforce_hermitian(sums.accumulator)
     d = sums.accumulator[..., 2]
-    radius = 0.5 * np.sqrt(squared_radius(d))
+    radius = 0.5 * np.sqrt(squared_radius(d.shape, 0, np))
     found = accumulator_mean(sums.weight_sum[sums.noise.counted], sums.noise.shell, max_shell)
     for k in (4, 8, 12):
         assert found[k] == pytest.approx(d[np.abs(radius - k) < 0.5].mean(), rel=0.05)

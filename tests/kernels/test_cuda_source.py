@@ -147,7 +147,7 @@ def mutated(monkeypatch):
         def changed(source):
             text = read(source)
             return text.replace(old, new)
-        assert any(old in read(source) for source in ("slices.cu", "insert.cu"))
+        assert any(old in read(source) for source in ("slices.cu", "insert.cu", "shells.cu", "moved.cu"))
         monkeypatch.setattr(cuda, "source_text", changed)
     return mutate
 

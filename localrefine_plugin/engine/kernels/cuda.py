@@ -156,6 +156,16 @@ def shell_sums(first: Array, second: Array) -> Array:
     return out
 
 
+def density_sums(density: Array, last: int) -> Array:
+    """The sums (nx, last + 1) float64 of every plane; see shells.density_sums."""
+    xp, (nx, nz, ny) = array_module(density), density.shape
+    out = xp.empty((nx, last + 1), np.float64)
+    arguments = (checked(xp, "density", density, np.float32, density.shape), np.int32(nz), np.int32(ny),
+                 np.int32(last), out)
+    kernel(xp, "shells.cu", "density_sums")((nx, blocks(last + 1)), (BLOCK,), arguments)
+    return out
+
+
 def sum_of_moved(volume_on_device: Array, turns: np.ndarray, offsets: np.ndarray, window: Array) -> Array:
     """(nz, ny, nx) float32; see moved.sum_of_moved."""
     xp, shape, n = array_module(volume_on_device), volume_on_device.shape, len(turns)

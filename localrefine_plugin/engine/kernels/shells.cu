@@ -1,4 +1,4 @@
-// CUDA twin of shells.py: sums over the shells of two half-spectra.
+// CUDA twins of shells.py: sums over shells, of two half-spectra and of the density of an accumulator.
 // One thread per plane and shell; it adds its samples row by row, in the order of the CPU.
 
 __device__ __forceinline__ int first_column(long long square)
@@ -47,4 +47,30 @@ extern "C" __global__ void shell_sums(
     sums[0] = power_a;
     sums[1] = power_b;
     sums[2] = cross;
+}
+
+// density (nx, nz, ny); out (nx, last + 1) double. Grid: (nx, ceil((last + 1) / block)).
+extern "C" __global__ void density_sums(
+    const float* __restrict__ density, int nz, int ny, int last, double* __restrict__ out)
+{
+    const int plane = (int)blockIdx.x, shell = (int)(blockIdx.y * blockDim.x + threadIdx.x);
+    if (shell > last)
+        return;
+    const long long below = (long long)shell * (shell - 1), upto = (long long)shell * (shell + 1);
+    double sum = 0.0;
+    for (int z = 0; z < nz; ++z) {
+        const long long kz = z - nz / 2, base = (long long)plane * plane + kz * kz;
+        if (base > upto)
+            continue;
+        const float* row = density + ((long long)plane * nz + z) * ny;
+        const int first = shell == 0 ? 0 : first_column(below + 1 - base);
+        double up = 0.0, down = 0.0;
+        for (long long y = first; ny / 2 + y < ny && base + y * y <= upto; ++y)
+            up += (double)row[ny / 2 + y];
+        for (long long y = first > 1 ? first : 1; ny / 2 - y >= 0 && base + y * y <= upto; ++y)
+            down += (double)row[ny / 2 - y];
+        sum += up;
+        sum += down;
+    }
+    out[(long long)plane * (last + 1) + shell] = sum;
 }

@@ -1,9 +1,8 @@
-"""Sums over the shells of two Fourier half-spectra, in one pass.
+"""Sums over shells: of two Fourier half-spectra in one pass, and of the density of an accumulator.
 
-A half-spectrum (N, N, N // 2 + 1) is scipy.fft.rfftn's of a cube. |k|² is an integer, so shell s = round(|k|) holds
-|k|² from s² − s + 1 to s² + s, and along a row of the spectrum the shells come one after the other. Every plane is
-summed by itself and the planes are added in order: the sums have the same bits for any number of threads. GPU twin:
-shells.cu.
+|k|² is an integer, so shell s = round(|k|) holds |k|² from s² − s + 1 to s² + s, and along a row the shells come one
+after the other. Every plane is summed by itself and the planes are added in order: the sums have the same bits for any
+number of threads. GPU twins: shells.cu.
 """
 from __future__ import annotations
 
@@ -57,4 +56,38 @@ def shell_sums(first: Array, second: Array) -> np.ndarray:
         by_plane = np.zeros((n, n // 2 + 1, 3))
         _shell_sums_cpu(*(np.ascontiguousarray(f, np.complex64).view(np.float32) for f in (first, second)), n, by_plane)
     sums: np.ndarray = to_host(by_plane.sum(axis=0)).T
+    return sums
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _density_sums_cpu(density, out):  # type: ignore[no-untyped-def]
+    nx, nz, ny = density.shape
+    for x in prange(nx):
+        for z in range(nz):
+            base = x * x + (z - nz // 2) * (z - nz // 2)
+            for side in range(2):  # y from 0 up, then from −1 down
+                y, step = (ny // 2, 1) if side == 0 else (ny // 2 - 1, -1)
+                shell = np.int64(np.rint(np.sqrt(base + side)))
+                total = np.float64(0.0)
+                while 0 <= y < ny:
+                    total += np.float64(density[x, z, y])
+                    y += step
+                    if base + (y - ny // 2) * (y - ny // 2) > shell * (shell + 1) or y < 0 or y == ny:
+                        out[x, shell] += total
+                        total = np.float64(0.0)
+                        shell += 1
+
+
+def density_sums(density: Array) -> np.ndarray:
+    """Σ D over the shells of D (nx, nz, ny) float32 of an accumulator, zero frequency at [0, nz // 2, ny // 2]: (S,)
+    float64, host's, S the last shell and one."""
+    nx, nz, ny = density.shape
+    last = int(np.rint(np.sqrt((nx - 1) ** 2 + (nz // 2) ** 2 + (ny // 2) ** 2)))
+    xp = array_module(density)
+    if xp is not np:
+        by_plane = cuda.density_sums(xp.ascontiguousarray(density), last)
+    else:
+        by_plane = np.zeros((nx, last + 1))
+        _density_sums_cpu(density, by_plane)
+    sums: np.ndarray = to_host(by_plane.sum(axis=0))
     return sums

@@ -20,7 +20,7 @@ from typing import List
 import numpy as np
 
 SHIM = Path(__file__).parent / "cuda_shim.h"
-POINTED = {"float2": np.complex64, "float": np.float32, "int": np.int32, "fixed64": np.uint64}
+POINTED = {"float2": np.complex64, "float": np.float32, "int": np.int32, "double": np.float64, "fixed64": np.uint64}
 MAX_GRID, MAX_BLOCK = (2**31 - 1, 65535, 65535), 1024
 MAIN = """
 int main(int, char** names) {{

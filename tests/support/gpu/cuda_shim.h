@@ -1,6 +1,7 @@
 // What a CUDA source needs to be C++: qualifiers, built-in variables, the few functions our kernels call.
 // A launch is a loop over the grid and the block, from the end with BACKWARDS; with several workers they share out the
 // blocks, as a GPU would.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -11,6 +12,8 @@
 #define __global__
 #define __device__
 #define __forceinline__ inline
+
+using std::min;
 
 struct float2 { float x, y; };
 struct Extent { unsigned x, y, z; };
