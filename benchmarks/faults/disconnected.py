@@ -63,7 +63,6 @@ TESTS: Dict[str, str] = {
     "mask_far_angstrom": "test_references.py::test_dynamic_mask_is_the_one_computed_by_hand",
     "mask_start_resolution_angstrom": "test_references.py::test_dynamic_mask_waits_for_its_start_resolution",
     "seed": "test_references.py::test_seed_reaches_the_random_phases",
-    "deterministic": "test_fixed_point.py::test_an_iteration_is_that_of_the_cpu_and_has_the_same_bits_backwards",
 }
 """Setting → the test of its effect."""
 

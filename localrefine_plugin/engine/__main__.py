@@ -117,7 +117,8 @@ def parser() -> argparse.ArgumentParser:
     for verb in (align, merge):
         verb.add_argument("--iteration", type=_positive, required=True, metavar="K")
     align.add_argument("--half", choices=("1", "2", "both"), required=True)
-    _add_devices(align)
+    for verb in (align, merge, finish):
+        _add_devices(verb)
     _add_device(validate)
     for verb in (align, merge, finish, validate):
         _add_threads(verb)
@@ -159,7 +160,8 @@ def _add_device(verb: argparse.ArgumentParser) -> None:
 
 def _add_devices(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", type=_devices, default="auto", help="auto, cpu, cuda or cuda:N (default: auto); "
-                      "cuda:N,cuda:M aligns the half-sets at the same time, each on a GPU of its own")
+                      "cuda:N,cuda:M aligns the half-sets at the same time, each on its own GPU, and does the rest "
+                      "on the first")
 
 
 def _add_threads(verb: argparse.ArgumentParser) -> None:
@@ -258,13 +260,13 @@ def run_align(options: argparse.Namespace) -> None:
 def run_merge(options: argparse.Namespace) -> None:
     _check_run(options)
     from . import refine
-    refine.merge(options.run, options.iteration, threads=options.threads)
+    refine.merge(options.run, options.iteration, threads=options.threads, device=options.device)
 
 
 def run_finish(options: argparse.Namespace) -> None:
     _check_run(options)
     from . import refine
-    refine.finish(options.run, threads=options.threads)
+    refine.finish(options.run, threads=options.threads, device=options.device)
 
 
 def run_validate(options: argparse.Namespace) -> None:

@@ -54,8 +54,8 @@ def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: 
         if run.stopped_before(k):
             break
         align_both(str(run.path), k, device, threads)
-        merge(str(run.path), k, threads)
-    finish(str(run.path), threads)
+        merge(str(run.path), k, threads, device)
+    finish(str(run.path), threads, device)
     return run
 
 
@@ -146,8 +146,8 @@ def require(folder: RunFolder, iteration: int, complete: bool, what: str) -> Non
                          "run its verbs first, or refine --continue")
 
 
-def merge(run: str, iteration: int, threads: int = 0) -> None:
-    """FSC of the two half-maps, the references of the next iteration, and whether to go on."""
+def merge(run: str, iteration: int, threads: int = 0, device: str = "auto") -> None:
+    """FSC of the two half-maps, the references of the next iteration, and whether to go on; on the first device."""
     folder = RunFolder(run)
     if folder.stopped_before(iteration):
         say(f"iteration {iteration}: the refinement has stopped, nothing to do")
@@ -160,8 +160,10 @@ def merge(run: str, iteration: int, threads: int = 0) -> None:
         require(folder, iteration, folder.half_complete(iteration, half), f"half {half}")
     folder.forget_merge(iteration)
     remove_temporary(folder.iteration(iteration))
+    chosen = choose_device(device.split(",")[0])
     with measured() as cost:
-        merged = merge_halves(folder, iteration, worker_count(threads))
+        merged = merge_halves(folder, iteration, worker_count(threads), chosen)
+    chosen.release()
     save_record(folder.iteration_done(iteration), merged, cost)
     say(iteration_line(merged))
 
@@ -175,11 +177,13 @@ def iteration_line(done: IterationRecord) -> str:
     return f"{line}; {done.stop_reason}" if done.stop_reason else line
 
 
-def finish(run: str, threads: int = 0) -> None:
-    """Write RUN/final and the report from the best iteration."""
+def finish(run: str, threads: int = 0, device: str = "auto") -> None:
+    """Write RUN/final and the report from the best iteration; maps are worked on on the first device."""
     folder = RunFolder(run)
     if folder.results_complete():
         say("results: written before")
         return
     require(folder, 1, folder.iterations_done() > 0, "iteration 1")
-    write_results(folder, worker_count(threads))
+    chosen = choose_device(device.split(",")[0])
+    write_results(folder, worker_count(threads), chosen)
+    chosen.release()

@@ -133,7 +133,7 @@ class ProtLocalRefine(ProtRefine3D):
         """FSC between the half-maps, references for the next iteration, and whether to stop."""
         folder = self._run_folder()
         if not (folder.iterations_done() >= iteration or folder.stopped_before(iteration)):
-            self._engine("merge", str(folder.path), "--iteration", str(iteration), *self._resources()[2:])
+            self._engine("merge", str(folder.path), "--iteration", str(iteration), *self._resources())
             self._tell_progress()
         return self._written(folder.iteration_done(iteration))
 
@@ -141,7 +141,7 @@ class ProtLocalRefine(ProtRefine3D):
         """Final maps, table and report of the engine."""
         folder = self._run_folder()
         if not folder.results_complete():
-            self._engine("finish", str(folder.path))
+            self._engine("finish", str(folder.path), *self._resources())
         return self._written(folder.report)
 
     def validateStep(self, token: str) -> List[str]:

@@ -11,11 +11,11 @@ from localrefine_plugin.engine.kernels.device import CPU, to_host
 from localrefine_plugin.engine.kernels.fixed_point import FixedPointSums
 
 
-def sums_of(e, device, parts, **settings):
+def sums_of(e, device, parts, fixed=False, **settings):
     """HalfSums of each part (index arrays), by workers that know nothing of each other."""
     found = []
     for index in parts:
-        work = HalfAlignment(e.half_set(), e.plan(RESOLUTION, **settings), device, 1)
+        work = HalfAlignment(e.half_set(), e.plan(RESOLUTION, **settings), device, 1, fixed)
         work.add(index)
         found.append(work.sums)
     return found
@@ -25,12 +25,12 @@ def as_array(accumulator):
     return accumulator.to_float() if isinstance(accumulator, FixedPointSums) else to_host(accumulator)
 
 
-@pytest.mark.parametrize("device, deterministic", ((CPU, False), (STAND_IN, False), (STAND_IN, True)))
-def test_sums_of_two_parts_add_up_to_those_of_the_whole(monkeypatch, device, deterministic):
+@pytest.mark.parametrize("device, fixed", ((CPU, False), (STAND_IN, False), (STAND_IN, True)))
+def test_sums_of_two_parts_add_up_to_those_of_the_whole(monkeypatch, device, fixed):
     install(monkeypatch)
     e = small_experiment()
     everyone = np.arange(len(e.particles))
-    settings = dict(deterministic=deterministic, prior="learned")
+    settings = dict(fixed=fixed, prior="learned")
     (whole,) = sums_of(e, device, [everyone], **settings)
     first, second = sums_of(e, device, [everyone[:4], everyone[4:]], **settings)
     total = first + second
@@ -49,7 +49,7 @@ def test_sums_in_integers_of_several_scales_add_up_in_any_order(monkeypatch):
     """Three parts on two scales: the same float32 values whichever are added first. An empty part adds nothing."""
     install(monkeypatch)
     e = small_experiment()
-    a, b, c = sums_of(e, STAND_IN, np.array_split(np.arange(len(e.particles)), 3), deterministic=True)
+    a, b, c = sums_of(e, STAND_IN, np.array_split(np.arange(len(e.particles)), 3), fixed=True)
     b.accumulator.shift_right(np.array([5, 3]))  # as after a batch of much larger values
     nothing = FixedPointSums(a.accumulator.sums.shape, 1.0, STAND_IN.xp)
     totals = [sum((part.accumulator for part in rest), start) for start, *rest in (

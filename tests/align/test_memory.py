@@ -34,7 +34,7 @@ def test_a_batch_is_bounded_by_what_the_search_takes():
     def batch(box: int, rotations: int) -> int:
         shell = (box - 1) // 2
         need = memory.memory_need(box, shell, [20.0], int(1.5 * shell ** 2),
-                                  memory.GridSize(600, rotations, 20), False)
+                                  memory.GridSize(600, rotations, 20))
         return align.batch_size(need, CPU)
     assert batch(32, 2000) == pytest.approx(batch(32, 1000) / 2, rel=0.1)
     assert batch(384, 300) == batch(384, 100)

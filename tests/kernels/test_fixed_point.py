@@ -1,12 +1,16 @@
 """Insertion in 64-bit fixed point: the float path's values, the same bits in any order, no overflow."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gpu.fixtures import STAND_IN, install, install_sanitized
 from kernel_problem import BOX, Problem
 from small_experiments import aligned, assert_same, small_experiment
 
+from localrefine_plugin.engine.align import half_set as align_module
+from localrefine_plugin.engine.align import memory as memory_module
 from localrefine_plugin.engine.kernels import cuda, fixed_point
 from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.kernels.fixed_point import FixedPointSums, summable
@@ -160,7 +164,7 @@ def test_the_kernel_stays_in_its_arrays_and_does_not_race(monkeypatch, sanitizer
 
 
 def test_an_iteration_is_that_of_the_cpu_and_has_the_same_bits_backwards(monkeypatch):
-    e, settings = small_experiment(), dict(prior="gaussian", marginalize=True, deterministic=True, symmetry="C2")
+    e, settings = small_experiment(), dict(prior="gaussian", marginalize=True, symmetry="C2")
     install(monkeypatch)
     forwards = aligned(e, STAND_IN, **settings)
     assert_same(forwards, aligned(e, CPU, **settings))
@@ -168,7 +172,23 @@ def test_an_iteration_is_that_of_the_cpu_and_has_the_same_bits_backwards(monkeyp
     assert np.array_equal(forwards.half_map, aligned(e, STAND_IN, **settings).half_map)
 
 
-def test_on_the_cpu_the_setting_changes_nothing():
-    e = small_experiment(4)
-    maps = [aligned(e, CPU, deterministic=choice).half_map for choice in (False, True)]
-    assert np.array_equal(*maps)
+def test_where_memory_forbids_integers_the_sums_are_floats_and_it_is_said(monkeypatch, capsys):
+    e = small_experiment()
+    expected = aligned(e, CPU)
+    install(monkeypatch)
+    monkeypatch.setattr(memory_module.MemoryNeed, "in_integers",
+                        lambda need: replace(need, sums=float(1 << 60), fixed=True))
+    assert_same(aligned(e, STAND_IN), expected)
+    assert "does not hold sums in 64-bit integers" in capsys.readouterr().out
+
+
+def test_the_map_of_integers_is_made_on_the_gpu_and_where_memory_forbids_on_the_host(monkeypatch):
+    """The same bits either way: D is summed over shells in one order."""
+    e = small_experiment()
+    cupy = install(monkeypatch)
+    here = aligned(e, STAND_IN)
+    moved = cupy.ledger.counts.bytes_to_host
+    monkeypatch.setattr(align_module, "working_bytes", lambda box: 1 << 50)
+    there = aligned(e, STAND_IN)
+    assert cupy.ledger.counts.bytes_to_host > 2 * moved  # the accumulator went down
+    assert_same(here, there)

@@ -112,8 +112,8 @@ DYNAMIC = dict(mask_mode="dynamic", mask_threshold=0.4, mask_near_angstrom=0.0, 
 EXTENTS = dict(max_iterations=2, rotation_extent_deg=12.0, shift_extent_angstrom=8.0)
 REFINEMENTS = {
     "defaults": EXTENTS,  # learned prior, non-uniform references, marginalisation
-    "isotropic-scale-dynamic-deterministic": dict(
-        EXTENTS, prior="learned-isotropic", non_uniform=False, per_particle_scale=True, deterministic=True, **DYNAMIC,
+    "isotropic-scale-dynamic": dict(
+        EXTENTS, prior="learned-isotropic", non_uniform=False, per_particle_scale=True, **DYNAMIC,
         mask_threshold_type="absolute", initial_lowpass_angstrom=14.0, join_halves_resolution_angstrom=30.0),
     "symmetry-recentred": dict(
         EXTENTS, max_iterations=1, extra_final_passes=1, prior="gaussian", prior_rotation_deg=5.0,

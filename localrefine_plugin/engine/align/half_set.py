@@ -31,9 +31,9 @@ from ..records.poses import PoseTable
 from .half_sums import BestPoses, HalfSums, NoiseSums, pose_columns, refitted_scales
 from .images import Batch, HalfSetImages, pack, scaled
 from .marginalize import Insertions, best_only, mode_weights, posterior_insertions
-from .memory import GridSize, MemoryNeed, check_fits, memory_need, reach_of_reference
+from .memory import MemoryNeed, check_fits, need_of
 from .prior import PosePrior, log_prior
-from .reference import Reference, make_reference, slice_rows, support_box
+from .reference import Reference, make_reference, slice_rows
 from .reference_errors import (
     ReferenceErrors,
     SelfNoiseBias,
@@ -121,9 +121,11 @@ def align_half(half: HalfSet, plan: SearchPlan, device: Device = CPU, workers: i
     """Align and reconstruct one half-set, on ``device``; the result is the host's."""
     need = need_of(plan, half.particles, half.max_shell, half.mask, device, half.static_part is not None)
     check_fits(device, need)
+    if device.on_gpu and not need.fixed:
+        say("the GPU's memory does not hold sums in 64-bit integers: the last bits of the map may differ between runs")
     count = len(half.particles)
     with Prefetch(half.read, count, half.particles.box_size, device) as ahead:
-        work = HalfAlignment(replace(half, read=ahead), plan, device, workers)
+        work = HalfAlignment(replace(half, read=ahead), plan, device, workers, need.fixed)
 
         def batch(index: np.ndarray) -> None:
             work.add(index)
@@ -139,18 +141,6 @@ def align_half(half: HalfSet, plan: SearchPlan, device: Device = CPU, workers: i
     return result
 
 
-def need_of(plan: SearchPlan, particles: Particles, max_shell: int, mask: np.ndarray, device: Device,
-            subtracts: bool = False) -> MemoryNeed:
-    """What a half-set takes of memory; mask (N, N, N)."""
-    box = particles.box_size
-    pixels = pixel_list(box, plan.align_shell, max_shell)
-    grid, shell = grid_of(plan, box, particles.pixel_size)
-    edges = [support_box(mask, plan.centre)] + subtracts * [box]
-    return memory_need(box, max_shell, [reach_of_reference(edge, box, plan.align_shell) for edge in edges],
-                       len(pixels), GridSize(pixels.prefix(shell), len(grid.rotations), len(grid.shifts)),
-                       fixed=plan.deterministic and device.on_gpu)
-
-
 def batch_size(need: MemoryNeed, device: Device) -> int:
     """Images per batch: few megabytes on the host, half of what is left of the memory on a GPU."""
     if not device.on_gpu:
@@ -161,8 +151,8 @@ def batch_size(need: MemoryNeed, device: Device) -> int:
 class HalfAlignment:
     """A half-set being aligned: what all batches share, and what they have added up to so far."""
 
-    def __init__(self, half: HalfSet, plan: SearchPlan, device: Device, workers: int):
-        self.half, self.plan, self.device, self.workers = half, plan, device, workers
+    def __init__(self, half: HalfSet, plan: SearchPlan, device: Device, workers: int, fixed: bool = False):
+        self.half, self.plan, self.device, self.workers, self.fixed = half, plan, device, workers, fixed
         self.to_device, self.timer = device.to_device, PhaseTimer(device)
         self.particles, self.previous = half.particles, half.previous
         self.counts = particle_counts(half.previous) if plan.weight_by_probability else None
@@ -180,21 +170,23 @@ class HalfAlignment:
     def empty_sums(self) -> HalfSums:
         shape, xp = accumulator_shape(self.half.max_shell), self.device.xp
         insertions = len(self.particles) * len(self.plan.symmetry)
-        fixed = self.device.on_gpu and self.plan.deterministic
-        return HalfSums(FixedPointSums(shape, insertions, xp) if fixed else new_accumulator(self.half.max_shell, xp),
-                        xp.zeros(self.images.shape), NoiseSums(self.particles, self.half.noise_power))
+        accumulator = FixedPointSums(shape, insertions, xp) if self.fixed else new_accumulator(self.half.max_shell, xp)
+        return HalfSums(accumulator, xp.zeros(self.images.shape), NoiseSums(self.particles, self.half.noise_power))
 
     def set_reference(self) -> None:
         half, plan, self.static = self.half, self.plan, None
         with self.timer("reference"):
             last = int(np.ceil(plan.align_shell * stretch(self.particles)))
+            box = self.particles.box_size
+            roomy = self.device.on_gpu and self.device.memory_bytes() >= working_bytes(box)
+            on = self.to_device if roomy else np.asarray
             if half.static_part is not None:
                 reach = plan.shift_extent if plan.motion_covariance is None else SIGMA * surface_motion(
                     plan.motion_covariance, plan.mask_radius)
-                static = static_reference(half.static_part, half.mask, reach, self.particles.pixel_size, last,
+                static = static_reference(on(half.static_part), half.mask, reach, self.particles.pixel_size, last,
                                           self.workers)
                 self.static = replace(static, ft=self.to_device(static.ft))
-            reference = make_reference(half.reference_map, half.mask, plan.centre, last, self.workers)
+            reference = make_reference(on(half.reference_map), half.mask, plan.centre, last, self.workers)
             self.reference = replace(reference, ft=self.to_device(reference.ft))
 
     def add(self, index: np.ndarray) -> None:
@@ -310,12 +302,13 @@ class HalfAlignment:
         box, plan, sums, max_shell = self.particles.box_size, self.plan, self.sums, self.half.max_shell
         del self.reference, self.static  # their memory is the reconstruction's now
         with self.timer("reconstruct"):
-            accumulator = sums.accumulator
+            accumulator, sums.accumulator = sums.accumulator, None
+            floats = 4 * int(np.prod(accumulator_shape(max_shell))) if self.fixed else 0
+            on_gpu = self.device.on_gpu and self.device.memory_bytes() >= working_bytes(box) + floats
             if isinstance(accumulator, FixedPointSums):
-                accumulator = accumulator.to_float()  # a GPU's radial profile has no order either
-            elif self.device.on_gpu and self.device.memory_bytes() < working_bytes(box):
+                accumulator = accumulator.to_float(self.device.xp if on_gpu else np)
+            elif not on_gpu:
                 accumulator = to_host(accumulator)
-            sums.accumulator = None
             half_map = to_host(reconstruct(accumulator, box, max_shell, self.workers))
         with self.timer("learn motion"):
             motion = learned_motion(plan, sums.all_evidence())

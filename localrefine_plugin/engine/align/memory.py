@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Optional, Sequence
 
@@ -11,7 +11,11 @@ import numpy as np
 from ..kernels.batches import SMALLEST_BATCH
 from ..kernels.device import MEMORY_SHARE, Device
 from ..maps.reconstruct import PADDING, accumulator_shape, working_bytes
+from ..model.pixels import pixel_list
 from ..records.errors import InputError
+from ..records.particles import Particles
+from .reference import support_box
+from .search_plan import SearchPlan, grid_of
 
 GIB = 2 ** 30
 # Of a run on the CPU, measured (benchmarks.growth.memory):
@@ -30,6 +34,7 @@ class MemoryNeed:
     temporaries : besides, for each image of the smallest batch.
     reconstruction : besides the sums, once all images are inserted.
     host_image : on the CPU, each image of a batch, without the image itself.
+    fixed : whether the sums are 64-bit integers.
     """
 
     box_size: int
@@ -40,6 +45,11 @@ class MemoryNeed:
     temporaries: float
     reconstruction: float
     host_image: float = 0.0
+    fixed: bool = False
+
+    def in_integers(self) -> "MemoryNeed":
+        """With sums of 64-bit integers instead of 32-bit floats, of which these are made in the end."""
+        return replace(self, sums=2 * self.sums, reconstruction=self.reconstruction + self.sums, fixed=True)
 
     @property
     def least(self) -> float:
@@ -74,8 +84,8 @@ class GridSize(NamedTuple):
     shifts: int
 
 
-def memory_need(box_size: int, max_shell: int, reaches: Sequence[float], pixels: int, grid: GridSize,
-                fixed: bool) -> MemoryNeed:
+def memory_need(box_size: int, max_shell: int, reaches: Sequence[float], pixels: int,
+                grid: GridSize) -> MemoryNeed:
     """The need of images used to ``max_shell`` for the map and with ``pixels`` pixels for the alignment.
 
     An image takes itself in two batches; transform, CTF and weights; what the search sees of it; scores and prior.
@@ -83,15 +93,26 @@ def memory_need(box_size: int, max_shell: int, reaches: Sequence[float], pixels:
     Parameters
     ----------
     reaches : grid steps from the origin to its faces, of the transform of each reference.
-    fixed : whether the sums are 64-bit integers.
     """
     half_plane = (2 * max_shell + 1) * (max_shell + 1)
     return MemoryNeed(
-        box_size, half_plane, sums=(24 if fixed else 12) * float(np.prod(accumulator_shape(max_shell)[:3])),
+        box_size, half_plane, sums=12 * float(np.prod(accumulator_shape(max_shell)[:3])),
         reference=sum(8 * (2 * reach + 1) ** 2 * (reach + 2) for reach in reaches),
         image=8 * box_size ** 2 + 80 * half_plane + 60 * pixels + 40 * grid.rotations * grid.shifts,
         temporaries=16 * (grid.rotations + grid.shifts) * grid.pixels, reconstruction=working_bytes(box_size),
         host_image=host_image(half_plane, pixels, grid.rotations, grid.shifts))
+
+
+def need_of(plan: SearchPlan, particles: Particles, max_shell: int, mask: np.ndarray, device: Device,
+            subtracts: bool = False) -> MemoryNeed:
+    """What a half-set takes of memory; mask (N, N, N). Sums on a GPU are 64-bit integers if these fit."""
+    box = particles.box_size
+    pixels = pixel_list(box, plan.align_shell, max_shell)
+    grid, shell = grid_of(plan, box, particles.pixel_size)
+    edges = [support_box(mask, plan.centre)] + subtracts * [box]
+    need = memory_need(box, max_shell, [reach_of_reference(edge, box, plan.align_shell) for edge in edges],
+                       len(pixels), GridSize(pixels.prefix(shell), len(grid.rotations), len(grid.shifts)))
+    return need.in_integers() if device.on_gpu and device.memory_bytes() >= need.in_integers().least else need
 
 
 def host_image(half_plane: int, pixels: int, rotations: int, shifts: int) -> float:

@@ -54,9 +54,9 @@ def support_box(mask: np.ndarray, centre: np.ndarray) -> int:
     return 2 * int(reach) + 2
 
 
-def cube_about(volume: np.ndarray, centre: np.ndarray, edge: int) -> np.ndarray:
+def cube_about(volume: Array, centre: np.ndarray, edge: int) -> Array:
     """Cube of this edge with ``centre`` (px from the box centre, xyz) at [edge // 2]; zeros outside the box."""
-    out = blank((edge,) * 3)
+    out = blank((edge,) * 3, np.float32, array_module(volume))
     origin = np.array(volume.shape) // 2 + centre[::-1].astype(int)
     source, target = [], []
     for axis in range(3):
@@ -68,31 +68,39 @@ def cube_about(volume: np.ndarray, centre: np.ndarray, edge: int) -> np.ndarray:
     return out
 
 
-def make_reference(volume: np.ndarray, mask: np.ndarray, centre: np.ndarray, max_shell: int,
+def make_reference(volume: Array, mask: np.ndarray, centre: np.ndarray, max_shell: int,
                    workers: int = 1, padding: float = PADDING) -> Reference:
-    """Reference of ``volume``·``mask`` about ``centre`` (whole px from the box centre, xyz), to ``max_shell``."""
+    """Reference of ``volume``·``mask`` about ``centre`` (whole px from the box centre, xyz), to ``max_shell``, where
+    the volume is; the mask is the host's."""
     edge = support_box(mask, centre)
-    cube = cube_about(volume, centre, edge) * cube_about(mask, centre, edge)
+    cube = cube_about(volume, centre, edge) * array_module(volume).asarray(cube_about(mask, centre, edge))
     padded = scipy.fft.next_fast_len(int(np.ceil(edge * padding)), real=True)
     padded += padded % 2
     return transform_cube(cube, padded, volume.shape[0], max_shell, workers)
 
 
-def transform_cube(cube: np.ndarray, padded: int, box_size: int, max_shell: int, workers: int) -> Reference:
+def transform_cube(cube: Array, padded: int, box_size: int, max_shell: int, workers: int) -> Reference:
     """Gridding-corrected, padded transform of a cube (edge, edge, edge) centred at [edge // 2]."""
-    edge = cube.shape[0]
-    correction = (1.0 / np.sinc((np.arange(edge) - edge // 2) / padded) ** 2).astype(np.float32)
+    xp, edge = array_module(cube), cube.shape[0]
+    correction = xp.asarray((1.0 / np.sinc((np.arange(edge) - edge // 2) / padded) ** 2).astype(np.float32))
     cube = cube * correction[:, None, None] * correction[None, :, None] * correction
     scale = padded / box_size
     reach = min(int(np.ceil(max_shell * scale)) + 2, padded // 2 - 1)
     spectrum = rfftn_block(cube, padded, reach + 1, workers)
-    frequency = np.arange(-reach, reach + 1)
     # the origin is the cube's middle, not its first voxel
-    phase = np.exp(2j * np.pi * (edge // 2) / padded * np.arange(-reach, reach + 2)).astype(np.complex64)
-    ft = spectrum[np.ix_(frequency, frequency, np.arange(reach + 2))]
+    phase = xp.asarray(np.exp(2j * np.pi * (edge // 2) / padded * np.arange(-reach, reach + 2)).astype(np.complex64))
+    ft = in_order(in_order(spectrum, 0, reach), 1, reach)[:, :, :reach + 2]
+    ft = xp.ascontiguousarray(ft)
     ft *= (phase[:-1, None] * phase[reach:])[None]
     ft *= phase[:-1, None, None]
     return Reference(ft, scale, max_shell)
+
+
+def in_order(spectrum: Array, axis: int, reach: int) -> Array:
+    """Of an axis in FFT order, the frequencies −reach … reach."""
+    n, ahead = spectrum.shape[axis], (slice(None),) * axis
+    return array_module(spectrum).concatenate(
+        [spectrum[ahead + (slice(n - reach, n),)], spectrum[ahead + (slice(reach + 1),)]], axis=axis)
 
 
 def slice_rows(rotation: Array, scale: float, magnification: Optional[Array] = None) -> Array:

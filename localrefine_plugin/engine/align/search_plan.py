@@ -32,7 +32,6 @@ class SearchPlan:
     align_shell : information beyond this shell is not used.
     symmetry : (g, 3, 3) operators about the box centre.  per_particle_scale : whether scales are fitted.
     weight_by_probability : whether an image counts in the map as much as it is probably aligned.
-    deterministic : whether a GPU's sums must have the same bits in every run.
     """
 
     centre: np.ndarray
@@ -51,7 +50,6 @@ class SearchPlan:
     symmetry: np.ndarray
     per_particle_scale: bool
     weight_by_probability: bool
-    deterministic: bool = False
 
 
 def automatic_lowpass(input_resolution: float, pixel_size: float) -> float:
@@ -106,7 +104,7 @@ def search_plan(resolved: ResolvedSettings, particles: Particles, align_resoluti
         align_shell=align_shell_of(align_resolution, resolved, particles), marginalize=resolved.marginalize,
         recenter_rotations=resolved.recenter_rotations, recenter_shifts=resolved.recenter_shifts,
         symmetry=operators(resolved.symmetry), per_particle_scale=resolved.per_particle_scale,
-        weight_by_probability=resolved.weight_by_probability, deterministic=resolved.deterministic)
+        weight_by_probability=resolved.weight_by_probability)
 
 
 def grid_of(plan: SearchPlan, box_size: int, pixel_size: float) -> Tuple[Grid, int]:

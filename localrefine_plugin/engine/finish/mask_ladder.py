@@ -13,6 +13,7 @@ from typing import List, NamedTuple
 
 import numpy as np
 
+from ..kernels.device import array_module, to_host
 from ..maps.fsc import FscCurves, masked_curves, random_phases, resolution_at
 from ..maps.half_maps import HalfMaps, region_of
 from ..maps.mask import density_mask, volume_angstrom3
@@ -44,15 +45,16 @@ def mask_ladder(halves: HalfMaps, mask: np.ndarray, curves: FscCurves, seed: int
     ``curves`` are those in the mask in use, whose resolution sets the distances. The ladder ends at the first rung
     whose mask correlates with itself.
     """
+    xp = array_module(halves.maps[0])
     pixel_size, d = curves.pixel_size, curves.resolutions()["corrected"]
-    smooth = halves.mean(lowpass_weight(halves.box_size * pixel_size / (LOWPASS_IN_RESOLUTIONS * d)))
+    smooth = to_host(halves.mean(lowpass_weight(halves.box_size * pixel_size / (LOWPASS_IN_RESOLUTIONS * d))))
     phases = random_phases(halves, curves.randomise_shell, region_of(mask), seed)
     rungs = [_rung("mask in use", mask, curves, curves.tight, curves.randomised, curves.corrected)]
     kept = mask
     for near, far in RUNGS:
         tighter = density_mask(smooth, mask, pixel_size, DENSITY_LEVEL, near * d, far * d)
         rungs.append(_rung(f"{near * d:.1f} to {far * d:.1f} Å about the density", tighter, curves,
-                           *masked_curves(halves, tighter, phases)))
+                           *masked_curves(halves, xp.asarray(tighter), phases)))
         if rungs[-1].mask_correlation > MASK_CORRELATION:
             return Ladder(_ladder(rungs, len(rungs) - 2), kept)
         kept = tighter

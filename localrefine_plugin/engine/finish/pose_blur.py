@@ -23,17 +23,19 @@ prior off 5.47 / 5.51 / 5.52; at SNR .02 7.42 / 8.67 / 8.85, Gaussian prior 8.70
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple, Union
+from typing import Any, Tuple, Union
 
 import numpy as np
 
 from ..align.reference import cube_about, integer_centre, support_box
+from ..kernels.device import array_module, to_host
 from ..kernels.moved import sum_of_moved
 from ..maps.fsc import fsc, resolution_at
 from ..model.fourier import apply_shell_filter, resample_map
 from ..model.pose import exp_map
 from ..records.iteration import TRUTH_THRESHOLD
 
+Array = Any
 Share = Union[float, np.ndarray]
 DRAWS = 32
 WORTH_SAYING = 1.05
@@ -79,17 +81,17 @@ def advice(expected: float, reported: float) -> str:
 class BlurredMap:
     """The map that is blurred, without its noise and on no more voxels than its resolution asks for.
 
-    cube, window : (e, e, e) of map and mask about the mask's centre.  scale : voxels of these per px.
-    shells : (N // 2 + 1,) those of the box, in shells of the cube.
+    cube, window : (e, e, e) of map and mask about the mask's centre, where the map was.
+    scale : voxels of these per px.  shells : (N // 2 + 1,) those of the box, in shells of the cube.
     """
 
-    cube: np.ndarray
-    window: np.ndarray
+    cube: Array
+    window: Array
     scale: float
     shells: np.ndarray
 
     @classmethod
-    def of(cls, volume: np.ndarray, mask: np.ndarray, corrected: np.ndarray, resolution_px: float,
+    def of(cls, volume: Array, mask: np.ndarray, corrected: np.ndarray, resolution_px: float,
            workers: int = 1) -> "BlurredMap":
         """Of a map (N, N, N) in a mask (N, N, N); ``corrected``, its FSC, filters it first, so that noise is not
         moved. ``resolution_px`` of the map."""
@@ -98,8 +100,10 @@ class BlurredMap:
         f = np.clip(corrected, 0, 1)
         filtered = apply_shell_filter(volume, np.sqrt(2 * f / (1 + f)), workers)
         edge = min(support_box(mask, centre), 2 * (box // 2))
-        cube, window, scale = coarser(cube_about(filtered, centre, edge), cube_about(mask, centre, edge), resolution_px)
-        return cls(cube, window, scale, np.arange(box // 2 + 1) * edge / box)
+        cube, window, scale = coarser(to_host(cube_about(filtered, centre, edge)), cube_about(mask, centre, edge),
+                                      resolution_px)
+        xp = array_module(volume)
+        return cls(xp.asarray(cube), xp.asarray(window), scale, np.arange(box // 2 + 1) * edge / box)
 
     def correlation(self, covariance: np.ndarray, rotation: np.ndarray, seed: int) -> np.ndarray:
         """κ (N // 2 + 1,) of poses with posteriors ``covariance`` (n, 5, 5) of (rotation in rad, displacement of the
@@ -120,7 +124,7 @@ def coarser(cube: np.ndarray, window: np.ndarray, resolution_px: float) -> Tuple
     return resample_map(cube, new), np.clip(resample_map(window, new), 0, 1), new / edge
 
 
-def mean_over_poses(of: BlurredMap, covariance: np.ndarray, rotation: np.ndarray, seed: int) -> np.ndarray:
+def mean_over_poses(of: BlurredMap, covariance: np.ndarray, rotation: np.ndarray, seed: int) -> Array:
     """The cube, where the window is not zero, averaged over DRAWS motions drawn from the posteriors of particles chosen
     at random.
 
@@ -135,5 +139,4 @@ def mean_over_poses(of: BlurredMap, covariance: np.ndarray, rotation: np.ndarray
         turns[d] = exp_map(x[:3])[::-1, ::-1]  # zyx
         displacement = (of.scale * rotation[i, :2].T @ x[3:])[::-1]
         offsets[d] = middle - turns[d] @ (middle + displacement)
-    mean: np.ndarray = sum_of_moved(of.cube, turns, offsets, of.window) / DRAWS
-    return mean
+    return sum_of_moved(of.cube, turns, offsets, of.window) / np.float32(DRAWS)

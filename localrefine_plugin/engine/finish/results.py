@@ -12,6 +12,7 @@ from ..io.mrc import read_map, write_map
 from ..io.relion_particles import read_table, write_particles
 from ..io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, remove, remove_temporary, write_atomic
 from ..io.run_store import load_input, load_iteration, load_noise, load_particles, load_poses, save_record
+from ..kernels.device import CPU, Device, device_for_volumes, to_host
 from ..maps.fsc import FscCurves, read_fsc
 from ..maps.half_maps import HalfMaps, read_half_maps
 from ..maps.sharpen import applied_b_factor, sharpen
@@ -28,12 +29,14 @@ from .pose_blur import BlurredMap, Share, advice, as_half_map_fsc, expected_map_
 from .report import build_report
 from .selection import effect, select, sentence, wanted
 
+Array = Any
 ALIKE = 0.02  # of the share of half-map 1: closer to ½ the plain mean is as good
 UNCERTAINTY_LABELS = ("lrRotationUncertainty", "lrShiftUncertainty")
 
 
-def write_results(run: RunFolder, workers: int) -> None:
-    """Unfiltered half-maps, their mean, the sharpened map, poses, mask and FSC of the best iteration."""
+def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
+    """Unfiltered half-maps, their mean, the sharpened map, poses, mask and FSC of the best iteration; maps are worked
+    on on ``device``."""
     given, last = load_input(run), run.iterations_done()
     k = load_iteration(run, last).best_iteration
     final, names = run.path / "final", FINAL_FILES + OPTIONAL_FINAL_FILES
@@ -48,7 +51,7 @@ def write_results(run: RunFolder, workers: int) -> None:
     if run.filter_resolution(k).exists():
         copy(run.filter_resolution(k), run.final("filter_resolution.mrc"))
     copy(run.fsc(k), run.final("fsc.star"))
-    halves = read_half_maps(run, k, workers)
+    halves = read_half_maps(run, k, workers, device_for_volumes(device, given.box_size))
     curves = read_fsc(run.fsc(k))
     share = share_of_first(run, k, len(curves.corrected))
     mean, mask = weighted_mean(halves, share), read_map(run.mask_in_use(k))[0]
@@ -79,13 +82,13 @@ def write_results(run: RunFolder, workers: int) -> None:
     say(f"results of iteration {k} are in {final}")
 
 
-def write_maps(run: RunFolder, mean: np.ndarray, curves: FscCurves, workers: int) -> None:
+def write_maps(run: RunFolder, mean: Array, curves: FscCurves, workers: int) -> None:
     """The mean of the half-maps, as it is and sharpened, and how it was sharpened."""
     given = load_input(run)
     pixel_size, b_factor = given.pixel_size, given.resolved.sharpen_bfactor
-    write_map(run.final("map.mrc"), mean, pixel_size)
+    write_map(run.final("map.mrc"), to_host(mean), pixel_size)
     sharpened, fit = sharpen(mean, pixel_size, curves.corrected, curves.resolutions()["corrected"], b_factor, workers)
-    write_map(run.final("map_sharpened.mrc"), sharpened, pixel_size)
+    write_map(run.final("map_sharpened.mrc"), to_host(sharpened), pixel_size)
     save_record(run.final("sharpening.json"), Sharpening(
         b_factor_applied=applied_b_factor(fit, b_factor), b_factor_guinier=fit.b_factor,
         guinier_correlation=fit.correlation, guinier_shells=fit.shells))
@@ -109,13 +112,12 @@ def share_of_first(run: RunFolder, iteration: int, shells: int) -> Share:
     return 0.5 if abs(float(share.mean()) - 0.5) < ALIKE else share
 
 
-def weighted_mean(halves: HalfMaps, share: Share) -> np.ndarray:
+def weighted_mean(halves: HalfMaps, share: Share) -> Array:
     """The mean of two half-maps (N, N, N), each weighted by what it knows, shell by shell."""
     if isinstance(share, float):
         return share * (halves.maps[0] + halves.maps[1])
     say(f"the half-sets are unequal: half-map 1 has {100 * share.mean():.0f} % of the weight in the final map")
-    mean: np.ndarray = halves.combined(by_shell(share), by_shell(1 - share))
-    return mean
+    return halves.combined(by_shell(share), by_shell(1 - share))
 
 
 def pose_blur(run: RunFolder, iteration: int, blurred_map: BlurredMap, curves: FscCurves, share: Share) -> PoseBlur:

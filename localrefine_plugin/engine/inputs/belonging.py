@@ -24,6 +24,7 @@ from scipy.spatial.transform import Rotation
 
 from ..align.reference import Reference, integer_centre, make_reference
 from ..align.search_plan import align_shell_of
+from ..kernels.device import to_host
 from ..maps.reference_filter import joined
 from ..model.fourier import lowpass_weight
 from ..model.pixels import highest_shell
@@ -102,7 +103,7 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     particles = inputs.particles
     shell = align_shell_of(resolved.initial_lowpass_angstrom, resolved, particles)
     cutoff = particles.box_size * inputs.pixel_size / resolved.initial_lowpass_angstrom
-    volumes = joined(inputs.halves, 0.0, inputs.pixel_size, lowpass_weight(cutoff))
+    volumes = [to_host(v) for v in joined(inputs.halves, 0.0, inputs.pixel_size, lowpass_weight(cutoff))]
     references = [whole_map(v, shell, workers) for v in volumes]
     found = look(particles, references, shell, IMAGES, workers)
     if evidence_of(found) < surely(found) and np.count_nonzero(particles.half_set) > 2 * IMAGES:
@@ -315,7 +316,8 @@ def check_half_maps(inputs: CheckedInputs, found: Sequence[Explained], workers: 
     scale = joined_matches([f.own for f in found]).scale
     centre = integer_centre(inputs.mask)
     shell = min(highest_shell(inputs.particles.box_size), FINEST_SHELL)
-    reference = make_reference(inputs.maps[0] - inputs.maps[1], inputs.mask, centre, shell, workers)
+    first, second = inputs.halves.maps
+    reference = make_reference(to_host(first - second), inputs.mask, centre, shell, workers)
     signed, energy = [], 0.0
     for half, sign, whole in zip((1, 2), (1, -1), found):
         sample = sample_of(inputs.particles, chosen_images(inputs.particles, half, IMAGES), shell, centre,

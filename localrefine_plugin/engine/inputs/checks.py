@@ -21,6 +21,7 @@ from ..io.relion_particles import (
     read_particles,
 )
 from ..io.run_folder import PathLike
+from ..kernels.device import CPU, Device, array_module, device_for_volumes, to_host
 from ..maps.fsc import resolution_at
 from ..maps.half_maps import HalfMaps
 from ..maps.mask import check_mask, dense_region, noise_in_mask
@@ -71,12 +72,13 @@ class CheckedInputs:
 
     @property
     def maps(self) -> Tuple[np.ndarray, np.ndarray]:
-        return self.halves.maps
+        """The half-maps, on the host."""
+        return to_host(self.halves.maps[0]), to_host(self.halves.maps[1])
 
 
 def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: PathLike, mask: PathLike,
-                 settings: Settings, workers: int = 1) -> CheckedInputs:
-    """Read and check the inputs of a local refinement; every image is looked at once.
+                 settings: Settings, workers: int = 1, device: Device = CPU) -> CheckedInputs:
+    """Read and check the inputs of a local refinement; every image is looked at once, maps are compared on ``device``.
 
     Memory: three maps, the STAR file and a batch of images.
 
@@ -117,7 +119,8 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
         warnings += said
     maps = _check_values(volumes[0], names[0]), _check_values(volumes[1], names[1])
     warnings += _check_half_maps(maps, names[:2])
-    halves = HalfMaps(maps[0], maps[1], workers)
+    on = device_for_volumes(device, particles.box_size).to_device
+    halves = HalfMaps(on(maps[0]), on(maps[1]), workers)
     warnings += _check_mask(volumes[2], halves, names[2], particles)
     warnings += _check_symmetry(volumes[2], settings, names[2])
     warnings += _check_settings(settings, particles)
@@ -308,9 +311,10 @@ def _inscribed_sphere(box_size: int) -> np.ndarray:
 def _check_mask(mask: np.ndarray, halves: HalfMaps, name: str, particles: Particles) -> List[str]:
     box_size, pixel_size = particles.box_size, particles.pixel_size
     check_mask(mask, box_size, pixel_size, 0.0, source=name)  # refuses before the FSC is computed under it
-    resolution = resolution_at(halves.under(mask), FSC_THRESHOLD, box_size, pixel_size)
+    on_device = array_module(halves.maps[0]).asarray(mask)
+    resolution = resolution_at(halves.under(on_device), FSC_THRESHOLD, box_size, pixel_size)
     warnings = check_mask(mask, box_size, pixel_size, resolution, dense_region(halves, pixel_size), name)
-    noise = noise_in_mask(mask, halves.spectra[0] - halves.spectra[1], pixel_size, halves.workers)
+    noise = noise_in_mask(on_device, halves.spectra[0] - halves.spectra[1], pixel_size, halves.workers)
     if abs(noise) > FOLLOWS_NOISE[0]:
         text = (f"follows the noise of half-map {1 if noise > 0 else 2} ({abs(noise):.0f} standard deviations), so the "
                 "FSC under it is too good")

@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 
+from ..progress import say
 from ..records.errors import InputError
 
 Array = Any
@@ -30,6 +31,7 @@ LIBRARIES = ("cudart", "nvrtc", "nvJitLink", "cublasLt", "cublas", "cufft", "cus
 # How CUDA's runtime and driver, cuFFT, cuBLAS and cuSOLVER say that they found no memory
 MEMORY_FULL = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "ALLOC_FAILED")
 MEMORY_SHARE = 0.9  # of what is free when we start: the rest is for the driver and cuFFT's own needs
+VOLUMES_AT_ONCE = 16  # maps, transforms and temporaries of the FSC with random phases
 HOST_WORKING_BYTES = 1 << 26  # a few core caches
 DEVICE_WORKING_BYTES = 1 << 30
 
@@ -119,6 +121,17 @@ class Device:
 
 
 CPU = Device("cpu", "CPU")
+
+
+def device_for_volumes(device: Device, box_size: int) -> Device:
+    """Where maps (N, N, N) are filtered and compared: the GPU if its memory holds VOLUMES_AT_ONCE of them, or the CPU,
+    which is said."""
+    need = VOLUMES_AT_ONCE * 4 * box_size ** 3
+    if not device.on_gpu or device.memory_bytes() >= need:
+        return device
+    say(f"the GPU's free memory ({device.memory_bytes() / 2 ** 30:.1f} GiB) does not hold {VOLUMES_AT_ONCE} maps of "
+        f"{box_size} px ({need / 2 ** 30:.1f} GiB): they are filtered and compared on the CPU")
+    return CPU
 
 
 class Unusable(Exception):

@@ -1,7 +1,7 @@
 """Sums whose bits do not depend on the order of the additions: integers, and multiples of a power of two.
 
 A GPU adds what its threads bring in any order, and floating-point additions do not commute with rounding. Integers
-do. `FixedPointSums` is an accumulator of `insert_slices` in 64-bit integers, for the setting ``deterministic``.
+do. `FixedPointSums` is an accumulator of `insert_slices` in 64-bit integers.
 """
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ class FixedPointSums:
                 self.xp.right_shift(part, int(count), out=part)
         self.exponent = self.exponent - bits
 
-    def to_float(self) -> np.ndarray:
-        """The sums as a float32 accumulator (nx, nz, ny, 3) on the host, plane by plane."""
-        scale = np.ldexp(1.0, -self.exponent[[0, 0, 1]])
-        result = np.empty(self.sums.shape, np.float32)
+    def to_float(self, xp: Any = np) -> Array:
+        """The sums as a float32 accumulator (nx, nz, ny, 3), numpy's or CuPy's, plane by plane."""
+        scale = xp.asarray(np.ldexp(1.0, -self.exponent[[0, 0, 1]]))
+        result = xp.empty(self.sums.shape, np.float32)
         for x in range(len(result)):
-            result[x] = to_host(self.sums[x]) * scale
+            result[x] = (to_host(self.sums[x]) if xp is np else self.sums[x]) * scale
         return result
 
 

@@ -16,14 +16,16 @@ the smallest area under these curves over the largest, each up to where it falls
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Any, Tuple
 
 import numpy as np
 
+from ..kernels.device import to_host
 from ..model import fourier
 from ..records.iteration import FSC_THRESHOLD
 from .fsc import first_below, resolution_at
 
+Array = Any
 FOURIER_RADIUS, VIEWS_PER_SAMPLE = 50, 50  # R, or less where it would leave fewer views than that at a direction
 MOST_VIEWS = 20_000
 DIRECTIONS = 2000  # of sampling, on half a sphere
@@ -79,10 +81,10 @@ def sampling(rotation: np.ndarray, symmetry: np.ndarray) -> Sampling:
     return Sampling(directions, count, scf, float(star), float(unseen))
 
 
-def cone_fsc(map1: np.ndarray, map2: np.ndarray, pixel_size: float, workers: int = 1) -> ConeFsc:
+def cone_fsc(map1: Array, map2: Array, pixel_size: float, workers: int = 1) -> ConeFsc:
     """FSC of two maps (N, N, N) in cones."""
     box = fourier.box_of(map1.shape)
-    spectra = [fourier.forward(volume, workers) for volume in (map1, map2)]
+    spectra = [to_host(fourier.forward(volume, workers)) for volume in (map1, map2)]
     shell, place = shells_and_places(box)
     inside = shell <= box // 2
     cell = (shell * (BELTS * SECTORS) + place)[inside]

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..io.mrc import read_map
 from ..io.run_folder import RunFolder
-from ..kernels.device import array_module, to_host
+from ..kernels.device import CPU, Device, array_module, to_host
 from ..kernels.fft import irfftn_block, lowest, rfftn_block
 from ..model import fourier
 
@@ -107,9 +107,9 @@ class RandomPhases:
         return closed(ratio(cross, (kept[0] + random[0]) * (kept[1] + random[1])))
 
 
-def read_half_maps(run: RunFolder, iteration: int, workers: int = 1) -> HalfMaps:
-    """Those that an iteration left."""
-    first, second = (read_map(run.half_map(iteration, half))[0] for half in (1, 2))
+def read_half_maps(run: RunFolder, iteration: int, workers: int = 1, device: Device = CPU) -> HalfMaps:
+    """Those that an iteration left, on a device."""
+    first, second = (device.to_device(read_map(run.half_map(iteration, half))[0]) for half in (1, 2))
     return HalfMaps(first, second, workers)
 
 

@@ -5,7 +5,7 @@ Masks are [z, y, x] with values 0 … 1; points are x, y, z in pixels counted fr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, NamedTuple, Optional
+from typing import Any, List, NamedTuple, Optional
 
 import numpy as np
 import scipy.ndimage
@@ -15,6 +15,7 @@ from ..model.fourier import forward, inverse, lowpass, lowpass_weight, multiply_
 from ..records.errors import InputError
 from .half_maps import HalfMaps, region_of
 
+Array = Any
 RANGE_TOLERANCE = 1e-3
 """How far outside [0, 1] a mask may stray: resampled and 8-bit masks do by this much."""
 
@@ -104,7 +105,7 @@ def sharpest_edge_px(mask: np.ndarray) -> float:
     return float(np.pi / 2 / np.quantile(edge, 0.95)) if len(edge) else float("inf")
 
 
-def noise_in_mask(mask: np.ndarray, difference_ft: np.ndarray, pixel_size: float, workers: int = 1) -> float:
+def noise_in_mask(mask: Array, difference_ft: Array, pixel_size: float, workers: int = 1) -> float:
     """By how many standard deviations the fine structure of a mask (N, N, N) follows the difference of two half-maps,
     given by its half-spectrum.
 

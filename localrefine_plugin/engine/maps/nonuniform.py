@@ -28,7 +28,7 @@ from .half_maps import Region, region_of
 
 Array = Any
 BUTTERWORTH_ORDER = 4
-CUTOFFS = 22
+CUTOFFS = 14
 WINDOW_FACTOR = 1.0
 """Width of the window in units of d_q, the adaptive window factor (AWF) of the paper, which has 3. Measured
 (docs/explanation/tried.md): 1 gives better poses and maps in all sets that move, and no correlation where there is

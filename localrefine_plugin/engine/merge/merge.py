@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..io.mrc import read_map, write_map
 from ..io.run_folder import RunFolder
 from ..io.run_store import load_input, load_iteration, load_motion, load_particles, load_poses
+from ..kernels.device import CPU, Device, array_module, device_for_volumes, to_host
 from ..maps.fsc import FscCurves, five_curves, write_fsc
 from ..maps.half_maps import HalfMaps, read_half_maps
 from ..maps.mask import DynamicMask, dynamic_mask
@@ -23,19 +24,21 @@ from .convergence import decide
 from .hinge import Hinge, estimate_hinge
 from .motion_report import learned_hinge, motion_advice, motion_summary
 
+Array = Any
 
-def merge_halves(run: RunFolder, iteration: int, workers: int) -> IterationRecord:
-    """FSC, mask, filtered references and the decision of this iteration."""
+
+def merge_halves(run: RunFolder, iteration: int, workers: int, device: Device = CPU) -> IterationRecord:
+    """FSC, mask, filtered references and the decision of this iteration; maps are worked on on ``device``."""
     given = load_input(run)
     resolved, pixel_size = given.resolved, given.pixel_size
-    halves = read_half_maps(run, iteration, workers)
+    halves = read_half_maps(run, iteration, workers, device_for_volumes(device, given.box_size))
     curves, mask = curves_in_mask(run, iteration, halves, resolved, pixel_size)
     write_fsc(run.fsc(iteration), curves)
     references = next_references(halves, mask, curves, resolved)
     for half, volume in enumerate(references.maps, 1):
-        write_map(run.reference(iteration, half), volume, pixel_size)
+        write_map(run.reference(iteration, half), to_host(volume), pixel_size)
     if references.cutoff_angstrom is not None:
-        write_map(run.filter_resolution(iteration), references.cutoff_angstrom, pixel_size)
+        write_map(run.filter_resolution(iteration), to_host(references.cutoff_angstrom), pixel_size)
     files = [run.fsc(iteration), run.reference(iteration, 1), run.reference(iteration, 2),
              run.iteration_mask(iteration), run.filter_resolution(iteration)]
     tables = [table for half in (1, 2) for table in [load_poses(run, iteration, half)] if table is not None]
@@ -99,28 +102,31 @@ def mean_of(tables: Sequence[PoseTable], name: str) -> float:
 
 
 def curves_in_mask(run: RunFolder, iteration: int, halves: HalfMaps, resolved: ResolvedSettings,
-                   pixel_size: float) -> Tuple[FscCurves, np.ndarray]:
+                   pixel_size: float) -> Tuple[FscCurves, Array]:
     """The FSC of the half-maps and the mask it is under: the one in use, or one that follows the density.
 
     A dynamic mask is found in the mean of the half-maps, and written, once the resolution in the mask used so
     far is better than its start resolution.
     """
-    def curves_under(mask: np.ndarray) -> FscCurves:
+    xp = array_module(halves.maps[0])
+
+    def curves_under(mask: Array) -> FscCurves:
         curves = five_curves(halves, mask, pixel_size, resolved.seed, resolved.fsc_randomise_below)
         # symmetry mates are not independent
         order = len(operators(resolved.symmetry))
         return replace(curves, corrected_error=curves.corrected_error * np.sqrt(order))
 
-    mask, _ = read_map(run.mask_in_use(iteration - 1))
+    mask = xp.asarray(read_map(run.mask_in_use(iteration - 1))[0])
     curves = curves_under(mask)
     resolution = curves.resolutions()["corrected"]
     if resolved.mask_mode == "static" or resolution > resolved.mask_start_resolution_angstrom:
         return curves, mask
     given, _ = read_map(run.mask)
-    mask = dynamic_mask(0.5 * (halves.maps[0] + halves.maps[1]), given, pixel_size, resolution,
+    mask = dynamic_mask(to_host(0.5 * (halves.maps[0] + halves.maps[1])), given, pixel_size, resolution,
                         DynamicMask(resolved.mask_threshold, resolved.mask_near_angstrom, resolved.mask_far_angstrom,
                                     resolved.mask_threshold_type == "absolute"), halves.workers)
     write_map(run.iteration_mask(iteration), mask, pixel_size)
+    mask = xp.asarray(mask)
     return curves_under(mask), mask
 
 

@@ -9,8 +9,8 @@ from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 
-from ..align.half_set import batch_size, need_of
-from ..align.memory import MemoryNeed, check_fits, check_host, host_memory, prediction
+from ..align.half_set import batch_size
+from ..align.memory import MemoryNeed, check_fits, check_host, host_memory, need_of, prediction
 from ..align.search_plan import resolve, search_plan
 from ..align.static_part import static_parts
 from ..inputs.belonging import check_belonging
@@ -20,7 +20,7 @@ from ..inputs.first_look import FirstLook, first_warnings, look_at, view_warning
 from ..io.mrc import write_map
 from ..io.run_folder import RunFolder, remove, remove_temporary
 from ..io.run_store import save_arrays, save_particles, save_record
-from ..kernels.device import Device, choose_device
+from ..kernels.device import Device, array_module, choose_device, to_host
 from ..kernels.host import measured, worker_count
 from ..maps.fsc import five_curves, write_fsc
 from ..maps.mask import mass_kda
@@ -52,9 +52,9 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
     workers, before = worker_count(threads), file_states(paths)
     with measured() as cost:
         say("checking particles, maps and mask")
-        inputs = check_inputs(particles, half_map_1, half_map_2, mask, settings, workers)
-        curves = five_curves(inputs.halves, inputs.mask, inputs.pixel_size, settings.seed,
-                             settings.fsc_randomise_below)
+        inputs = check_inputs(particles, half_map_1, half_map_2, mask, settings, workers, devices[0])
+        on_device = array_module(inputs.halves.maps[0]).asarray(inputs.mask)
+        curves = five_curves(inputs.halves, on_device, inputs.pixel_size, settings.seed, settings.fsc_randomise_below)
         resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
         belonging = check_belonging(inputs, resolved, workers)
         inputs = with_grey_scales(inputs, belonging.grey_scale)
@@ -127,8 +127,8 @@ def first_references(inputs: CheckedInputs, resolved: ResolvedSettings,
                      workers: int) -> Tuple[List[FirstLook], List[np.ndarray]]:
     """First look at each half and its low-passed map, each from its own half alone (but for the join)."""
     cutoff = inputs.particles.box_size * inputs.pixel_size / resolved.initial_lowpass_angstrom
-    references = joined(inputs.halves, resolved.join_halves_resolution_angstrom, inputs.pixel_size,
-                        lowpass_weight(cutoff))
+    references = [to_host(volume) for volume in joined(
+        inputs.halves, resolved.join_halves_resolution_angstrom, inputs.pixel_size, lowpass_weight(cutoff))]
     looks = []
     for half in (1, 2):
         index = np.flatnonzero(inputs.particles.half_set == half)

@@ -216,12 +216,6 @@ class Settings:
     seed: int = setting(
         1, "Seed of everything random (phase randomisation of the FSC, re-splitting of half-sets).", kind="int",
         label="Random seed", group=COMPUTE, low=0, high=2**31 - 1, expert=True)
-    deterministic: bool = setting(
-        False, "On a GPU: images are added to the map in 64-bit integers. The same run on the same GPU, with as many "
-        "images at a time (the log gives the number), then gives the same map to the last bit. The sums need twice the "
-        "memory, and the CPU makes the map from them. On the CPU the sums always have the same order, and this setting "
-        "changes nothing.", kind="bool", label="Same bits in every run", group=COMPUTE, expert=True,
-        step=ALIGN)
 
     def __post_init__(self) -> None:
         for name, info in DESCRIBED.items():
@@ -231,6 +225,7 @@ class Settings:
     def from_dict(cls, values: Dict[str, Any]) -> "Settings":
         """Settings from the content of a settings.json; an unknown key is an error that names it."""
         known = {f.name for f in dataclasses.fields(cls)}
+        values = {key: value for key, value in values.items() if key not in GONE}
         for key in values:
             if key not in known:
                 raise InputError(f"there is no setting '{key}'", "settings",
@@ -250,6 +245,7 @@ class Settings:
         return tuple(DESCRIBED.values())
 
 
+GONE = {"deterministic"}  # settings of older versions that change nothing any more: a GPU's sums are integers
 DESCRIBED = {f.name: SettingInfo(f.name, f.default, **f.metadata) for f in dataclasses.fields(Settings)}
 
 

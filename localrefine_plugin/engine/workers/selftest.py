@@ -24,7 +24,9 @@ from ..kernels.device import CPU, Device, to_host
 from ..kernels.fft import irfftn, rfft2, rfftn
 from ..kernels.fixed_point import FixedPointSums
 from ..kernels.insert import insert_slices
+from ..kernels.moved import sum_of_moved
 from ..kernels.prefetch import Prefetch
+from ..kernels.shells import density_sums, shell_sums
 from ..kernels.slices import extract_slices, gauss_newton_sums, score_grid
 from ..maps.reconstruct import accumulator_shape, enforce_hermitian, new_accumulator
 from ..model.ctf import CtfOnPixels
@@ -36,6 +38,7 @@ from ..records.particles import OpticsGroup, Particles
 from ..records.poses import PoseTable
 from ..records.settings import Settings
 
+SOURCES = ("slices.cu", "insert.cu", "shells.cu", "moved.cu")
 BOX, PIXEL_SIZE, PARTICLES, RESOLUTION_ANGSTROM = 32, 4.0, 16, 12.0
 
 
@@ -94,7 +97,7 @@ def cache_folder() -> Path:
 
 def key_of(device: Device) -> str:
     """Changes with GPU, driver, CuPy and CUDA sources."""
-    sources = "".join(cuda.source_text(name) for name in ("slices.cu", "insert.cu"))
+    sources = "".join(cuda.source_text(name) for name in SOURCES)
     return f"{device.identity} sources {hashlib.sha256(sources.encode()).hexdigest()[:12]}"
 
 
@@ -155,6 +158,7 @@ def operators() -> Dict[str, Callable[[Device], Any]]:
     image = complex_noise(rng, (PARTICLES, 2 * shell + 1, shell + 1))
     power = (np.abs(image) ** 2).astype(np.float32)
     shift, variance = rng.uniform(-3, 3, (40, 2)), rng.uniform(0, 0.5, 40)
+    spectra, turns = [rfftn(e.map), rfftn(e.map[::-1].copy())], random_rotations(3, rng)
     symmetric = rng.standard_normal((9, 5, 5))
     symmetric = symmetric @ np.swapaxes(symmetric, 1, 2) + np.eye(5)
 
@@ -192,6 +196,9 @@ def operators() -> Dict[str, Callable[[Device], Any]]:
         "extract_slices": slices, "score_grid": scores,
         "log likelihood": lambda d: sums(d, 0), "gradient": lambda d: sums(d, 1), "curvature": lambda d: sums(d, 2),
         "insert_slices": insert, "insert_slices, fixed point": lambda d: insert(d, fixed=True),
+        "sums over shells": lambda d: d.to_device(shell_sums(*(d.to_device(f) for f in spectra))),
+        "density over shells": lambda d: d.to_device(density_sums(d.to_device(power))),
+        "moved copies": lambda d: sum_of_moved(d.to_device(e.map), turns, turns @ np.ones(3), d.to_device(e.map)),
         "images read ahead": read_ahead, "rfft2": lambda d: rfft2(d.to_device(e.images)),
         "rfftn and irfftn": lambda d: irfftn(rfftn(d.to_device(e.map)), e.map.shape),
         "matrix product": lambda d: d.xp.matmul(d.to_device(w), d.to_device(w.T.copy())),
