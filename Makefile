@@ -3,6 +3,7 @@
 #   make check   ruff, mypy, import rules  make clean   removes .venv and demo_output
 #   make test-lowest    the core of the suite with the oldest versions setup.py allows (tests/lowest.txt), oldest Python
 #   make test-latest    the same with the newest versions, newest Python      make audit   known vulnerabilities
+#   make test-engine    the engine without Scipion, with the newest Python, numpy and Numba
 #   make gpu-check      on a machine with an NVIDIA GPU: its tests, self-test and figures; writes docs/gpu-records/
 #   make test-gpu       only the tests that need one; fails without one
 #   make gpu-coverage   which test executes what runs on a GPU; needs none; writes docs/reference/gpu-coverage.md
@@ -16,7 +17,7 @@ NAMES := python3 python3.11 python3.10 python3.9 python3.8
 SUITABLE := import sys, venv, ensurepip, tkinter; sys.exit(not (3, 8) <= sys.version_info < (3, 12))
 PYTHON ?= $(shell for name in $(NAMES); do $$name -c '$(SUITABLE)' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: test test-core test-lowest test-latest audit test-gpu gpu-check gpu-coverage check demo tutorial docs-pictures clean
+.PHONY: test test-core test-lowest test-latest test-engine audit test-gpu gpu-check gpu-coverage check demo tutorial docs-pictures clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -56,6 +57,23 @@ test-core: $(INSTALLED)
 	$(BIN)/python -m pip list --disable-pip-version-check | grep -i -E '^(scipion|numpy|scipy|numba|mrcfile|emtable)'
 	$(BIN)/python -m pytest $(CORE)
 
+# The engine's own tests, where nothing of Scipion is installed.
+ENGINE := $(addprefix tests/,maps model motion merge align kernels records finish/test_mask_ladder.py \
+	finish/test_pose_blur.py inputs/test_excluded.py io/test_files.py io/test_bad_star.py io/test_bad_mrc.py \
+	run/test_refine.py run/test_cli.py run/test_cupy_engine.py run/test_on_gpu.py)
+HAS_VENV := import venv, ensurepip
+newest = $(shell for name in python3.13 python3.12 $(NEWEST); do $$name -c '$(HAS_VENV)' 2>/dev/null && command -v $$name \
+	&& break; done)
+
+test-engine:
+	rm -rf .venv-engine
+	$(newest) -m venv .venv-engine
+	.venv-engine/bin/python $(PIP_INSTALL) numpy scipy numba mrcfile emtable pytest hypothesis \
+	  'nvidia-cuda-nvrtc-cu12==12.9.*'
+	.venv-engine/bin/python --version
+	.venv-engine/bin/python -m pip list --disable-pip-version-check | grep -i -E '^(numpy|scipy|numba|mrcfile|emtable)'
+	.venv-engine/bin/python -m pytest $(ENGINE)
+
 # --strict: a package that the service does not answer for is a failure.
 audit: $(INSTALLED)
 	$(PYTHON) -m venv .venv-audit
@@ -88,4 +106,4 @@ docs-pictures: demo
 	$(BIN)/python docs/tools/make_pictures.py
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-latest .venv-audit demo_output
+	rm -rf $(VENV) .venv-lowest .venv-latest .venv-engine .venv-audit demo_output

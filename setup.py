@@ -17,8 +17,8 @@ def version() -> str:
 
 
 def cupy(cuda: int) -> str:
-    """CuPy 14 needs numpy 2, which scipion-pyworkflow does not allow."""
-    return f"cupy-cuda{cuda}x>=12.3,<14"
+    """CuPy 14 needs numpy 2. Beside scipion-pyworkflow, which does not allow it, pip takes 13.6; for CUDA 11 and 12."""
+    return f"cupy-cuda{cuda}x>=12.3,<15"
 
 
 setup(

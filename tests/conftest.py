@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import importlib.util
 import os
 import shutil
 import signal
@@ -25,6 +26,9 @@ REQUIRE_GPU = os.environ.get("LOCALREFINE_REQUIRE_GPU") == "1"
 
 
 def _temporary_scipion() -> None:
+    """Nothing where Scipion is absent: the engine's tests need none."""
+    if importlib.util.find_spec("pyworkflow") is None:
+        return
     folder = tempfile.mkdtemp(prefix="localrefine_tests_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     set_environment(Path(folder))

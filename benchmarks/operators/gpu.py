@@ -5,7 +5,11 @@
 The record goes to docs/gpu-records/<GPU>-<date>.md. Without a GPU it says what is missing and ends with status 1;
 so it does, after the record has been written, where a test, the self-test or a value failed.
 
-Data: 3,000 particles of examples/simulate.py; random arrays for the operators.
+The operators get a smooth reference: with one of noise, single pixels jump where a coordinate rounds to the other side
+of a cell. Values are compared in norm; accumulators after what Friedel mates bring has been added.
+
+Data: 2,000 particles of examples/simulate.py in a box of 96 px; 2,000 of growth_data.py in one of 256 px; random
+arrays for the operators.
 """
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,23 +31,28 @@ import numpy as np
 
 from examples import simulate
 from localrefine_plugin.engine import refine
-from localrefine_plugin.engine.io.run_folder import read_json
+from localrefine_plugin.engine.align.reference import transform_cube
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.kernels.device import CPU, Device, choose_device, to_host
 from localrefine_plugin.engine.kernels.fixed_point import FixedPointSums
 from localrefine_plugin.engine.kernels.insert import insert_slices
 from localrefine_plugin.engine.kernels.prefetch import Prefetch
 from localrefine_plugin.engine.kernels.slices import extract_slices, gauss_newton_sums, score_grid
+from localrefine_plugin.engine.maps.reconstruct import enforce_hermitian
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 
+from ..growth import growth_data
 from ..measure import commit, machine
 from ..page import table
-from .operators import TOLERANCE, Problem, Shape, best_seconds, difference
+from .operators import TOLERANCE, Problem, Shape, best_seconds
 
 RECORDS = Path(__file__).resolve().parents[2] / "docs" / "gpu-records"
 SHAPE = Shape(images=512)
-SIMULATED = simulate.Options(particles=3000)
-ITERATIONS = 2
+SIMULATED = simulate.Options(particles=2000, box_size=96, pixel_size=3.0)
+LARGE = simulate.Options(particles=2000, box_size=256, pixel_size=1.4)
+ITERATIONS = 3
+LOOK_SECONDS = 0.5  # between two looks at how busy the GPU is
 TRANSFER_BYTES = 1 << 28
 
 
@@ -57,7 +67,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Record:
-    """One machine, one day. figures: rows of (what, value); differences: {operator: greatest / r.m.s. to the CPU}."""
+    """One machine, one day. figures: rows of (what, value); differences: {operator: norm of the difference from the
+    CPU over the norm}."""
 
     device: Device
     versions: str
@@ -111,6 +122,9 @@ class Placed:
         found = {name: to_host(call()).copy() for name, call in self.calls().items()}
         if self.fixed is not None:
             found["insertion, fixed point"] = self.insert(self.fixed).to_float()
+        for name in found:
+            if name.startswith("insertion"):
+                enforce_hermitian(found[name])
         return found
 
     def seconds(self, turns: int) -> Dict[str, float]:
@@ -127,13 +141,14 @@ class Placed:
 
 
 def operator_figures(device: Device, shape: Shape, turns: int) -> Tuple[List[Tuple[str, str]], Dict[str, float]]:
-    """ns per pixel on the device, and the greatest difference of each operator from the CPU's."""
+    """ns per pixel on the device, and how far each operator is from the CPU's."""
     problem = Problem(shape)
+    problem.ft = smooth_reference(shape)
     expected = Placed(problem, CPU).values()
     expected["insertion, fixed point"] = expected["insertion"]
     problem.accumulator[...] = 0
     placed = Placed(problem, device)
-    differences = {name: difference(value, expected[name]) for name, value in placed.values().items()}
+    differences = {name: off_by(value, expected[name]) for name, value in placed.values().items()}
     pixels = problem.pixel_counts()
     pixels["insertion, fixed point"] = pixels["insertion"]
     return [(f"{name}, ns per pixel", f"{1e9 * seconds / pixels[name]:.4f}")
@@ -155,21 +170,100 @@ def transfer_figures(device: Device, count: int = TRANSFER_BYTES, turns: int = 5
     return [(f"images {way}, GB/s", f"{count / 1e9 / value:.2f}") for way, value in seconds.items()]
 
 
-def refinement_figures(device: Device, options: simulate.Options, folder: Path) -> List[Tuple[str, str]]:
-    """Particles per second of the align step of a small refinement, and where its seconds went."""
-    simulate.simulate(folder / "data", options)
-    inputs = [str(folder / "data" / name) for name in ("particles.star", "half1.mrc", "half2.mrc", "mask_B.mrc")]
-    run = refine.refine(*inputs, str(folder / "run"), Settings(max_iterations=ITERATIONS), device=device.word)
-    done = [read_json(run.half_done(k, half)) for k in range(1, run.iterations_done() + 1) for half in (1, 2)]
-    phases: Dict[str, float] = {}
-    for half in done:
-        for phase, seconds in half["phase_seconds"].items():
-            phases[phase] = phases.get(phase, 0.0) + seconds
-    rate = sum(half["particles"] for half in done) / sum(half["wall_seconds"] for half in done)
-    last = read_json(run.iteration_done(run.iterations_done()))["resolution_angstrom"]["corrected"]
+def smooth_reference(shape: Shape) -> np.ndarray:
+    """The transform of a random map that fills a third of its grid, so that it hardly bends within a cell."""
+    padded = 2 * int(round(shape.scale * shape.box / 2))
+    cube = np.random.default_rng(2).standard_normal((padded // 3,) * 3).astype(np.float32)
+    return to_host(transform_cube(cube, padded, shape.box, shape.align_shell, 1).ft)
+
+
+def off_by(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The norm of the difference over the norm."""
+    return float(np.linalg.norm(ours - theirs) / max(float(np.linalg.norm(theirs)), 1e-30))
+
+
+class Busy:
+    """How busy the GPU is while something runs, by nvidia-smi: mean utilisation in per cent; None where it cannot be
+    asked."""
+
+    def __init__(self, device: Device):
+        self.index, self.looks, self.over = device.word.partition(":")[2] or "0", [], threading.Event()
+        self.thread = threading.Thread(target=self.look, daemon=True)
+
+    def look(self) -> None:
+        query = ["nvidia-smi", "-i", self.index, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+        while not self.over.wait(LOOK_SECONDS):
+            try:
+                said = subprocess.run(query, capture_output=True, text=True, timeout=10)
+                self.looks.append(float(said.stdout.split()[0]))
+            except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
+                return
+
+    def __enter__(self) -> "Busy":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.over.set()
+        self.thread.join()
+
+    @property
+    def mean(self) -> Optional[float]:
+        return float(np.mean(self.looks)) if self.looks else None
+
+
+def refined(device: Device, data: Path, run: Path) -> Tuple[RunFolder, float]:
+    """The run, and its wall seconds."""
+    inputs = [str(data / name) for name in ("particles.star", "half1.mrc", "half2.mrc", "mask_B.mrc")]
+    start = time.perf_counter()
+    done = refine.refine(*inputs, str(run), Settings(max_iterations=ITERATIONS), device=device.word)
+    return done, time.perf_counter() - start
+
+
+def refinement_figures(device: Device, options: simulate.Options, folder: Path,
+                       make: Callable[[Path, simulate.Options], None]) -> List[Tuple[str, str]]:
+    """A whole run: seconds in all and by step, of the align steps by phase, how busy the GPU was, and the same run on
+    all cores."""
+    make(folder / "data", options)
+    with Busy(device) as busy:
+        run, seconds = refined(device, folder / "data", folder / "run")
+    cpu_run, cpu_seconds = refined(CPU, folder / "data", folder / "cpu")
     name = f"{options.particles} particles of {options.box_size}² px, {run.iterations_done()} iterations"
-    return [(f"{name}: particles per second", f"{rate:.0f}"), ("resolution after the last, Å", f"{last:.2f}"),
-            *((f"seconds in {phase}", f"{seconds:.2f}") for phase, seconds in phases.items())]
+    steps = seconds_by_step(run, seconds)
+    used = "not known" if busy.mean is None else f"{busy.mean:.0f} %"
+    rows = [("seconds in all", f"{seconds:.1f}"), ("on all CPU cores", f"{cpu_seconds:.1f}"),
+            ("that many times as long", f"{cpu_seconds / seconds:.1f}"), ("GPU busy, by nvidia-smi", used),
+            *((f"seconds in {step}", f"{value:.2f}") for step, value in steps.items()),
+            ("particles per second in align", f"{particles_aligned(run) / steps['align']:.0f}"),
+            *((f"resolution after the last, Å, {where}", f"{resolution(found):.2f}")
+              for where, found in (("GPU", run), ("CPU", cpu_run)))]
+    return [(f"{name}: {what}", value) for what, value in rows]
+
+
+def halves_of(run: RunFolder) -> List[Dict[str, Any]]:
+    return [read_json(run.half_done(k, half)) for k in range(1, run.iterations_done() + 1) for half in (1, 2)]
+
+
+def particles_aligned(run: RunFolder) -> int:
+    return sum(half["particles"] for half in halves_of(run))
+
+
+def resolution(run: RunFolder) -> float:
+    return float(read_json(run.iteration_done(run.iterations_done()))["resolution_angstrom"]["corrected"])
+
+
+def seconds_by_step(run: RunFolder, total: float) -> Dict[str, float]:
+    """Wall seconds of prepare, all align and all merge steps, the rest of the run, and the phases of align."""
+    halves = halves_of(run)
+    found = {"prepare": read_json(run.iteration_done(0))["wall_seconds"],
+             "align": sum(half["wall_seconds"] for half in halves),
+             "merge": sum(read_json(run.iteration_done(k))["wall_seconds"]
+                          for k in range(1, run.iterations_done() + 1))}
+    found["finish, starts and the rest"] = total - sum(found.values())
+    for half in halves:
+        for phase, seconds in half["phase_seconds"].items():
+            found[f"align: {phase}"] = found.get(f"align: {phase}", 0.0) + seconds
+    return found
 
 
 def outcome(name: str, command: Sequence[str], lines: int, **environment: str) -> Outcome:
@@ -195,7 +289,7 @@ def text_of(record: Record, date: str) -> str:
         f"- device: {record.device.description}\n- versions: {record.versions}\n- commit: {record.commit}\n"
         f"- machine: {record.machine}",
         "## Tests", runs, "## Figures", table(["measured", "value"], record.figures),
-        f"## Difference from the CPU\n\nGreatest, over the r.m.s.; at most {TOLERANCE:.0e} may be.",
+        f"## Difference from the CPU\n\nNorm of the difference over the norm; at most {TOLERANCE:.0e} may be.",
         table(["operator", "difference"], judged)]) + "\n"
 
 
@@ -212,12 +306,14 @@ def write_record(record: Record, folder: Path, date: str) -> Path:
     return path
 
 
-def measure(device: Device, shape: Shape, options: simulate.Options, turns: int) -> Tuple[
+def measure(device: Device, shape: Shape, runs: Sequence[simulate.Options], turns: int) -> Tuple[
         List[Tuple[str, str]], Dict[str, float]]:
+    """``runs``: of a small box, made by examples/simulate.py, and of a large one, by growth_data.py."""
     figures, differences = operator_figures(device, shape, turns)
     figures += transfer_figures(device)
-    with tempfile.TemporaryDirectory() as folder:
-        figures += refinement_figures(device, options, Path(folder))
+    for options, make in zip(runs, (simulate.simulate, growth_data.write)):
+        with tempfile.TemporaryDirectory() as folder:
+            figures += refinement_figures(device, options, Path(folder), make)
     return figures, differences
 
 
@@ -233,7 +329,7 @@ def main(arguments: Optional[Sequence[str]] = None, folder: Path = RECORDS) -> i
     print(device.description, flush=True)
     outcomes = [outcome("pytest -m gpu", ["pytest", "-q", "-m", "gpu"], 3, LOCALREFINE_REQUIRE_GPU="1"),
                 outcome("engine selftest", ["localrefine_plugin.engine", "selftest", "--device", options.device], 40)]
-    figures, differences = measure(device, SHAPE, SIMULATED, turns=10)
+    figures, differences = measure(device, SHAPE, (SIMULATED, LARGE), turns=10)
     record = Record(device, versions(device), commit(), machine(), outcomes, figures, differences)
     path = write_record(record, folder, time.strftime("%Y-%m-%d"))
     print(path.read_text(encoding="utf-8"))

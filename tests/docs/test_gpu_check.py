@@ -1,6 +1,7 @@
 """`make gpu-check` without a GPU: what it says, and its figures and record on the stand-in."""
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from benchmarks.operators.operators import Shape
 from examples import simulate
 from localrefine_plugin.engine import refine as refine_module
 from localrefine_plugin.engine.kernels import device as device_module
-from localrefine_plugin.engine.kernels.device import Device
+from localrefine_plugin.engine.kernels.device import CPU, Device
 from localrefine_plugin.engine.prepare import prepare as prepare_module
 
 TINY = Shape(box=24, align_shell=11, grid_shell=6, images=8, rotations=5, shifts=3)
@@ -71,12 +72,30 @@ def test_figures_of_transfers_and_of_a_refinement(monkeypatch, tmp_path):
     install(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for module in (prepare_module, refine_module):
-        monkeypatch.setattr(module, "choose_device", lambda word: STAND_IN)
+        monkeypatch.setattr(module, "choose_device", lambda word: CPU if word == "cpu" else STAND_IN)
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 37\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(gpu, "LOOK_SECONDS", 0.01)
     assert all(float(value) > 0 for _, value in gpu.transfer_figures(STAND_IN, 1 << 16, 1))
     options = simulate.Options(particles=40, box_size=40, pixel_size=7.2, threads=1)
-    figures = dict(gpu.refinement_figures(STAND_IN, options, tmp_path))
-    assert float(figures["40 particles of 40² px, 2 iterations: particles per second"]) > 0
-    assert "seconds in search" in figures
+    figures = dict(gpu.refinement_figures(STAND_IN, options, tmp_path, simulate.simulate))
+    found = {name.partition(": ")[2]: value for name, value in figures.items()}
+    assert all(name.startswith("40 particles of 40² px, ") for name in figures)
+    assert float(found["particles per second in align"]) > 0 and found["GPU busy, by nvidia-smi"] == "37 %"
+    steps = ("prepare", "align", "merge", "finish, starts and the rest")
+    parts = [float(found[f"seconds in {step}"]) for step in steps]
+    assert sum(parts) == pytest.approx(float(found["seconds in all"]), abs=0.2)
+    assert "seconds in align: search" in found and float(found["on all CPU cores"]) > 0
+
+
+def test_without_nvidia_smi_how_busy_the_gpu_is_is_not_known(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(gpu, "LOOK_SECONDS", 0.01)
+    with gpu.Busy(STAND_IN) as busy:
+        busy.thread.join()
+    assert busy.mean is None
 
 
 def test_the_whole_of_it_with_its_parts_made_up(monkeypatch, tmp_path, capsys):

@@ -172,8 +172,8 @@ def test_a_file_that_changes_during_a_run_is_named_and_changes_nothing(data, inp
     change, words = dict(HARMLESS, **REFUSED)[case]
     merge = engine.merge
 
-    def merge_and_change(run, iteration, threads=0):
-        merge(run, iteration, threads)
+    def merge_and_change(run, iteration, threads, device):
+        merge(run, iteration, threads, device)
         if iteration == 2:
             change(inputs)
     monkeypatch.setattr(engine, "merge", merge_and_change)

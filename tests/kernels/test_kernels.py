@@ -275,14 +275,14 @@ def test_insertion_is_the_adjoint_of_the_slice(box):
     left = np.sum(slices.astype(complex).conj() * images[:, used]).real
     n, _ = as_volumes(accumulator)
     size = np.linalg.norm(slices) * np.linalg.norm(images[:, used])
-    assert np.sum(half.astype(complex).conj() * n).real == pytest.approx(left, abs=1e-5 * size)
+    assert np.sum(half.astype(complex).conj() * n).real == pytest.approx(left, abs=float(1e-5 * size))
     enforce_hermitian(accumulator)
     n, _ = as_volumes(accumulator)
     both_halves = (
         2 * np.sum(half[..., 1:].astype(complex).conj() * n[..., 1:]).real
         + np.sum(half[..., 0].astype(complex).conj() * n[..., 0]).real
     )
-    assert both_halves == pytest.approx(2 * left, abs=2e-5 * size)
+    assert both_halves == pytest.approx(2 * left, abs=float(2e-5 * size))
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def motion(widths_deg, at_hinge_px=1.0, hinge_px=HINGE):
 
 
 def draw(covariance, n, seed):
-    return np.random.default_rng(seed).multivariate_normal(np.zeros(6), covariance, n)
+    return np.random.default_rng(seed).multivariate_normal(np.zeros(6), covariance, n, method="cholesky")
 
 
 def evidence(x, seed=0, rotation_deg=1.5, shift_px=0.35):

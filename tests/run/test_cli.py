@@ -83,9 +83,10 @@ def test_step_verbs_arrive(inputs, calls):
     run = str(prepared(inputs).path)
     assert cli.main(["align", run, "--iteration", "2", "--half", "1", "--device", "cpu", "--threads", "2"]) == 0
     assert cli.main(["merge", run, "--iteration", "2", "--threads", "2"]) == 0
-    assert cli.main(["finish", run, "--threads", "2"]) == 0
+    assert cli.main(["finish", run, "--threads", "2", "--device", "cuda"]) == 0
     assert calls == [("align", (run, 2, 1), {"device": "cpu", "threads": 2}),
-                     ("merge", (run, 2), {"threads": 2}), ("finish", (run,), {"threads": 2})]
+                     ("merge", (run, 2), {"threads": 2, "device": "auto"}),
+                     ("finish", (run,), {"threads": 2, "device": "cuda"})]
 
 
 @pytest.mark.parametrize("wrong", [

@@ -1,6 +1,7 @@
 """The whole engine on a stand-in for CuPy: nothing CuPy lacks is called, no array is on the wrong side, results agree.
 
-What the stand-in refuses is what CuPy 13.6 refuses (tests/gpu/stand_in.py); kernels run through the CUDA sources.
+What the stand-in refuses is what CuPy 14.2 or 12.3 refuses (tests/support/gpu/stand_in.py); kernels run through the
+CUDA sources.
 """
 from __future__ import annotations
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -238,7 +239,8 @@ def test_the_summary_tells_what_happened(finished):
 def test_the_report_is_one_file_with_pictures(finished):
     text = open(finished.html_report_path(), encoding="utf-8").read()
     assert text.count("data:image/png;base64,") >= 8
-    assert "http" not in text.replace("https://jfly", "")
+    words = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)  # a picture may spell anything
+    assert "http" not in words.replace("https://jfly", "")
 
 
 def continued(project, protocol, **changes):

@@ -14,7 +14,6 @@ import numpy as np
 
 from ..kernels import fft
 from ..kernels.device import array_module
-from ..kernels.shells import shell_sums
 
 Array = Any
 COSINE_EDGE_SHELLS = 2.0
@@ -130,6 +129,7 @@ def shell_counts(box_size: int) -> np.ndarray:
 
 def shell_means(first: Array, second: Array) -> np.ndarray:
     """Means of |F₁|², |F₂|² and Re F₁ F₂* over each shell of two cubic half-spectra: (3, N // 2 + 1) float64."""
+    from ..kernels.shells import shell_sums  # Numba: forms and viewers import this module and never come here
     means: np.ndarray = shell_sums(first, second) / shell_counts(len(first))
     return means
 

@@ -33,6 +33,7 @@ from ..model.ctf import CtfOnPixels
 from ..model.optics import aberration_phase, magnifications
 from ..model.pixels import half_plane_frequencies, highest_shell, last_column, pixel_list
 from ..model.pose import exp_map, random_rotations
+from ..progress import say
 from ..records.errors import InputError
 from ..records.particles import OpticsGroup, Particles
 from ..records.poses import PoseTable
@@ -63,6 +64,7 @@ def ensure_tested(device: Device) -> None:
     InputError : it computes something else than the CPU; the message names the report.
     """
     if device.on_gpu and key_of(device) not in passed_before():
+        say("first use of this GPU: its kernels are compiled and compared with the CPU, once (40 s on an H200)")
         judge(device, selftest(device))
 
 
