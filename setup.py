@@ -17,7 +17,7 @@ def version() -> str:
 
 
 def cupy(cuda: int) -> str:
-    """CuPy 14 needs numpy 2. Beside scipion-pyworkflow, which does not allow it, pip takes 13.6; for CUDA 11 and 12."""
+    """CuPy 14 needs numpy 2. Beside scipion-pyworkflow, which does not allow it, pip takes 13.6."""
     return f"cupy-cuda{cuda}x>=12.3,<15"
 
 
