@@ -179,8 +179,8 @@ def column(evaluation: evaluate.Evaluation, poses: simulate.Poses, volume: np.nd
 
 def save_pictures(protocol: Any, output: Path) -> List[Tuple[str, Path]]:
     """The pictures of "Analyze Results" as PNG files: (label, path)."""
-    from localrefine_plugin.viewers.run_figures import PICTURES as all_pictures
-    from localrefine_plugin.viewers.run_figures import draw
+    from localrefine_plugin.report.run_figures import PICTURES as all_pictures
+    from localrefine_plugin.report.run_figures import draw
     saved = []
     for picture in all_pictures:
         if picture.name in PICTURES:

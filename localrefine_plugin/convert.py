@@ -20,7 +20,7 @@ from pwem.objects import FSC, Transform
 from pyworkflow.object import Float, Integer, Scalar, String
 
 from .convert_optics import OPTICS_ATTRIBUTE, acquisition_of, optics_groups
-from .engine.io.star import StarTable, read_star, write_star
+from .engine.io.star import StarTable, named_table, write_star
 from .engine.records.errors import InputError
 from .engine.records.iteration import FSC_CURVES
 
@@ -262,14 +262,6 @@ def particles_table(star_file: str) -> StarTable:
     return named_table(star_file, "particles")
 
 
-def named_table(star_file: str, name: str) -> StarTable:
-    """The table of this name; InputError without it."""
-    for table in read_star(star_file):
-        if table.name == name:
-            return table
-    raise InputError(f"has no table data_{name}", star_file, "give the file of a refinement")
-
-
 # ---------------------------------------------------------------- volumes
 
 def mrc_map(file_name: str, pixel_size: float, target: str) -> str:
@@ -323,20 +315,6 @@ def _readable_in_place(name: str, pixel_size: float) -> bool:
 
 
 # ---------------------------------------------------------------- FSC
-
-def read_fsc(star_file: str) -> Dict[str, np.ndarray]:
-    """The columns of a run's fsc.star as float64 arrays, by label."""
-    table = named_table(star_file, "fsc")
-    return {label: np.array([_number(text) for text in values], dtype=np.float64)
-            for label, values in table.texts(table.labels).items()}
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
-
 
 def fsc_objects(columns: Dict[str, np.ndarray]) -> Iterator[FSC]:
     """One pwem FSC per curve in the table, labelled as in the plots."""

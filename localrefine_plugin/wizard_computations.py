@@ -7,7 +7,7 @@ import numpy as np
 
 from .protocols.form_local_refine import FULCRUM_AXES, FULCRUM_CHOICES, FULCRUM_COORDINATES, settings_values
 from .protocols.protocol_local_refine import ProtLocalRefine, half_map_files
-from .protocols.run_state import RunState
+from .report.run_state import RunState
 
 MASK_CENTRE, BOX_CENTRE = "Mask centre", "Box centre"
 PRIOR_SETTINGS = ("prior", "prior_rotation_deg", "prior_shift_angstrom")

@@ -17,8 +17,8 @@ from scipy import ndimage
 from . import wizard_computations
 from .protocols import ProtLocalRecentre, ProtLocalRefine
 from .protocols.form_local_refine import FULCRUM_AXES, FULCRUM_COORDINATES
-from .viewers.map_plots import outline, slice_of
-from .viewers.plots import VERMILION
+from .report.map_plots import outline, slice_of
+from .report.plots import VERMILION
 
 SMOOTH_PX = 1.2  # of the picture only: an unfiltered map is too noisy to find a hinge in
 PLANES = ((0, "xy", (0, 1)), (1, "xz", (0, 2)), (2, "yz", (1, 2)))  # array axis cut, name, coordinates shown

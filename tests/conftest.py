@@ -98,5 +98,5 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def state(run):
-    from localrefine_plugin.protocols.run_state import RunState
+    from localrefine_plugin.report.run_state import RunState
     return RunState(run.path)

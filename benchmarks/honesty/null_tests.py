@@ -16,9 +16,9 @@ from typing import Any, Dict, List
 from examples.evaluate import read_map, read_poses
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.validate.validate import validate
-from localrefine_plugin.protocols.run_state import RunState
-from localrefine_plugin.viewers.html_report import png
-from localrefine_plugin.viewers.validation_plots import validation_figure
+from localrefine_plugin.report.html_report import png
+from localrefine_plugin.report.run_state import RunState
+from localrefine_plugin.report.validation_plots import validation_figure
 
 from ..page import DOCS, table, write_section
 from ..truth import Truth

@@ -25,8 +25,8 @@ from localrefine_plugin.engine.io.run_store import load_iteration, load_poses
 from localrefine_plugin.engine.io.star import read_star, write_star
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
-from localrefine_plugin.protocols.run_state import RunState
-from localrefine_plugin.viewers.run_figures import draw_if_there, picture_of
+from localrefine_plugin.report.run_figures import draw_if_there, picture_of
+from localrefine_plugin.report.run_state import RunState
 
 from ..page import DOCS, IMAGES, table, write_section
 from ..truth import Truth

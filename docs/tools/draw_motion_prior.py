@@ -20,7 +20,7 @@ from localrefine_plugin.engine.motion.motion_prior import (
     learn,
     seen_in_projection,
 )
-from localrefine_plugin.viewers.plots import BLUE, GREY, SKY, VERMILION
+from localrefine_plugin.report.plots import BLUE, GREY, SKY, VERMILION
 
 PICTURE = Path(__file__).resolve().parents[1] / "images" / "motion_prior.png"
 HINGE = np.array([-10.0, 0.0, 0.0])  # px from the centre of the mask

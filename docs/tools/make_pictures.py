@@ -190,7 +190,7 @@ def of_the_parameters(output: Path) -> None:
         simulate.simulate(data, NOISY)
     runs = {name: refine(data, output / name, settings)
             for name, settings in (("good", {"max_iterations": 5}), ("overfitted", FREE))}
-    from localrefine_plugin.viewers.run_figures import draw, picture_of
+    from localrefine_plugin.report.run_figures import draw, picture_of
     other = ("no prior, 20°, 10 Å", runs["overfitted"])
     save(draw(picture_of("fsc"), runs["good"], None, other), "compared_fsc")
     for run, state in runs.items():
@@ -200,7 +200,7 @@ def of_the_parameters(output: Path) -> None:
 
 
 def refine(data: Path, run: Path, settings: Dict[str, Any]) -> Any:
-    from localrefine_plugin.protocols.run_state import RunState
+    from localrefine_plugin.report.run_state import RunState
     if not (run / "report.json").exists():
         (run.parent / f"{run.name}.json").write_text(json.dumps(settings))
         words: List[Any] = [sys.executable, "-m", "localrefine_plugin.engine", "refine", "--particles",
@@ -243,8 +243,8 @@ def recentring_figure(files: Dict[str, Any]) -> Any:
     """A row per frame: three slices of the map through the box centre, and the mean of the images."""
     import mrcfile
 
-    from localrefine_plugin.viewers.map_plots import outline, slice_of
-    from localrefine_plugin.viewers.plots import VERMILION, new_figure
+    from localrefine_plugin.report.map_plots import outline, slice_of
+    from localrefine_plugin.report.plots import VERMILION, new_figure
     figure = new_figure("Slices through the centre of the box, and the mean of all images", height=3.9)
     for row, (name, (volume, mask, stack)) in zip(figure.subplots(2, 4), files.items()):
         volume, mask = mrcfile.read(str(volume)), mrcfile.read(str(mask))
@@ -264,7 +264,7 @@ def recentring_figure(files: Dict[str, Any]) -> Any:
 
 
 def save(figure: Any, name: str) -> None:
-    from localrefine_plugin.viewers.html_report import png
+    from localrefine_plugin.report.html_report import png
     path = IMAGES / f"{name}.png"
     path.write_bytes(png(figure))
     shrink(path)

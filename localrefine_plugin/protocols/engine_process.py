@@ -8,7 +8,7 @@ from typing import Any
 
 from pyworkflow.utils import cleanPath
 
-from .run_state import read_json
+from ..report.run_state import read_json
 
 
 def run_engine(protocol: Any, error_file: Path, verb: str, *arguments: str) -> None:

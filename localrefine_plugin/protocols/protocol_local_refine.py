@@ -16,7 +16,8 @@ from ..engine.io.run_folder import RunFolder, remove_temporary, write_json
 from ..engine.io.run_store import save_record
 from ..engine.records.iteration import FSC_THRESHOLD
 from ..engine.records.run_input import InputChanges
-from . import form_local_refine, input_copy, run_state, run_summary
+from ..report import run_state, run_summary
+from . import form_local_refine, input_copy
 from .engine_process import run_engine
 from .input_errors import frame_errors, geometry_errors, half_map_files, parity_warnings, particle_errors, volume_errors
 from .step_chain import StepChain, fingerprint
@@ -223,9 +224,9 @@ class ProtLocalRefine(ProtRefine3D):
         save_record(path, InputChanges(tuple(dict.fromkeys([*state.input_changes, *said]))))
 
     def _output_fsc(self) -> SetOfFSCs:
-        from ..convert import fsc_objects, read_fsc
+        from ..convert import fsc_objects
         curves = SetOfFSCs.create(self._getPath())
-        for curve in fsc_objects(read_fsc(str(self._run_folder().final("fsc.star")))):
+        for curve in fsc_objects(run_state.fsc_columns(str(self._run_folder().final("fsc.star")))):
             curves.append(curve)
         return curves
 
@@ -238,7 +239,7 @@ class ProtLocalRefine(ProtRefine3D):
 
     def _write_html_report(self) -> None:
         """The pictures of the viewer in one file; a run is not lost because a picture could not be drawn."""
-        from ..viewers.html_report import write_report
+        from ..report.html_report import write_report
         try:
             write_report(str(self._run_folder().path), self.html_report_path(), title=self.getRunName())
         except Exception as error:

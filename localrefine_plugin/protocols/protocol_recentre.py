@@ -16,10 +16,10 @@ from ..engine.io.mrc import write_map
 from ..engine.io.run_folder import RunFolder, write_json
 from ..engine.model.optics import image_shift, specimen_shift
 from ..engine.prepare import recentre
+from ..report.run_state import read_json
 from .engine_process import run_engine
 from .form_local_refine import FULCRUM_AXES, FULCRUM_CHOICES, FULCRUM_COORDINATES
 from .input_errors import geometry_errors, half_map_files
-from .run_state import read_json
 from .step_chain import fingerprint
 
 THERE, BACK = range(2)

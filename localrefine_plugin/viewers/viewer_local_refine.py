@@ -9,11 +9,11 @@ import pyworkflow.protocol.params as params
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View
 
 from ..protocols import ProtLocalRefine
-from ..protocols.run_state import RunState
-from ..protocols.run_summary import live_line, summary_lines
+from ..report.html_report import write_report
+from ..report.run_figures import PICTURES, chosen_iteration, draw, picture_of
+from ..report.run_state import RunState
+from ..report.run_summary import live_line, summary_lines
 from .figure_window import FigureView
-from .html_report import write_report
-from .run_figures import PICTURES, chosen_iteration, draw, picture_of
 
 NO_RUN = "no other run"
 SECTIONS = (("Resolution", ("fsc", "fsc_history", "progress", "directions", "validation")),

@@ -13,6 +13,7 @@ from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.io.star import StarTable, read_star, write_star
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.iteration import FSC_CURVES
+from localrefine_plugin.report.run_state import fsc_columns
 
 OPTICS = """
 data_optics
@@ -272,7 +273,7 @@ def test_fsc_table_gives_five_labelled_curves(tmp_path):
     columns.update({label: np.exp(-shells / (4.0 + j)) for j, (_, label, _) in enumerate(FSC_CURVES)})
     general = StarTable.from_columns("general", {"rlnImageSize": [32]})
     write_star(tmp_path / "fsc.star", [general, StarTable.from_columns("fsc", columns)])
-    curves = list(convert.fsc_objects(convert.read_fsc(str(tmp_path / "fsc.star"))))
+    curves = list(convert.fsc_objects(fsc_columns(str(tmp_path / "fsc.star"))))
     assert [c.getObjLabel() for c in curves] == ["No mask", "Spherical", "Loose", "Tight", "Corrected"]
     tight = columns["rlnFourierShellCorrelationMaskedMaps"]
     assert float(curves[3].getData()[1][4]) == pytest.approx(tight[3], abs=1e-6)  # one place on: the curve starts at 0

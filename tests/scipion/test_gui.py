@@ -14,7 +14,7 @@ import pytest
 from conftest import require_program
 
 from examples import screen
-from localrefine_plugin.viewers.run_figures import PICTURES
+from localrefine_plugin.report.run_figures import PICTURES
 
 NOT_IN_THE_FAKE_RUN = ("scale", "filter_resolution", "validation")
 NO_LEGEND = ("orientations", "map_slices", "axis_change")  # one thing drawn, or named in titles and caption

@@ -9,7 +9,7 @@ import pytest
 
 from localrefine_plugin.engine import progress
 from localrefine_plugin.protocols import ProtLocalRefine
-from localrefine_plugin.protocols.run_summary import live_line
+from localrefine_plugin.report.run_summary import live_line
 
 OLDEST_SECONDS = 5.0
 
@@ -49,7 +49,7 @@ def test_scipions_own_lines_are_left_out(tmp_path):
 
 
 def test_every_step_of_the_protocol_has_words():
-    from localrefine_plugin.protocols.run_summary import STEPS
+    from localrefine_plugin.report.run_summary import STEPS
     assert set(STEPS) == {name for name in vars(ProtLocalRefine) if name.endswith("Step")}
 
 

@@ -14,10 +14,10 @@ from figures import NOT_IN_THE_FAKE_RUN, pixels
 from localrefine_plugin.engine.__main__ import parser
 from localrefine_plugin.engine.io.run_folder import read_json, write_json
 from localrefine_plugin.engine.records.codec import as_json
-from localrefine_plugin.protocols.run_state import RunState
-from localrefine_plugin.protocols.run_summary import summary_lines
-from localrefine_plugin.viewers.html_report import report_html, reproduce_commands, write_report
-from localrefine_plugin.viewers.run_figures import PICTURES, chosen_iteration, draw
+from localrefine_plugin.report.html_report import report_html, reproduce_commands, write_report
+from localrefine_plugin.report.run_figures import PICTURES, chosen_iteration, draw
+from localrefine_plugin.report.run_state import RunState
+from localrefine_plugin.report.run_summary import summary_lines
 
 
 def damage(folder, how):

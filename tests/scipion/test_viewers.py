@@ -18,15 +18,15 @@ from localrefine_plugin import wizard_computations
 from localrefine_plugin.engine.io.run_folder import write_json
 from localrefine_plugin.engine.records.motion import HingeSummary
 from localrefine_plugin.engine.records.resolved import ResolvedSettings
-from localrefine_plugin.protocols.run_state import RunState
-from localrefine_plugin.protocols.run_summary import summary_lines
-from localrefine_plugin.viewers import map_plots, motion_plots, plots, pose_plots
-from localrefine_plugin.viewers.run_figures import (
+from localrefine_plugin.report import map_plots, motion_plots, plots, pose_plots
+from localrefine_plugin.report.run_figures import (
     PICTURES,
     change_since_last,
     draw,
     picture_of,
 )
+from localrefine_plugin.report.run_state import RunState
+from localrefine_plugin.report.run_summary import summary_lines
 
 
 def texts(figure):
@@ -312,9 +312,10 @@ def test_pwem_shows_our_fsc_without_an_error(project, run):
     from pwem.objects import SetOfFSCs
     from pwem.viewers import FscViewer
 
-    from localrefine_plugin.convert import fsc_objects, read_fsc
+    from localrefine_plugin.convert import fsc_objects
+    from localrefine_plugin.report.run_state import fsc_columns
     curves = SetOfFSCs.create(project.path)
-    for curve in fsc_objects(read_fsc(str(run.final("fsc.star")))):
+    for curve in fsc_objects(fsc_columns(str(run.final("fsc.star")))):
         curves.append(curve)
     curves.write()
     viewer = FscViewer(project=project, protocol=SimpleNamespace(getRunName=lambda: "run"))

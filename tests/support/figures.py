@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 
-from localrefine_plugin.viewers.html_report import png
+from localrefine_plugin.report.html_report import png
 
 NOT_IN_THE_FAKE_RUN = ("scale", "filter_resolution", "validation")
 

@@ -238,7 +238,7 @@ def main() -> None:
 
     from localrefine_plugin.engine.io.run_folder import write_json
     from localrefine_plugin.protocols import ProtLocalRecentre, ProtLocalRefine
-    from localrefine_plugin.viewers.run_figures import PICTURES
+    from localrefine_plugin.report.run_figures import PICTURES
     Config.getDomain().getViewers()
     project = new_project("gui")
     inputs = simulated_inputs(project, OUTPUT / "data", n=20)

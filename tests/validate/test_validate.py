@@ -27,10 +27,10 @@ from localrefine_plugin.engine.records.results import NullTest, Validation
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
 from localrefine_plugin.engine.validate import null_tests, validate
-from localrefine_plugin.protocols.run_state import RunState
-from localrefine_plugin.protocols.run_summary import summary_lines
-from localrefine_plugin.viewers.html_report import report_html
-from localrefine_plugin.viewers.validation_plots import place_in_range, validation_figure
+from localrefine_plugin.report.html_report import report_html
+from localrefine_plugin.report.run_state import RunState
+from localrefine_plugin.report.run_summary import summary_lines
+from localrefine_plugin.report.validation_plots import place_in_range, validation_figure
 
 NAMES = ["pure_noise", "random_phases", "empty_place", "other_reference", "common_drift"]
 

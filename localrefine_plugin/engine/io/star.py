@@ -241,3 +241,11 @@ def _write_table(handle: Any, table: StarTable) -> None:
         for start in range(0, len(table.lines), _CHUNK):
             handle.write("\n".join(table.lines[start:start + _CHUNK]) + "\n")
     handle.write("\n")
+
+
+def named_table(star_file: str, name: str) -> StarTable:
+    """The table of this name; InputError without it."""
+    for table in read_star(star_file):
+        if table.name == name:
+            return table
+    raise InputError(f"has no table data_{name}", star_file, "give the file of a refinement")

@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar
 import numpy as np
 
 from ..engine.io.run_folder import RunFolder
+from ..engine.io.star import named_table
 from ..engine.records.codec import from_json
 from ..engine.records.iteration import HalfRecord, IterationRecord
 from ..engine.records.resolved import ResolvedSettings
@@ -214,9 +215,22 @@ def read_npz(path: Path) -> Optional[Dict[str, np.ndarray]]:
 
 
 def read_fsc(path: Path) -> Optional[Dict[str, np.ndarray]]:
-    from ..convert import read_fsc as read
-    columns = attempt(lambda: read(str(path)))
+    columns = attempt(lambda: fsc_columns(str(path)))
     return columns if columns is not None and "rlnResolution" in columns else None
+
+
+def fsc_columns(star_file: str) -> Dict[str, np.ndarray]:
+    """The columns of a run's fsc.star as float64 arrays, by label."""
+    table = named_table(star_file, "fsc")
+    return {label: np.array([_number(text) for text in values], dtype=np.float64)
+            for label, values in table.texts(table.labels).items()}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def read_map(path: Any) -> Optional[np.ndarray]:

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from ..engine.model.pose import log_map, project
 from ..engine.records.resolved import ResolvedSettings
-from ..protocols.run_state import RunState, read_npz
 from . import direction_plots, map_plots, motion_plots, plots, pose_plots, validation_plots, verdict_plots
+from .run_state import RunState, read_npz
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from ..engine.records.iteration import CURVE_NAMES, FSC_THRESHOLD, TRUTH_THRESHO
 from ..engine.records.results import Rung
 from ..engine.records.run_input import RunInput
 from ..engine.records.settings import DESCRIBED
-from ..protocols.run_state import RunState
-from ..protocols.run_summary import angstrom, summary_lines
 from .plots import DPI
 from .run_figures import PICTURES, NotThere, draw_if_there
+from .run_state import RunState
+from .run_summary import angstrom, summary_lines
 
 REPORT_DPI = 140  # sharp on a screen, and the file stays below two megabytes
 STYLE = """body{font-family:sans-serif;max-width:1320px;margin:2em auto;padding:0 1em;color:#222}

@@ -1,0 +1,1 @@
+"""Jobs of other programs that run the engine without Scipion."""
