@@ -61,5 +61,6 @@ setup(
                  # the CUDA compiler: the kernels are compiled for every architecture, without a GPU
                  "nvidia-cuda-nvrtc-cu12==12.9.*; platform_system == 'Linux'"],
     },
-    entry_points={"pyworkflow.plugin": "localrefine_plugin = localrefine_plugin"},
+    entry_points={"pyworkflow.plugin": "localrefine_plugin = localrefine_plugin",
+                  "console_scripts": ["localrefine-relion = localrefine_plugin.doors.relion:main"]},
 )
