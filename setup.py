@@ -57,7 +57,7 @@ setup(
         # scipion-app: scipion-em-xmipp imports it without saying so.
         "test": ["pytest>=8", "hypothesis", "coverage", "ruff", "mypy", "import-linter>=2",
                  "scipion-em-relion==5.0.2", "scipion-em-cryosparc2==5.0.1", "scipion-em-xmipp==29.0.1",
-                 "scipion-em-eman2==3.7.0", "scipion-app",
+                 "scipion-em-eman2==3.7.0", "scipion-app", "cryosparc-tools",
                  # the CUDA compiler: the kernels are compiled for every architecture, without a GPU
                  "nvidia-cuda-nvrtc-cu12==12.9.*; platform_system == 'Linux'"],
     },

@@ -126,7 +126,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_inputs(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--particles", required=True, metavar="STAR", help="aligned particles with half-sets")
+    verb.add_argument("--particles", required=True, metavar="STAR", help="aligned particles with half-sets; a .cs file "
+                      "of cryoSPARC as well")
+    verb.add_argument("--passthrough", metavar="CS", help="of a .cs file: the file of the fields that its job passed "
+                      "through; sought beside it if not given")
     verb.add_argument("--half-map-1", required=True, metavar="MRC", help="unmasked half-map of rlnRandomSubset 1")
     verb.add_argument("--half-map-2", required=True, metavar="MRC", help="unmasked half-map of rlnRandomSubset 2")
     verb.add_argument("--mask", required=True, metavar="MRC", help="soft mask of the part to refine, values 0 … 1")
@@ -229,7 +232,10 @@ def run_prepare(options: argparse.Namespace) -> None:
 
 def _checked_arguments(options: argparse.Namespace) -> Dict[str, Any]:
     """The arguments of `refine.prepare` and `refine.refine`, once the output folder may be written to."""
+    from .io.cryosparc import is_cs
     from .io.run_folder import RunFolder
+    if is_cs(options.particles):
+        options.particles = _star_of_cs(options)
     from .prepare.arguments import check_output, check_same_run, read_settings
     from .records.run_input import INPUT_NAMES
     inputs = {name: getattr(options, name) for name in INPUT_NAMES}
@@ -243,6 +249,16 @@ def _checked_arguments(options: argparse.Namespace) -> Dict[str, Any]:
         check_same_run(run, inputs)
     return dict(inputs, output=options.output, settings=settings, device=options.device, threads=options.threads,
                 mode=options.mode)
+
+
+def _star_of_cs(options: argparse.Namespace) -> str:
+    """The STAR file of a .cs file, beside the run folder."""
+    from .io.cryosparc import star_of_cs
+    from .progress import say
+    star = f"{os.path.normpath(options.output)}_particles.star"
+    for text in star_of_cs(options.particles, options.passthrough, star):
+        say(text)
+    return star
 
 
 def run_align(options: argparse.Namespace) -> None:

@@ -8,8 +8,9 @@ from typing import Any, Callable, Dict, Optional, Sequence
 import numpy as np
 
 from ..inputs.changes import changes_at_the_end
+from ..io.cryosparc import SOURCE, UID, write_cs
 from ..io.mrc import read_map, write_map
-from ..io.relion_particles import read_table, write_particles
+from ..io.relion_particles import origins_angstrom, read_table, write_particles
 from ..io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, remove, remove_temporary, write_atomic
 from ..io.run_store import load_input, load_iteration, load_noise, load_particles, load_poses, save_record
 from ..kernels.device import CPU, Device, device_for_volumes, to_host
@@ -161,8 +162,12 @@ def write_final_particles(run: RunFolder, iteration: int, kept: Optional[Dict[in
         is_kept = np.isin(used, np.concatenate(list(kept.values())))
         files.update({"particles_kept.star": used[is_kept], "particles_left_out.star": used[~is_kept]})
     for name, rows in files.items():
-        write_particles(run.final(name), table.take(rows), rotation[rows], shift[rows],
+        taken = table.take(rows)
+        write_particles(run.final(name), taken, rotation[rows], shift[rows],
                         {label: values[rows].tolist() for label, values in extra.items()})
+        if any(part.name == SOURCE for part in table.tables):
+            write_cs(run.final(name).with_suffix(".cs"), table.tables, taken.particles.texts([UID])[UID],
+                     rotation[rows], origins_angstrom(taken, shift[rows]))
 
 
 def new_columns(particles: Particles, tables: Sequence[PoseTable], resolved: ResolvedSettings) -> Dict[str, np.ndarray]:

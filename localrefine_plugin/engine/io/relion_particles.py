@@ -71,7 +71,8 @@ class ParticleTable:
         """The file with these rows of the particles only, in this order."""
         tables = list(self.tables)
         tables[self.index] = self.particles.take(rows.tolist())
-        return replace(self, tables=tuple(tables), pixel_size=self.pixel_size[rows])
+        return replace(self, tables=tuple(tables), pixel_size=self.pixel_size[rows],
+                       distortion=_of_rows(self.distortion, rows))
 
 
 def read_particles(path: PathLike, need_half_sets: bool = True, pixel_size: Optional[float] = None
@@ -165,16 +166,22 @@ def write_particles(path: PathLike, table: ParticleTable, rotation: np.ndarray, 
     of Particles. ``extra_columns`` (label → n values) replaces columns of that label or is added at the end.
     """
     angles = euler_deg_from_rotation(rotation)
-    labels, shift = set(table.particles.labels), image_shift(np.asarray(shift_px), table.distortion)
+    labels, origin = set(table.particles.labels), origins_angstrom(table, shift_px)
     columns: Dict[str, Sequence[Any]] = dict(zip(ANGLES, angles.T))
     dialect = ORIGINS_ANGSTROM if table.optics is not None else ORIGINS_PX
-    for names, unit in ((ORIGINS_ANGSTROM, table.pixel_size), (ORIGINS_PX, np.ones(len(angles)))):
+    for names, unit in ((ORIGINS_ANGSTROM, np.ones(len(angles))), (ORIGINS_PX, table.pixel_size)):
         if labels.intersection(names) or (names is dialect and not labels.intersection(ORIGINS_ANGSTROM + ORIGINS_PX)):
-            columns.update(zip(names, -(shift * unit[:, None]).T + 0.0))
+            columns.update(zip(names, (origin / unit[:, None]).T))
     columns.update(extra_columns or {})
     tables = list(table.tables)
     tables[table.index] = table.particles.with_columns(columns)
     write_star(path, tables)
+
+
+def origins_angstrom(table: ParticleTable, shift_px: np.ndarray) -> np.ndarray:
+    """rlnOriginX/YAngst (n, 2) of particles with ``shift_px`` (n, 2): −shift, in the pixels of their own images."""
+    origin: np.ndarray = -(image_shift(np.asarray(shift_px), table.distortion) * table.pixel_size[:, None]) + 0.0
+    return origin
 
 
 def _optics_table(tables: Sequence[StarTable]) -> Optional[StarTable]:

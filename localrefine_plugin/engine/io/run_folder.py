@@ -25,7 +25,8 @@
                                  directions.json directions.npz,
                                  filter_resolution.mrc if non-uniform, validation.json if validated,
                                  particles_kept.star particles_left_out.star selection.json if selected,
-                                 input_changes.json if input files changed meanwhile
+                                 input_changes.json if input files changed meanwhile,
+                                 particles.cs, _kept.cs, _left_out.cs if the input was a .cs file
 
 A step is done when the file it writes last is there (half_H.json, iteration.json, report.json), and so are all files
 that are listed in it under "files", each as long as it was.
@@ -257,5 +258,6 @@ FINAL_FILES = ("particles.star", "half_map_1.mrc", "half_map_2.mrc", "map.mrc", 
                "directions.json", "directions.npz")
 OPTIONAL_FINAL_FILES = ("filter_resolution.mrc",  # where the filter was non-uniform
                         "particles_kept.star", "particles_left_out.star", "selection.json",  # of a selection
+                        "particles.cs", "particles_kept.cs", "particles_left_out.cs",  # of particles of cryoSPARC
                         "validation.json",  # of the verb validate
                         "input_changes.json")  # where input files changed while the run went on
