@@ -25,6 +25,7 @@ from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.particles import NO_DISTORTION
 
 BOX, PIXEL_SIZE = 16, 4.0
+ORIGINS = ["rlnOriginXAngst", "rlnOriginYAngst"]
 
 
 def write_stack(path, images):
@@ -61,9 +62,8 @@ def test_optics_table_of_relion_31(tmp_path, e):
     assert_same_optics(particles.optics, e.particles.optics)
     np.testing.assert_allclose(particles.shift_px, e.particles.shift_px, atol=1e-6)
     write_particles(tmp_path / "again.star", star, particles.rotation, particles.shift_px)
-    labels = ["rlnOriginXAngst", "rlnOriginYAngst"]
-    before, after = (read_star(tmp_path / name)[1].texts(labels) for name in ("particles.star", "again.star"))
-    for label in labels:
+    before, after = (read_star(tmp_path / name)[1].texts(ORIGINS) for name in ("particles.star", "again.star"))
+    for label in ORIGINS:
         np.testing.assert_allclose(*([float(v) for v in texts[label]] for texts in (before, after)), atol=2e-6)
 
 
@@ -163,6 +163,18 @@ def test_columns_that_say_nothing_cost_nothing(tmp_path, label, text):
 def test_columns_that_cannot_be_are_named(tmp_path, label, text, problem):
     with pytest.raises(InputError, match=problem):
         with_column(Inputs(tmp_path), label, text)
+
+
+def test_rows_that_are_taken_keep_their_own_matrix(tmp_path, e):
+    """Some rows in another order, written and read again: the origins of each are those it had."""
+    particles, star = read_particles(write_relion_files(tmp_path, e))
+    rows = np.array([5, 0, 3])
+    rotation, shift = particles.rotation[rows], particles.shift_px[rows]
+    write_particles(tmp_path / "some.star", star.take(rows), rotation, shift)
+    before, after = (read_star(tmp_path / name)[1].texts(ORIGINS) for name in ("particles.star", "some.star"))
+    for label in ORIGINS:
+        np.testing.assert_allclose([float(v) for v in after[label]], [float(before[label][row]) for row in rows],
+                                   atol=2e-6)  # fmt: skip
 
 
 def test_recentred_images_are_those_of_the_moved_specimen(tmp_path):
