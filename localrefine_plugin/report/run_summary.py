@@ -48,6 +48,8 @@ def resolution_line(state: RunState, best: IterationRecord) -> str:
     if state.pose_blur is not None:
         text += ("; to report, with the uncertainty of the poses: "
                  f"*{angstrom(state.pose_blur.resolution_to_report_angstrom)}*")
+        if len(state.pose_blur.range_to_report_angstrom) == 2:
+            text += " ({:.2f} to {:.2f} Å by the error of the FSC)".format(*state.pose_blur.range_to_report_angstrom)
     return text
 
 

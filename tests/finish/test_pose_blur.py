@@ -3,8 +3,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from localrefine_plugin.engine.finish.pose_blur import BlurredMap, advice, as_half_map_fsc, expected_map_to_truth
-from localrefine_plugin.engine.maps.fsc import fsc
+from localrefine_plugin.engine.finish.pose_blur import (
+    BlurredMap,
+    advice,
+    as_half_map_fsc,
+    expected_map_to_truth,
+    expected_range,
+)
+from localrefine_plugin.engine.maps.fsc import FscCurves, fsc
 from localrefine_plugin.engine.model.pose import exp_map, random_rotations
 
 BOX = 32
@@ -52,6 +58,25 @@ def test_half_map_fsc_of_one_seventh_is_one_half_to_the_truth_without_blur():
     curve = np.array([1.0, 1 / 7])
     np.testing.assert_allclose(expected_map_to_truth(curve, np.ones(2)), [1, 0.5])
     np.testing.assert_allclose(expected_map_to_truth(curve, np.full(2, 0.9)), [0.9, 0.45])
+
+
+def curves_of(corrected, error):
+    n = len(corrected)
+    return FscCurves(2 * (n - 1), 1.0, *([np.asarray(corrected)] * 7), np.full(n, error), 2)
+
+
+def test_the_range_is_narrow_where_the_curve_is_steep_and_wide_where_it_runs_along_one_half():
+    """F = 1/7 is C = 0.5. Straight lines: two errors of 0.02 move the crossing by 0.04 over the slope.
+
+    Between shells C is taken as straight, not F: 0.04 of a shell.
+    """
+    steep = np.interp(np.arange(33), [0, 10, 20, 32], [1.0, 1.0, 0.0, 0.0])
+    flat = np.interp(np.arange(33), [0, 10, 12, 24, 26, 32], [1.0, 1.0, 0.16, 0.13, 0.0, 0.0])
+    ones = np.ones(33)
+    finer, coarser = expected_range(curves_of(steep, 0.02), ones)
+    np.testing.assert_allclose([64 / finer, 64 / coarser], 10 + 10 * (1 - 1 / 7 + np.array([0.04, -0.04])), atol=0.05)
+    finer, coarser = expected_range(curves_of(flat, 0.02), ones)
+    assert 64 / finer > 24 and 64 / coarser < 12.1
 
 
 def test_as_half_map_fsc_is_the_way_back():

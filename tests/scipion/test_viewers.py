@@ -74,13 +74,14 @@ def test_fsc_figure_shows_what_to_report_in_the_iteration_of_the_result_only(sta
     run = shutil.copytree(state.folder.path, tmp_path / "run")
     curve = np.linspace(1, 0, len(state.fsc(3)["rlnResolution"]))
     write_json(run / "final" / "pose_blur.json", {
-        "expected_resolution_angstrom": 8.6, "expected_fsc": curve.tolist(), "resolution_to_report_angstrom": 8.6})
+        "expected_resolution_angstrom": 8.6, "expected_fsc": curve.tolist(), "resolution_to_report_angstrom": 8.6,
+        "range_to_report_angstrom": [8.1, 9.3]})
     copied = RunState(run)
     best = copied.best.iteration
     shown = {k: [text.get_text() for text in draw(picture_of("fsc"), copied, k).axes[0].get_legend().get_texts()]
              for k in (best, best - 1)}
     assert "To report  8.60 Å" in shown[best] and not any("report" in name for name in shown[best - 1])
-    assert any("to report" in line and "8.60" in line for line in summary_lines(copied))
+    assert any("to report" in line and "8.60" in line and "(8.10 to 9.30 Å" in line for line in summary_lines(copied))
 
 
 def test_resolution_ticks_stand_where_they_say(state):

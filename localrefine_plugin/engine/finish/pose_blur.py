@@ -30,7 +30,7 @@ import numpy as np
 from ..align.reference import cube_about, integer_centre, support_box
 from ..kernels.device import array_module, to_host
 from ..kernels.moved import sum_of_moved
-from ..maps.fsc import fsc, resolution_at
+from ..maps.fsc import FscCurves, fsc, resolution_at
 from ..model.fourier import apply_shell_filter, resample_map
 from ..model.pose import exp_map
 from ..records.iteration import TRUTH_THRESHOLD
@@ -39,6 +39,7 @@ Array = Any
 Share = Union[float, np.ndarray]
 DRAWS = 32
 WORTH_SAYING = 1.05
+STANDARD_ERRORS = 2
 FINEST = 0.7  # the map is looked at on pixels of 0.7 × half its resolution
 
 
@@ -66,6 +67,18 @@ def as_half_map_fsc(curve: np.ndarray) -> np.ndarray:
 def expected_resolution(curve: np.ndarray, box_size: int, pixel_size: float) -> float:
     """Å at which the expected FSC to the truth, of half-map curves (N // 2 + 1,), falls to 0.5."""
     return resolution_at(curve, TRUTH_THRESHOLD, box_size, pixel_size)
+
+
+def expected_range(curves: FscCurves, kappa: np.ndarray, share: Share = 0.5) -> Tuple[float, float]:
+    """Å at which C falls to 0.5 if F is off by STANDARD_ERRORS of its standard errors, the finer one first.
+
+    A curve that crosses 0.5 steeply gives a narrow range. One that runs along 0.5 gives a wide one, and the resolution
+    is then hardly known.
+    """
+    finer, coarser = (expected_resolution(
+        expected_map_to_truth(curves.corrected + sign * STANDARD_ERRORS * curves.corrected_error, kappa, share),
+        curves.box_size, curves.pixel_size) for sign in (1, -1))
+    return finer, coarser
 
 
 def advice(expected: float, reported: float) -> str:

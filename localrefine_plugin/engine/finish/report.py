@@ -53,6 +53,7 @@ def build_report(run: RunFolder) -> Report:
         final_resolution_angstrom=best.resolution_angstrom if best else {},
         expected_truth_resolution_angstrom=blur.expected_resolution_angstrom if blur else None,
         resolution_to_report_angstrom=blur.resolution_to_report_angstrom if blur else None,
+        range_to_report_angstrom=blur.range_to_report_angstrom if blur else (),
         mask_ladder=read(run.final("mask_ladder.json"), _as(MaskLadder)),
         directions=directions, selection=read(run.final("selection.json"), _as(Selection)),
         sharpening=read(run.final("sharpening.json"), _as(Sharpening)),

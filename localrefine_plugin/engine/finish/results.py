@@ -26,7 +26,15 @@ from ..records.results import PoseBlur, Sharpening
 from ..records.run_input import InputChanges
 from .directions import write_directions
 from .mask_ladder import mask_ladder
-from .pose_blur import BlurredMap, Share, advice, as_half_map_fsc, expected_map_to_truth, expected_resolution
+from .pose_blur import (
+    BlurredMap,
+    Share,
+    advice,
+    as_half_map_fsc,
+    expected_map_to_truth,
+    expected_range,
+    expected_resolution,
+)
 from .report import build_report
 from .selection import effect, select, sentence, wanted
 
@@ -77,7 +85,8 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
     files = [run.final(name) for name in names if run.final(name).exists()]
     report = build_report(run)
     save_record(run.report, replace(report, files=run.sizes(files)))
-    say(f"resolution to report: {blur.resolution_to_report_angstrom:.2f} Å")
+    say("resolution to report: {:.2f} Å ({:.2f} to {:.2f} Å by the error of the FSC)".format(
+        blur.resolution_to_report_angstrom, *blur.range_to_report_angstrom))
     for text in report.advice:
         say(f"advice: {text}")
     say(f"results of iteration {k} are in {final}")
@@ -135,8 +144,10 @@ def pose_blur(run: RunFolder, iteration: int, blurred_map: BlurredMap, curves: F
     kappa = blurred("pose_error_covariance") * (blurred("covariance") if resolved.marginalize else 1)
     curve = expected_map_to_truth(curves.corrected, kappa, share)
     expected = expected_resolution(curve, given.box_size, given.pixel_size)
-    return PoseBlur(expected, max(expected, reported), tuple(curve.tolist()), tuple(as_half_map_fsc(curve).tolist()),
-                    tuple(kappa.tolist()), advice(expected, reported))
+    to_report = max(expected, reported)
+    finer, coarser = expected_range(curves, kappa, share)
+    return PoseBlur(expected, to_report, (min(finer, to_report), max(coarser, to_report)), tuple(curve.tolist()),
+                    tuple(as_half_map_fsc(curve).tolist()), tuple(kappa.tolist()), advice(expected, reported))
 
 
 def write_final_particles(run: RunFolder, iteration: int, kept: Optional[Dict[int, np.ndarray]] = None) -> None:

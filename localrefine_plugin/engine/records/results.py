@@ -85,10 +85,12 @@ class Directions:
 class PoseBlur:
     """pose_blur.json: κ(k) of all uncertain poses, the FSC to the truth expected with it, the half-map FSC that would
     mean the same (each (N // 2 + 1,)), the resolution at which the former falls to 0.5, the coarser of that and the
-    half-maps', and a sentence ("" where both are alike)."""
+    half-maps', how fine and how coarse that may be by the error of the FSC (() in a run of an older version), and a
+    sentence ("" where both are alike)."""
 
     expected_resolution_angstrom: float
     resolution_to_report_angstrom: float
+    range_to_report_angstrom: Tuple[float, ...] = ()
     expected_map_to_truth: Tuple[float, ...] = ()
     expected_fsc: Tuple[float, ...] = ()
     kappa: Tuple[float, ...] = ()
@@ -143,6 +145,7 @@ class Report:
     warnings : on the input.  advice : sentences on the best iteration and the results.
     final_resolution_angstrom : of the best iteration; empty before the first.
     expected_truth_resolution_angstrom, resolution_to_report_angstrom : of `PoseBlur`; None before the end.
+    range_to_report_angstrom : of `PoseBlur`; empty before the end.
     mask_ladder, sharpening, directions : None before the end.  selection : None without one.
     validation : () without one.
     files : what finish wrote.
@@ -160,6 +163,7 @@ class Report:
     final_resolution_angstrom: Dict[str, float] = field(default_factory=dict)
     expected_truth_resolution_angstrom: Optional[float] = None
     resolution_to_report_angstrom: Optional[float] = None
+    range_to_report_angstrom: Tuple[float, ...] = ()
     mask_ladder: Optional[MaskLadder] = None
     directions: Optional[Directions] = None
     selection: Optional[Selection] = None
