@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 import numpy as np
 
@@ -41,7 +41,8 @@ def foreign_share(data: Path, mask: np.ndarray) -> float:
     return other / (own + other)
 
 
-def row(data: Path, name: str, work: Path, threads: int) -> List[str]:
+def row(data: Path, name: str, work: Path, threads: int) -> Tuple[List[str], str]:
+    """Cells of the table, and what is wrong with them ("" for nothing)."""
     inputs = [str(data / part) for part in ("particles.star", "half1.mrc", "half2.mrc", "mask_B.mrc")]
     settings = Settings(**PRIORS[name])  # type: ignore[arg-type]
     run = refine(*inputs, str(work / f"{data.name}_{name[:4]}"), settings, "cpu", threads, "overwrite")
@@ -51,9 +52,11 @@ def row(data: Path, name: str, work: Path, threads: int) -> List[str]:
     finest, coarsest = report["range_to_report_angstrom"]
     real = truth.of_map(read_map(run.final("map.mrc")), poses, truth.mask)["fsc_half_angstrom"]
     ahead, share = real / said - 1, foreign_share(data, truth.mask)
-    assert share > OTHERS_DENSITY or ahead < ALLOWED or real <= coarsest, f"{data.name}, prior {name}: {said:.2f} Å, the truth {real:.2f} Å"
-    return [data.name, name, f"{halves:.2f} Å", f"{said:.2f} Å", f"{finest:.2f} to {coarsest:.2f} Å", f"{real:.2f} Å", f"{100 * ahead:.1f} %",
-            f"{truth.of_poses(poses)['angle_deg']:.2f}°"]
+    honest = share > OTHERS_DENSITY or ahead < ALLOWED or real <= coarsest
+    problem = "" if honest else f"{data.name}, prior {name}: {said:.2f} Å, the truth {real:.2f} Å"
+    cells = [data.name, name, f"{halves:.2f} Å", f"{said:.2f} Å", f"{finest:.2f} to {coarsest:.2f} Å", f"{real:.2f} Å",
+             f"{100 * ahead:.1f} %", f"{truth.of_poses(poses)['angle_deg']:.2f}°"]
+    return cells, problem
 
 
 def main() -> None:
@@ -63,10 +66,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    text = table(HEAD, [row(data, name, options.work, options.threads) for data in options.data for name in PRIORS])
+    rows = [row(data, name, options.work, options.threads) for data in options.data for name in PRIORS]
+    text = table(HEAD, [cells for cells, _ in rows])
     print(text)
     if options.write:
         write_section("resolution to report", text, RESOLUTION)
+    problems = [problem for _, problem in rows if problem]
+    assert not problems, "; ".join(problems)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.kernels.device import CPU, Device, choose_device, to_host
 from localrefine_plugin.engine.kernels.fixed_point import FixedPointSums
 from localrefine_plugin.engine.kernels.insert import insert_slices
-from localrefine_plugin.engine.kernels.prefetch import Prefetch
+from localrefine_plugin.engine.kernels.prefetch import Prefetch, from_array
 from localrefine_plugin.engine.kernels.slices import extract_slices, gauss_newton_sums, score_grid
 from localrefine_plugin.engine.maps.reconstruct import enforce_hermitian
 from localrefine_plugin.engine.records.errors import InputError
@@ -164,7 +164,7 @@ def transfer_figures(device: Device, count: int = TRANSFER_BYTES, turns: int = 5
         device.to_device(images)
         device.wait()
     seconds = best_seconds({"to the GPU": up, "from the GPU": lambda: to_host(there)}, turns, time.perf_counter)
-    with Prefetch(lambda rows: images.reshape(-1, 64, 64)[rows], count // 4 // 64 ** 2, 64, device) as ahead:
+    with Prefetch(from_array(images.reshape(-1, 64, 64)), count // 4 // 64 ** 2, 64, device) as ahead:
         everything = np.arange(count // 4 // 64 ** 2)
         seconds.update(best_seconds({"read ahead, to the GPU": lambda: ahead(everything)}, turns, time.perf_counter))
     return [(f"images {way}, GB/s", f"{count / 1e9 / value:.2f}") for way, value in seconds.items()]

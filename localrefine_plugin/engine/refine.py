@@ -34,6 +34,8 @@ from .records.settings import Settings
 from .workers.selftest import ensure_tested
 from .workers.two_gpus import align_on_two_gpus
 
+READ_THREADS = 4  # for a GPU, which takes images faster than one thread reads them; a CPU computes meanwhile
+
 
 def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,  # noqa: PLR0913
            device: str = "auto", threads: int = 0, mode: str = "new") -> RunFolder:
@@ -99,7 +101,7 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
         errors = errors_of_reference(folder, iteration - 1, half, reference_map, mask, plan.centre)
         bar = ProgressBar(f"iteration {iteration} half {half}: align and insert", len(particles))
         check_stacks(folder, given, particles.stack)
-        with ImageReader(particles) as reader:
+        with ImageReader(particles, min(READ_THREADS, worker_count(threads)) if chosen.on_gpu else 1) as reader:
             task = HalfSet(particles, row, reader.read, reference_map, mask, load_noise(folder, iteration - 1, half),
                            load_poses(folder, iteration - 1, half), errors,
                            read_map(folder.static_part(half))[0] if resolved.subtract else None)

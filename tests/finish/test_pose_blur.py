@@ -85,8 +85,10 @@ def test_as_half_map_fsc_is_the_way_back():
 
 
 def test_advice_is_given_only_where_it_matters():
-    assert advice(5.1, 5.0) == ""
-    assert "8.60" in advice(8.6, 7.4)
+    assert advice(5.1, 5.0, 5.2) == ""
+    assert advice(8.6, 7.4, 9.0).startswith("the half-maps agree to 7.40 Å") and "8.60" in advice(8.6, 7.4, 9.0)
+    assert "hardly known" in advice(7.5, 7.4, 8.9) and "from 7.50 to 8.90 Å" in advice(7.5, 7.4, 8.9)
+    assert advice(8.6, 7.4, 9.9).count("Report") == 2
 
 
 @pytest.mark.parametrize("share", (0.5, 0.8, 0.1))

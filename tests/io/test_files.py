@@ -23,7 +23,7 @@ from particle_files import (
     write_mrc,
 )
 
-from localrefine_plugin.engine.io import star
+from localrefine_plugin.engine.io import mrc, star
 from localrefine_plugin.engine.io.mrc import ImageReader, read_map, write_map
 from localrefine_plugin.engine.io.relion_particles import read_particles, write_particles
 from localrefine_plugin.engine.records.errors import InputError
@@ -300,17 +300,46 @@ def test_modes_and_byte_orders(inputs, dtype, order):
     np.testing.assert_array_equal(images, data[[4, 0, 2]].astype(np.float32))
 
 
-def test_images_of_many_stacks_in_the_order_asked(inputs, monkeypatch):
-    from localrefine_plugin.engine.io import mrc
+@pytest.mark.parametrize("threads", [1, 3])
+def test_images_of_many_stacks_in_the_order_asked(inputs, monkeypatch, threads):
+    """Pieces of two images; with several threads; into an array that is given; few files open at a time."""
     monkeypatch.setattr(mrc, "_OPEN_STACKS", 1)
+    monkeypatch.setattr(mrc, "_CHECKED_BYTES", 2 * 4 * BOX ** 2)
     particles, _ = read_particles(inputs.star)
-    rows = np.array([11, 0, 6, 5, 0])
-    with ImageReader(particles) as reader:
+    rows, given = np.array([11, 0, 6, 5, 0, 1, 2, 3]), np.zeros((8, BOX, BOX), np.float32)
+    with ImageReader(particles, threads) as reader:
         images = reader.read(rows)
-        assert len(reader._open) == 1
+        assert reader.read(rows, given) is given
+        assert [len(opened) <= 1 for opened in reader._open] == [True] * threads and any(reader._open)
         assert reader.read([]).shape == (0, BOX, BOX)
+    assert not any(reader._open)
     data = np.concatenate([mrcfile.read(str(path)) for path in inputs.stacks])
     np.testing.assert_array_equal(images, data[rows])
+    np.testing.assert_array_equal(given, data[rows])
+
+
+def test_an_image_of_several_particles_is_read_once(inputs, monkeypatch):
+    inputs.rows[7]["rlnImageName"] = inputs.rows[2]["rlnImageName"]
+    inputs.write_star()
+    read, image = [], mrc.Stack.image
+    monkeypatch.setattr(mrc.Stack, "image", lambda self, number, out=None: read.append(number) or image(
+        self, number, out))
+    with ImageReader(read_particles(inputs.star)[0]) as reader:
+        images = reader.read([7, 3, 2])
+    np.testing.assert_array_equal(images[0], images[2])
+    assert read == [2, 3]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_first_bad_image_of_the_table_is_named(inputs, threads):
+    data = mrcfile.read(str(inputs.stacks[0])).copy()
+    data[[1, 4]] = 0
+    write_mrc(inputs.stacks[0], data)
+    with ImageReader(read_particles(inputs.star)[0], threads) as reader:
+        with pytest.raises(InputError, match=r"image 5 \(row 5 of the particles\) is constant"):
+            reader.read([4, 0, 1])
+        with pytest.raises(InputError, match="image 2"):
+            reader.read([1, 4, 0])
 
 
 def test_a_stack_of_one_image_and_an_extended_header(inputs):

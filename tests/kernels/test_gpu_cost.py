@@ -12,6 +12,7 @@ from localrefine_plugin.engine.align.memory import MemoryNeed, check_fits, need_
 from localrefine_plugin.engine.align.search_plan import grid_of
 from localrefine_plugin.engine.kernels import batches
 from localrefine_plugin.engine.kernels.device import CPU
+from localrefine_plugin.engine.kernels.prefetch import from_array
 from localrefine_plugin.engine.model.pixels import pixel_list
 from localrefine_plugin.engine.records.errors import InputError
 
@@ -79,10 +80,12 @@ def with_limit(cupy, e, share):
     """Aligned with so little memory that no more than this share of a whole batch's is there."""
     ledger, sizes, peaks, limits = cupy.ledger, [], [], [1 << 40]
 
-    def read(rows):
+    in_memory = from_array(e.images.astype(np.float32))
+
+    def read(rows, out=None):
         sizes.append(len(rows))
         ledger.peak, ledger.limit = ledger.held, limits[0]
-        return e.images[rows].astype(np.float32)
+        return in_memory(rows, out)
 
     def progress(*_):
         peaks.append(ledger.peak)

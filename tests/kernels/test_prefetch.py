@@ -12,7 +12,7 @@ from gpu.streams import Event, Stream
 
 from localrefine_plugin.engine.kernels import prefetch
 from localrefine_plugin.engine.kernels.device import CPU, Device, to_host
-from localrefine_plugin.engine.kernels.prefetch import Prefetch
+from localrefine_plugin.engine.kernels.prefetch import Prefetch, from_array
 from localrefine_plugin.engine.records.errors import InputError
 
 BOX, COUNT = 6, 23
@@ -29,8 +29,7 @@ def cupy(monkeypatch):
     return xp
 
 
-def read(rows):
-    return IMAGES[rows]
+read = from_array(IMAGES)
 
 
 def all_batches(device, sizes, read=read):
@@ -56,10 +55,10 @@ def test_images_are_those_read_in_order(cupy, sizes):
 def test_the_next_batch_is_being_read_while_this_one_is_computed_on():
     begun = threading.Event()
 
-    def slow(rows):
+    def slow(rows, out=None):
         if rows[0] == 5:
             begun.set()
-        return IMAGES[rows]
+        return read(rows, out)
     with Prefetch(slow, COUNT, BOX, CPU) as ahead:
         ahead(np.arange(5))
         assert begun.wait(10)
@@ -69,19 +68,19 @@ def test_one_thread_reads_and_no_other(cupy):
     """An ImageReader keeps files open and is not to be shared."""
     threads = set()
 
-    def who(rows):
+    def who(rows, out=None):
         threads.add(threading.get_ident())
-        return IMAGES[rows]
+        return read(rows, out)
     all_batches(GPU, (8, 4, 4, 4, 4), who)
     assert len(threads) == 1 and threading.get_ident() not in threads
 
 
 @pytest.mark.parametrize("device", [CPU, GPU], ids=["cpu", "cuda"])
 def test_an_image_that_cannot_be_read_stops_its_own_batch_only(cupy, device):
-    def broken(rows):
+    def broken(rows, out=None):
         if 9 in rows:
             raise InputError("image 10 is constant", "stack", "remove it")
-        return IMAGES[rows]
+        return read(rows, out)
     with Prefetch(broken, COUNT, BOX, device) as ahead:
         np.testing.assert_array_equal(to_host(ahead(np.arange(5))), IMAGES[:5])
         np.testing.assert_array_equal(to_host(ahead(np.arange(5, 9))), IMAGES[5:9])  # 5 … 9 were expected
@@ -122,9 +121,9 @@ def test_writing_to_an_array_in_use_is_a_race(cupy, monkeypatch):
 
 def test_one_array_instead_of_two_is_a_race(cupy, monkeypatch):
     """The next images overwrite those that are still computed on (which takes less than the reading here)."""
-    def slow(rows):
+    def slow(rows, out=None):
         time.sleep(0.05)
-        return IMAGES[rows]
+        return read(rows, out)
     monkeypatch.setattr(prefetch.Transfer, "order", one_array)
     with pytest.raises(RuntimeError, match="race"):
         all_batches(GPU, (4, 4, 4, 4, 4, 4), slow)

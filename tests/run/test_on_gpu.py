@@ -10,7 +10,7 @@ from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.kernels import prefetch
 from localrefine_plugin.engine.kernels.device import choose_device
-from localrefine_plugin.engine.kernels.prefetch import Prefetch
+from localrefine_plugin.engine.kernels.prefetch import Prefetch, from_array
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.workers.selftest import selftest
@@ -44,7 +44,7 @@ def test_images_reach_the_gpu_as_they_were_read(gpu, monkeypatch):
     monkeypatch.setattr(prefetch, "PINNED_BYTES", 1 << 16)
     images = np.random.default_rng(0).standard_normal((2000, 64, 64)).astype(np.float32)
     xp, found = gpu.xp, []
-    with Prefetch(lambda rows: images[rows], len(images), 64, gpu) as ahead:
+    with Prefetch(from_array(images), len(images), 64, gpu) as ahead:
         for start in range(0, len(images), 250):
             batch = ahead(np.arange(start, start + 250))
             for _ in range(20):

@@ -26,6 +26,7 @@ from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine.align.half_set import HalfSet, align_half
 from localrefine_plugin.engine.align.search_plan import resolve, search_plan
+from localrefine_plugin.engine.kernels.prefetch import from_array
 from localrefine_plugin.engine.model.pose import random_rotations
 from localrefine_plugin.engine.records.particles import OpticsGroup, Particles
 from localrefine_plugin.engine.records.settings import Settings
@@ -78,7 +79,7 @@ class Experiment:
         given = dict(
             particles=self.particles,
             index=np.arange(len(self.particles)),
-            read=lambda index: self.images[index].astype(np.float32),
+            read=from_array(self.images.astype(np.float32)),
             reference_map=self.phantom.density(self.box),
             mask=self.mask,
             noise_power=self.noise_power,

@@ -16,7 +16,7 @@ from ..kernels.batches import in_batches
 from ..kernels.device import CPU, Device, array_module, to_host
 from ..kernels.fixed_point import FixedPointSums
 from ..kernels.insert import insert_slices
-from ..kernels.prefetch import Prefetch
+from ..kernels.prefetch import Prefetch, Read
 from ..kernels.slices import extract_slices
 from ..maps.reconstruct import PADDING, accumulator_shape, new_accumulator, reconstruct, working_bytes
 from ..model.optics import image_shift, stretch
@@ -62,7 +62,7 @@ class HalfSet:
     Attributes
     ----------
     particles : the m particles with their INPUT poses.  index : (m,) their rows in the input table.
-    read : images (b, N, N) float32 of given particles (positions in ``particles``).
+    read : of given particles (positions in ``particles``), as prefetch.py has it.
     reference_map : (N, N, N) filtered, unmasked map of this half.  mask : (N, N, N).
     noise_power : (groups, M + 1) σ² = E|N(k)|² per shell.
     previous : poses of the last iteration; None in the first.
@@ -72,7 +72,7 @@ class HalfSet:
 
     particles: Particles
     index: np.ndarray
-    read: Callable[[np.ndarray], np.ndarray]
+    read: Read
     reference_map: np.ndarray
     mask: np.ndarray
     noise_power: np.ndarray

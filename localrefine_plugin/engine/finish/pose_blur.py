@@ -16,9 +16,9 @@ without the last factor if it is not marginalised, with F the corrected half-map
 doi:10.1016/j.jmb.2003.07.013, for the square root; `expected_map_to_truth` for half-sets of unequal size).
 Half-map FSC 0.143 corresponds to C = 0.5 where κ = 1. The resolution to report is the coarser of both.
 
-Measured against the truth (FSC 0.5, benchmark data, half-maps / to report / truth in Å): `mid` 5.46 / 5.49 / 5.50;
-prior off 5.47 / 5.51 / 5.52; at SNR .02 7.42 / 8.67 / 8.85, Gaussian prior 8.70 / 9.43 / 9.85, prior off
-10.33 / 11.79 / 11.49; twice the motion 5.49 / 5.52 / 5.53 (benchmarks/honesty/resolution_to_report.py).
+Measured against the truth (FSC 0.5, benchmark data, half-maps / to report / truth in Å): `mid` 5.46 / 5.47 / 5.49;
+prior off 5.47 / 5.49 / 5.50; at SNR .02 7.39 / 7.52 (7.35 to 8.85) / 8.11, Gaussian prior 8.57 / 9.94 / 9.91, prior
+off 10.06 / 10.82 (10.45 to 11.59) / 11.28 (benchmarks/honesty/resolution_to_report.py).
 """
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ Array = Any
 Share = Union[float, np.ndarray]
 DRAWS = 32
 WORTH_SAYING = 1.05
+HARDLY_KNOWN = 1.1
 STANDARD_ERRORS = 2
 FINEST = 0.7  # the map is looked at on pixels of 0.7 × half its resolution
 
@@ -81,13 +82,20 @@ def expected_range(curves: FscCurves, kappa: np.ndarray, share: Share = 0.5) -> 
     return finer, coarser
 
 
-def advice(expected: float, reported: float) -> str:
-    """A sentence when the poses' uncertainty costs more than a twentieth of the reported resolution, else ""."""
-    if expected <= WORTH_SAYING * reported:
-        return ""
-    return (f"the half-maps agree to {reported:.2f} Å, but the uncertainty of the poses blurs both alike. Report "
+def advice(expected: float, reported: float, coarsest: float) -> str:
+    """Sentences when the poses' uncertainty costs more than a twentieth of the reported resolution, or when the error
+    of the FSC allows one that is a tenth coarser than what is to be reported; else ""."""
+    to_report, sentences = max(expected, reported), []
+    if expected > WORTH_SAYING * reported:
+        sentences.append(
+            f"the half-maps agree to {reported:.2f} Å, but the uncertainty of the poses blurs both alike. Report "
             f"{expected:.2f} Å, the resolution expected against the true structure. A learned or narrower prior, a "
             "larger mask, or more particles can improve it")
+    if coarsest > HARDLY_KNOWN * to_report:
+        sentences.append(f"The resolution is hardly known. The curve expected against the true structure runs close to "
+                         f"{TRUTH_THRESHOLD} from {to_report:.2f} to {coarsest:.2f} Å. Report both ends, or show the "
+                         "curve")
+    return ". ".join(sentences)
 
 
 @dataclass(frozen=True)

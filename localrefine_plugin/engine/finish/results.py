@@ -147,7 +147,7 @@ def pose_blur(run: RunFolder, iteration: int, blurred_map: BlurredMap, curves: F
     to_report = max(expected, reported)
     finer, coarser = expected_range(curves, kappa, share)
     return PoseBlur(expected, to_report, (min(finer, to_report), max(coarser, to_report)), tuple(curve.tolist()),
-                    tuple(as_half_map_fsc(curve).tolist()), tuple(kappa.tolist()), advice(expected, reported))
+                    tuple(as_half_map_fsc(curve).tolist()), tuple(kappa.tolist()), advice(expected, reported, coarser))
 
 
 def write_final_particles(run: RunFolder, iteration: int, kept: Optional[Dict[int, np.ndarray]] = None) -> None:

@@ -5,7 +5,8 @@ import os
 import struct
 import warnings
 from collections import OrderedDict
-from typing import Any, Dict, Optional, Sequence, Tuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import mrcfile
 import numpy as np
@@ -16,6 +17,7 @@ from .find_file import did_you_mean
 from .other_formats import other_format
 from .run_folder import PathLike, check_regular_file, write_atomic
 
+_CHECKED_BYTES = 1 << 20  # images are checked while a cache of the CPU still holds them
 _OPEN_STACKS = 32  # kept open at a time; far below the usual limit of 1024 open files
 _OTHER_MODES = {3: "complex integers", 4: "complex numbers", 101: "4-bit integers"}
 _MRC2014 = 20140  # NVERSION of the standard of 2014
@@ -234,28 +236,37 @@ class Stack:
     def close(self) -> None:
         self._handle.close()
 
-    def image(self, number: int) -> np.ndarray:
-        """Image (rows, columns) of this 0-based number, in the type of the file; OSError or InputError names it."""
-        size = self.shape[1] * self.shape[2] * self._dtype.itemsize
+    def image(self, number: int, out: Optional[np.ndarray] = None) -> np.ndarray:
+        """Image (rows, columns) float32 of this 0-based number, in ``out`` if given; OSError or InputError names the
+        file.
+
+        Where the file holds what the array holds, the bytes go from the file's cache to the array and nowhere else.
+        """
+        out = np.empty(self.shape[1:], np.float32) if out is None else out
+        direct = self._dtype == out.dtype and out.flags.c_contiguous
+        content = out if direct else np.empty(self.shape[1:], self._dtype)
         try:
-            content = os.pread(self._handle.fileno(), size, self._offset + number * size)
+            size = os.preadv(self._handle.fileno(), [content.data], self._offset + number * content.nbytes)
         except OSError as error:
             raise OSError(error.errno, error.strerror, self._path) from None
-        if len(content) < size:
+        if size < content.nbytes:
             raise InputError("was cut short while it was in use", self._path, "copy it again and continue the run")
-        return np.frombuffer(content, self._dtype).reshape(self.shape[1:])
+        if not direct:
+            out[:] = content
+        return out
 
 
 class ImageReader:
-    """Reads images of `Particles` from their stacks.
+    """Reads images of `Particles` from their stacks, with one or several threads.
 
-    Keeps at most 32 stacks open; the memory it needs does not depend on the number of particles.
+    Each thread keeps at most 32 stacks open; the memory it needs does not depend on the number of particles.
     Not to be shared between threads.
     """
 
-    def __init__(self, particles: Particles):
-        self._particles = particles
-        self._open: "OrderedDict[int, Stack]" = OrderedDict()
+    def __init__(self, particles: Particles, threads: int = 1):
+        self._particles, self._threads = particles, threads
+        self._open: List["OrderedDict[int, Stack]"] = [OrderedDict() for _ in range(threads)]
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images") if threads > 1 else None
 
     def __enter__(self) -> "ImageReader":
         return self
@@ -264,33 +275,68 @@ class ImageReader:
         self.close()
 
     def close(self) -> None:
-        while self._open:
-            self._open.popitem()[1].close()
+        if self._pool is not None:
+            self._pool.shutdown()
+        for opened in self._open:
+            while opened:
+                opened.popitem()[1].close()
 
-    def read(self, index: Any) -> np.ndarray:
-        """Images (m, N, N) float32 of the particles of this index (m,), a sequence or an array of int, in its order.
+    def read(self, index: Any, out: Optional[np.ndarray] = None) -> np.ndarray:
+        """Images (m, N, N) float32 of the particles of this index (m,), a sequence or an array of int, in its order;
+        in ``out`` (m, N, N) if it is given.
 
         Raises InputError, naming row, image and stack, for an image that lies beyond the stack, has another box
         size, holds NaN or infinity, or is constant.
         """
-        images = self.read_unchecked(index)
-        for i, problem in image_problems(images).items():
+        images, problems = self._read(index, out, True)
+        for i, problem in sorted(problems.items()):
             raise self._error(int(index[i]), problem, "remove or re-extract the particle")
         return images
 
     def read_unchecked(self, index: Any) -> np.ndarray:
-        """As `read`, whatever the pixels hold; read in the order the images have on disk."""
-        index = np.asarray(index, dtype=np.int64)
-        n = self._particles.box_size
-        images = np.empty((len(index), n, n), dtype=np.float32)
-        stack, number = self._particles.stack[index], self._particles.slice[index]
-        with np.errstate(invalid="ignore"):
-            for i in np.lexsort((number, stack)):
-                images[i] = self._image(int(stack[i]), int(number[i]), int(index[i]))
-        return images
+        """As `read`, whatever the pixels hold."""
+        return self._read(index, None, False)[0]
 
-    def _image(self, stack: int, number: int, row: int) -> np.ndarray:
-        images = self._stack(stack)
+    def _read(self, index: Any, out: Optional[np.ndarray], check: bool) -> Tuple[np.ndarray, Dict[int, str]]:
+        """The images, and what `image_problems` says of them; read in the order they have on disk."""
+        index, n = np.asarray(index, dtype=np.int64), self._particles.box_size
+        images = np.empty((len(index), n, n), dtype=np.float32) if out is None else out
+        order = np.lexsort((self._particles.slice[index], self._particles.stack[index]))
+        piece = max(1, _CHECKED_BYTES // (4 * n * n))
+        problems: Dict[int, str] = {}
+
+        def some(part: np.ndarray, opened: "OrderedDict[int, Stack]") -> None:
+            for start in range(0, len(part), piece):
+                rows = part[start:start + piece]
+                self._fill(images, rows, index, opened)
+                if check:
+                    problems.update({int(rows[i]): text for i, text in image_problems(images[_as_slice(rows)]).items()})
+        if self._pool is None:
+            some(order, self._open[0])
+        else:
+            list(self._pool.map(some, np.array_split(order, self._threads), self._open))
+        return images, problems
+
+    def _fill(self, images: np.ndarray, rows: np.ndarray, index: np.ndarray, opened: "OrderedDict[int, Stack]") -> None:
+        """The images of ``rows``, which are in the order of the disk; one that several particles share is read once."""
+        last, of_last = (-1, -1), -1
+        with np.errstate(invalid="ignore"):
+            for row in rows:
+                stack, number = int(self._particles.stack[index[row]]), int(self._particles.slice[index[row]])
+                if (stack, number) == last:
+                    images[row] = images[of_last]
+                else:
+                    self._stack(stack, number, int(index[row]), opened).image(number, images[row])
+                    last, of_last = (stack, number), row
+
+    def _stack(self, stack: int, number: int, row: int, opened: "OrderedDict[int, Stack]") -> Stack:
+        """The stack of an image, opened and found to hold it."""
+        images = opened.pop(stack, None)
+        if images is None:
+            while len(opened) >= _OPEN_STACKS:
+                opened.popitem(last=False)[1].close()
+            images = Stack(self._particles.stacks[stack])
+        opened[stack] = images
         (count, rows, columns), box_size = images.shape, self._particles.box_size
         if number >= count or number < 0:
             raise self._error(row, f"does not exist, the stack holds {count}",
@@ -298,21 +344,18 @@ class ImageReader:
         if (rows, columns) != (box_size, box_size):
             raise self._error(row, f"is {columns} × {rows} px, not {box_size} × {box_size}",
                               "extract all particles with one box size")
-        return images.image(number)
-
-    def _stack(self, stack: int) -> Stack:
-        images = self._open.pop(stack, None)
-        if images is None:
-            while len(self._open) >= _OPEN_STACKS:
-                self._open.popitem(last=False)[1].close()
-            images = Stack(self._particles.stacks[stack])
-        self._open[stack] = images
         return images
 
     def _error(self, row: int, problem: str, remedy: str) -> InputError:
         number = int(self._particles.slice[row]) + 1
         return InputError(f"image {number} (row {row + 1} of the particles) {problem}",
                           self._particles.stacks[int(self._particles.stack[row])], remedy)
+
+
+def _as_slice(rows: np.ndarray) -> Any:
+    """``rows`` as a slice where they follow one another: a view instead of a copy."""
+    follow = bool(np.all(np.diff(rows) == 1))
+    return slice(int(rows[0]), int(rows[-1]) + 1) if follow else rows
 
 
 def image_problems(images: np.ndarray) -> Dict[int, str]:

@@ -13,6 +13,17 @@ Array = Any
 PINNED_BYTES = 32 << 20  # of each of the two buffers; long enough a copy to hide its start, short beside a batch
 
 
+Read = Callable[..., np.ndarray]
+"""Images (b, N, N) float32 of an index (b,); with a second argument (b, N, N), in that array."""
+
+
+def from_array(images: np.ndarray) -> Read:
+    """Reads images that are in memory."""
+    def read(index: np.ndarray, out: Optional[np.ndarray] = None) -> np.ndarray:
+        return np.take(images, index, axis=0, out=out)
+    return read
+
+
 class Prefetch:
     """``read`` one batch ahead, in a thread of its own.
 
@@ -22,11 +33,11 @@ class Prefetch:
 
     Parameters
     ----------
-    read : images (b, N, N) float32 of an index (b,); only ever called by one thread at a time.
+    read : as `from_array` gives one; only ever called by one thread at a time.
     count : images there are.  box_size : N.
     """
 
-    def __init__(self, read: Callable[[np.ndarray], np.ndarray], count: int, box_size: int, device: Device):
+    def __init__(self, read: Read, count: int, box_size: int, device: Device):
         self.read, self.count = read, count
         self.transfer = Transfer(read, box_size, device) if device.on_gpu else None
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
@@ -72,7 +83,7 @@ class Transfer:
     their memory to nobody else; an event tells the stream when the GPU has done with what they held.
     """
 
-    def __init__(self, read: Callable[[np.ndarray], np.ndarray], box_size: int, device: Device):
+    def __init__(self, read: Read, box_size: int, device: Device):
         self.read, self.device, self.shape = read, device, (box_size, box_size)
         self.piece = max(1, PINNED_BYTES // (4 * box_size ** 2))
         self.targets: List[Array] = []
@@ -102,10 +113,9 @@ class Transfer:
         return target
 
     def send(self, index: np.ndarray, target: Array, turn: int) -> None:
-        images = self.read(index)
         buffer, sent = self.buffer(turn)
         sent.synchronize()
-        buffer[:len(index)] = images
+        self.read(index, buffer[:len(index)])
         target.set(buffer[:len(index)], stream=self.stream)
         sent.record(self.stream)
 

@@ -146,7 +146,11 @@ def aligned(finished: FinishedRun, half: int, start: Start, change: Change, phas
     plan = search_plan(finished.resolved, particles, start.resolution, start.motion)
     bar = ProgressBar(f"null test: {phase}, half {half}", len(index))
     with ImageReader(particles) as reader:
-        task = HalfSet(particles, index, lambda some: change(reader.read(some)), start.reference, finished.mask,
+        def changed(some: np.ndarray, out: Optional[np.ndarray] = None) -> np.ndarray:
+            images = reader.read(some, out)
+            images[:] = change(images)
+            return images
+        task = HalfSet(particles, index, changed, start.reference, finished.mask,
                        load_noise(finished.folder, start.iteration, half), start.poses, start.errors)
         return align_half(task, plan, finished.device, finished.workers, bar.update)
 

@@ -25,7 +25,7 @@ from ..kernels.fft import irfftn, rfft2, rfftn
 from ..kernels.fixed_point import FixedPointSums
 from ..kernels.insert import insert_slices
 from ..kernels.moved import sum_of_moved
-from ..kernels.prefetch import Prefetch
+from ..kernels.prefetch import Prefetch, from_array
 from ..kernels.shells import density_sums, shell_sums
 from ..kernels.slices import extract_slices, gauss_newton_sums, score_grid
 from ..maps.reconstruct import accumulator_shape, enforce_hermitian, new_accumulator
@@ -187,7 +187,7 @@ def operators() -> Dict[str, Callable[[Device], Any]]:
         return score_grid(on(ft), on(rows.reshape(4, 10, 2, 3)), on(pixels.kx), on(pixels.ky), on(grid_z), on(w[:4]))
 
     def read_ahead(d: Device) -> Any:
-        with Prefetch(lambda part: e.images[part], PARTICLES, BOX, d) as ahead:
+        with Prefetch(from_array(e.images), PARTICLES, BOX, d) as ahead:
             return d.xp.concatenate([ahead(np.arange(i, i + 4)) + 0 for i in range(0, PARTICLES, 4)])
 
     def rebuilt(d: Device) -> Any:
@@ -225,7 +225,7 @@ def iteration(device: Device) -> List[Check]:
     errors = ReferenceErrors(np.full(e.shell + 1, 0.8), np.full(e.shell + 1, 0.01), 20 * np.eye(3))
 
     def aligned(d: Device, previous: Optional[PoseTable]) -> HalfResult:
-        half = HalfSet(e.particles, np.arange(PARTICLES), lambda index: e.images[index], e.map, e.mask, noise, previous,
+        half = HalfSet(e.particles, np.arange(PARTICLES), from_array(e.images), e.map, e.mask, noise, previous,
                        errors)
         return align_half(half, plan, d)
     first = aligned(CPU, None).poses
