@@ -318,16 +318,18 @@ def test_images_of_many_stacks_in_the_order_asked(inputs, monkeypatch, threads):
     np.testing.assert_array_equal(given, data[rows])
 
 
-def test_an_image_of_several_particles_is_read_once(inputs, monkeypatch):
+def test_an_image_of_several_particles_is_read_once_and_neighbours_at_once(inputs, monkeypatch):
     inputs.rows[7]["rlnImageName"] = inputs.rows[2]["rlnImageName"]
     inputs.write_star()
-    read, image = [], mrc.Stack.image
-    monkeypatch.setattr(mrc.Stack, "image", lambda self, number, out=None: read.append(number) or image(
-        self, number, out))
+    read, images_into = [], mrc.Stack.images_into
+    monkeypatch.setattr(mrc.Stack, "images_into", lambda self, number, out: read.append((number, len(out)))
+                        or images_into(self, number, out))
+    data = np.concatenate([mrcfile.read(str(path)) for path in inputs.stacks])
+    asked = [7, 3, 2, 0, 1, 2, 3, 4]
     with ImageReader(read_particles(inputs.star)[0]) as reader:
-        images = reader.read([7, 3, 2])
-    np.testing.assert_array_equal(images[0], images[2])
-    assert read == [2, 3]
+        images = reader.read(asked)
+    np.testing.assert_array_equal(images, data[[2, 3, 2, 0, 1, 2, 3, 4]])
+    assert sum(count for _, count in read) == 5 and (0, 2) in read
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -17,7 +17,7 @@ from .find_file import did_you_mean
 from .other_formats import other_format
 from .run_folder import PathLike, check_regular_file, write_atomic
 
-_CHECKED_BYTES = 1 << 20  # images are checked while a cache of the CPU still holds them
+_CHECKED_BYTES = 4 << 20  # images are checked while a cache of the CPU still holds them
 _OPEN_STACKS = 32  # kept open at a time; far below the usual limit of 1024 open files
 _OTHER_MODES = {3: "complex integers", 4: "complex numbers", 101: "4-bit integers"}
 _MRC2014 = 20140  # NVERSION of the standard of 2014
@@ -236,24 +236,23 @@ class Stack:
     def close(self) -> None:
         self._handle.close()
 
-    def image(self, number: int, out: Optional[np.ndarray] = None) -> np.ndarray:
-        """Image (rows, columns) float32 of this 0-based number, in ``out`` if given; OSError or InputError names the
-        file.
+    def images_into(self, number: int, out: np.ndarray) -> None:
+        """Images from this 0-based number on, as many as fit into ``out`` (m, rows, columns) float32, which is
+        contiguous; OSError or InputError names the file.
 
         Where the file holds what the array holds, the bytes go from the file's cache to the array and nowhere else.
         """
-        out = np.empty(self.shape[1:], np.float32) if out is None else out
-        direct = self._dtype == out.dtype and out.flags.c_contiguous
-        content = out if direct else np.empty(self.shape[1:], self._dtype)
+        direct = self._dtype == out.dtype
+        content = out if direct else np.empty(out.shape, self._dtype)
+        offset = self._offset + number * (content.nbytes // len(out))
         try:
-            size = os.preadv(self._handle.fileno(), [content.data], self._offset + number * content.nbytes)
+            size = os.preadv(self._handle.fileno(), [content.data], offset)
         except OSError as error:
             raise OSError(error.errno, error.strerror, self._path) from None
         if size < content.nbytes:
             raise InputError("was cut short while it was in use", self._path, "copy it again and continue the run")
         if not direct:
             out[:] = content
-        return out
 
 
 class ImageReader:
@@ -318,33 +317,41 @@ class ImageReader:
         return images, problems
 
     def _fill(self, images: np.ndarray, rows: np.ndarray, index: np.ndarray, opened: "OrderedDict[int, Stack]") -> None:
-        """The images of ``rows``, which are in the order of the disk; one that several particles share is read once."""
-        last, of_last = (-1, -1), -1
+        """The images of ``rows``, which are in the order of the disk: neighbours at once, because each call hands the
+        lock of the interpreter over; one that several particles share is read once."""
+        stack, number = self._particles.stack[index[rows]], self._particles.slice[index[rows]]
+        same, step = np.diff(stack) == 0, np.diff(number)
+        shared = np.append(False, same & (step == 0))
+        follows = np.append(False, same & (step == 1) & (np.diff(rows) == 1)) & ~np.append(False, shared[:-1])
+        starts = np.append(np.flatnonzero(~follows), len(rows))
         with np.errstate(invalid="ignore"):
-            for row in rows:
-                stack, number = int(self._particles.stack[index[row]]), int(self._particles.slice[index[row]])
-                if (stack, number) == last:
-                    images[row] = images[of_last]
-                else:
-                    self._stack(stack, number, int(index[row]), opened).image(number, images[row])
-                    last, of_last = (stack, number), row
+            for a, b in zip(starts[:-1], starts[1:]):
+                if shared[a]:
+                    images[rows[a]] = images[rows[a - 1]]
+                    continue
+                held = self._stack(int(stack[a]), opened)
+                self._check(held, number[a:b], index[rows[a:b]])
+                held.images_into(int(number[a]), images[rows[a]:rows[a] + b - a])
 
-    def _stack(self, stack: int, number: int, row: int, opened: "OrderedDict[int, Stack]") -> Stack:
-        """The stack of an image, opened and found to hold it."""
+    def _stack(self, stack: int, opened: "OrderedDict[int, Stack]") -> Stack:
         images = opened.pop(stack, None)
         if images is None:
             while len(opened) >= _OPEN_STACKS:
                 opened.popitem(last=False)[1].close()
             images = Stack(self._particles.stacks[stack])
         opened[stack] = images
-        (count, rows, columns), box_size = images.shape, self._particles.box_size
-        if number >= count or number < 0:
-            raise self._error(row, f"does not exist, the stack holds {count}",
+        return images
+
+    def _check(self, held: Stack, numbers: np.ndarray, particles: np.ndarray) -> None:
+        """Raise InputError unless the stack holds images of these numbers, of the particles' box size."""
+        (count, rows, columns), box_size = held.shape, self._particles.box_size
+        missing = (numbers >= count) | (numbers < 0)
+        if missing.any():
+            raise self._error(int(particles[missing.argmax()]), f"does not exist, the stack holds {count}",
                               "the stack is truncated or the STAR file belongs to another one")
         if (rows, columns) != (box_size, box_size):
-            raise self._error(row, f"is {columns} × {rows} px, not {box_size} × {box_size}",
+            raise self._error(int(particles[0]), f"is {columns} × {rows} px, not {box_size} × {box_size}",
                               "extract all particles with one box size")
-        return images
 
     def _error(self, row: int, problem: str, remedy: str) -> InputError:
         number = int(self._particles.slice[row]) + 1
