@@ -107,12 +107,13 @@ def parser() -> argparse.ArgumentParser:
     finish = add("finish", run_finish, "write the final maps, particles and report")
     validate = add("validate", run_validate, "null tests of a finished run: noise for images, random phases, and so on")
     report = add("report", run_report, "print the report as JSON")
+    bundle = add("bundle", run_bundle, "print what a run measured, without names, images or maps, to be sent to others")
     _add_recentring(add("recentre", run_recentre, "particles, maps and mask about a point, in a smaller box if wanted; "
                         "and back"))
     selftest = add("selftest", run_selftest, "compare a GPU with the CPU: kernels, transforms, one tiny iteration")
     _add_device(selftest)
     _add_threads(selftest)
-    for verb in (align, merge, finish, validate, report):
+    for verb in (align, merge, finish, validate, report, bundle):
         verb.add_argument("run", metavar="RUN", help="the run folder")
     for verb in (align, merge):
         verb.add_argument("--iteration", type=_positive, required=True, metavar="K")
@@ -298,6 +299,13 @@ def run_report(options: argparse.Namespace) -> None:
     _print_json(as_json(build_report(RunFolder(options.run))))
 
 
+def run_bundle(options: argparse.Namespace) -> None:
+    _check_run(options)
+    from .finish.bundle import bundle
+    from .io.run_folder import RunFolder
+    _print_json(bundle(RunFolder(options.run)))
+
+
 def run_recentre(options: argparse.Namespace) -> None:
     from .prepare import recentre
     maps = {name: getattr(options, name) for name in recentre.MAP_NAMES if getattr(options, name) is not None}
@@ -331,7 +339,7 @@ def _print_json(content: Any) -> None:
 
 def _folder(options: argparse.Namespace) -> Optional[str]:
     """Where error.json goes; None for verbs that only read."""
-    if options.verb == "report":
+    if options.verb in ("report", "bundle"):
         return None
     folder: Optional[str] = getattr(options, "output", getattr(options, "run", None))
     return folder

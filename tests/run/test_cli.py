@@ -201,7 +201,7 @@ def test_continue_knows_a_path_by_another_name(inputs, calls, monkeypatch):
 
 
 @pytest.mark.parametrize("verb", [["align", "--iteration", "1", "--half", "1"], ["merge", "--iteration", "1"],
-                                  ["finish"], ["report"]])
+                                  ["finish"], ["report"], ["bundle"]])
 def test_step_verbs_refuse_a_folder_without_a_run(tmp_path, calls, capsys, verb):
     assert "no" in refusal([verb[0], str(tmp_path / "nowhere")] + verb[1:], capsys)
     assert not (tmp_path / "nowhere").exists() and calls == []
