@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator, List, Optional, Sequence
 
+import numpy as np
+
 from localrefine_plugin.engine.__main__ import main as engine_main
 from localrefine_plugin.engine.io.run_folder import RunFolder
 
@@ -185,13 +187,13 @@ class Cases:
         from localrefine_plugin.engine.io import mrc
         output, whole = self.work / "short images", self.images().read_bytes()
         self.engine("prepare", output)
-        read = mrc.Stack.image
+        read = mrc.Stack.images_into
 
         def cut() -> None:
-            def image(stack: mrc.Stack, number: int):  # type: ignore[no-untyped-def]
+            def images_into(stack: mrc.Stack, number: int, out: np.ndarray) -> None:
                 os.truncate(stack._path, 4096)
-                return read(stack, number)
-            mrc.Stack.image = image  # type: ignore[method-assign]
+                read(stack, number, out)
+            mrc.Stack.images_into = images_into  # type: ignore[method-assign]
         said = self.engine("align", output, "--iteration", "1", "--half", "1", hook=cut)
         self.images().write_bytes(whole)
         return Outcome("images cut short while they are read", said, self.continues(output))
