@@ -6,7 +6,8 @@ import pytest
 from experiments import experiment
 from scipy.spatial.transform import Rotation
 
-from localrefine_plugin.engine.align import marginalize
+from localrefine_plugin.engine.align import half_set, marginalize
+from localrefine_plugin.engine.align.half_set import align_half
 from localrefine_plugin.engine.align.search import Modes
 from localrefine_plugin.engine.model.pose import log_map
 
@@ -85,3 +86,33 @@ def test_equal_scores_keep_their_order():
     from localrefine_plugin.engine.kernels.device import stable_argsort
     values = np.tile(np.array([2.0, 1.0]), 50)
     np.testing.assert_array_equal(stable_argsort(values), np.r_[np.arange(1, 100, 2), np.arange(0, 100, 2)])
+
+
+def test_spread_of_modes_is_the_mean_square_of_where_the_others_are():
+    """Three modes of one image and one of another, against sums written out; in any order of the modes."""
+    w, u = np.array([[0, 0, 0], [0.3, 0, 0], [0, -0.2, 0.1], [0, 0, 0]]), np.array([[0, 0], [1, 2], [-3, 0.5], [4, 4]])
+    base, owner, p = Rotation.random(random_state=1), np.array([0, 0, 0, 1]), np.array([0.5, 0.3, 0.2, 1.0])
+    rotation = (base * Rotation.from_rotvec(w)).as_matrix()
+    zeros = np.zeros(4)
+    modes = Modes(owner, w, u.astype(float), rotation, zeros, zeros, np.zeros((4, 5, 5)), np.tile(np.eye(5), (4, 1, 1)),
+                  np.zeros((4, 5)))
+    best = modes.take(np.array([0, 3]))
+    x = np.concatenate([w, u], axis=1)
+    expected = sum(p[i] * np.outer(x[i], x[i]) for i in range(3))
+    for order in ([0, 1, 2, 3], [3, 2, 0, 1]):
+        found = marginalize.spread_of_modes(modes.take(np.array(order)), best, p[order], 2)
+        np.testing.assert_allclose(found[0], expected, atol=1e-10)
+        np.testing.assert_array_equal(found[1], 0)
+
+
+def test_other_modes_are_in_the_stated_error_and_in_nothing_else(monkeypatch):
+    e = experiment(60, box=32, noise=12.0, seed=3)
+    found = align_half(e.half_set(), e.plan(8.0, prior="off"))
+    monkeypatch.setattr(half_set, "spread_of_modes", lambda modes, best, weights, n: np.zeros((n, 5, 5)))
+    without = align_half(e.half_set(), e.plan(8.0, prior="off"))
+    more = np.trace(found.poses.pose_error_covariance - without.poses.pose_error_covariance, axis1=1, axis2=2)
+    several = found.poses.modes > 1
+    assert 5 < several.sum() < 55
+    assert (more[several] > 0).all() and np.abs(more[~several]).max() == 0
+    np.testing.assert_array_equal(found.half_map, without.half_map)
+    np.testing.assert_array_equal(found.poses.covariance, without.poses.covariance)

@@ -30,7 +30,7 @@ from ..records.particles import Particles
 from ..records.poses import PoseTable
 from .half_sums import BestPoses, HalfSums, NoiseSums, pose_columns, refitted_scales
 from .images import Batch, HalfSetImages, pack, scaled
-from .marginalize import Insertions, best_only, mode_weights, posterior_insertions
+from .marginalize import Insertions, best_only, mode_weights, posterior_insertions, spread_of_modes
 from .memory import MemoryNeed, check_fits, need_of
 from .prior import PosePrior, log_prior
 from .reference import Reference, make_reference, slice_rows
@@ -214,10 +214,11 @@ class HalfAlignment:
         with self.timer("noise"):
             cross, energy = model_match(self.reference, packed, best)
             match = match_sums(cross, energy)
-            errors = to_host(self.pose_error_covariance(best, energy))
+            weights = mode_weights(modes, n)
+            errors = to_host(self.pose_error_covariance(best, energy) + spread_of_modes(modes, best, weights, n))
             weight_sum = sums.weight_sum + weighted_sum(batch.weight, counts)
         with self.timer("insert"):
-            chosen = weighted(insertions(modes, best, plan, n), counts)
+            chosen = weighted(insertions(modes, best, weights, plan, n), counts)
             insert_batch(sums.accumulator, batch, chosen, to_device(u0), plan, self.images.last_column,
                          self.particles.box_size)
         with self.timer("noise"):
@@ -368,11 +369,11 @@ def weighted_sum(weight: Array, counts: Optional[np.ndarray]) -> Array:
     return array_module(weight).einsum("n,nyx->yx", array_module(weight).asarray(counts), weight)
 
 
-def insertions(modes: Modes, best: Modes, plan: SearchPlan, n: int) -> Insertions:
-    """At which poses n images are inserted, not counting symmetry."""
+def insertions(modes: Modes, best: Modes, weights: Array, plan: SearchPlan, n: int) -> Insertions:
+    """At which poses n images are inserted, not counting symmetry; ``weights`` (m,) of the modes."""
     if not plan.marginalize:
         return best_only(best)
-    return posterior_insertions(modes, mode_weights(modes, n), PADDING * plan.align_shell, n)
+    return posterior_insertions(modes, weights, PADDING * plan.align_shell, n)
 
 
 def insert_batch(accumulator: Array, batch: Batch, chosen: Insertions, u0: Array, plan: SearchPlan, last: Array,

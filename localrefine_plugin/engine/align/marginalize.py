@@ -23,7 +23,7 @@ import numpy as np
 
 from ..kernels.device import array_module, stable_argsort
 from ..kernels.fixed_point import summable
-from ..model.pose import exp_map
+from ..model.pose import exp_map, log_map
 from .search import Modes
 
 Array = Any
@@ -54,6 +54,20 @@ def mode_weights(modes: Modes, n: int) -> Array:
     mass = summable(xp.exp(log_mass - top[modes.owner]))
     total = xp.add.reduceat(mass, start) if xp is np else xp.bincount(modes.owner, mass, n)
     return mass / total[modes.owner]
+
+
+def spread_of_modes(modes: Modes, best: Modes, weights: Array, n: int) -> Array:
+    """Σ p x xᵀ (n, 5, 5) over the modes of each of n images: p (m,) their `mode_weights`, x how far they are from its
+    best (rotation vector of the right increment, displacement of the mask's centre in px).
+
+    The mean square error of the best pose is this, where the truth may be at any mode, and the width of the modes.
+    """
+    xp = array_module(modes.w)
+    turn = log_map(xp.swapaxes(best.rotation[modes.owner], 1, 2) @ modes.rotation)
+    x = xp.concatenate([turn, modes.shift - best.shift[modes.owner]], axis=1)
+    terms = summable(weights[:, None, None] * x[:, :, None] * x[:, None, :])
+    place = 25 * modes.owner[:, None] + xp.arange(25)
+    return xp.bincount(place.ravel(), terms.ravel(), 25 * n).reshape(n, 5, 5)
 
 
 def maximum_at(target: Array, index: Array, values: Array) -> None:

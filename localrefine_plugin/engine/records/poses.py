@@ -20,8 +20,8 @@ class PoseTable:
     shift_change_angstrom : (m, 2), displacement of the projected fulcrum relative to the INPUT pose.
     covariance : (m, 5, 5) posterior covariance of (w in radians, displacement of the projected mask
         centre in px), as if the reference had no noise: what the search goes by.
-    pose_error_covariance : (m, 5, 5) float32, of the errors, those made by the reference's noise included
-        (reference_errors.py): what is reported.
+    pose_error_covariance : (m, 5, 5) float32, of the errors, those made by the reference's noise (reference_errors.py)
+        and by other modes (marginalize.py) included: what is reported.
     log_likelihood : (m,) of the best pose, relative to no signal, less what its own noise in the reference adds.
     modes : (m,) int, modes kept.  insertions : (m,) int, poses at which the image was inserted.
     at_rotation_limit, at_shift_limit : (m,) bool.
