@@ -18,7 +18,7 @@ Half-map FSC 0.143 corresponds to C = 0.5 where κ = 1. The resolution to report
 
 Measured against the truth (FSC 0.5, benchmark data, half-maps / to report / truth in Å): `mid` 5.46 / 5.47 / 5.49;
 prior off 5.47 / 5.49 / 5.50; at SNR .02 7.39 / 7.52 (7.35 to 8.85) / 8.11, Gaussian prior 8.57 / 9.94 / 9.91, prior
-off 10.06 / 10.82 (10.45 to 11.59) / 11.28 (benchmarks/honesty/resolution_to_report.py).
+off 10.06 / 10.97 (10.54 to 11.71) / 11.28 (benchmarks/honesty/resolution_to_report.py).
 """
 from __future__ import annotations
 
