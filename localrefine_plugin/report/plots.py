@@ -65,7 +65,7 @@ def percent_weights(values: np.ndarray) -> np.ndarray:
 def fsc_figure(columns: Dict[str, np.ndarray], resolution: Dict[str, float],
                before: Optional[Dict[str, np.ndarray]] = None, title: str = "Fourier shell correlation",
                other: Optional[Tuple[str, Dict[str, np.ndarray], Any]] = None,
-               expected: Optional[Tuple[np.ndarray, Any]] = None) -> Figure:
+               expected: Optional[Tuple[np.ndarray, Any, Sequence[float]]] = None) -> Figure:
     """The five curves of one iteration, the standard error of the corrected one, and the input's for comparison.
 
     Parameters
@@ -74,7 +74,7 @@ def fsc_figure(columns: Dict[str, np.ndarray], resolution: Dict[str, float],
     resolution : resolution in Å at 0.143 by curve ("unmasked", …), for the legend.
     before : the columns of the input's fsc.star; its corrected curve is drawn.
     other : (name, columns, resolution in Å) of another run; its corrected curve is drawn.
-    expected : (curve by shell, resolution in Å) that allows for the uncertainty of the poses.
+    expected : (curve by shell, resolution in Å, its range or ()) that allows for the uncertainty of the poses.
     """
     figure = new_figure(title)
     axes = figure.add_subplot()
@@ -97,6 +97,10 @@ def fsc_figure(columns: Dict[str, np.ndarray], resolution: Dict[str, float],
         honest = expected[0][:len(frequency)]
         axes.plot(frequency[:len(honest)], honest, color=VERMILION, lw=1.6, ls=(0, (4, 2)),
                   label=_with_resolution("To report", expected[1]))
+        if len(expected[2]) == 2:
+            finer, coarser = expected[2]
+            axes.plot((1 / coarser, 1 / finer), (FSC_THRESHOLD, FSC_THRESHOLD), color=VERMILION, lw=7, alpha=0.4,
+                      solid_capstyle="butt", label=f"its range  {finer:.2f} to {coarser:.2f} Å")
     _fsc_axes(axes, frequency)
     _fsc_legend(axes)
     return figure

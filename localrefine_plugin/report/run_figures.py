@@ -80,12 +80,13 @@ def fsc(state: RunState, k: int, other: Other) -> Figure:
                             overlay, _expected(state, k))
 
 
-def _expected(state: RunState, k: int) -> Optional[Tuple[np.ndarray, Any]]:
-    """The FSC that allows for the poses' uncertainty and its resolution, of the iteration the result is from."""
+def _expected(state: RunState, k: int) -> Optional[Tuple[np.ndarray, Any, Sequence[float]]]:
+    """The FSC that allows for the poses' uncertainty, its resolution and the range of that, of the iteration that the
+    result is from."""
     blur = state.pose_blur
     if k != chosen_iteration(state) or blur is None or not blur.expected_fsc:
         return None
-    return np.array(blur.expected_fsc), blur.resolution_to_report_angstrom
+    return np.array(blur.expected_fsc), blur.resolution_to_report_angstrom, blur.range_to_report_angstrom
 
 
 def fsc_history(state: RunState, _k: int, _other: Other) -> Figure:

@@ -80,7 +80,8 @@ def test_fsc_figure_shows_what_to_report_in_the_iteration_of_the_result_only(sta
     best = copied.best.iteration
     shown = {k: [text.get_text() for text in draw(picture_of("fsc"), copied, k).axes[0].get_legend().get_texts()]
              for k in (best, best - 1)}
-    assert "To report  8.60 Å" in shown[best] and not any("report" in name for name in shown[best - 1])
+    assert {"To report  8.60 Å", "its range  8.10 to 9.30 Å"} < set(shown[best])
+    assert not any("report" in name or "range" in name for name in shown[best - 1])
     assert any("to report" in line and "8.60" in line and "(8.10 to 9.30 Å" in line for line in summary_lines(copied))
 
 
