@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Set, Tuple
 import numpy as np
 
 from ..io.run_folder import RunFolder, read_json
-from ..io.run_store import load_input, load_particles, load_poses
+from ..io.run_store import load_input, load_particles, load_tables
 from ..io.star import read_star
 from ..maps.fsc import FscCurves, read_fsc
 from ..records.codec import as_json
@@ -41,17 +41,16 @@ def bundle(run: RunFolder) -> Dict[str, Any]:
     """The bundle of a run, finished or not, as JSON."""
     given, particles, report = load_input(run), load_particles(run), build_report(run)
     last = run.iterations_done()
-    tables = [t for t in (load_poses(run, last, half) for half in (1, 2)) if t is not None]
     content = dict(
         about=ABOUT, versions=given.versions, device=given.device, settings=as_json(given.resolved),
         particles=of_particles(particles, given),
-        report=without_keys(as_json(report), NOT_SENT),
+        report=as_json(report),
         fsc={str(k): of_curves(read_fsc(run.fsc(k))) for k in range(last + 1)},
-        histograms=[of_poses(table, given.pixel_size) for table in tables],
+        histograms=[of_poses(table, given.pixel_size) for table in load_tables(run, last)],
         pose_blur=read_json(run.final("pose_blur.json")) if run.final("pose_blur.json").exists() else None,
         error=read_json(run.error) if run.error.exists() else None)
-    hidden: Dict[str, Any] = without_names(content, names_of(run, given))
-    return hidden
+    names = names_of(run, given)
+    return {key: cleaned(value, names, NOT_SENT if key == "report" else ()) for key, value in content.items()}
 
 
 def of_particles(particles: Particles, given: RunInput) -> Dict[str, Any]:
@@ -105,32 +104,28 @@ def names_of(run: RunFolder, given: RunInput) -> Set[str]:
     if run.given_particles.exists():
         for table in read_star(run.given_particles):
             for texts in table.texts([label for label in table.labels if label.endswith("Name")]).values():
-                names.update(part for text in set(texts) for part in _parts(text))
+                stacks = {text.rpartition("@")[2] for text in texts}  # far fewer than images
+                names.update(part for stack in stacks for part in _parts(stack))
     return {name for name in names if not name.isalpha()} | {Path.home().name, os.uname().nodename}
 
 
 def _parts(name: str) -> Tuple[str, ...]:
-    """The path in a name such as NNNNNN@stack, its last part, and that without its ending."""
-    path = Path(name.rpartition("@")[2])
+    """A path, its last part, and that without its ending."""
+    path = Path(name)
     return str(path), path.name, path.stem
 
 
-def without_keys(content: Any, keys: Tuple[str, ...]) -> Any:
+def cleaned(content: Any, names: Set[str], without: Tuple[str, ...] = ()) -> Any:
+    """``content`` of JSON with names hidden in its texts, and some keys left out wherever they are."""
     if isinstance(content, dict):
-        return {key: without_keys(value, keys) for key, value in content.items() if key not in keys}
-    return [without_keys(value, keys) for value in content] if isinstance(content, (list, tuple)) else content
-
-
-def without_names(content: Any, names: Set[str]) -> Any:
-    """``content`` of JSON with each of the names, and whatever looks like a path, replaced in its texts."""
-    if isinstance(content, dict):
-        return {key: without_names(value, names) for key, value in content.items()}
+        return {key: cleaned(value, names, without) for key, value in content.items() if key not in without}
     if isinstance(content, (list, tuple)):
-        return [without_names(value, names) for value in content]
+        return [cleaned(value, names, without) for value in content]
     return hide(content, names) if isinstance(content, str) else content
 
 
 def hide(text: str, names: Set[str]) -> str:
+    """The text with each of the names, and whatever looks like a path, replaced."""
     for name in names:
         if " " in name and name in text:  # what follows takes texts apart at spaces
             text = text.replace(name, HIDDEN)

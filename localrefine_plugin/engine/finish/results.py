@@ -12,7 +12,7 @@ from ..io.cryosparc import SOURCE, UID, write_cs
 from ..io.mrc import read_map, write_map
 from ..io.relion_particles import origins_angstrom, read_table, write_particles
 from ..io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, remove, remove_temporary, write_atomic
-from ..io.run_store import load_input, load_iteration, load_noise, load_particles, load_poses, save_record
+from ..io.run_store import load_input, load_iteration, load_noise, load_particles, load_tables, save_record
 from ..kernels.device import CPU, Device, device_for_volumes, to_host
 from ..maps.fsc import FscCurves, read_fsc
 from ..maps.half_maps import HalfMaps, read_half_maps
@@ -72,8 +72,7 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
         selection = effect(run, k, rows, workers)
         save_record(run.final("selection.json"), selection)
         say(sentence(selection))
-    rotations = [table.rotation for table in (load_poses(run, k, half) for half in (1, 2)) if table is not None]
-    write_directions(run, halves, mask, np.concatenate(rotations))
+    write_directions(run, halves, mask, np.concatenate([table.rotation for table in load_tables(run, k)]))
     blur = pose_blur(run, k, BlurredMap.of(mean, mask, curves.corrected, curves.resolutions()["corrected"]
                                            / given.pixel_size, workers), curves, share)
     save_record(run.final("pose_blur.json"), blur)
@@ -135,7 +134,7 @@ def pose_blur(run: RunFolder, iteration: int, blurred_map: BlurredMap, curves: F
     given = load_input(run)
     resolved = given.resolved
     reported = curves.resolutions()["corrected"]
-    tables = [t for t in (load_poses(run, iteration, half) for half in (1, 2)) if t is not None]
+    tables = load_tables(run, iteration)
     rotation = np.concatenate([t.rotation for t in tables])
 
     def blurred(name: str) -> np.ndarray:
@@ -159,7 +158,7 @@ def write_final_particles(run: RunFolder, iteration: int, kept: Optional[Dict[in
     keeps: these and the others are written as tables of their own as well.
     """
     given, particles = load_input(run), load_particles(run)
-    tables = [t for t in (load_poses(run, iteration, half) for half in (1, 2)) if t is not None]
+    tables = load_tables(run, iteration)
     rotation, shift = particles.rotation.copy(), particles.shift_px.copy()
     for poses in tables:
         rotation[poses.row], shift[poses.row] = poses.rotation, poses.shift_px

@@ -71,9 +71,10 @@ def star_of_cs(particles: PathLike, passthrough: Optional[PathLike], target: Pat
     InputError : a file is none, fields are missing, or images do not exist.
     """
     fields, files = all_fields(particles, passthrough)
+    optics, optics_of_row = different_optics(fields)
     tables = [StarTable.from_columns(SOURCE, {"lrFile": [os.path.realpath(path) for path in files],
                                               "lrPoseGroup": [fields.group for _ in files]}),
-              optics_table(fields), particle_table(fields, str(particles))]
+              optics_table(optics), particle_table(fields, optics_of_row, str(particles))]
     write_star(target, tables)
     return sentences(fields, files)
 
@@ -138,7 +139,7 @@ def sentences(fields: Fields, files: Sequence[str]) -> List[str]:
 
 # ---------------------------------------------------------------- tables
 
-def optics_of_rows(fields: Fields) -> Tuple[np.ndarray, np.ndarray]:
+def different_optics(fields: Fields) -> Tuple[np.ndarray, np.ndarray]:
     """Different optics (g, 6): group, kV, mm, contrast, pixel size, box; and which one each row (n,) has."""
     of = fields.of
     group = of["ctf/exp_group_id"] if "ctf/exp_group_id" in of else np.zeros(len(fields.uid))
@@ -155,8 +156,8 @@ def rounded(values: np.ndarray) -> np.ndarray:
     return np.array([float(f"{value:.6g}") for value in unique])[which.reshape(-1)]
 
 
-def optics_table(fields: Fields) -> StarTable:
-    different, _ = optics_of_rows(fields)
+def optics_table(different: np.ndarray) -> StarTable:
+    """Of `different_optics`."""
     return StarTable.from_columns("optics", {
         "rlnOpticsGroupName": [f"opticsGroup{int(row[0])}" for row in different],
         "rlnOpticsGroup": list(range(1, len(different) + 1)), "rlnVoltage": different[:, 1].tolist(),
@@ -165,7 +166,7 @@ def optics_table(fields: Fields) -> StarTable:
         "rlnImageDimensionality": [2] * len(different)})
 
 
-def particle_table(fields: Fields, source: str) -> StarTable:
+def particle_table(fields: Fields, optics_of_row: np.ndarray, source: str) -> StarTable:
     of, group = fields.of, fields.group
     angles = euler_deg_from_rotation(rotation_of(of[f"{group}/pose"]))
     origin = of[f"{group}/shift"].astype(np.float64) * pose_pixel_size(fields)[:, None]
@@ -180,7 +181,7 @@ def particle_table(fields: Fields, source: str) -> StarTable:
     columns.update({
         "rlnDefocusU": of["ctf/df1_A"].tolist(), "rlnDefocusV": of["ctf/df2_A"].tolist(),
         "rlnDefocusAngle": np.rad2deg(of["ctf/df_angle_rad"].astype(np.float64)).tolist(),
-        "rlnOpticsGroup": (optics_of_rows(fields)[1] + 1).tolist()})
+        "rlnOpticsGroup": (optics_of_row + 1).tolist()})
     if "ctf/phase_shift_rad" in of:
         columns["rlnPhaseShift"] = np.rad2deg(of["ctf/phase_shift_rad"].astype(np.float64)).tolist()
     if f"{group}/split" in of:
@@ -222,8 +223,8 @@ def write_cs(path: PathLike, tables: Sequence[StarTable], uid: Sequence[str], ro
     """
     rows = next(table for table in tables if table.name == SOURCE).texts(["lrFile", "lrPoseGroup"])
     group = rows["lrPoseGroup"][0]
-    source = next(file for file in rows["lrFile"] if f"{group}/pose" in (read_cs(file).dtype.names or ()))
-    records = read_cs(source)
+    both = ((file, read_cs(file)) for file in rows["lrFile"])
+    source, records = next((file, records) for file, records in both if f"{group}/pose" in records.dtype.names)
     place = {int(value): i for i, value in enumerate(np.array(uid, dtype=np.uint64))}
     kept = np.array([int(value) in place for value in records["uid"]])
     if np.count_nonzero(kept) != len(place):
@@ -232,7 +233,7 @@ def write_cs(path: PathLike, tables: Sequence[StarTable], uid: Sequence[str], ro
     result = records[kept].copy()
     order = np.array([place[int(value)] for value in result["uid"]], dtype=int)
     result[f"{group}/pose"] = -log_map(rotation[order])
-    pixel = result[f"{group}/psize_A"] if f"{group}/psize_A" in (records.dtype.names or ()) else result["blob/psize_A"]
+    pixel = result[f"{group}/psize_A"] if f"{group}/psize_A" in records.dtype.names else result["blob/psize_A"]
     result[f"{group}/shift"] = origin_angstrom[order] / rounded(pixel)[:, None]
 
     def write(name: str) -> None:

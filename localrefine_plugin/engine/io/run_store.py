@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import IO, Any, Dict, Iterable, Mapping, Optional
+from typing import IO, Any, Dict, Iterable, List, Mapping, Optional
 
 import numpy as np
 
@@ -125,6 +125,11 @@ def load_poses(run: RunFolder, iteration: int, half: int) -> Optional[PoseTable]
     path = run.poses(iteration, half)
     with reading(path), np.load(path, allow_pickle=False) as stored:
         return PoseTable(**columns_of(stored, PoseTable.column_names()))
+
+
+def load_tables(run: RunFolder, iteration: int) -> List[PoseTable]:
+    """The poses of both half-sets after an iteration; none after iteration 0."""
+    return [table for half in (1, 2) for table in [load_poses(run, iteration, half)] if table is not None]
 
 
 def load_motion(run: RunFolder, iteration: int, half: int) -> Optional[LearnedMotion]:

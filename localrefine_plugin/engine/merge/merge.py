@@ -8,7 +8,7 @@ import numpy as np
 
 from ..io.mrc import read_map, write_map
 from ..io.run_folder import RunFolder
-from ..io.run_store import load_input, load_iteration, load_motion, load_particles, load_poses
+from ..io.run_store import load_input, load_iteration, load_motion, load_particles, load_poses, load_tables
 from ..kernels.device import CPU, Device, array_module, device_for_volumes, to_host
 from ..maps.fsc import FscCurves, five_curves, write_fsc
 from ..maps.half_maps import HalfMaps, read_half_maps
@@ -41,7 +41,7 @@ def merge_halves(run: RunFolder, iteration: int, workers: int, device: Device = 
         write_map(run.filter_resolution(iteration), to_host(references.cutoff_angstrom), pixel_size)
     files = [run.fsc(iteration), run.reference(iteration, 1), run.reference(iteration, 2),
              run.iteration_mask(iteration), run.filter_resolution(iteration)]
-    tables = [table for half in (1, 2) for table in [load_poses(run, iteration, half)] if table is not None]
+    tables = load_tables(run, iteration)
     now = replace(
         curves.record(iteration, align_resolution_angstrom=curves.resolutions()["corrected"]),
         reference_fsc=tuple(reference_fsc(references.maps, mask, workers)),
