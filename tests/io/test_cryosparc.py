@@ -188,6 +188,19 @@ def test_new_poses_go_into_their_fields_and_nothing_else_changes(folder):
             assert result[name].tobytes() == records[kept][name].tobytes(), name
 
 
+def test_a_pose_may_be_half_a_turn(folder):
+    star, _ = star_of(folder)
+    tables = read_star(star)
+    uid = next(t for t in tables if t.name == "particles").texts([UID])[UID]
+    axes = np.concatenate([np.eye(3), np.random.default_rng(0).standard_normal((N - 3, 3))])
+    vectors = np.pi * axes / np.linalg.norm(axes, axis=1)[:, None]
+    vectors[10:] *= 1 - 1e-8
+    rotation = Rotation.from_rotvec(vectors)
+    write_cs(folder / "new.cs", tables, uid, rotation.as_matrix(), np.zeros((N, 2)))
+    found = Rotation.from_rotvec(np.load(folder / "new.cs")["alignments3D/pose"]).inv()
+    assert (found * rotation.inv()).magnitude().max() < 1e-6
+
+
 def test_poses_that_did_not_change_come_back_to_the_last_digit(folder):
     records = np.load(cs_of(folder))
     star, _ = star_of(folder)

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
-from ..model.pose import euler_deg_from_rotation, exp_map, log_map
+from ..model.pose import euler_deg_from_rotation, exp_map
 from ..records.errors import InputError
 from .find_file import find_file
 from .run_folder import PathLike, write_atomic
@@ -232,7 +233,8 @@ def write_cs(path: PathLike, tables: Sequence[StarTable], uid: Sequence[str], ro
                          "bring the file back and continue the run; particles.star has all results")
     result = records[kept].copy()
     order = np.array([place[int(value)] for value in result["uid"]], dtype=int)
-    result[f"{group}/pose"] = -log_map(rotation[order])
+    if len(order):  # SciPy refuses no rotations; and not log_map: a whole pose may be half a turn
+        result[f"{group}/pose"] = -Rotation.from_matrix(rotation[order]).as_rotvec()
     pixel = result[f"{group}/psize_A"] if f"{group}/psize_A" in records.dtype.names else result["blob/psize_A"]
     result[f"{group}/shift"] = origin_angstrom[order] / rounded(pixel)[:, None]
 
