@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Tuple
 
+PROGRAM = "python -m localrefine_plugin.engine"
 CACHE_VARIABLE = "NUMBA_CACHE_DIR"
 # What a terminal or log of ASCII shows, so that "3 Å × 4" does not become "3 ? ? 4"
 PLAIN = {"Å": "A", "°": " deg", "…": "...", "×": "x", "−": "-", "–": "-", "·": "*", "±": "+/-", "σ": "sigma", "≥": ">=",

@@ -15,7 +15,7 @@ from localrefine_plugin.engine import __main__ as cli
 from localrefine_plugin.engine import startup
 from localrefine_plugin.engine.io.run_folder import RunFolder
 
-START = "import os, signal, sys; from localrefine_plugin.engine import __main__ as cli; {}; sys.exit(cli.main())"
+START = "import os, signal, sys; from localrefine_plugin.engine import __main__ as cli, verbs; {}; sys.exit(cli.main())"
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_help_is_plain_text_where_only_ascii_can_be_shown(environment):
     assert done.returncode == 0 and done.stderr == b""
     assert b"soft mask of the part to refine, values 0 ... 1" in done.stdout
     text = ascii("5 × 3 ≥ 4 \u2603")
-    done = engine("settings", code=f"cli.run_settings = lambda options: print({text})", environment=environment)
+    done = engine("settings", code=f"verbs.run_settings = lambda options: print({text})", environment=environment)
     assert (done.returncode, done.stdout) == (0, b"5 x 3 >= 4 ?\n")
 
 
@@ -72,7 +72,7 @@ def test_a_reader_that_goes_away_is_no_error(inputs, arguments):
 def test_a_run_whose_reader_goes_away_says_how_to_go_on(inputs):
     end, start = os.pipe()
     os.close(end)
-    done = engine(*command("refine", inputs), code="cli.run_refine = lambda options: print('line 1')", stdout=start)
+    done = engine(*command("refine", inputs), code="verbs.run_refine = lambda options: print('line 1')", stdout=start)
     os.close(start)
     assert done.returncode == 1 and not RunFolder(inputs.output).error.exists()
     assert done.stderr.decode() == ("error: the reader of standard output has gone; to go on, give the same command "
@@ -82,7 +82,8 @@ def test_a_run_whose_reader_goes_away_says_how_to_go_on(inputs):
 @pytest.mark.parametrize("closed", [[1], [1, 2], [0, 1, 2]])
 def test_closed_streams_are_no_error_and_no_file_takes_their_place(inputs, closed):
     probe = inputs.folder / "probe"
-    start = START.format(f"cli.run_settings = lambda o: open({str(probe)!r}, 'w').write(str(os.open('/dev/null', 0)))")
+    lowest_free = f"open({str(probe)!r}, 'w').write(str(os.open('/dev/null', 0)))"
+    start = START.format(f"verbs.run_settings = lambda options: {lowest_free}")
     shell = " ".join(f"{i}>&-" for i in closed)
     done = subprocess.run(["/bin/bash", "-c", f'"$0" -c "$1" settings {shell}', sys.executable, start], check=False,
                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -95,7 +96,7 @@ INTERRUPT = "lambda options: signal.raise_signal(signal.SIGINT)"
 
 @pytest.mark.parametrize("more, words", [([], "--continue"), (["--overwrite"], "--continue instead of --overwrite")])
 def test_ctrl_c_ends_a_run_with_one_line_that_says_how_to_go_on(inputs, more, words):
-    done = engine(*command("refine", inputs, *more), code=f"cli.run_refine = {INTERRUPT}")
+    done = engine(*command("refine", inputs, *more), code=f"verbs.run_refine = {INTERRUPT}")
     assert done.returncode == 130
     assert done.stderr.decode() == f"stopped; to go on, give the same command with {words}\n"
     assert not RunFolder(inputs.output).error.exists()
@@ -103,9 +104,9 @@ def test_ctrl_c_ends_a_run_with_one_line_that_says_how_to_go_on(inputs, more, wo
 
 def test_ctrl_c_in_a_step_and_in_a_verb_that_only_reads(inputs):
     run = prepared(inputs).path
-    done = engine("merge", run, "--iteration", "1", code=f"cli.run_merge = {INTERRUPT}")
+    done = engine("merge", run, "--iteration", "1", code=f"verbs.run_merge = {INTERRUPT}")
     assert (done.returncode, done.stderr) == (130, b"stopped; to go on, give the same command again\n")
-    done = engine("report", run, code=f"cli.run_report = {INTERRUPT}")
+    done = engine("report", run, code=f"verbs.run_report = {INTERRUPT}")
     assert (done.returncode, done.stderr) == (130, b"stopped\n")
 
 
@@ -140,7 +141,7 @@ def test_without_a_place_for_compiled_code_a_temporary_one_is_used_and_said(inpu
         environment.pop(name, None)
     if given:
         environment["NUMBA_CACHE_DIR"] = "/proc/nowhere"
-    code = START.format(f"cli.run_finish = lambda options: exec({KERNEL!r})")
+    code = START.format(f"verbs.run_finish = lambda options: exec({KERNEL!r})")
     bare = subprocess.run([sys.executable, "-c", KERNEL], cwd=str(tmp_path), env=environment, stderr=subprocess.PIPE,
                           check=False)
     assert b"no locator available" in bare.stderr  # what a user met before

@@ -1,0 +1,136 @@
+"""The arguments of every verb of the command line. Standard library only, like all that is imported before the verb is
+known."""
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any, List
+
+from . import verbs
+from .startup import PROGRAM
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog=PROGRAM, description="Local refinement of a sub-volume in cryo-EM.")
+    known = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def add(name: str, run_verb: Any, text: str) -> argparse.ArgumentParser:
+        verb = known.add_parser(name, help=text, description=text)
+        verb.set_defaults(run_verb=run_verb)
+        return verb
+
+    add("settings", verbs.run_settings, "print every setting as JSON")
+    _add_inputs(add("refine", verbs.run_refine, "the whole refinement: prepare, iterate, finish"))
+    _add_inputs(add("prepare", verbs.run_prepare, "check every input and make the run folder"))
+    align = add("align", verbs.run_align, "align and reconstruct a half-set, or both, in one iteration")
+    merge = add("merge", verbs.run_merge, "FSC, convergence and new references of one iteration")
+    finish = add("finish", verbs.run_finish, "write the final maps, particles and report")
+    validate = add("validate", verbs.run_validate,
+                   "null tests of a finished run: noise for images, random phases, and so on")
+    report = add("report", verbs.run_report, "print the report as JSON")
+    bundle = add("bundle", verbs.run_bundle,
+                 "print what a run measured, without names, images or maps, to be sent to others")
+    _add_recentring(add("recentre", verbs.run_recentre,
+                        "particles, maps and mask about a point, in a smaller box if wanted; and back"))
+    selftest = add("selftest", verbs.run_selftest,
+                   "compare a GPU with the CPU: kernels, transforms, one tiny iteration")
+    _add_device(selftest)
+    _add_threads(selftest)
+    for verb in (align, merge, finish, validate, report, bundle):
+        verb.add_argument("run", metavar="RUN", help="the run folder")
+    for verb in (align, merge):
+        verb.add_argument("--iteration", type=_positive, required=True, metavar="K")
+    align.add_argument("--half", choices=("1", "2", "both"), required=True)
+    for verb in (align, merge, finish):
+        _add_devices(verb)
+    _add_device(validate)
+    for verb in (align, merge, finish, validate):
+        _add_threads(verb)
+    return top
+
+
+def _add_inputs(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--particles", required=True, metavar="STAR", help="aligned particles with half-sets; a .cs file "
+                      "of cryoSPARC as well")
+    verb.add_argument("--passthrough", metavar="CS", help="of a .cs file: the file of the fields that its job passed "
+                      "through; sought beside it if not given")
+    verb.add_argument("--half-map-1", required=True, metavar="MRC", help="unmasked half-map of rlnRandomSubset 1")
+    verb.add_argument("--half-map-2", required=True, metavar="MRC", help="unmasked half-map of rlnRandomSubset 2")
+    verb.add_argument("--mask", required=True, metavar="MRC", help="soft mask of the part to refine, values 0 … 1")
+    verb.add_argument("--output", required=True, metavar="RUN", help="the run folder to make")
+    verb.add_argument("--settings", metavar="JSON", help="settings that differ from their defaults")
+    _add_devices(verb)
+    _add_threads(verb)
+    mode = verb.add_mutually_exclusive_group()
+    mode.add_argument("--overwrite", dest="mode", action="store_const", const="overwrite", default="new",
+                      help="replace the run in the folder")
+    mode.add_argument("--continue", dest="mode", action="store_const", const="continue",
+                      help="go on with the run in the folder, from the first step that is not complete or "
+                           "depends on a setting that was changed")
+
+
+def _add_recentring(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--particles", required=True, metavar="STAR", help="aligned particles")
+    verb.add_argument("--output", required=True, metavar="FOLDER", help="the folder to make")
+    for name, text in (("mask", "mask; without --point its centre of mass is the point"), ("map", "map"),
+                       ("half-map-1", "half-map"), ("half-map-2", "half-map")):
+        verb.add_argument("--" + name, metavar="MRC", help=text + " to be moved along")
+    verb.add_argument("--point", type=_point, metavar="X,Y,Z", help="px from the corner of the box")
+    verb.add_argument("--box", type=_box, metavar="N", help="crop images and maps to this many px")
+    verb.add_argument("--undo", action="store_true", help="bring re-centred particles and maps back, with the poses "
+                      "they have now and the images from before")
+
+
+def _add_device(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+
+
+def _add_devices(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--device", type=_devices, default="auto", help="auto, cpu, cuda or cuda:N (default: auto); "
+                      "cuda:N,cuda:M aligns the half-sets at the same time, each on its own GPU, and does the rest "
+                      "on the first")
+
+
+def _add_threads(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--threads", type=_threads, default=0, metavar="N",
+                      help="0 (the default) means every core available to the process")
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is none of auto, cpu, cuda and cuda:N")
+    return text
+
+
+def _devices(text: str) -> str:
+    if "," not in text:
+        return _device(text)
+    if not re.fullmatch(r"cuda:\d{1,3},cuda:\d{1,3}", text) or len(set(text.split(","))) == 1:
+        raise argparse.ArgumentTypeError(f"'{text}' does not name two different GPUs, like cuda:0,cuda:1")
+    return text
+
+
+def _threads(text: str) -> int:
+    if not re.fullmatch(r"\d{1,4}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of threads")
+    return int(text)
+
+
+def _box(text: str) -> int:
+    if not re.fullmatch(r"\d{1,4}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not the size of a box in px")
+    return int(text)
+
+
+def _point(text: str) -> List[float]:
+    try:
+        x, y, z = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not X,Y,Z") from None
+    return [x, y, z]
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"\d{1,3}", text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not an iteration, which count from 1")
+    return int(text)

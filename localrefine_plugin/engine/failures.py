@@ -1,0 +1,67 @@
+"""How a verb that failed says so: one sentence on standard error, and error.json in the run folder."""
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from pathlib import Path
+from typing import Dict, Optional
+
+from .startup import PROGRAM, discard_output
+
+
+def _folder(options: argparse.Namespace) -> Optional[str]:
+    """Where error.json goes; None for verbs that only read."""
+    if options.verb in ("report", "bundle"):
+        return None
+    folder: Optional[str] = getattr(options, "output", getattr(options, "run", None))
+    return folder
+
+
+def _command(options: argparse.Namespace) -> str:
+    words = [options.verb] + [f"--{name} {getattr(options, name)}" for name in ("iteration", "half")
+                              if hasattr(options, name)]
+    return " ".join(words)
+
+
+def forget_error(options: argparse.Namespace) -> None:
+    """Remove the error.json of an earlier attempt at this step; another step's, which may be running, stays."""
+    folder = _folder(options)
+    if folder is None:
+        return
+    from .io.run_folder import RunFolder, read_json
+    path = RunFolder(folder).error
+    try:
+        if options.verb in ("prepare", "refine") or read_json(path).get("command") == _command(options):
+            path.unlink()
+    except (OSError, ValueError, AttributeError):  # there is none, or it is not ours
+        pass
+
+
+def fail(sentence: str, options: Optional[argparse.Namespace] = None, content: Optional[Dict[str, str]] = None) -> int:
+    """Say the sentence; write error.json if there is a folder for it."""
+    folder = _folder(options) if options is not None else None
+    if options is not None and folder is not None and content is not None:
+        from .io.run_folder import RunFolder, write_json
+        # a file name that is not UTF-8 comes as surrogates, which JSON in UTF-8 cannot hold
+        texts = {key: text.encode("utf-8", "backslashreplace").decode() for key, text in content.items()}
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            write_json(RunFolder(folder).error, dict(texts, command=_command(options)))
+        except (OSError, ValueError):
+            pass  # the sentence on standard error is all that is left
+    try:
+        print("error: " + " ".join(sentence.split()), file=sys.stderr)
+    except BrokenPipeError:
+        discard_output(2)
+    return 1
+
+
+def fail_unexpected(options: argparse.Namespace, failure: Exception) -> int:
+    """A mistake of the program, not of the user: the traceback goes to error.json, for a bug report."""
+    from .records.errors import InputError
+    error = InputError(f"unexpected {type(failure).__name__} ({failure})", PROGRAM + " " + _command(options),
+                       "please report it, with the file error.json of the run folder")
+    if _folder(options) is None:
+        traceback.print_exc()
+    return fail(str(error), options, dict(error.as_dict(), traceback=traceback.format_exc()))
