@@ -34,7 +34,7 @@ from localrefine_plugin.engine import refine
 from localrefine_plugin.engine.align.reference import transform_cube
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.kernels.device import CPU, Device, choose_device, to_host
-from localrefine_plugin.engine.kernels.fixed_point import FixedPointSums
+from localrefine_plugin.engine.kernels.fixed_point import FixedPointSums, exponents
 from localrefine_plugin.engine.kernels.insert import insert_slices
 from localrefine_plugin.engine.kernels.prefetch import Prefetch, from_array
 from localrefine_plugin.engine.kernels.slices import extract_slices, gauss_newton_sums, score_grid
@@ -93,7 +93,8 @@ class Placed:
         self.kx, self.ky = put(problem.pixels.kx), put(problem.pixels.ky)
         many = len(problem.insert_rows)
         self.gamma, self.variance = put(np.full(many, 1.0)), put(np.full(many, 0.0))
-        self.fixed = FixedPointSums(problem.accumulator.shape, many, device.xp) if device.on_gpu else None
+        scale = exponents(float(problem.image_weight.max()), many)
+        self.fixed = FixedPointSums(problem.accumulator.shape, scale, device.xp) if device.on_gpu else None
 
     def sums(self, curvature: bool) -> np.ndarray:
         a = self.arrays

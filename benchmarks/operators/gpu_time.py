@@ -20,8 +20,8 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 from examples import simulate
 from localrefine_plugin.engine import refine
-from localrefine_plugin.engine.align import half_set as align
-from localrefine_plugin.engine.align import search
+from localrefine_plugin.engine.align import half_alignment as align
+from localrefine_plugin.engine.align import half_set, search
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.kernels.device import Device
 from localrefine_plugin.engine.records.settings import Settings
@@ -136,34 +136,35 @@ def array_work(run: RunFolder, iteration: int) -> Work:
     from gpu.stand_in import make_cupy
     count: Dict[str, Dict[str, int]] = {}
 
-    def counted(name: str) -> Any:
-        kept = getattr(align.HalfAlignment, name)
+    def counted(owner: Any, name: str) -> Any:
+        kept = getattr(owner, name)
 
-        def wrapped(self: Any, *args: Any) -> Any:
+        def wrapped(*args: Any) -> Any:
             before = dict(vars(cupy.ledger.counts))
-            result = kept(self, *args)
+            result = kept(*args)
             count[name] = {key: value - before[key] for key, value in vars(cupy.ledger.counts).items()}
             return result
         return kept, wrapped
     with tempfile.TemporaryDirectory() as folder:
         cupy = make_cupy(Path(folder))
-        methods = {name: counted(name) for name in ("add", "result")}
+        owners = {"add": align.HalfAlignment, "finished": half_set}
+        functions = {name: counted(owner, name) for name, owner in owners.items()}
         choose, test = refine.choose_device, refine.ensure_tested
         try:
             sys.modules["cupy"] = cupy
             refine.choose_device, refine.ensure_tested = lambda word: Device("cuda:0", "stand-in"), lambda device: None
-            for name, (_, wrapped) in methods.items():
-                setattr(align.HalfAlignment, name, wrapped)
+            for name, (_, wrapped) in functions.items():
+                setattr(owners[name], name, wrapped)
             run.half_done(iteration, 1).unlink()
             refine.align(str(run.path), iteration, 1, "cuda", 1)
         finally:
             del sys.modules["cupy"]
             refine.choose_device, refine.ensure_tested = choose, test
-            for name, (kept, _) in methods.items():
-                setattr(align.HalfAlignment, name, kept)
+            for name, (kept, _) in functions.items():
+                setattr(owners[name], name, kept)
     particles = read_json(run.half_done(iteration, 1))["particles"]
     add = count["add"]
-    return Work(add["traffic"] / particles, add["calls"] + add["launches"], count["result"]["traffic"], add["waits"])
+    return Work(add["traffic"] / particles, add["calls"] + add["launches"], count["finished"]["traffic"], add["waits"])
 
 
 def seconds_of(name: str, count: Count, gpu: Gpu) -> float:

@@ -20,7 +20,7 @@ from typing import Any, Callable, Dict, Optional, Sequence
 
 from examples.evaluate import read_poses
 from localrefine_plugin.engine import refine
-from localrefine_plugin.engine.align import half_set as align
+from localrefine_plugin.engine.align import half_alignment as align
 from localrefine_plugin.engine.align import search
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.records.settings import Settings

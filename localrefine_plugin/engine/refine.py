@@ -6,7 +6,8 @@ from typing import List, Optional
 
 import numpy as np
 
-from .align.half_set import HalfResult, HalfSet, align_half
+from .align.half_alignment import HalfSet
+from .align.half_set import HalfResult, align_half
 from .align.reference_errors import ReferenceErrors, known_errors
 from .align.search_plan import search_plan
 from .finish.results import write_results

@@ -1,4 +1,4 @@
-"""Sums of two parts of a half-set, added, are the sums of the whole: what several workers of one half-set rely on."""
+"""What several workers find of parts of a half-set is, put together, what one finds of all: to the last bit."""
 from __future__ import annotations
 
 import numpy as np
@@ -6,55 +6,73 @@ import pytest
 from gpu.fixtures import STAND_IN, install
 from small_experiments import RESOLUTION, small_experiment
 
-from localrefine_plugin.engine.align.half_set import HalfAlignment
+from localrefine_plugin.engine.align.half_alignment import HalfAlignment
+from localrefine_plugin.engine.align.half_sums import NoiseSums, integers_by_shell
 from localrefine_plugin.engine.kernels.device import CPU, to_host
-from localrefine_plugin.engine.kernels.fixed_point import FixedPointSums
+
+N = 12
+SETTINGS = dict(prior="learned")
 
 
-def sums_of(e, device, parts, fixed=False, **settings):
-    """HalfSums of each part (index arrays), by workers that know nothing of each other."""
-    found = []
-    for index in parts:
-        work = HalfAlignment(e.half_set(), e.plan(RESOLUTION, **settings), device, 1, fixed)
-        work.add(index)
-        found.append(work.sums)
-    return found
+def worked(e, device, index):
+    """A worker that was given this part of the images, and knows nothing of the others."""
+    work = HalfAlignment(e.half_set(), e.plan(RESOLUTION, **SETTINGS), device, 1)
+    work.add(index)
+    work.add_nulls(index[:2] // 2)
+    return work
 
 
-def as_array(accumulator):
-    return accumulator.to_float() if isinstance(accumulator, FixedPointSums) else to_host(accumulator)
+def together(workers):
+    found, sums = workers[0].findings, to_host(workers[0].accumulator.sums)
+    for work in workers[1:]:
+        found.include(work.findings)
+        sums = sums + to_host(work.accumulator.sums)
+    return found, sums
 
 
-@pytest.mark.parametrize("device, fixed", ((CPU, False), (STAND_IN, False), (STAND_IN, True)))
-def test_sums_of_two_parts_add_up_to_those_of_the_whole(monkeypatch, device, fixed):
+def bits(found, sums):
+    columns = dict(found.columns(), weight=to_host(found.weight_sum), noise=found.noise.power(), sums=sums,
+                   matches=found.all_matches(), pull=found.all_evidence().pull)
+    return {name: np.asarray(column).tobytes() for name, column in columns.items()}
+
+
+@pytest.mark.parametrize("parts", ([5, 7], [7, 5], [1, 2, 9], [4, 4, 4]))
+def test_parts_put_together_in_any_order_are_the_whole(parts):
+    e = small_experiment(N)
+    whole = bits(*together([worked(e, CPU, np.arange(N))]))
+    edges = np.concatenate([[0], np.cumsum(parts)])
+    pieces = [np.arange(a, b) for a, b in zip(edges, edges[1:])][::-1]
+    assert bits(*together([worked(e, CPU, index) for index in pieces])) == whole
+
+
+def test_on_a_gpu_the_sums_are_those_of_the_cpu_to_rounding_and_of_its_own_parts_to_what_the_search_rounds(monkeypatch):
     install(monkeypatch)
-    e = small_experiment()
-    everyone = np.arange(len(e.particles))
-    settings = dict(fixed=fixed, prior="learned")
-    (whole,) = sums_of(e, device, [everyone], **settings)
-    first, second = sums_of(e, device, [everyone[:4], everyone[4:]], **settings)
-    total = first + second
-    expected = as_array(whole.accumulator)
-    np.testing.assert_allclose(as_array(total.accumulator), expected, atol=1e-5 * np.abs(expected).max())
-    np.testing.assert_allclose(to_host(total.weight_sum), to_host(whole.weight_sum), rtol=1e-9)
-    np.testing.assert_allclose(total.noise.power(), whole.noise.power(), rtol=1e-5)
-    np.testing.assert_allclose(total.columns()["rotation"], whole.columns()["rotation"], atol=1e-6)
-    np.testing.assert_allclose(total.all_evidence().pull, whole.all_evidence().pull, rtol=1e-3, atol=1e-3)
-    # nothing of a part has been changed by adding it
-    (again,) = sums_of(e, device, [everyone[:4]], **settings)
-    np.testing.assert_array_equal(as_array(first.accumulator), as_array(again.accumulator))
+    e = small_experiment(N)
+    here, sums_here = together([worked(e, CPU, np.arange(N))])
+    there, sums_there = together([worked(e, STAND_IN, index) for index in (np.arange(4, N), np.arange(4))])
+    np.testing.assert_allclose(sums_there, sums_here, atol=1e-3 * np.abs(sums_here).max())
+    np.testing.assert_allclose(there.columns()["rotation"], here.columns()["rotation"], atol=1e-3)
+    np.testing.assert_allclose(to_host(there.weight_sum), here.weight_sum, rtol=1e-5)
+    np.testing.assert_allclose(there.noise.power(), here.noise.power(), rtol=1e-4)
 
 
-def test_sums_in_integers_of_several_scales_add_up_in_any_order(monkeypatch):
-    """Three parts on two scales: the same float32 values whichever are added first. An empty part adds nothing."""
-    install(monkeypatch)
-    e = small_experiment()
-    a, b, c = sums_of(e, STAND_IN, np.array_split(np.arange(len(e.particles)), 3), fixed=True)
-    b.accumulator.shift_right(np.array([5, 3]))  # as after a batch of much larger values
-    nothing = FixedPointSums(a.accumulator.sums.shape, 1.0, STAND_IN.xp)
-    totals = [sum((part.accumulator for part in rest), start) for start, *rest in (
-        (a.accumulator, b, c), (c.accumulator, a, b), (nothing, b, c, a))]
-    for total in totals[1:]:
-        np.testing.assert_array_equal(totals[0].exponent, total.exponent)
-        np.testing.assert_array_equal(totals[0].to_float(), total.to_float())
-    assert (nothing + nothing).empty
+def test_noise_is_the_mean_residual_power_of_each_group_and_shell():
+    """Against a direct sum in float64; images as bright as 10¹² times the noise's unit are no exception."""
+    e, rng = small_experiment(N), np.random.default_rng(5)
+    shells = (e.half_set().max_shell + 1,)
+    for unit in (1.0, 1e-12, 1e9):
+        noise = NoiseSums(e.particles, np.full((len(e.particles.optics),) + shells, unit))
+        power = (unit * rng.exponential(1.0, (N,) + noise.counted.shape)).astype(np.float32)
+        change, shell = rng.standard_normal((N, 40)).astype(np.float32), np.repeat(np.arange(1, 11), 4)
+        noise.add(np.arange(N), power, change, shell)
+        pixels = power.astype(float).sum(axis=0)[noise.counted]
+        expected = np.bincount(noise.shell, pixels, shells[0])
+        expected += 0.5 * unit * np.bincount(shell, change.astype(float).sum(axis=0), shells[0])
+        pixels = np.maximum(np.bincount(noise.shell, minlength=shells[0]), 1)
+        np.testing.assert_allclose(noise.power()[0, 1:], (expected / N / pixels)[1:], rtol=1e-6)
+
+
+def test_integers_are_summed_by_shell_without_rounding():
+    values = np.array([1, 2 ** 60, 5, -7, 2 ** 55 + 1])
+    found = integers_by_shell(values, np.array([3, 0, 3, 0, 1]), 4)
+    assert found.tolist() == [2 ** 60 - 7, 2 ** 55 + 1, 0, 6, 0]

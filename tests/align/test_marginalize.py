@@ -6,7 +6,7 @@ import pytest
 from experiments import experiment
 from scipy.spatial.transform import Rotation
 
-from localrefine_plugin.engine.align import half_set, marginalize
+from localrefine_plugin.engine.align import half_alignment, marginalize
 from localrefine_plugin.engine.align.half_set import align_half
 from localrefine_plugin.engine.align.search import Modes
 from localrefine_plugin.engine.model.pose import log_map
@@ -108,7 +108,7 @@ def test_spread_of_modes_is_the_mean_square_of_where_the_others_are():
 def test_other_modes_are_in_the_stated_error_and_in_nothing_else(monkeypatch):
     e = experiment(60, box=32, noise=12.0, seed=3)
     found = align_half(e.half_set(), e.plan(8.0, prior="off"))
-    monkeypatch.setattr(half_set, "spread_of_modes", lambda modes, best, weights, n: np.zeros((n, 5, 5)))
+    monkeypatch.setattr(half_alignment, "spread_of_modes", lambda modes, best, weights, n: np.zeros((n, 5, 5)))
     without = align_half(e.half_set(), e.plan(8.0, prior="off"))
     more = np.trace(found.poses.pose_error_covariance - without.poses.pose_error_covariance, axis1=1, axis2=2)
     several = found.poses.modes > 1

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from experiments import experiment
 
-from localrefine_plugin.engine.align.half_set import HalfAlignment, align_half
+from localrefine_plugin.engine.align.half_alignment import HalfAlignment
+from localrefine_plugin.engine.align.half_set import align_half
 from localrefine_plugin.engine.align.images import pack
 from localrefine_plugin.engine.align.reference import make_reference, slice_rows
 from localrefine_plugin.engine.align.reference_errors import (
@@ -114,11 +115,13 @@ def test_density_of_the_accumulator(noisy):
     e, _ = noisy
     work = HalfAlignment(e.half_set(), e.plan(RESOLUTION), CPU, 1)
     work.add(np.arange(len(e.particles)))
-    sums, max_shell = work.sums, work.half.max_shell
-    enforce_hermitian(sums.accumulator)
-    d = sums.accumulator[..., 2]
+    noise, max_shell = work.findings.noise, work.half.max_shell
+    accumulator = work.float_accumulator()
+    enforce_hermitian(accumulator)
+    d = accumulator[..., 2]
     radius = 0.5 * np.sqrt(squared_radius(d.shape, 0, np))
-    found = accumulator_mean(sums.weight_sum[sums.noise.counted], sums.noise.shell, max_shell)
+    weight_sum = np.ldexp(work.findings.weight_sum.astype(float), -work.exponent[1]).reshape(noise.counted.shape)
+    found = accumulator_mean(weight_sum[noise.counted], noise.shell, max_shell)
     for k in (4, 8, 12):
         assert found[k] == pytest.approx(d[np.abs(radius - k) < 0.5].mean(), rel=0.05)
 

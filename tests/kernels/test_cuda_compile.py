@@ -18,10 +18,10 @@ from conftest import REQUIRE_OPTIONAL, _missing
 
 from localrefine_plugin.engine.kernels import cuda
 
-SOURCES = ("slices.cu", "insert.cu", "shells.cu", "moved.cu")
+SOURCES = ("slices.cu", "insert.cu", "sums.cu", "shells.cu", "moved.cu")
 ARCHITECTURES = (60, 61, 70, 75, 80, 86, 89, 90, 100, 120)  # Pascal … Blackwell
 KERNELS = {"extract_slices", "slices_and_power", "gradient_sums", "curvature_sums", "insert_slices",
-           "insert_slices_fixed", "shell_sums", "density_sums", "sum_of_moved"}
+           "insert_slices_fixed", "exact_sums", "shell_sums", "density_sums", "sum_of_moved"}
 # 128 threads of 96 registers: five blocks on a multiprocessor of 65,536 registers, 31 % of its threads at the least
 MOST_REGISTERS = 96
 

@@ -207,13 +207,13 @@ def test_a_run_that_cannot_have_its_gpu_writes_nothing(no_driver, tmp_path):
 @pytest.mark.parametrize("count, size", [(0, 4), (1, 4), (4, 4), (9, 4)])
 def test_batches_cover_every_row_once_and_in_order(count, size):
     rows = []
-    in_batches(lambda batch: rows.append(batch), count, size, CPU, str)
+    in_batches(lambda batch: rows.append(batch), (3, 3 + count), size, CPU, str)
     assert all(len(batch) <= size for batch in rows)
-    np.testing.assert_array_equal(np.concatenate(rows or [np.zeros(0)]), np.arange(count))
+    np.testing.assert_array_equal(np.concatenate(rows or [np.zeros(0)]), 3 + np.arange(count))
 
 
 def test_the_hosts_own_lack_of_memory_is_not_hidden():
     def do(rows):
         raise MemoryError
     with pytest.raises(MemoryError):
-        in_batches(do, 64, 32, CPU, str)
+        in_batches(do, (0, 64), 32, CPU, str)

@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine.align.reference import make_reference, slice_rows
 from localrefine_plugin.engine.kernels import insert as insert_module
+from localrefine_plugin.engine.kernels.fixed_point import FixedPointSums
 from localrefine_plugin.engine.kernels.insert import insert_slices
 from localrefine_plugin.engine.kernels.slices import extract_slices, gauss_newton_sums, score_grid
 from localrefine_plugin.engine.maps.reconstruct import PADDING, enforce_hermitian, new_accumulator
@@ -300,9 +301,9 @@ def test_slabs_lose_nothing_and_double_nothing(box, monkeypatch):
     on_the_grid = np.array([np.diag([1.0, 1, 1]), np.diag([-1.0, 1, -1]), [[0, 0, 1.0], [1, 0, 0], [0, 1, 0]]])
     turns = np.concatenate([on_the_grid, rotations(5, 18)])
     arguments = images, weights, turns, np.arange(8), np.ones(8), np.zeros((8, 2)), np.zeros(8), box
-    monkeypatch.setattr(insert_module, "slab_edges", lambda nx, nz, ny: np.array([0, nx - 1], np.int32))
+    monkeypatch.setattr(insert_module, "slab_edges", lambda sums: np.array([0, len(sums) - 1], np.int32))
     whole = insert(*arguments)
-    monkeypatch.setattr(insert_module, "slab_edges", lambda nx, nz, ny: np.arange(nx, dtype=np.int32))
+    monkeypatch.setattr(insert_module, "slab_edges", lambda sums: np.arange(len(sums), dtype=np.int32))
     planes = insert(*arguments)
     for accumulator in (whole, planes):
         enforce_hermitian(accumulator)
@@ -312,7 +313,7 @@ def test_slabs_lose_nothing_and_double_nothing(box, monkeypatch):
 @pytest.mark.parametrize("shape", [(5, 9, 9), (35, 69, 69), (97, 193, 193), (193, 385, 385), (771, 1541, 1541)])
 def test_slabs_have_equal_work_and_cover_all(shape):
     """Σ over random slices of the pixels per slab, (1 − x/X)² at the edges, within what rounding to planes leaves."""
-    edges = insert_module.slab_edges(*shape)
+    edges = insert_module.slab_edges(np.empty(tuple(shape) + (3,), np.float32))
     assert edges[0] == 0 and edges[-1] == shape[0] - 1 and (np.diff(edges) > 0).all()
     work = -np.diff((1 - edges / (shape[0] - 1)) ** 2)
     ideal = 1 / (len(edges) - 1)
@@ -350,7 +351,8 @@ def test_insertion_is_the_direct_sum(box, thin_slabs):
     np.testing.assert_allclose(d, total_d.real[..., middle:], atol=1e-4)
 
 
-def test_pixels_beyond_the_accumulator_are_left_out():
+@pytest.mark.parametrize("dtype", (np.float32, np.int64))
+def test_pixels_beyond_the_accumulator_are_left_out(dtype):
     """A slice magnified threefold onto the plane of y and z, its pixel (4, 4) in their last cell: nothing is written
     outside, and all pixels inside but that one are added."""
     box, scale = 24, 5.875
@@ -358,16 +360,19 @@ def test_pixels_beyond_the_accumulator_are_left_out():
     images, weights = half_plane_images(1, max_shell, seed=9)
     shape = new_accumulator(max_shell).shape
     assert shape[1:3] == (49, 49)
-    guarded = np.full(int(np.prod(shape)) + 16, 7.0, np.float32)
+    guarded = np.full(int(np.prod(shape)) + 16, 7, dtype)
     accumulator = guarded[8:-8].reshape(shape)
     accumulator[...] = 0
+    fixed = FixedPointSums(shape, np.array([20, 20]), np)
+    fixed.sums = accumulator
     rows = slice_rows(np.array([[[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]]), scale)
-    insert_slices(accumulator, rows, np.zeros(1, int), np.ones(1), np.zeros((1, 2)), np.zeros(1),
-                  px.last_column(max_shell), images, weights, box)
+    insert_slices(fixed if dtype == np.int64 else accumulator, rows, np.zeros(1, int), np.ones(1), np.zeros((1, 2)),
+                  np.zeros(1), px.last_column(max_shell), images, weights, box)
     np.testing.assert_array_equal(guarded[[*range(8), *range(-8, 0)]], 7)
     kx, ky = px.half_plane_frequencies(max_shell)
     used = ((kx > 0) | (ky >= 0)) & (scale * kx < 24) & (scale * np.abs(ky) < 24) & ((kx != 4) | (ky != 4))
-    assert accumulator[..., 2].sum() == pytest.approx(weights[0][used].sum(), rel=1e-5)
+    unit = 2.0 ** -20 if dtype == np.int64 else 1.0
+    assert accumulator[..., 2].sum() * unit == pytest.approx(weights[0][used].sum(), rel=1e-5)
 
 
 def test_damping_is_the_mean_of_phases_over_gaussian_shifts():

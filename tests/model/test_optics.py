@@ -14,7 +14,8 @@ from oracles import at_frequencies, centred_transform, full_frequencies, log_lik
 from relion_files import write_map, write_star
 from relion_programs import inner, relion
 
-from localrefine_plugin.engine.align.half_set import align_half, model_match
+from localrefine_plugin.engine.align.half_alignment import model_match
+from localrefine_plugin.engine.align.half_set import align_half
 from localrefine_plugin.engine.align.images import HalfSetImages, pack
 from localrefine_plugin.engine.align.prior import PosePrior
 from localrefine_plugin.engine.align.reference import make_reference

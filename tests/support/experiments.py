@@ -24,7 +24,8 @@ from relion_files import write_map, write_star
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from localrefine_plugin.engine.align.half_set import HalfSet, align_half
+from localrefine_plugin.engine.align.half_alignment import HalfSet
+from localrefine_plugin.engine.align.half_set import align_half
 from localrefine_plugin.engine.align.search_plan import resolve, search_plan
 from localrefine_plugin.engine.kernels.prefetch import from_array
 from localrefine_plugin.engine.model.pose import random_rotations

@@ -1,19 +1,17 @@
 """What the images of a half-set add up to.
 
-The sums of two parts of a half-set can be added. A + B is what one worker would have got from all of their images:
-up to the order of floating-point additions, and to the last bit where the map is summed in integers of one scale
-(fixed_point.py).
+Everything that is summed over images is summed in 64-bit integers (fixed_point.py), and everything else is known of
+each image by itself: the sums of a half-set have the same bits whoever adds them up, in whatever parts and order.
 """
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 
 from ..kernels.device import array_module, to_host
-from ..kernels.fixed_point import FixedPointSums
+from ..kernels.fixed_point import exact_sums
 from ..model.pixels import half_plane_frequencies
 from ..model.pose import exp_map, log_map, project
 from ..motion.motion_prior import Evidence, joined_evidence
@@ -23,14 +21,15 @@ from .search_plan import SearchPlan
 
 Array = Any
 PRIOR_IMAGES = 50  # a group leans on the mean of all groups with the weight of so many images
+POWER_BITS = 26  # of powers in units of the noise's: their sums over 10⁷ images of 600² px stay below 2⁶³
 CLIP = 0.2, 5.0  # × median: what is outside is no particle
 SMALLEST_VARIANCE = 1e-6
 
 
 class NoiseSums:
-    """Collects the residual power of images by optics group and shell, in float64: σ²(shell) = E|N(k)|².
+    """Collects the residual power of images by optics group and shell: σ²(shell) = E|N(k)|².
 
-    ``noise_power`` (groups, M + 1) is the σ² the images' matched filters were made with.
+    ``noise_power`` (groups, M + 1) is the σ² the images' matched filters were made with, and the unit of the sums.
     """
 
     def __init__(self, particles: Particles, noise_power: np.ndarray):
@@ -39,70 +38,111 @@ class NoiseSums:
         self.group, self.noise_power = particles.optics_group, noise_power
         self.grey_scale = np.array([optics.grey_scale for optics in particles.optics])
         shell = np.rint(np.hypot(kx, ky)).astype(np.int64)
+        self.plane_shell = np.minimum(shell, self.max_shell).ravel()
         self.counted = (shell <= self.max_shell) & ((kx > 0) | (ky > 0))
         self.shell = shell[self.counted]
         self.pixels = np.maximum(np.bincount(self.shell, minlength=self.max_shell + 1), 1)
-        self.sums = np.zeros(noise_power.shape)
+        self.exponent = POWER_BITS - np.ceil(np.log2(noise_power)).astype(int)
+        self.power_sums, self.change_sums = (np.zeros(noise_power.shape, np.int64) for _ in range(2))
         self.images = np.zeros(len(noise_power))
 
     def add(self, index: np.ndarray, power: Array, change: Array, change_shell: np.ndarray) -> None:
         """Add a batch: power |X|² (n, 2M + 1, M + 1), and ``change`` (n, K) = W|Y|² − 2 Re(conj(Z) Y) at
         pixels of shells ``change_shell``; with W = 2 C²/σ², ½ σ² change = |X − C Y|² − |X|²."""
+        xp = array_module(power)
+        change_scale = xp.asarray(np.full(len(change_shell), 2.0 ** POWER_BITS))
         for group in np.unique(self.group[index]):
             mine = self.group[index] == group
-            chosen = slice(None) if mine.all() else array_module(power).asarray(np.flatnonzero(mine))
-            total = to_host(power[chosen].sum(axis=0, dtype=np.float64))[self.counted]
-            self.sums[group] += np.bincount(self.shell, total, self.max_shell + 1)
-            total = to_host(change[chosen].sum(axis=0, dtype=np.float64))
-            change_sum = np.bincount(change_shell, total, self.max_shell + 1)
-            self.sums[group] += 0.5 * self.noise_power[group] * change_sum
+            chosen = slice(None) if mine.all() else xp.asarray(np.flatnonzero(mine))
+            scale = xp.asarray(np.ldexp(1.0, self.exponent[group])[self.plane_shell])
+            total = to_host(exact_sums(power[chosen], scale)).reshape(self.counted.shape)[self.counted]
+            self.power_sums[group] += integers_by_shell(total, self.shell, self.max_shell)
+            total = to_host(exact_sums(change[chosen], change_scale))
+            self.change_sums[group] += integers_by_shell(total, change_shell, self.max_shell)
             self.images[group] += mine.sum()
 
     def power(self) -> np.ndarray:
         """σ² (groups, M + 1)."""
+        sums = np.ldexp(self.power_sums.astype(float), -self.exponent)
+        sums += 0.5 * self.noise_power * np.ldexp(self.change_sums.astype(float), -POWER_BITS)
         unit = self.grey_scale[:, None] ** 2  # groups lean on each other at one grey scale
-        overall = (self.sums / unit).sum(axis=0) / self.images.sum()
-        mean = (self.sums + PRIOR_IMAGES * unit * overall) / (self.images[:, None] + PRIOR_IMAGES) / self.pixels
+        overall = (sums / unit).sum(axis=0) / self.images.sum()
+        mean = (sums + PRIOR_IMAGES * unit * overall) / (self.images[:, None] + PRIOR_IMAGES) / self.pixels
         mean[:, 0] = mean[:, 1]  # no image of the half-plane without DC has shell 0
         result: np.ndarray = mean
         return result
 
-    def __add__(self, other: "NoiseSums") -> "NoiseSums":
-        total = copy.copy(self)
-        total.sums, total.images = self.sums + other.sums, self.images + other.images
-        return total
+    def include(self, other: "NoiseSums") -> None:
+        """Add the sums of another part of the half-set."""
+        self.power_sums += other.power_sums
+        self.change_sums += other.change_sums
+        self.images += other.images
+
+
+def integers_by_shell(values: np.ndarray, shell: np.ndarray, max_shell: int) -> np.ndarray:
+    """(M + 1,) int64: sums of integers (K,) by their shells. `np.bincount` adds in float64."""
+    order = np.argsort(shell, kind="stable")
+    upto = np.concatenate([np.zeros(1, np.int64), np.cumsum(values[order])])
+    sums: np.ndarray = np.diff(upto[np.searchsorted(shell[order], np.arange(max_shell + 2))])
+    return sums
 
 
 @dataclass
-class HalfSums:
-    """What has been added up of the images of one half-set, in the order of the images.
+class HalfFindings:
+    """What is known of some images of a half-set, beside their map; batch by batch.
 
     Attributes
     ----------
-    accumulator : of `insert_slices`, (nx, nz, ny, 3) float32 or integers.
-    weight_sum : Σ C²/σ² (2M + 1, M + 1) float64.  noise : of the residuals.
-    tables : columns of the pose table, by batch.  matches : (2, n) of `model_match`, by batch.
-    evidence : of the motion, by batch; empty where nothing is learned.
+    noise : of the residuals.
+    weight_sum : Σ C²/σ² of the half-plane, flattened, in integers.
+    index : (n,) of the images.  tables : columns of the pose table.  matches : (2, n) of `model_match`.
+    evidence : of the motion; empty where nothing is learned.
+    nulls : (2, n) like ``matches`` of images without a particle, by kind, and their positions among them.
+    out_of_range : whether the sums of the map left their range, so that nothing of this counts.
     """
 
-    accumulator: Union[Array, FixedPointSums]
-    weight_sum: Array
     noise: NoiseSums
+    weight_sum: Array
+    index: List[np.ndarray] = field(default_factory=list)
     tables: List[Dict[str, np.ndarray]] = field(default_factory=list)
     matches: List[np.ndarray] = field(default_factory=list)
     evidence: List[Evidence] = field(default_factory=list)
+    nulls: Dict[str, List[np.ndarray]] = field(default_factory=lambda: {"others": [], "noise": []})
+    null_index: List[np.ndarray] = field(default_factory=list)
+    out_of_range: bool = False
 
-    def __add__(self, other: "HalfSums") -> "HalfSums":
-        return HalfSums(self.accumulator + other.accumulator, self.weight_sum + other.weight_sum,
-                        self.noise + other.noise, self.tables + other.tables, self.matches + other.matches,
-                        self.evidence + other.evidence)
+    def include(self, other: "HalfFindings") -> None:
+        """Add what is known of other images."""
+        self.noise.include(other.noise)
+        self.weight_sum = self.weight_sum + other.weight_sum
+        for name in ("index", "tables", "matches", "evidence", "null_index"):
+            getattr(self, name).extend(getattr(other, name))
+        for kind, found in self.nulls.items():
+            found.extend(other.nulls[kind])
+        self.out_of_range |= other.out_of_range
+
+    def order(self) -> np.ndarray:
+        """(n,) what brings the images into the order of the half-set."""
+        return np.argsort(np.concatenate(self.index), kind="stable")
 
     def columns(self) -> Dict[str, np.ndarray]:
-        """Columns of the pose table (m, …) of all images."""
-        return {name: np.concatenate([table[name] for table in self.tables]) for name in self.tables[0]}
+        """Columns of the pose table (n, …) of all images."""
+        order = self.order()
+        return {name: np.concatenate([table[name] for table in self.tables])[order] for name in self.tables[0]}
+
+    def all_matches(self) -> np.ndarray:
+        """(2, n) float64 of all images."""
+        result: np.ndarray = np.concatenate(self.matches, axis=1)[:, self.order()].astype(np.float64)
+        return result
+
+    def all_nulls(self, kind: str) -> np.ndarray:
+        """(2, n) of all images of a kind without a particle."""
+        order = np.argsort(np.concatenate(self.null_index), kind="stable")
+        result: np.ndarray = np.concatenate(self.nulls[kind], axis=1)[:, order]
+        return result
 
     def all_evidence(self) -> Optional[Evidence]:
-        return joined_evidence(self.evidence) if self.evidence else None
+        return joined_evidence(self.evidence).take(self.order()) if self.evidence else None
 
 
 # ---------------------------------------------------------------- the pose table
@@ -174,9 +214,9 @@ def fitted_scales(cross: np.ndarray, energy: np.ndarray) -> np.ndarray:
     return result
 
 
-def refitted_scales(matches: Sequence[np.ndarray], last: Optional[np.ndarray]) -> np.ndarray:
-    """Scales (m,) of a half-set from batches (2, n) of the sums of `align.model_match`, made with the ``last`` scales
-    in Z and W; None: ones."""
-    cross, energy = np.concatenate(matches, axis=1).astype(np.float64)
+def refitted_scales(matches: np.ndarray, last: Optional[np.ndarray]) -> np.ndarray:
+    """Scales (m,) of a half-set from the sums (2, m) of `model_match`, made with the ``last`` scales in Z and W; None:
+    ones."""
+    cross, energy = matches
     last = np.ones(len(cross)) if last is None else last
     return fitted_scales(cross / last, energy / last ** 2)

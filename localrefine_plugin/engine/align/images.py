@@ -79,11 +79,11 @@ class HalfSetImages:
         return Batch(ft, weight, power, magnification)
 
 
-    def noise_like(self, batch: Batch, index: np.ndarray, rng: np.random.Generator) -> Batch:
-        """Images of nothing but noise, of the power and with the CTFs of the ``batch`` of particles ``index``."""
-        shape = (len(index),) + self.shape
-        unit = self.to_device(rng.standard_normal(shape, dtype=np.float32) + 1j * rng.standard_normal(
-            shape, dtype=np.float32))
+    def noise_like(self, batch: Batch, index: np.ndarray) -> Batch:
+        """Images of nothing but noise, of the power and with the CTFs of the ``batch`` of particles ``index``; the same
+        noise for a particle in any batch."""
+        noise = np.stack([np.random.default_rng(i).standard_normal((2,) + self.shape, dtype=np.float32) for i in index])
+        unit = self.to_device(noise[:, 0] + 1j * noise[:, 1])
         inverse_noise = self.inverse_noise[self.to_device(self.particles.optics_group[index])]
         signal = unit * (0.5 * batch.weight) ** 0.5  # C N / σ² with E|N|² = σ² and |C| for C
         return replace(batch, signal=signal, power=(unit.real ** 2 + unit.imag ** 2) / (2 * inverse_noise))

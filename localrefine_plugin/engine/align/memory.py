@@ -105,14 +105,15 @@ def memory_need(box_size: int, max_shell: int, reaches: Sequence[float], pixels:
 
 def need_of(plan: SearchPlan, particles: Particles, max_shell: int, mask: np.ndarray, device: Device,
             subtracts: bool = False) -> MemoryNeed:
-    """What a half-set takes of memory; mask (N, N, N). Sums on a GPU are 64-bit integers if these fit."""
+    """What a half-set takes of memory; mask (N, N, N). Sums are 64-bit integers, unless a GPU does not hold these."""
     box = particles.box_size
     pixels = pixel_list(box, plan.align_shell, max_shell)
     grid, shell = grid_of(plan, box, particles.pixel_size)
     edges = [support_box(mask, plan.centre)] + subtracts * [box]
     need = memory_need(box, max_shell, [reach_of_reference(edge, box, plan.align_shell) for edge in edges],
                        len(pixels), GridSize(pixels.prefix(shell), len(grid.rotations), len(grid.shifts)))
-    return need.in_integers() if device.on_gpu and device.memory_bytes() >= need.in_integers().least else need
+    fit = not device.on_gpu or device.memory_bytes() >= need.in_integers().least
+    return need.in_integers() if fit else need
 
 
 def host_image(half_plane: int, pixels: int, rotations: int, shifts: int) -> float:

@@ -16,7 +16,7 @@ from typing import Dict, List, Sequence
 
 import numpy as np
 
-from ..align.half_set import insert_batch
+from ..align.half_alignment import insert_batch
 from ..align.images import HalfSetImages
 from ..align.marginalize import Insertions
 from ..align.search_plan import search_plan

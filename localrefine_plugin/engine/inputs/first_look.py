@@ -115,16 +115,19 @@ def read_packed(particles: Particles, pixels: PixelList, start: np.ndarray, nois
     power by group and shell: the noise, if no model explains any."""
     max_shell = pixels.max_shell
     blank = np.ones((len(particles.optics), max_shell + 1))
-    sums, parts, sign = NoiseSums(particles, blank), [], []
+    sums, parts, sign = None, [], []
     with ImageReader(particles) as reader:
         images = HalfSetImages(particles, reader.read, blank, max_shell, workers)
         for index in batches(len(particles)):
             batch = images.batch(index)
             if noise_power is None:
-                sums.add(index, batch.power, np.zeros((len(index), 0)), np.zeros(0, int))
+                # the unit of the sums: about the power of the images
+                sums = sums or NoiseSums(particles, blank * max(float(batch.power.mean()), 1e-30))
+                sums.add(index, batch.power, np.zeros((len(index), 0), np.float32), np.zeros(0, int))
             parts.append(pack(batch, pixels, start[index]))
             sign.append(np.sign(images.ctf(index)[:, pixels.index]))
-    noise_power = sums.power() if noise_power is None else noise_power
+    noise_power = sums.power() if sums is not None else noise_power
+    assert noise_power is not None  # there is a first batch
     inverse_noise = (1 / noise_power[:, pixels.shell]).astype(np.float32)[particles.optics_group]
     magnification = None if parts[0].magnification is None else np.concatenate([p.magnification for p in parts])
     packed = PackedImages(pixels, np.concatenate([p.matched for p in parts]) * inverse_noise,

@@ -1,7 +1,7 @@
 """A loop over many items in batches that a device's memory can hold."""
 from __future__ import annotations
 
-from typing import Callable
+from typing import Callable, Tuple
 
 import numpy as np
 
@@ -11,9 +11,9 @@ from .device import Device
 SMALLEST_BATCH = 16  # fewer items at a time would leave a GPU idle
 
 
-def in_batches(do: Callable[[np.ndarray], None], count: int, size: int, device: Device,
+def in_batches(do: Callable[[np.ndarray], None], span: Tuple[int, int], size: int, device: Device,
                remedy: Callable[[float], str]) -> None:
-    """``do(index)`` for 0 … count − 1 in order, ``size`` at a time.
+    """``do(index)`` for a span (first, end) in order, ``size`` at a time.
 
     When the device's memory is full the batch is halved and tried again, down to SMALLEST_BATCH; ``do`` must not
     have kept anything of a batch that it did not finish. ``remedy`` says what would fit into so many bytes.
@@ -22,9 +22,9 @@ def in_batches(do: Callable[[np.ndarray], None], count: int, size: int, device: 
     ------
     InputError : the smallest batch does not fit.
     """
-    start = 0
-    while start < count:
-        index = np.arange(start, min(start + size, count))
+    start, end = span
+    while start < end:
+        index = np.arange(start, min(start + size, end))
         try:
             do(index)
         except Exception as full:

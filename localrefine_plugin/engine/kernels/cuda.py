@@ -1,7 +1,7 @@
 """Launchers of the .cu files: every array and scalar that a kernel gets is checked here.
 
-The functions are the CUDA twins of those of the same names in slices.py, insert.py, shells.py and moved.py, which call
-them when their arrays are CuPy's.
+The functions are the CUDA twins of those of the same names in slices.py, insert.py, fixed_point.py, shells.py and
+moved.py, which call them when their arrays are CuPy's.
 """
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, List, Tuple
 import numpy as np
 
 from .device import array_module, working_bytes
-from .fixed_point import FixedPointSums
 
 Array = Any
 BLOCK = 128  # threads; also the lanes that share the pixels of a sum
 GRADIENT_SUMS = 7
 SUMS = 22
+IMAGES = 128  # that a thread of exact_sums adds up
 
 
 def source_text(source: str) -> str:
@@ -117,12 +117,11 @@ def gauss_newton_sums(ft: Array, rows: Array, shift_px: Array, owner: Array, kx:
     return sums
 
 
-def insert_slices(accumulator: Array, rows: Array, owner: Array, gamma: Array, shift_px: Array, shift_variance: Array,
-                  last_column: Array, image: Array, weight: Array, box_size: int) -> None:
-    """Add to ``accumulator`` in place; see insert.insert_slices. Additions are atomic: the last bits are free, unless
-    the accumulator is a FixedPointSums."""
-    fixed = isinstance(accumulator, FixedPointSums)
-    sums = accumulator.sums if fixed else accumulator
+def insert_slices(sums: Array, scales: Tuple[np.float32, np.float32], rows: Array, owner: Array, gamma: Array,
+                  shift_px: Array, shift_variance: Array, last_column: Array, image: Array, weight: Array,
+                  box_size: int) -> None:
+    """Add to ``sums`` in place; see insert.insert_slices. Additions are atomic: the last bits are free where the sums
+    are float32; those of int64 are of terms times ``scales``, of N and of D."""
     xp = array_module(sums)
     m, n, height = len(rows), len(image), len(last_column)
     half_plane = (n, height, height // 2 + 1)
@@ -136,13 +135,24 @@ def insert_slices(accumulator: Array, rows: Array, owner: Array, gamma: Array, s
         checked(xp, "last_column", last_column, np.int32, (height,)),
         checked(xp, "image", image, np.complex64, half_plane), checked(xp, "weight", weight, np.float32, half_plane),
         np.int32(height // 2), np.float32(2 / box_size), np.int32(nx), np.int32(nz), np.int32(ny)]
+    fixed = sums.dtype == np.int64
     if fixed:
-        accumulator.make_room(image, weight, gamma)
-        arguments += [*accumulator.scales, checked(xp, "sums", sums, np.int64, (nx, nz, ny, 3)).view(np.uint64)]
+        arguments += [*scales, checked(xp, "sums", sums, np.int64, (nx, nz, ny, 3)).view(np.uint64)]
     else:
         arguments.append(checked(xp, "accumulator", sums, np.float32, (nx, nz, ny, 3)))
     name = "insert_slices_fixed" if fixed else "insert_slices"
     kernel(xp, "insert.cu", name)((m, blocks(height * (height // 2 + 1))), (BLOCK,), tuple(arguments))
+
+
+def exact_sums(values: Array, scale: Array, factor: Array) -> Array:
+    """The sums (P,) int64; see fixed_point.exact_sums."""
+    xp, (n, count) = array_module(values), values.shape
+    out = xp.zeros(count, np.uint64)
+    arguments = (checked(xp, "values", values, np.float32, (n, count)),
+                 checked(xp, "scale", scale, np.float64, (count,)), checked(xp, "factor", factor, np.float32, (n,)),
+                 np.int32(n), np.int32(IMAGES), np.int32(count), out)
+    kernel(xp, "sums.cu", "exact_sums")((blocks(count), -(-n // IMAGES)), (BLOCK,), arguments)
+    return out.view(np.int64)
 
 
 def shell_sums(first: Array, second: Array) -> Array:

@@ -14,7 +14,8 @@ first plane of the next slab, so that every other slab is filled at a time, one 
 A slab walks the insertions in order: the sums have the same bits for any number of threads. Which columns of an
 image's row fall into a slab is solved, not searched. They are gathered, eight floats at a time, until some hundred
 pixels lie side by side for arithmetic in vectors, and then added to the cells: two neighbours along y at once.
-GPU twin: insert.cu, whose additions have no order; with a FixedPointSums for accumulator they need none.
+GPU twin: insert.cu, whose additions have no order. With a FixedPointSums for accumulator they need none: then the sums
+have the same bits for any division of the insertions among workers, too.
 """
 from __future__ import annotations
 
@@ -120,7 +121,10 @@ def _add(flat, origin, work, cells, n, to_z, to_x):  # type: ignore[no-untyped-d
 @njit(fastmath=EXACT)
 def _insert_part(flat, nz, ny, low, high, rows, sign, gamma, phases_x, phases_y,  # type: ignore[no-untyped-def]
                  last_column, frequencies, image, weight, first_pixel, starts, counts, work, cells):
-    """Add of one image what falls on planes low … high at x ≥ 0 (``sign`` 1), or folded from x ≤ 0 (−1)."""
+    """Add of one image what falls on planes low … high at x ≥ 0 (``sign`` 1), or folded from x ≤ 0 (−1).
+
+    ``gamma`` is what W is multiplied by; what Z is, ``phases_y`` hold.
+    """
     max_k = last_column.shape[0] // 2
     to_z, to_x = 3 * ny, 3 * nz * ny
     origin, last_x = to_x * np.intp(low), np.float32(high - 1 - low)
@@ -166,14 +170,15 @@ def _insert_cpu(flat, nz, ny, rows, owner, gamma, phases_x, phases_y, last_colum
                              work, cells)
 
 
-def slab_edges(nx: int, nz: int, ny: int) -> np.ndarray:
+def slab_edges(accumulator: np.ndarray) -> np.ndarray:
     """Planes (slabs + 1,) int32 at which the x axis is cut.
 
     Slices of all directions, cut off at a sphere of radius X, have a share of (1 − x/X)² of their pixels beyond x:
     slabs of equal work grow towards the surface, where the sphere leaves less and less of their planes.
     """
+    nx = len(accumulator)
     most = (nx - 1) // (2 * THINNEST_SLAB)
-    count = max(1, min(max(FEWEST_SLABS, -(-12 * nx * nz * ny // SLAB_BYTES)), most))
+    count = max(1, min(max(FEWEST_SLABS, -(-accumulator.nbytes // SLAB_BYTES)), most))
     return np.unique(np.rint((nx - 1) * (1 - np.sqrt(1 - np.arange(count + 1) / count)))).astype(np.int32)
 
 
@@ -219,18 +224,23 @@ def insert_slices(accumulator: Array, rows: Array, owner: Array, gamma: Array, s
     image Z (n, 2M + 1, M + 1) complex64 and weight W (same shape) float32 hold rows ky = −M … M and
     columns kx = 0 … M; ``last_column`` (2M + 1,) int32 ends each row at the disc |k| ≤ M.
     """
-    if isinstance(accumulator, FixedPointSums) or array_module(accumulator) is not np:
-        return cuda.insert_slices(accumulator, rows, owner, gamma, shift_px, shift_variance, last_column, image, weight,
-                                  box_size)
-    nx, nz, ny, _ = accumulator.shape
+    signal_scale, weight_scale, sums = np.float32(1), np.float32(1), accumulator
+    if isinstance(accumulator, FixedPointSums):
+        accumulator.make_room(image, weight, gamma)
+        (signal_scale, weight_scale), sums = accumulator.scales, accumulator.sums
+    if array_module(sums) is not np:
+        return cuda.insert_slices(sums, (signal_scale, weight_scale), rows, owner, gamma, shift_px, shift_variance,
+                                  last_column, image, weight, box_size)
+    nx, nz, ny, _ = sums.shape
     max_k = len(last_column) // 2
     gamma = gamma.astype(np.float32)
     phases_x, phases_y = phase_tables(shift_px, shift_variance, max_k, box_size)
-    phases_y *= gamma[:, None, None]
+    phases_y *= (signal_scale * gamma)[:, None, None]
+    gamma = weight_scale * gamma
     frequencies = np.arange(max_k + 1 + LANES, dtype=np.float32)
     image, weight = flat_with_lanes(image, last_column), flat_with_lanes(weight, last_column)
-    edges = slab_edges(nx, nz, ny)
+    edges = slab_edges(sums)
     for parity in range(2):
         order = in_turns(np.arange(parity, len(edges) - 1, 2), get_num_threads())
-        _insert_cpu(accumulator.reshape(-1), nz, ny, rows, owner, gamma, phases_x, phases_y, last_column, frequencies,
+        _insert_cpu(sums.reshape(-1), nz, ny, rows, owner, gamma, phases_x, phases_y, last_column, frequencies,
                     image, weight, edges, order)

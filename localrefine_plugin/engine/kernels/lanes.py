@@ -2,13 +2,15 @@
 
 Numba turns simple loops into vector instructions, but neither a short run of known length nor additions to
 neighbouring cells: these say so to LLVM, which makes of them what the machine has (one AVX, two SSE or NEON
-instructions). Arrays are one-dimensional, float32 and contiguous; places count floats from their beginning, and nothing
+instructions). Arrays are one-dimensional and contiguous, float32 or sums in int64; places count numbers from their
+beginning, and nothing
 is checked. No step is left to the compiler's choice, so that every compilation gives the same bits.
 A CPU without fused multiply-add gets there by slow calls. Numba's cache does not look at this file: after a
 change here change insert.py too, or clear __pycache__.
 """
 from __future__ import annotations
 
+import struct
 from typing import Any, Sequence
 
 from llvmlite import ir
@@ -18,6 +20,9 @@ from numba.extending import intrinsic
 
 LANES = 8
 EIGHT, SIXTEEN = (ir.VectorType(ir.FloatType(), n) for n in (LANES, 2 * LANES))
+EIGHT_DOUBLES, EIGHT_INTEGERS = ir.VectorType(ir.DoubleType(), LANES), ir.VectorType(ir.IntType(64), LANES)
+ROUNDER = 1.5 * 2.0 ** 52  # what is added to a double below 2⁵¹ stands, rounded, in the lowest bits of the sum
+ROUNDER_BITS = struct.unpack("<q", struct.pack("<d", ROUNDER))[0]
 
 
 def _place(context: Any, builder: Any, array_type: Any, array: Any, at: Any, vector: Any) -> Any:
@@ -72,7 +77,10 @@ def fill_eight(typing_context, target, at, value):  # type: ignore[no-untyped-de
 
 @intrinsic
 def add_two_cells(typing_context, sums, at, scale, near, far, re, im, w):  # type: ignore[no-untyped-def]
-    """sums[at:at + 6] += scale · (near·(re, im, w), far·(re, im, w)); the two floats after them are written as read."""
+    """sums[at:at + 6] += scale · (near·(re, im, w), far·(re, im, w)); the two numbers after them are written as read.
+
+    Sums of int64 take the nearest integers of terms below 2⁵⁰.
+    """
     def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         sums, at, scale, near, far, re, im, w = arguments
         place = _place(context, builder, signature.args[0], sums, at, EIGHT)
@@ -81,7 +89,17 @@ def add_two_cells(typing_context, sums, at, scale, near, far, re, im, w):  # typ
         added = builder.call(multiply_add, [added, _packed(builder, [scale] * LANES), builder.load(place, align=4)])
         builder.store(added, place, align=4)
         return context.get_dummy_value()
-    return types.void(sums, types.intp, *[types.float32] * 6), code
+
+    def code_of_integers(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        sums, at, scale, near, far, re, im, w = arguments
+        place = _place(context, builder, signature.args[0], sums, at, EIGHT_INTEGERS)
+        added = builder.fmul(_packed(builder, [re, im, w] * 2), _packed(builder, [near] * 3 + [far] * 3))
+        added = builder.fpext(builder.fmul(added, _packed(builder, [scale] * LANES)), EIGHT_DOUBLES)
+        added = builder.fadd(added, ir.Constant(EIGHT_DOUBLES, [ROUNDER] * LANES))
+        added = builder.sub(builder.bitcast(added, EIGHT_INTEGERS), ir.Constant(EIGHT_INTEGERS, [ROUNDER_BITS] * LANES))
+        builder.store(builder.add(builder.load(place, align=8), added), place, align=8)
+        return context.get_dummy_value()
+    return types.void(sums, types.intp, *[types.float32] * 6), code_of_integers if sums.dtype == types.int64 else code
 
 
 @intrinsic

@@ -34,11 +34,11 @@ class Prefetch:
     Parameters
     ----------
     read : as `from_array` gives one; only ever called by one thread at a time.
-    count : images there are.  box_size : N.
+    end : of the images that are wanted next.  box_size : N.
     """
 
-    def __init__(self, read: Read, count: int, box_size: int, device: Device):
-        self.read, self.count = read, count
+    def __init__(self, read: Read, end: int, box_size: int, device: Device):
+        self.read, self.end = read, end
         self.transfer = Transfer(read, box_size, device) if device.on_gpu else None
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
         self.index = np.zeros(0, int)
@@ -58,7 +58,7 @@ class Prefetch:
         assert self.images is not None
         images = self.images.result()
         self.images = None
-        following = np.arange(index[-1] + 1, min(index[-1] + 1 + len(index), self.count))
+        following = np.arange(index[-1] + 1, min(index[-1] + 1 + len(index), self.end))
         if len(following):
             self.begin(following)
         return images

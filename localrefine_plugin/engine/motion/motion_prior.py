@@ -51,10 +51,13 @@ class Evidence:
     pull: np.ndarray
     weight: np.ndarray
 
+    def take(self, index: np.ndarray) -> "Evidence":
+        """Of the images of an index (m,), in its order."""
+        return Evidence(self.rotation0[index], self.curvature[index], self.pull[index], self.weight[index])
+
     def some(self, most: int) -> "Evidence":
         """At most so many images, evenly spaced."""
-        index = np.unique(np.linspace(0, len(self.pull) - 1, most).astype(int))
-        return Evidence(self.rotation0[index], self.curvature[index], self.pull[index], self.weight[index])
+        return self.take(np.unique(np.linspace(0, len(self.pull) - 1, most).astype(int)))
 
     def in_body_frame(self) -> Tuple[np.ndarray, np.ndarray]:
         """BᵀHB (n, 6, 6) and BᵀHy (n, 6)."""

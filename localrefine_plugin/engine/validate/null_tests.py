@@ -11,7 +11,8 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..align.half_set import HalfResult, HalfSet, align_half
+from ..align.half_alignment import HalfSet
+from ..align.half_set import HalfResult, align_half
 from ..align.reference_errors import ReferenceErrors, known_errors
 from ..align.search_plan import search_plan
 from ..inputs.changes import check_stacks

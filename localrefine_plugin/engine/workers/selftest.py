@@ -14,7 +14,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import numpy as np
 
-from ..align.half_set import HalfResult, HalfSet, align_half
+from ..align.half_alignment import HalfSet
+from ..align.half_set import HalfResult, align_half
 from ..align.reference import Reference, make_reference, slice_rows
 from ..align.reference_errors import ReferenceErrors
 from ..align.search_plan import resolve, search_plan
@@ -22,7 +23,7 @@ from ..io.run_folder import write_json
 from ..kernels import cuda
 from ..kernels.device import CPU, Device, to_host
 from ..kernels.fft import irfftn, rfft2, rfftn
-from ..kernels.fixed_point import FixedPointSums
+from ..kernels.fixed_point import FixedPointSums, exact_sums, exponents
 from ..kernels.insert import insert_slices
 from ..kernels.moved import sum_of_moved
 from ..kernels.prefetch import Prefetch, from_array
@@ -170,8 +171,8 @@ def operators() -> Dict[str, Callable[[Device], Any]]:
                                  on(z), on(w), BOX)[part]
 
     def insert(d: Device, fixed: bool = False) -> Any:
-        on, fixed = d.to_device, fixed and d.on_gpu
-        accumulator = FixedPointSums(accumulator_shape(shell), 40, d.xp) if fixed else new_accumulator(shell, d.xp)
+        on, shape, scale = d.to_device, accumulator_shape(shell), exponents(float(power.max()), 40)
+        accumulator = FixedPointSums(shape, scale, d.xp) if fixed else new_accumulator(shell, d.xp)
         insert_slices(accumulator, on(rows), on(owner), on(np.ones(40)), on(shift), on(variance),
                       on(last_column(shell)), on(image), on(power), BOX)
         accumulator = accumulator.to_float() if fixed else accumulator
@@ -198,6 +199,7 @@ def operators() -> Dict[str, Callable[[Device], Any]]:
         "extract_slices": slices, "score_grid": scores,
         "log likelihood": lambda d: sums(d, 0), "gradient": lambda d: sums(d, 1), "curvature": lambda d: sums(d, 2),
         "insert_slices": insert, "insert_slices, fixed point": lambda d: insert(d, fixed=True),
+        "sums of images": lambda d: exact_sums(d.to_device(power), d.to_device(np.full(power[0].size, 1024.0))),
         "sums over shells": lambda d: d.to_device(shell_sums(*(d.to_device(f) for f in spectra))),
         "density over shells": lambda d: d.to_device(density_sums(d.to_device(power))),
         "moved copies": lambda d: sum_of_moved(d.to_device(e.map), turns, turns @ np.ones(3), d.to_device(e.map)),

@@ -34,8 +34,8 @@ def on_gpu(function):
 
 def pytest_configure(config):
     from gpu import cuda_on_cpu, fixtures
-    from localrefine_plugin.engine.align.half_set import HalfAlignment
-    for name in ("__init__", "set_reference", "add", "result"):
+    from localrefine_plugin.engine.align.half_alignment import HalfAlignment
+    for name in ("__init__", "set_reference", "add", "add_nulls", "float_accumulator"):
         setattr(HalfAlignment, name, on_gpu(getattr(HalfAlignment, name)))
     kernels = FOLDER / "kernels"
     kernels.mkdir(exist_ok=True)
