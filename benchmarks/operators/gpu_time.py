@@ -156,7 +156,7 @@ def array_work(run: RunFolder, iteration: int) -> Work:
             for name, (_, wrapped) in functions.items():
                 setattr(owners[name], name, wrapped)
             run.half_done(iteration, 1).unlink()
-            refine.align(str(run.path), iteration, 1, "cuda", 1)
+            refine.align(str(run.path), iteration, (1,), "cuda", 1)
         finally:
             del sys.modules["cupy"]
             refine.choose_device, refine.ensure_tested = choose, test

@@ -36,6 +36,10 @@ def parser() -> argparse.ArgumentParser:
                    "compare a GPU with the CPU: kernels, transforms, one tiny iteration")
     _add_device(selftest)
     _add_threads(selftest)
+    member = known.add_parser("member")  # no help: processes.py starts it
+    member.set_defaults(run_verb=verbs.run_member)
+    for name in ("descriptor", "rank", "size"):
+        member.add_argument(name, type=int)
     for verb in (align, merge, finish, validate, report, bundle):
         verb.add_argument("run", metavar="RUN", help="the run folder")
     for verb in (align, merge):
@@ -43,8 +47,10 @@ def parser() -> argparse.ArgumentParser:
     align.add_argument("--half", choices=("1", "2", "both"), required=True)
     for verb in (align, merge, finish):
         _add_devices(verb)
-    _add_device(validate)
-    for verb in (align, merge, finish, validate):
+    _add_processes(align)
+    for verb in (validate, member):
+        _add_device(verb)
+    for verb in (align, merge, finish, validate, member):
         _add_threads(verb)
     return top
 
@@ -60,6 +66,7 @@ def _add_inputs(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--output", required=True, metavar="RUN", help="the run folder to make")
     verb.add_argument("--settings", metavar="JSON", help="settings that differ from their defaults")
     _add_devices(verb)
+    _add_processes(verb)
     _add_threads(verb)
     mode = verb.add_mutually_exclusive_group()
     mode.add_argument("--overwrite", dest="mode", action="store_const", const="overwrite", default="new",
@@ -87,8 +94,13 @@ def _add_device(verb: argparse.ArgumentParser) -> None:
 
 def _add_devices(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", type=_devices, default="auto", help="auto, cpu, cuda or cuda:N (default: auto); "
-                      "cuda:N,cuda:M aligns the half-sets at the same time, each on its own GPU, and does the rest "
-                      "on the first")
+                      "cuda:N,cuda:M,... shares the particles out among any number of GPUs, and does the rest on the "
+                      "first. Under mpirun the ranks of a machine take turns among them")
+
+
+def _add_processes(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--processes", type=_threads, default=0, metavar="N",
+                      help="share particles and threads out among N processes, for a CPU of many cores (default: one)")
 
 
 def _add_threads(verb: argparse.ArgumentParser) -> None:
@@ -105,8 +117,8 @@ def _device(text: str) -> str:
 def _devices(text: str) -> str:
     if "," not in text:
         return _device(text)
-    if not re.fullmatch(r"cuda:\d{1,3},cuda:\d{1,3}", text) or len(set(text.split(","))) == 1:
-        raise argparse.ArgumentTypeError(f"'{text}' does not name two different GPUs, like cuda:0,cuda:1")
+    if not re.fullmatch(r"cuda:\d{1,3}(,cuda:\d{1,3})+", text) or len(set(text.split(","))) < len(text.split(",")):
+        raise argparse.ArgumentTypeError(f"'{text}' does not name different GPUs, like cuda:0,cuda:1")
     return text
 
 

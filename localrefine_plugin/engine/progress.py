@@ -8,8 +8,18 @@ REFRESH_SECONDS = 2.0  # a summary made from the last line is never more than a 
 WIDTH = 24
 
 
+_heard = True
+
+
 def say(text: str) -> None:
-    print(text, flush=True)
+    if _heard:
+        print(text, flush=True)
+
+
+def be_silent() -> None:
+    """Say nothing more in this process: it is one of several, of which another one speaks."""
+    global _heard  # noqa: PLW0603
+    _heard = False
 
 
 class ProgressBar:
@@ -25,6 +35,8 @@ class ProgressBar:
         if not last and now - self.shown < REFRESH_SECONDS:
             return
         self.shown = now
+        if not _heard:
+            return
         rate = done / max(now - self.start, 1e-9)
         filled = WIDTH * done // max(total, 1)
         line = (f"{self.phase} [{'#' * filled}{'.' * (WIDTH - filled)}] {done}/{total}, "

@@ -1,13 +1,15 @@
 """The outer loop: the verbs of the tracked steps, each stateless on the run folder."""
 from __future__ import annotations
 
+import uuid
+from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, List, Optional, Sequence
 
 import numpy as np
 
 from .align.half_alignment import HalfSet
-from .align.half_set import HalfResult, align_half
+from .align.half_set import HalfResult, HalfTask
 from .align.reference_errors import ReferenceErrors, known_errors
 from .align.search_plan import search_plan
 from .finish.results import write_results
@@ -24,29 +26,30 @@ from .io.run_store import (
     save_arrays,
     save_record,
 )
-from .kernels.device import choose_device
-from .kernels.host import measured, worker_count
+from .kernels.device import Device, choose_device
+from .kernels.host import few_threads, measured, worker_count
 from .merge.merge import merge_halves
 from .prepare.prepare import prepare as prepare
-from .progress import ProgressBar, say
+from .progress import ProgressBar, be_silent, say
 from .records.errors import InputError
 from .records.iteration import FSC_THRESHOLD, HalfRecord, IterationRecord
 from .records.settings import Settings
+from .team import ALONE, Team
 from .workers.selftest import ensure_tested
-from .workers.two_gpus import align_on_two_gpus
 
 READ_THREADS = 4  # for a GPU, which takes images faster than one thread reads them; a CPU computes meanwhile
 
 
 def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,  # noqa: PLR0913
-           device: str = "auto", threads: int = 0, mode: str = "new") -> RunFolder:
+           device: str = "auto", threads: int = 0, mode: str = "new", team: Team = ALONE) -> RunFolder:
     """A whole local refinement: prepare, iterate to convergence, write the results.
 
     Parameters
     ----------
     particles, half_map_1, half_map_2, mask : paths of the inputs.  output : the run folder.
-    device : "auto", "cpu", "cuda", "cuda:N", or "cuda:N,cuda:M" for a GPU each half-set.  threads : 0 = all available.
-    mode : "new", "overwrite" or "continue".
+    device : "auto", "cpu", "cuda" or "cuda:N"; the GPUs of the members of a team, "cuda:N,cuda:M,…".
+    threads : 0 = all available.  mode : "new", "overwrite" or "continue".
+    team : those who align with this process, its first member (workers/assemble.py).
 
     Raises
     ------
@@ -56,39 +59,73 @@ def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: 
     for k in range(run.iterations_done() + 1, settings.max_iterations + settings.extra_final_passes + 1):
         if run.stopped_before(k):
             break
-        align_both(str(run.path), k, device, threads)
+        align(str(run.path), k, (1, 2), device, threads, team)
         merge(str(run.path), k, threads, device)
     finish(str(run.path), threads, device)
     return run
 
 
-def align_both(run: str, iteration: int, device: str = "auto", threads: int = 0) -> None:
-    """Align both half-sets: one after the other, or at the same time on two GPUs."""
-    devices = device.split(",")
-    if len(devices) == 1:
-        for half in (1, 2):
-            align(run, iteration, half, device, threads)
-    elif not RunFolder(run).stopped_before(iteration):
-        align_on_two_gpus(run, iteration, devices, worker_count(threads))
-
-
-def align(run: str, iteration: int, half: int, device: str = "auto", threads: int = 0) -> None:
-    """Align the particles of one half-set and reconstruct its map; opens nothing of the other half."""
+def align(run: str, iteration: int, halves: Sequence[int], device: str = "auto", threads: int = 0,
+          team: Team = ALONE) -> None:
+    """Align the particles of half-sets and reconstruct their maps, with the other members of the team; ``device`` as in
+    `refine`."""
     folder = RunFolder(run)
     if folder.stopped_before(iteration):
         say(f"iteration {iteration}: the refinement has stopped, nothing to do")
         return
-    if folder.half_complete(iteration, half):
-        say(f"iteration {iteration} half {half}: done before")
+    todo = []
+    for half in halves:
+        if folder.half_complete(iteration, half):
+            say(f"iteration {iteration} half {half}: done before")
+        else:
+            todo.append(half)
+    if not todo:
         return
     require(folder, iteration, folder.complete(folder.iteration_done(iteration - 1)), f"iteration {iteration - 1}")
-    folder.forget_align(iteration, half)
+    for half in todo:
+        folder.forget_align(iteration, half)
+    chosen = choose_device(device.split(",")[0])
+    ensure_tested(chosen)
+    order = AlignOrder(str(folder.path.resolve()), iteration, todo, uuid.uuid4().hex)
+    team.order(order)
+    for half in todo:
+        align_half_set(order, half, chosen, threads, team)
+    team.done()
+
+
+@dataclass(frozen=True)
+class AlignOrder:
+    """What the members of a team are told: the run folder, which half-sets, and a word for their claims that is used
+    once."""
+
+    run: str
+    iteration: int
+    halves: List[int]
+    word: str
+
+    def claims(self, half: int) -> Path:
+        return RunFolder(self.run).iteration(self.iteration) / f".half_{half}_claims.tmp.{self.word}"
+
+
+def serve(team: Any, device: str, threads: int) -> None:
+    """What a member of a team does that is not the first, until it is told that there is no more."""
+    be_silent()
     chosen = choose_device(device)
     ensure_tested(chosen)
-    with measured() as cost:
+
+    def work(order: AlignOrder) -> None:
+        for half in order.halves:
+            align_half_set(order, half, chosen, threads, team)
+    team.serve(work)
+
+
+def align_half_set(order: AlignOrder, half: int, chosen: Device, threads: int, team: Team) -> None:
+    """The part of this member in the alignment of a half-set; the first writes the results. Opens nothing of the other
+    half."""
+    folder, iteration, workers = RunFolder(order.run), order.iteration, team.share(worker_count(threads))
+    with measured() as cost, few_threads(workers):
         given = load_input(folder)
-        resolved = given.resolved
-        if chosen.word not in given.device_word.split(","):  # those of the run were named at its beginning
+        if team.is_first and chosen.word not in given.device_word.split(","):  # those were named at the beginning
             say(f"iteration {iteration} half {half}: on {chosen.description}")
         everything = load_particles(folder)
         row = np.flatnonzero(everything.half_set == half)
@@ -97,22 +134,24 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
         mask, _ = read_map(folder.mask_in_use(iteration - 1))
         reference_map, _ = read_map(folder.reference(iteration - 1, half))
         motion = load_motion(folder, iteration - 1, half)
-        plan = search_plan(resolved, particles, before.align_resolution_angstrom,
+        plan = search_plan(given.resolved, particles, before.align_resolution_angstrom,
                            None if motion is None else motion.covariance)
         errors = errors_of_reference(folder, iteration - 1, half, reference_map, mask, plan.centre)
         bar = ProgressBar(f"iteration {iteration} half {half}: align and insert", len(particles))
         check_stacks(folder, given, particles.stack)
-        with ImageReader(particles, min(READ_THREADS, worker_count(threads)) if chosen.on_gpu else 1) as reader:
-            task = HalfSet(particles, row, reader.read, reference_map, mask, load_noise(folder, iteration - 1, half),
-                           load_poses(folder, iteration - 1, half), errors,
-                           read_map(folder.static_part(half))[0] if resolved.subtract else None)
-            result = align_half(task, plan, chosen, worker_count(threads), bar.update)
+        noise, poses = load_noise(folder, iteration - 1, half), load_poses(folder, iteration - 1, half)
+        static_part = read_map(folder.static_part(half))[0] if given.resolved.subtract else None
+        with ImageReader(particles, min(READ_THREADS, workers) if chosen.on_gpu else 1) as reader:
+            half_set = HalfSet(particles, row, reader.read, reference_map, mask, noise, poses, errors, static_part)
+            result = HalfTask(half_set, plan, chosen, workers, team, order.claims(half)).align(bar.update)
         check_stacks(folder, given, particles.stack)  # what was read may have been another file's
+        if result is None:
+            return
         files = save_half(folder, iteration, half, result, particles.pixel_size)
     save_record(folder.half_done(iteration, half), HalfRecord(
         iteration=iteration, half=half, particles=len(particles), verdict=result.verdict,
-        phase_seconds=result.phase_seconds,
-        device=chosen.description, files=folder.sizes(files)), cost)
+        phase_seconds=result.phase_seconds, device=chosen.description, processes=team.size,
+        files=folder.sizes(files)), cost)
 
 
 def errors_of_reference(folder: RunFolder, iteration: int, half: int, reference_map: np.ndarray, mask: np.ndarray,

@@ -1,10 +1,13 @@
 """Those who align a half-set together: what they hand out, collect and add up.
 
-A team has members that all run the same steps: threads of one process (who is alone is a team of one), processes on one
-machine, or ranks of MPI on many (workers/). Its first member also does what is done once.
+The members of a team are processes that run the same steps (workers/); who is alone is a team of one. The first member
+also does what is done once.
 """
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
 from typing import Any, Iterator, List, Optional, Tuple
 
 Array = Any
@@ -18,8 +21,19 @@ class Team:
     size = 1
     is_first = True
 
-    def claims(self, count: int) -> Iterator[int]:
-        """Numbers below ``count``: each goes to one member of the team, in rising order."""
+    def order(self, what: Any) -> None:
+        """The first member tells the others what to do next."""
+
+    def done(self) -> None:
+        """The first member has seen that all have carried out what was ordered."""
+
+    def share(self, threads: int) -> int:
+        """How many of a machine's ``threads`` this member takes while all are at work."""
+        return threads
+
+    def claims(self, count: int, folder: Path) -> Iterator[int]:
+        """Numbers below ``count``, in rising order: each goes to one member of the team. ``folder``, in the files that
+        all members see, is made, and forgotten by `collect`."""
         return iter(range(count))
 
     def collect(self, part: Any) -> Optional[List[Any]]:
@@ -39,6 +53,25 @@ class Team:
 
 
 ALONE = Team()
+NOWHERE = Path()  # who is alone needs no folder for claims
+
+
+def claimed(count: int, folder: Path) -> Iterator[int]:
+    """Numbers below ``count`` that no other process takes: whoever makes the file of that name has the number.
+
+    Making a file that must be new is atomic on every file system, those of clusters included.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        try:
+            os.close(os.open(folder / f"{number:06d}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            continue
+        yield number
+
+
+def forget_claims(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def spans(count: int, members: int) -> List[Tuple[int, int]]:

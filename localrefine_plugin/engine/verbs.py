@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from typing import Any, Dict
 
 from .failures import forget_error
@@ -17,9 +18,13 @@ def run_settings(options: argparse.Namespace) -> None:
 
 
 def run_refine(options: argparse.Namespace) -> None:
-    arguments = _checked_arguments(options)
     from . import refine
-    refine.refine(**arguments)
+    from .workers.assemble import assembled
+    with assembled(options.device, options.threads, options.processes) as (team, options.device):
+        if team.is_first:
+            refine.refine(**_checked_arguments(options), team=team)
+        else:
+            refine.serve(team, options.device, options.threads)
 
 
 def run_prepare(options: argparse.Namespace) -> None:
@@ -60,15 +65,28 @@ def _star_of_cs(options: argparse.Namespace) -> str:
 
 
 def run_align(options: argparse.Namespace) -> None:
-    _check_run(options)
     from . import refine
-    if options.half == "both":
-        refine.align_both(options.run, options.iteration, device=options.device, threads=options.threads)
-    elif "," in options.device:
-        from .prepare.arguments import OutputError
-        raise OutputError("names two GPUs for one half-set", f"--device {options.device}", "use --half both")
-    else:
-        refine.align(options.run, options.iteration, int(options.half), device=options.device, threads=options.threads)
+    from .workers.assemble import assembled
+    with assembled(options.device, options.threads, options.processes) as (team, options.device):
+        if team.is_first:
+            _check_run(options)
+            halves = (1, 2) if options.half == "both" else (int(options.half),)
+            refine.align(options.run, options.iteration, halves, options.device, options.threads, team)
+        else:
+            refine.serve(team, options.device, options.threads)
+
+
+def run_member(options: argparse.Namespace) -> None:
+    """One of the processes of a team, started by its first member."""
+    from . import refine
+    from .records.errors import InputError
+    from .workers.processes import Failure, Joined
+    team = Joined(options.descriptor, options.rank, options.size)
+    try:
+        refine.serve(team, options.device, options.threads)
+    except InputError as error:
+        team.send(0, Failure(error))
+        sys.exit(1)
 
 
 def run_merge(options: argparse.Namespace) -> None:

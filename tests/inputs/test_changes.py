@@ -210,7 +210,7 @@ def test_a_stack_that_changes_during_a_run_ends_it(inputs, tmp_path, monkeypatch
 def begun(inputs, tmp_path):
     """A run after its first iteration."""
     run = prepare(*inputs, str(tmp_path / "run"), SETTINGS, "cpu", 1)
-    engine.align_both(str(run.path), 1, "cpu", 1)
+    engine.align(str(run.path), 1, (1, 2), "cpu", 1)
     engine.merge(str(run.path), 1, 1)
     return run
 

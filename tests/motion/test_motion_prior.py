@@ -402,7 +402,7 @@ def test_the_learned_prior_of_a_half_does_not_know_the_other_half(run, tmp_path)
     np.savez(copy.motion(1, 2), **replace(other, covariance=9 * other.covariance).columns())
     for half in (1, 2):
         copy.half_done(2, half).unlink()
-        refine.align(str(copy.path), 2, half, threads=1)
+        refine.align(str(copy.path), 2, (half,), threads=1)
     assert copy.poses(2, 1).read_bytes() == run.poses(2, 1).read_bytes()
     assert copy.motion(2, 1).read_bytes() == run.motion(2, 1).read_bytes()
     assert copy.poses(2, 2).read_bytes() != run.poses(2, 2).read_bytes()

@@ -6,6 +6,7 @@ Nothing of the other half-set is known here. The work is handed out in spans of 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Callable, Dict, Optional, Tuple
 
 import numpy as np
@@ -17,11 +18,12 @@ from ..kernels.prefetch import Prefetch
 from ..maps.reconstruct import reconstruct
 from ..motion.motion_prior import Evidence
 from ..progress import say, silent
+from ..records.errors import InputError
 from ..records.iteration import Verdict
 from ..records.motion import LearnedMotion
 from ..records.particles import Particles
 from ..records.poses import PoseTable
-from ..team import ALONE, Team, spans
+from ..team import ALONE, NOWHERE, Team, spans
 from .half_alignment import HalfAlignment, HalfSet
 from .half_sums import HalfFindings, refitted_scales
 from .memory import MemoryNeed, check_fits, need_of
@@ -32,6 +34,7 @@ from .verdicts import LEAST_PARTICLES, Probabilities, gains, judged, null_images
 BATCH_BYTES = 192 << 20  # on the host
 LARGEST_BATCH = 4096  # on a GPU: images enough to keep it busy
 NULLS_AT_ONCE = 50
+MOST_LOWERED = 10  # times that sums are made again: images 10³⁶ times as bright as expected
 
 
 @dataclass(frozen=True)
@@ -52,52 +55,53 @@ class HalfResult:
 def align_half(half: HalfSet, plan: SearchPlan, device: Device = CPU, workers: int = 1,
                progress: Callable[[int, int], None] = silent) -> HalfResult:
     """Align and reconstruct one half-set, on ``device``; the result is the host's."""
-    result = align_in_team(half, plan, device, workers, progress, ALONE)
+    result = HalfTask(half, plan, device, workers).align(progress)
     assert result is not None  # who is alone is the first
     return result
 
 
-def align_in_team(half: HalfSet, plan: SearchPlan, device: Device, workers: int,
-                  progress: Callable[[int, int], None], team: Team) -> Optional[HalfResult]:
-    """What `align_half` does, together with the other members of a team; the result for its first, None for others.
-
-    The result has the same bits for any team, as long as the sums of the map are integers.
-    """
-    need = need_of(plan, half.particles, half.max_shell, half.mask, device, half.static_part is not None)
-    check_fits(device, need)
-    if device.on_gpu and not need.fixed:
-        say("the GPU's memory does not hold sums in 64-bit integers: the last bits of the map may differ between runs")
-    task = HalfTask(half, plan, device, workers, need)
-    try:
-        return task.run(progress, team, 0 if need.fixed else None)
-    except OutOfRange:
-        if not team.is_first:
-            return None
-        for lowered in range(1, 20):
-            say("images are much brighter than their noise tells: the sums of the map are made again, less fine")
-            try:
-                return task.run(progress, ALONE, lowered)
-            except OutOfRange:
-                continue
-        raise
-
-
 @dataclass(frozen=True)
 class HalfTask:
-    """A half-set to be aligned, and where."""
+    """A half-set to be aligned on ``device``, by this member of a team; ``claims``: a folder for `Team.claims`."""
 
     half: HalfSet
     plan: SearchPlan
     device: Device
     workers: int
-    need: MemoryNeed
+    team: Team = ALONE
+    claims: Path = NOWHERE
 
-    def run(self, progress: Callable[[int, int], None], team: Team, lowered: Optional[int]) -> Optional[HalfResult]:
-        """One attempt; ``lowered`` as in HalfAlignment. Raises OutOfRange."""
-        count = len(self.half.particles)
+    def align(self, progress: Callable[[int, int], None]) -> Optional[HalfResult]:
+        """The result for the first member of the team, None for others. It has the same bits for any team, as long as
+        the sums of the map are integers."""
+        half, device = self.half, self.device
+        need = need_of(self.plan, half.particles, half.max_shell, half.mask, device, half.static_part is not None)
+        check_fits(device, need)
+        if device.on_gpu and not need.fixed:
+            say("the GPU's memory does not hold sums in 64-bit integers: the last bits of the map may differ between "
+                "runs")
+        try:
+            return self.attempt(progress, need, 0 if need.fixed else None)
+        except OutOfRange:
+            if not self.team.is_first:
+                return None
+        alone = replace(self, team=ALONE)
+        for lowered in range(1, MOST_LOWERED):
+            say("images are much brighter than their noise tells: the sums of the map are made again, less fine")
+            try:
+                return alone.attempt(progress, need, lowered)
+            except OutOfRange:
+                continue
+        raise InputError("images are too bright for the sums of a map", "particles",
+                         "normalise the images, or leave out those with hot pixels")
+
+    def attempt(self, progress: Callable[[int, int], None], need: MemoryNeed,
+                lowered: Optional[int]) -> Optional[HalfResult]:
+        """``lowered`` as in HalfAlignment. Raises OutOfRange."""
+        count, team = len(self.half.particles), self.team
         with Prefetch(self.half.read, count, self.half.particles.box_size, self.device) as ahead:
             work = HalfAlignment(replace(self.half, read=ahead), self.plan, self.device, self.workers, lowered)
-            size = batch_size(self.need, self.device)
+            size = batch_size(need, self.device)
             if self.device.on_gpu:
                 say(f"{min(size, count)} images at a time")
 
@@ -108,11 +112,11 @@ class HalfTask:
 
             def in_parts(do: Callable[[np.ndarray], None], part: Tuple[int, int], most: int) -> None:
                 ahead.end = part[1]
-                in_batches(do, part, most, self.device, self.need.remedy)
+                in_batches(do, part, most, self.device, need.remedy)
             images = spans(count, team.size)
             nulls = spans(len(null_images(count)) * (count >= LEAST_PARTICLES), team.size)
             try:
-                for number in team.claims(len(images) + len(nulls)):
+                for number in team.claims(len(images) + len(nulls), self.claims):
                     if number < len(images):
                         in_parts(batch, images[number], size)
                     else:

@@ -206,6 +206,16 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def gpu_count() -> int:
+    """GPUs that the driver sees."""
+    count = ctypes.c_int(0)
+    try:
+        driver = load_driver()
+    except OSError:
+        return 0
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
 def load_driver() -> Any:
     """The driver's library; OSError without one."""
     return ctypes.CDLL("libcuda.so.1")

@@ -1,4 +1,5 @@
-"""The machine: how many of its cores are used, and what a step of a run cost. Standard library only."""
+"""The machine: how many of its cores are used, and what a step of a run cost. Nothing heavy is imported with
+it."""
 from __future__ import annotations
 
 import os
@@ -23,6 +24,18 @@ def available_cores() -> int:
 def worker_count(threads: int) -> int:
     """Threads to use; 0 = all this process may."""
     return threads if threads > 0 else available_cores()
+
+
+@contextmanager
+def few_threads(threads: int) -> Iterator[None]:
+    """Compiled loops with no more than so many threads."""
+    import numba
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(threads, before))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
 
 
 @dataclass

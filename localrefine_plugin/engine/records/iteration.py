@@ -124,11 +124,12 @@ class Verdict:
 @dataclass(frozen=True)
 class HalfRecord:
     """half_H.json: what an align step did and what it took; ``files`` as in `IterationRecord`; ``verdict``: None of too
-    few particles."""
+    few particles. Device, seconds and memory are those of the first of ``processes``."""
 
     iteration: int
     half: int
     particles: int = 0
+    processes: int = 1
     verdict: Optional[Verdict] = None
     phase_seconds: Dict[str, float] = field(default_factory=dict)
     device: str = ""
