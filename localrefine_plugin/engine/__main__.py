@@ -8,18 +8,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
 from typing import List, Optional
 
 from .command_line import parser
-from .failures import fail, fail_unexpected
-from .kernels.host import worker_count
+from .failures import fail, fail_because
+from .kernels.host import rank_of_launcher, worker_count
 from .startup import discard_output, find_compiler_cache, open_streams
 
 THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 # The matrices given to BLAS and LAPACK are small, and with more threads their last bits may differ (OpenBLAS 0.3.21)
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-COMPILED = ("refine", "prepare", "align", "merge", "finish", "validate", "recentre", "selftest")
+COMPILED = ("refine", "prepare", "align", "merge", "finish", "validate", "recentre", "selftest", "member")
+SHARED = ("refine", "align", "member")  # done by all ranks that mpirun started
 STOPPED = 130  # as a shell calls a program that Ctrl-C ended
 
 
@@ -43,6 +43,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if rank_of_launcher() and options.verb not in SHARED:
+        return 0  # the first rank does it
     if hasattr(options, "threads"):
         options.threads = worker_count(options.threads)
         if "numba" not in sys.modules:  # numba refuses another number once it runs
@@ -52,24 +54,14 @@ def _run(options: argparse.Namespace) -> int:
     if note:
         print(note, file=sys.stderr)
     from .prepare.arguments import OutputError
-    from .records.errors import InputError
     try:
         options.run_verb(options)
     except OutputError as error:
         return fail(str(error))
-    except InputError as error:
-        return fail(str(error), options, error.as_dict())
-    except MemoryError:
-        memory = InputError("there is not enough memory", "computation", "use another machine or a smaller box")
-        return fail(str(memory), options, memory.as_dict())
     except BrokenPipeError:
         raise
-    except OSError as failure:
-        system = InputError(failure.strerror or str(failure), str(failure.filename or "a file"),
-                            "check free space and permissions, then continue the run")
-        return fail(str(system), options, dict(system.as_dict(), traceback=traceback.format_exc()))
     except Exception as failure:
-        return fail_unexpected(options, failure)
+        return fail_because(failure, options)
     return 0
 
 

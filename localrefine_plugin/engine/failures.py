@@ -7,6 +7,7 @@ import traceback
 from pathlib import Path
 from typing import Dict, Optional
 
+from .records.errors import InputError
 from .startup import PROGRAM, discard_output
 
 
@@ -57,11 +58,24 @@ def fail(sentence: str, options: Optional[argparse.Namespace] = None, content: O
     return 1
 
 
-def fail_unexpected(options: argparse.Namespace, failure: Exception) -> int:
-    """A mistake of the program, not of the user: the traceback goes to error.json, for a bug report."""
-    from .records.errors import InputError
-    error = InputError(f"unexpected {type(failure).__name__} ({failure})", PROGRAM + " " + _command(options),
-                       "please report it, with the file error.json of the run folder")
-    if _folder(options) is None:
+def described(failure: Exception, command: str) -> InputError:
+    """What made a computation fail, as a sentence: bad input, the machine, or a mistake of the program."""
+    if isinstance(failure, InputError):
+        return failure
+    if isinstance(failure, MemoryError):
+        return InputError("there is not enough memory", "computation", "use another machine or a smaller box")
+    if isinstance(failure, OSError):
+        return InputError(failure.strerror or str(failure), str(failure.filename or "a file"),
+                          "check free space and permissions, then continue the run")
+    return InputError(f"unexpected {type(failure).__name__} ({failure})", f"{PROGRAM} {command}",
+                      "please report it, with the file error.json of the run folder")
+
+
+def fail_because(failure: Exception, options: argparse.Namespace) -> int:
+    """Say what made a verb fail; the traceback of what is not bad input goes to error.json, for a bug report."""
+    error = described(failure, _command(options))
+    if isinstance(failure, (InputError, MemoryError)):
+        return fail(str(error), options, error.as_dict())
+    if not isinstance(failure, OSError) and _folder(options) is None:
         traceback.print_exc()
     return fail(str(error), options, dict(error.as_dict(), traceback=traceback.format_exc()))

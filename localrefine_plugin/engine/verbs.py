@@ -6,9 +6,10 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from typing import Any, Dict
 
-from .failures import forget_error
+from .failures import described, forget_error
 
 
 def run_settings(options: argparse.Namespace) -> None:
@@ -24,7 +25,7 @@ def run_refine(options: argparse.Namespace) -> None:
         if team.is_first:
             refine.refine(**_checked_arguments(options), team=team)
         else:
-            refine.serve(team, options.device, options.threads)
+            _serve(team, options)
 
 
 def run_prepare(options: argparse.Namespace) -> None:
@@ -73,20 +74,32 @@ def run_align(options: argparse.Namespace) -> None:
             halves = (1, 2) if options.half == "both" else (int(options.half),)
             refine.align(options.run, options.iteration, halves, options.device, options.threads, team)
         else:
-            refine.serve(team, options.device, options.threads)
+            _serve(team, options)
 
 
 def run_member(options: argparse.Namespace) -> None:
-    """One of the processes of a team, started by its first member."""
-    from . import refine
+    """One of the processes of a team, started by its first member, which is told what stops it."""
     from .records.errors import InputError
     from .workers.processes import Failure, Joined
     team = Joined(options.descriptor, options.rank, options.size)
     try:
-        refine.serve(team, options.device, options.threads)
+        _serve(team, options)
     except InputError as error:
+        if not isinstance(error.__cause__, (InputError, MemoryError, OSError)):
+            traceback.print_exc()
         team.send(0, Failure(error))
         sys.exit(1)
+
+
+def _serve(team: Any, options: argparse.Namespace) -> None:
+    """What a member does that is not the first. InputError: what stopped it, and who it is."""
+    from . import refine
+    from .records.errors import InputError
+    try:
+        refine.serve(team, options.device, options.threads)
+    except Exception as failure:
+        error = described(failure, "align")
+        raise InputError(error.problem, f"{error.source} ({team.name()})", error.remedy) from failure
 
 
 def run_merge(options: argparse.Namespace) -> None:

@@ -90,7 +90,7 @@ class FixedPointSums:
         scale = xp.asarray(np.ldexp(1.0, -self.exponent[[0, 0, 1]]))
         result = xp.empty(self.sums.shape, np.float32)
         for x in range(len(result)):
-            result[x] = (to_host(self.sums[x]) if xp is np else self.sums[x]) * scale
+            result[x] = (to_host(self.sums[x]) if xp is np else xp.asarray(self.sums[x])) * scale
         return result
 
 

@@ -8,7 +8,11 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Optional
+
+# What launchers tell each process: OpenMPI; PMIx, of srun; PMI, of MPICH, Intel MPI and srun
+LAUNCHED_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "PMI_SIZE")
+LAUNCHED_RANKS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
 
 
 def available_cores() -> int:
@@ -19,6 +23,13 @@ def available_cores() -> int:
         return max(1, min(cores, int(quota) // int(period)))
     except (OSError, ValueError):  # no control groups, or "max"
         return cores
+
+
+def rank_of_launcher() -> Optional[int]:
+    """The rank of this process among several that mpirun or srun started; None where it is alone."""
+    size = next((os.environ[name] for name in LAUNCHED_SIZES if name in os.environ), "")
+    rank = next((os.environ[name] for name in LAUNCHED_RANKS if name in os.environ), "")
+    return int(rank) if rank.isdigit() and (not size.isdigit() or int(size) > 1) else None
 
 
 def worker_count(threads: int) -> int:

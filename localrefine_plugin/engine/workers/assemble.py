@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from typing import Iterator, List, Tuple
 
 from ..kernels.device import gpu_count
+from ..kernels.host import rank_of_launcher
 from ..team import ALONE, Team
-from .mpi import Ranks, started_as_rank
+from .mpi import Ranks
 from .processes import Processes
 
 
@@ -20,7 +21,7 @@ def assembled(device: str, threads: int, processes: int = 0) -> Iterator[Tuple[T
     threads : of all processes of this command on this machine; under mpirun of this rank at the most.
     processes : 0, or how many share the threads of a CPU.
     """
-    if started_as_rank() is not None:
+    if rank_of_launcher() is not None:
         with Ranks() as ranks:
             yield ranks, gpu_of(device, ranks.local_rank)
         return

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional
 
 from ..kernels.device import to_host
-from ..records.errors import InputError
 from ..team import Team, claimed, forget_claims
 
 Array = Any
@@ -84,8 +83,5 @@ class LinkedTeam(Team):
             if what is None:
                 return
             self.busy = True
-            try:
-                work(what)
-            except InputError as error:
-                raise InputError(error.problem, f"{error.source} ({self.name()})", error.remedy) from None
+            work(what)
             self.busy = False

@@ -8,7 +8,7 @@ import atexit
 import os
 import socket
 import time
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Tuple
 
 from ..kernels.device import to_host
 from ..kernels.host import available_cores
@@ -17,16 +17,6 @@ from .linked import PIECE, LinkedTeam
 
 Array = Any
 LOOK_SECONDS = 0.002  # how often a rank that waits looks for a message: MPI itself would keep a core busy
-# What launchers tell each process: OpenMPI; PMIx, of srun; PMI, of MPICH, Intel MPI and srun
-SIZES = ("OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "PMI_SIZE")
-RANKS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
-
-
-def started_as_rank() -> Optional[int]:
-    """The rank of this process among several that a launcher started; None where it is alone."""
-    size = next((os.environ[name] for name in SIZES if name in os.environ), "")
-    rank = next((os.environ[name] for name in RANKS if name in os.environ), "")
-    return int(rank) if rank.isdigit() and (not size.isdigit() or int(size) > 1) else None
 
 
 class Ranks(LinkedTeam):
