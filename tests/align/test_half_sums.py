@@ -1,14 +1,20 @@
 """What several workers find of parts of a half-set is, put together, what one finds of all: to the last bit."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gpu.fixtures import STAND_IN, install
 from small_experiments import RESOLUTION, small_experiment
 
 from localrefine_plugin.engine.align.half_alignment import HalfAlignment
+from localrefine_plugin.engine.align.half_set import HalfTask
 from localrefine_plugin.engine.align.half_sums import NoiseSums, integers_by_shell
+from localrefine_plugin.engine.align.memory import need_of
 from localrefine_plugin.engine.kernels.device import CPU, to_host
+from localrefine_plugin.engine.progress import silent
+from localrefine_plugin.engine.team import Team
 
 N = 12
 SETTINGS = dict(prior="learned")
@@ -45,11 +51,46 @@ def test_parts_put_together_in_any_order_are_the_whole(parts):
     assert bits(*together([worked(e, CPU, index) for index in pieces])) == whole
 
 
-def test_on_a_gpu_the_sums_are_those_of_the_cpu_to_rounding_and_of_its_own_parts_to_what_the_search_rounds(monkeypatch):
+def test_images_out_of_range_are_summed_again_less_finely(capsys):
+    """Of an image 10⁸ times as bright as its noise: the map of sums in float32, which have no range."""
+    e = small_experiment(N)
+    e.images[3] *= 1e8
+    task = HalfTask(e.half_set(), e.plan(RESOLUTION), CPU, 1)
+    found = task.align(silent)
+    assert "made again, less fine" in capsys.readouterr().out
+    in_floats = task.attempt(silent, need_of(task.plan, e.particles, task.half.max_shell, e.mask, CPU), None)
+    np.testing.assert_allclose(found.half_map, in_floats.half_map, atol=1e-4 * np.abs(in_floats.half_map).max())
+    np.testing.assert_array_equal(found.poses.rotation, in_floats.poses.rotation)
+
+
+def test_of_a_team_whose_sums_are_out_of_range_the_first_goes_on_alone():
+    """Whoever met the bright image: here another member, whose message the first one sees."""
+    class Two(Team):
+        size = 2
+
+        def collect(self, part):
+            return [part, other]
+
+        def total(self, sums):
+            raise AssertionError("sums out of range are not added")
+    e = small_experiment(N)
+    task = HalfTask(e.half_set(), e.plan(RESOLUTION), CPU, 1)
+    alone = task.align(silent)
+    work = HalfAlignment(task.half, task.plan, CPU, 1)
+    work.findings.out_of_range = True
+    other = work.findings, work.accumulator.reached
+    np.testing.assert_allclose(replace(task, team=Two()).align(silent).half_map, alone.half_map, atol=1e-5)
+    other[0].out_of_range, other = False, (work.findings, np.full(2, np.inf))  # each is in its range, their sum is not
+    np.testing.assert_allclose(replace(task, team=Two()).align(silent).half_map, alone.half_map, atol=1e-5)
+
+
+def test_on_a_gpu_the_sums_are_those_of_its_own_parts_to_the_last_bit_and_those_of_the_cpu_to_rounding(monkeypatch):
     install(monkeypatch)
     e = small_experiment(N)
     here, sums_here = together([worked(e, CPU, np.arange(N))])
+    whole = bits(*together([worked(e, STAND_IN, np.arange(N))]))
     there, sums_there = together([worked(e, STAND_IN, index) for index in (np.arange(4, N), np.arange(4))])
+    assert bits(there, sums_there) == whole
     np.testing.assert_allclose(sums_there, sums_here, atol=1e-3 * np.abs(sums_here).max())
     np.testing.assert_allclose(there.columns()["rotation"], here.columns()["rotation"], atol=1e-3)
     np.testing.assert_allclose(to_host(there.weight_sum), here.weight_sum, rtol=1e-5)

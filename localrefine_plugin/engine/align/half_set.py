@@ -124,6 +124,7 @@ class HalfTask:
             except OutOfRange:
                 work.findings.out_of_range = True
         total = collected(work, team)
+        progress(count, count)
         result = None if total is None else finished(work, total)
         self.device.release()
         return result
