@@ -53,11 +53,12 @@ setup(
         "cuda11": [cupy(11)],
         "cuda12": [cupy(12)],
         "cuda13": [cupy(13)],
+        "mpi": ["mpi4py>=3.1"],
         # The plugins whose converters make the sets of the tests, in the versions of docs/reference/compatibility.md.
         # scipion-app: scipion-em-xmipp imports it without saying so.
         "test": ["pytest>=8", "hypothesis", "coverage", "ruff", "mypy", "import-linter>=2",
                  "scipion-em-relion==5.0.2", "scipion-em-cryosparc2==5.0.1", "scipion-em-xmipp==29.0.1",
-                 "scipion-em-eman2==3.7.0", "scipion-app", "cryosparc-tools",
+                 "scipion-em-eman2==3.7.0", "scipion-app", "cryosparc-tools", "mpi4py>=3.1",
                  # the CUDA compiler: the kernels are compiled for every architecture, without a GPU
                  "nvidia-cuda-nvrtc-cu12==12.9.*; platform_system == 'Linux'"],
     },

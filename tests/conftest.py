@@ -14,6 +14,8 @@ import importlib.util
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -44,6 +46,14 @@ def require_program(name: str) -> str:
     if path is None:
         _missing(f"the program '{name}' is not installed", REQUIRE_OPTIONAL)
     return str(path)
+
+
+def require_mpi() -> None:
+    """mpirun, and an mpi4py that finds its library. Asked in a process of its own: MPI, once initialised, marks the
+    environment of all that this one starts."""
+    require_program("mpirun")
+    if subprocess.run([sys.executable, "-c", "from mpi4py import MPI"], stderr=subprocess.DEVNULL).returncode:
+        _missing("mpi4py is not installed, or finds no MPI library", REQUIRE_OPTIONAL)
 
 
 def require_xmipp() -> None:

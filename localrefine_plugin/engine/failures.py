@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 import traceback
 from pathlib import Path
@@ -64,6 +65,9 @@ def described(failure: Exception, command: str) -> InputError:
         return failure
     if isinstance(failure, MemoryError):
         return InputError("there is not enough memory", "computation", "use another machine or a smaller box")
+    if isinstance(failure, OSError) and failure.errno == errno.EIO and failure.filename is None:
+        return InputError("what reads it has gone: the terminal, mpirun, or the queue has ended it", "standard output",
+                          "continue the run")
     if isinstance(failure, OSError):
         return InputError(failure.strerror or str(failure), str(failure.filename or "a file"),
                           "check free space and permissions, then continue the run")

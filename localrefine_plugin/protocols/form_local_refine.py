@@ -52,8 +52,9 @@ def define_params(form: Any) -> None:
                    help="Yes: an NVIDIA GPU with CuPy does the alignment. If it cannot be used, the run stops and says "
                         "why. No: the CPU does it. The result is the same up to rounding.")
     form.addHidden(GPU_LIST, params.StringParam, default="0", label="GPU ID",
-                   help="The number of the GPU as nvidia-smi shows it. With two numbers (0 1) the half-sets are "
-                        "aligned at the same time, each on its own GPU. A refinement uses at most two GPUs.")
+                   help="The number of the GPU as nvidia-smi shows it. With several numbers (0 1 2 3) the particles "
+                        "are shared out among these GPUs. With more than one MPI process, the processes of a machine "
+                        "take turns among them. The result is the same.")
     define_inputs(form)
     for section in sections():
         form.addSection(label=section)
@@ -68,7 +69,7 @@ def define_params(form: Any) -> None:
         if section == REFINEMENT:
             form.addParam(VALIDATE, params.BooleanParam, default=False, expertLevel=LEVEL_ADVANCED,
                           label="Validate results", help=VALIDATE_HELP)
-    form.addParallelSection(threads=4, mpi=0)
+    form.addParallelSection(threads=4, mpi=1)
 
 
 def define_inputs(form: Any) -> None:

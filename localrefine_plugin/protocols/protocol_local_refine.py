@@ -114,27 +114,30 @@ class ProtLocalRefine(ProtRefine3D):
         self._engine("prepare", "--particles", self._input_path("particles.star"),
                      "--half-map-1", paths["half_map_1"], "--half-map-2", paths["half_map_2"],
                      "--mask", paths["mask"], "--output", str(folder.path),
-                     "--settings", self._input_path("settings.json"), "--continue", *self._resources())
+                     "--settings", self._input_path("settings.json"), "--continue", *self._resources(),
+                     made=folder.iteration_done(0))
         return [str(folder.settings), str(folder.input)] + self._written(folder.iteration_done(0))
 
     def alignStep(self, iteration: int, half: int, token: str) -> List[str]:
         """Align one half-set to its own reference and reconstruct its half-map; opens this half only.
 
-        With two GPUs the first of the two steps does both halves at once, each in a process of its own, and the
-        second one finds its work done.
+        With several processes the first of the two steps does both halves, one after the other in each process, so that
+        none waits between them, and the second step finds its work done.
         """
         folder = self._run_folder()
         if not (folder.half_complete(iteration, half) or folder.stopped_before(iteration)):
-            resources = self._resources()
-            halves = "both" if "," in resources[1] else str(half)
-            self._engine("align", str(folder.path), "--iteration", str(iteration), "--half", halves, *resources)
+            resources, ranks = self._resources(), max(1, self.numberOfMpi.get() or 1)
+            halves = "both" if "," in resources[1] or ranks > 1 else str(half)
+            run_engine(self, folder.error, "align", str(folder.path), "--iteration", str(iteration), "--half", halves,
+                       *resources, made=folder.half_done(iteration, half), ranks=ranks)
         return self._written(folder.half_done(iteration, half))
 
     def mergeStep(self, iteration: int, token: str) -> List[str]:
         """FSC between the half-maps, references for the next iteration, and whether to stop."""
         folder = self._run_folder()
         if not (folder.iterations_done() >= iteration or folder.stopped_before(iteration)):
-            self._engine("merge", str(folder.path), "--iteration", str(iteration), *self._resources())
+            self._engine("merge", str(folder.path), "--iteration", str(iteration), *self._resources(),
+                         made=folder.iteration_done(iteration))
             self._tell_progress()
         return self._written(folder.iteration_done(iteration))
 
@@ -142,7 +145,7 @@ class ProtLocalRefine(ProtRefine3D):
         """Final maps, table and report of the engine."""
         folder = self._run_folder()
         if not folder.results_complete():
-            self._engine("finish", str(folder.path), *self._resources())
+            self._engine("finish", str(folder.path), *self._resources(), made=folder.report)
         return self._written(folder.report)
 
     def validateStep(self, token: str) -> List[str]:
@@ -152,7 +155,7 @@ class ProtLocalRefine(ProtRefine3D):
         if not found.exists():
             _, devices, *threads = self._resources()
             try:
-                self._engine("validate", str(folder.path), "--device", devices.split(",")[0], *threads)
+                self._engine("validate", str(folder.path), "--device", devices.split(",")[0], *threads, made=found)
             except RuntimeError as error:
                 logger.warning("the results could not be validated: %s", error)
                 cleanPath(str(folder.error))
@@ -247,14 +250,14 @@ class ProtLocalRefine(ProtRefine3D):
 
     # ---------------------------------------------------------------- engine
 
-    def _engine(self, verb: str, *arguments: str) -> None:
-        run_engine(self, self._run_folder().error, verb, *arguments)
+    def _engine(self, verb: str, *arguments: str, made: Path) -> None:
+        run_engine(self, self._run_folder().error, verb, *arguments, made=made)
 
     def _resources(self) -> List[str]:
         return ["--device", self._device(), "--threads", str(max(1, self.numberOfThreads.get() or 1))]
 
     def _device(self) -> str:
-        """cpu, or the first two GPUs of the slot this protocol was given.
+        """cpu, or the GPUs of the slot this protocol was given.
 
         The executor knows the slot, and counts from 0 what a queue has assigned; 99 is its word for no GPU.
         """
@@ -263,7 +266,7 @@ class ProtLocalRefine(ProtRefine3D):
         executor = self._stepsExecutor
         given = self.getGpuList() if executor is None else executor.getGpuList()
         gpus = list(dict.fromkeys(gpu for gpu in given or [] if gpu != VOID_GPU))
-        return ",".join(f"cuda:{gpu}" for gpu in gpus[:2]) or "cuda:0"
+        return ",".join(f"cuda:{gpu}" for gpu in gpus) or "cuda:0"
 
     # ---------------------------------------------------------------- files
 

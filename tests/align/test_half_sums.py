@@ -52,14 +52,15 @@ def test_parts_put_together_in_any_order_are_the_whole(parts):
 
 
 def test_images_out_of_range_are_summed_again_less_finely(capsys):
-    """Of an image 10⁸ times as bright as its noise: the map of sums in float32, which have no range."""
+    """Of an image 10⁸ times as bright as its noise: the map of sums in float32, but for 2⁻¹³ of the largest 1/σ in
+    each term."""
     e = small_experiment(N)
     e.images[3] *= 1e8
     task = HalfTask(e.half_set(), e.plan(RESOLUTION), CPU, 1)
     found = task.align(silent)
     assert "made again, less fine" in capsys.readouterr().out
     in_floats = task.attempt(silent, need_of(task.plan, e.particles, task.half.max_shell, e.mask, CPU), None)
-    np.testing.assert_allclose(found.half_map, in_floats.half_map, atol=1e-4 * np.abs(in_floats.half_map).max())
+    np.testing.assert_allclose(found.half_map, in_floats.half_map, atol=1e-3 * np.abs(in_floats.half_map).max())
     np.testing.assert_array_equal(found.poses.rotation, in_floats.poses.rotation)
 
 

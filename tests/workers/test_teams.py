@@ -15,7 +15,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
-from conftest import require_program
+from conftest import require_mpi, require_program
 from experiments import write_inputs
 from gpu.fixtures import folder
 from run_results import accept_changed_files
@@ -52,8 +52,7 @@ def engine(words, launcher=(), gpus=False, **variables):
 
 def ranks(count):
     """The launcher of so many MPI ranks; skips where there is none."""
-    require_program("mpirun")
-    pytest.importorskip("mpi4py.MPI", reason="mpi4py finds no MPI library", exc_type=(ImportError, RuntimeError))
+    require_mpi()
     return ["mpirun", "--oversubscribe", "-n", str(count)]
 
 
@@ -181,10 +180,12 @@ def test_without_mpirun_nothing_imports_mpi4py(alone):
 
 @pytest.mark.parametrize("variables, rank", [
     ({}, None), (dict(OMPI_COMM_WORLD_SIZE="4", OMPI_COMM_WORLD_RANK="3"), 3), (dict(PMI_SIZE="2", PMI_RANK="0"), 0),
-    (dict(OMPI_COMM_WORLD_SIZE="1", OMPI_COMM_WORLD_RANK="0"), None), (dict(PMIX_RANK="2"), 2),
-    (dict(SLURM_NTASKS="4", SLURM_PROCID="0"), None)])  # a batch script of SLURM is no rank
+    (dict(OMPI_COMM_WORLD_SIZE="1", OMPI_COMM_WORLD_RANK="0"), None),
+    (dict(PMIX_RANK="2", SLURM_STEP_NUM_TASKS="3"), 2),
+    (dict(SLURM_NTASKS="4", SLURM_PROCID="0"), None),  # a batch script of SLURM is no rank
+    (dict(PMIX_RANK="0"), None)])  # nor is what a process that uses MPI alone has started
 def test_what_launchers_tell(monkeypatch, variables, rank):
-    for name in [name for name in os.environ if name.startswith(("OMPI_", "PMI"))]:
+    for name in [name for name in os.environ if name.startswith(("OMPI_", "PMI", "SLURM_"))]:
         monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, Optional
 
-# What launchers tell each process: OpenMPI; PMIx, of srun; PMI, of MPICH, Intel MPI and srun
-LAUNCHED_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "PMI_SIZE")
-LAUNCHED_RANKS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
+# Rank and number of ranks, as OpenMPI tells them; MPICH, Intel MPI and srun with PMI; srun with PMIx
+LAUNCHERS = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"),
+             ("PMIX_RANK", "SLURM_STEP_NUM_TASKS"))
 
 
 def available_cores() -> int:
@@ -27,9 +27,11 @@ def available_cores() -> int:
 
 def rank_of_launcher() -> Optional[int]:
     """The rank of this process among several that mpirun or srun started; None where it is alone."""
-    size = next((os.environ[name] for name in LAUNCHED_SIZES if name in os.environ), "")
-    rank = next((os.environ[name] for name in LAUNCHED_RANKS if name in os.environ), "")
-    return int(rank) if rank.isdigit() and (not size.isdigit() or int(size) > 1) else None
+    for names in LAUNCHERS:
+        rank, size = (os.environ.get(name, "") for name in names)
+        if rank.isdigit() and size.isdigit():
+            return int(rank) if int(size) > 1 else None
+    return None
 
 
 def worker_count(threads: int) -> int:
