@@ -13,7 +13,7 @@ import time
 from types import SimpleNamespace
 
 from localrefine_plugin.engine.__main__ import main
-from localrefine_plugin.engine.align import half_set as align
+from localrefine_plugin.engine.align import half_alignment as align
 from localrefine_plugin.engine.kernels.host import peak_memory_mb
 
 if __name__ == "__main__":

@@ -1,0 +1,141 @@
+"""What several processes or MPI ranks gain, whether they leave the same bits, and what passes between them.
+
+    python -m benchmarks.growth.teams --members 1 2 3 --write
+
+Each member has one thread. One iteration is aligned again and again from the same prepared run: alone, by processes of
+one command, by ranks of mpirun. Efficiency is the time alone over the time of n members times n, as wall time, which
+needs n free cores, and as CPU time, which does not. The model of a cluster takes its bytes from here.
+
+Data: growth_data.py, from examples/simulate.py.
+"""
+from __future__ import annotations
+
+import argparse
+import pickle
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Sequence
+
+from examples.simulate import Options
+from localrefine_plugin.engine.align.half_alignment import HalfAlignment
+from localrefine_plugin.engine.io.run_folder import RunFolder, write_json
+from localrefine_plugin.engine.maps.reconstruct import accumulator_shape
+from localrefine_plugin.engine.team import spans
+
+from ..measure import commit, machine, run_measured
+from ..page import PAGE, table, write_section
+from . import growth_data
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE = [sys.executable, "-m", "localrefine_plugin.engine"]
+SETTINGS = dict(prior="gaussian", prior_rotation_deg=7.0, prior_shift_angstrom=4.0, max_iterations=1)
+ROOT_MAY = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to align an iteration: wall and CPU seconds, and whether its maps and poses are those of one process."""
+
+    way: str
+    members: int
+    wall_seconds: float
+    cpu_seconds: float
+    same: bool
+
+
+def prepared(folder: Path, particles: int, box: int) -> RunFolder:
+    data = folder / "data"
+    growth_data.write(data, Options(particles=particles, box_size=box, pixel_size=281.6 / box, snr=0.1))
+    write_json(folder / "settings.json", SETTINGS)
+    run = RunFolder(folder / "run")
+    words = ["--particles", "particles.star", "--half-map-1", "half1.mrc", "--half-map-2", "half2.mrc", "--mask",
+             "mask_B.mrc"]
+    inputs = [str(data / word) if i % 2 else word for i, word in enumerate(words)]
+    run_measured([*ENGINE, "prepare", *inputs, "--output", str(run.path), "--settings", str(folder / "settings.json"),
+                  "--device", "cpu"], folder / "prepare.log", "0", ROOT)
+    return run
+
+
+def align(run: RunFolder, way: str, members: int, cores: str) -> Row:
+    """The first iteration once more. The start of the processes, which a whole run has once, is in the time."""
+    for half in (1, 2):
+        run.forget_align(1, half)
+    launcher = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(members)] if way == "MPI ranks" else []
+    command = [*launcher, *ENGINE, "align", str(run.path), "--iteration", "1", "--half", "both", "--device", "cpu",
+               "--threads", str(1 if launcher else members)]
+    command += ["--processes", str(members)] if way == "processes" and members > 1 else []
+    cost = run_measured(command, run.path / "align.log", cores, ROOT, environment=ROOT_MAY)
+    files = [path for half in (1, 2) for path in (run.half_map(1, half), run.poses(1, half), run.noise(1, half))]
+    kept = run.path / "alone"
+    kept.mkdir(exist_ok=True)
+    if members == 1 and not launcher:
+        for path in files:
+            shutil.copy(path, kept / path.name)
+    same = all(path.read_bytes() == (kept / path.name).read_bytes() for path in files)
+    return Row(way, members, cost.wall_seconds, cost.cpu_seconds, same)
+
+
+def bytes_per_particle(run: RunFolder) -> float:
+    """What a member sends of each particle it aligned: its part of the findings, as it is sent."""
+    from localrefine_plugin.engine import refine
+    sent: List[int] = []
+    kept = HalfAlignment.drop_references
+
+    def counted(self: HalfAlignment) -> None:
+        parts = dict(vars(self.findings), noise=None, weight_sum=None)
+        sent.append(len(pickle.dumps(parts, protocol=5)) // len(self.particles))
+        kept(self)
+    HalfAlignment.drop_references = counted  # type: ignore[method-assign]
+    try:
+        run.forget_align(1, 1)
+        refine.align(str(run.path), 1, (1,), "cpu", 1)
+    finally:
+        HalfAlignment.drop_references = kept  # type: ignore[method-assign]
+    return float(sent[0])
+
+
+def text_of(rows: Sequence[Row], particles: int, box: int, per_particle: float) -> str:
+    alone = rows[0]
+    lines = [[row.way if row.members > 1 else "alone", str(row.members), f"{row.wall_seconds:.1f}",
+              f"{row.cpu_seconds:.1f}", f"{100 * alone.wall_seconds / row.members / row.wall_seconds:.0f} %",
+              f"{100 * alone.cpu_seconds / row.cpu_seconds:.0f} %", "yes" if row.same else "NO"] for row in rows]
+    sums = 8 * float(accumulator_shape((box - 1) // 2)[0]) * accumulator_shape((box - 1) // 2)[1] ** 2 * 3
+    shares = len(spans(particles // 2, 2))
+    return (f"One iteration of {particles:,} particles of {box} px, one thread a member, on {machine()}, commit "
+            f"{commit()} (`python -m benchmarks.growth.teams --particles {particles} --box {box} --write`):\n\n"
+            + table(["way", "members", "wall s", "CPU s", "efficiency by wall time", "by CPU time", "same bits"], lines)
+            + f"\n\nEach member sends {per_particle:.0f} bytes for a particle it aligned, and {sums / 1e6:.0f} MB for "
+            f"the sums of each half-set. Two members share a half-set in {shares} spans of images.")
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    parser = argparse.ArgumentParser(description="What several processes or MPI ranks gain.")
+    parser.add_argument("--particles", type=int, default=6000)
+    parser.add_argument("--box", type=int, default=96)
+    parser.add_argument("--members", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--repeats", type=int, default=3, help="the fastest counts")
+    parser.add_argument("--cores", default="0-1", help="as taskset takes them")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/reference/benchmarks.md")
+    options = parser.parse_args(arguments or None)
+    ways = [("processes", n) for n in options.members]
+    ways += [("MPI ranks", n) for n in options.members if n > 1 and shutil.which("mpirun")]
+    with tempfile.TemporaryDirectory() as folder:
+        run = prepared(Path(folder), options.particles, options.box)
+        rows = []
+        for way, members in ways:
+            tries = [align(run, way, members, options.cores) for _ in range(options.repeats)]
+            rows.append(min(tries, key=lambda row: row.wall_seconds))
+            if not all(row.same for row in tries):
+                raise AssertionError(f"{members} {way}: other bits than alone")
+        text = text_of(rows, options.particles, options.box, bytes_per_particle(run))
+    print(text)
+    if options.write:
+        write_section("teams", text, PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
