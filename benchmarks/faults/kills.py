@@ -37,7 +37,7 @@ def verb_by_verb(inputs: Sequence[str], run: Path) -> None:
     engine.prepare(*inputs, str(run), SETTINGS, device="cpu", threads=1, mode="continue")
     for k in range(1, SETTINGS.max_iterations + 1):
         for half in (1, 2):
-            engine.align(str(run), k, half, "cpu", 1)
+            engine.align(str(run), k, (half,), "cpu", 1)
         engine.merge(str(run), k, 1)
     engine.finish(str(run), 1)
 

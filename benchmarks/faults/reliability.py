@@ -2,12 +2,13 @@
 
     python -m benchmarks.faults.reliability kills --count 40 [--write]
     python -m benchmarks.faults.reliability protocol --count 40 [--write]
+    python -m benchmarks.faults.reliability ranks --count 20 [--write]
     python -m benchmarks.faults.reliability disk [--write]
     python -m benchmarks.faults.reliability sample        the same on a small scale, for the test suite
 
 The exit status is 0 if nothing was lost.
 
-Data: those of kills.py, kills_scipion.py and disk.py.
+Data: those of kills.py, kills_scipion.py, kills_ranks.py and disk.py.
 """
 from __future__ import annotations
 
@@ -19,9 +20,10 @@ from typing import Dict, List, Optional, Sequence
 
 from ..growth.memory import PAGE, write_data
 from ..page import replace_section, table
-from . import disk, kills
+from . import disk, kills, kills_ranks
 
 PARTICLES, BOX = 60, 32
+SHARED_PARTICLES = 1000  # enough for several members
 HEAD = ["path", "kills", "at random moments", "inside writes", "different results", "finished steps repeated",
         "temporary files left"]
 
@@ -76,6 +78,21 @@ def run_protocol(count: int, write: bool) -> bool:
     return tally.clean() and tally.kills >= count
 
 
+def run_ranks(count: int, write: bool) -> bool:
+    tallies: Dict[str, kills.Tally] = {}
+    for way in kills_ranks.WAYS:
+        with tempfile.TemporaryDirectory() as work:
+            inputs = list(write_data(Path(work) / "data", SHARED_PARTICLES, BOX).values())
+            tallies[way] = kills_ranks.ranks_campaign(inputs, Path(work), way, count)
+        print(*row(way, tallies[way]), sep="\t", flush=True)
+    if write:
+        text = (f"`python -m benchmarks.faults.reliability ranks --count {count} --write`, two iterations of "
+                f"{SHARED_PARTICLES} images of {BOX} px. One process of each run, `mpirun` among them, is killed at a "
+                "random moment, and the run is continued. All processes had ended within seconds:\n\n")
+        write_section("rank-kills", text + table(HEAD, [row(way, tally) for way, tally in tallies.items()]))
+    return all(tally.clean() and tally.kills >= count for tally in tallies.values())
+
+
 def run_disk(write: bool) -> bool:
     with tempfile.TemporaryDirectory() as work:
         inputs = list(write_data(Path(work) / "data", PARTICLES, BOX).values())
@@ -93,12 +110,13 @@ def write_section(name: str, content: str) -> None:
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("kills", "protocol", "disk", "sample"))
+    parser.add_argument("what", choices=("kills", "protocol", "ranks", "disk", "sample"))
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--write", action="store_true", help="write the section of docs/reference/reliability.md")
     options = parser.parse_args(arguments)
     good = {"kills": lambda: run_kills(options.count, 1, options.write),
-            "protocol": lambda: run_protocol(options.count, options.write), "disk": lambda: run_disk(options.write),
+            "protocol": lambda: run_protocol(options.count, options.write),
+            "ranks": lambda: run_ranks(options.count, options.write), "disk": lambda: run_disk(options.write),
             "sample": lambda: run_kills(1, 17, False) & run_disk(False)}[options.what]()
     return 0 if good else 1
 

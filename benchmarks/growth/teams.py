@@ -21,7 +21,7 @@ from typing import List, Sequence
 
 from examples.simulate import Options
 from localrefine_plugin.engine.align.half_alignment import HalfAlignment
-from localrefine_plugin.engine.io.run_folder import RunFolder, write_json
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
 from localrefine_plugin.engine.maps.reconstruct import accumulator_shape
 from localrefine_plugin.engine.team import spans
 
@@ -32,18 +32,29 @@ from . import growth_data
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = [sys.executable, "-m", "localrefine_plugin.engine"]
 SETTINGS = dict(prior="gaussian", prior_rotation_deg=7.0, prior_shift_angstrom=4.0, max_iterations=1)
+SHARED = ("read and transform", "pack", "search", "noise", "insert", "judge")  # phases that are shared out
+HEAD = ("way", "members", "wall s", "predicted", "CPU s", "efficiency by wall time", "by CPU time", "same bits")
 ROOT_MAY = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way to align an iteration: wall and CPU seconds, and whether its maps and poses are those of one process."""
+    """One way to align an iteration: wall and CPU seconds, those that the first member spent on what is shared out and
+    on what is not, and whether its maps and poses are those of one process."""
 
     way: str
     members: int
     wall_seconds: float
     cpu_seconds: float
+    shared_seconds: float
+    other_seconds: float
     same: bool
+
+    def predicted(self, members: int) -> float:
+        """Wall seconds with so many members, from those of one: the second half-set begins while the first is
+        reconstructed."""
+        return self.wall_seconds - self.shared_seconds - self.other_seconds + self.shared_seconds / members \
+            + self.other_seconds * (1.0 if members == 1 else 0.5 + 0.5 / members)
 
 
 def prepared(folder: Path, particles: int, box: int) -> RunFolder:
@@ -75,7 +86,10 @@ def align(run: RunFolder, way: str, members: int, cores: str) -> Row:
         for path in files:
             shutil.copy(path, kept / path.name)
     same = all(path.read_bytes() == (kept / path.name).read_bytes() for path in files)
-    return Row(way, members, cost.wall_seconds, cost.cpu_seconds, same)
+    phases = [read_json(run.half_done(1, half)) for half in (1, 2)]
+    shared = sum(record["phase_seconds"].get(name, 0.0) for record in phases for name in SHARED)
+    other = sum(record["wall_seconds"] for record in phases) - shared
+    return Row(way, members, cost.wall_seconds, cost.cpu_seconds, shared, other, same)
 
 
 def bytes_per_particle(run: RunFolder) -> float:
@@ -99,14 +113,18 @@ def bytes_per_particle(run: RunFolder) -> float:
 
 def text_of(rows: Sequence[Row], particles: int, box: int, per_particle: float) -> str:
     alone = rows[0]
-    lines = [[row.way if row.members > 1 else "alone", str(row.members), f"{row.wall_seconds:.1f}",
-              f"{row.cpu_seconds:.1f}", f"{100 * alone.wall_seconds / row.members / row.wall_seconds:.0f} %",
-              f"{100 * alone.cpu_seconds / row.cpu_seconds:.0f} %", "yes" if row.same else "NO"] for row in rows]
+    lines = []
+    for row in rows:
+        wall, cpu = (100 * of / row.members for of in (alone.wall_seconds / row.wall_seconds,
+                                                        row.members * alone.cpu_seconds / row.cpu_seconds))
+        lines.append([row.way if row.members > 1 else "alone", str(row.members), f"{row.wall_seconds:.1f}",
+                      f"{alone.predicted(row.members):.1f}", f"{row.cpu_seconds:.1f}", f"{wall:.0f} %", f"{cpu:.0f} %",
+                      "yes" if row.same else "NO"])
     sums = 8 * float(accumulator_shape((box - 1) // 2)[0]) * accumulator_shape((box - 1) // 2)[1] ** 2 * 3
     shares = len(spans(particles // 2, 2))
     return (f"One iteration of {particles:,} particles of {box} px, one thread a member, on {machine()}, commit "
             f"{commit()} (`python -m benchmarks.growth.teams --particles {particles} --box {box} --write`):\n\n"
-            + table(["way", "members", "wall s", "CPU s", "efficiency by wall time", "by CPU time", "same bits"], lines)
+            + table(HEAD, lines)
             + f"\n\nEach member sends {per_particle:.0f} bytes for a particle it aligned, and {sums / 1e6:.0f} MB for "
             f"the sums of each half-set. Two members share a half-set in {shares} spans of images.")
 

@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
                      "found by its name")
     top.add_argument("--in_mask", metavar="MRC", help="soft mask of the part to refine")
     top.add_argument("--half_map_2", metavar="MRC", help="where the names do not say it")
-    top.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or cuda:N,cuda:M")
+    top.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or cuda:N,cuda:M,...")
     top.add_argument("--j", type=int, default=0, metavar="N", help="threads; 0: all")
     top.add_argument("--pipeline_control", metavar="FOLDER", help="where RELION asks to abort; the job's folder if not "
                      "given")

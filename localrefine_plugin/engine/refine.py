@@ -81,6 +81,8 @@ def align(run: str, iteration: int, halves: Sequence[int], device: str = "auto",
             todo.append(half)
     if not todo:
         return
+    if "," in device and team.size == 1:
+        raise ValueError(f"{device} needs a team (workers/assemble.py)")
     require(folder, iteration, folder.complete(folder.iteration_done(iteration - 1)), f"iteration {iteration - 1}")
     for half in todo:
         folder.forget_align(iteration, half)

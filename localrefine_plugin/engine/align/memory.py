@@ -142,13 +142,14 @@ def host_memory(need: MemoryNeed, batch: int, particles: int) -> float:
     """Peak bytes of a run on the CPU, which is that of the alignment; measured to be within 20 % in boxes of 64
     to 384 px, and 22 % more than is taken at 48 (benchmarks.growth.memory, benchmarks.growth.scaling).
 
-    The larger of what the batches take and what the reconstruction takes, beside the sums. An image takes itself in
-    two batches, and `host_image`.
+    The largest of what the sums and the batches take, the sums in integers and in floats, and these and the
+    reconstruction. An image takes itself in two batches, and `host_image`.
     """
     images = min(batch, (particles + 1) // 2) * (8 * need.box_size ** 2 + need.host_image)
-    reconstruction = HOST_RECONSTRUCTION * need.reconstruction + KEPT_BYTES + KEPT_SHARE * images
-    return (PROGRAM_BYTES + ROW_BYTES * particles + MAP_BYTES * need.box_size ** 3 + need.sums
-            + max(need.reference + images, reconstruction))
+    floats = 0.5 * need.sums
+    reconstruction = HOST_RECONSTRUCTION * (need.reconstruction - floats) + KEPT_BYTES + KEPT_SHARE * images
+    return (PROGRAM_BYTES + ROW_BYTES * particles + MAP_BYTES * need.box_size ** 3
+            + max(need.sums + need.reference + images, need.sums + floats, floats + reconstruction))
 
 
 def free_host_memory() -> Optional[float]:
