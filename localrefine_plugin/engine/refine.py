@@ -4,7 +4,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from .prepare.prepare import prepare as prepare
 from .progress import ProgressBar, be_silent, say
 from .records.errors import InputError
 from .records.iteration import FSC_THRESHOLD, HalfRecord, IterationRecord
+from .records.particles import Particles
 from .records.settings import Settings
 from .team import ALONE, Team
 from .workers.selftest import ensure_tested
@@ -129,9 +130,7 @@ def align_half_set(order: AlignOrder, half: int, chosen: Device, threads: int, t
         given = load_input(folder)
         if team.is_first and chosen.word not in given.device_word.split(","):  # those were named at the beginning
             say(f"iteration {iteration} half {half}: on {chosen.description}")
-        everything = load_particles(folder)
-        row = np.flatnonzero(everything.half_set == half)
-        particles = everything.take(row)
+        row, particles = half_set_of(folder, half)
         before = load_iteration(folder, iteration - 1)
         mask, _ = read_map(folder.mask_in_use(iteration - 1))
         reference_map, _ = read_map(folder.reference(iteration - 1, half))
@@ -154,6 +153,13 @@ def align_half_set(order: AlignOrder, half: int, chosen: Device, threads: int, t
         iteration=iteration, half=half, particles=len(particles), verdict=result.verdict,
         phase_seconds=result.phase_seconds, device=chosen.description, processes=team.size,
         files=folder.sizes(files)), cost)
+
+
+def half_set_of(folder: RunFolder, half: int) -> Tuple[np.ndarray, Particles]:
+    """Rows (m,) of a half-set in the input table, and its particles; the table of all is not kept."""
+    everything = load_particles(folder)
+    row = np.flatnonzero(everything.half_set == half)
+    return row, everything.take(row)
 
 
 def errors_of_reference(folder: RunFolder, iteration: int, half: int, reference_map: np.ndarray, mask: np.ndarray,

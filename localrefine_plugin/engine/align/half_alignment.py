@@ -20,7 +20,7 @@ from ..maps.reconstruct import PADDING, accumulator_shape, new_accumulator, work
 from ..model.optics import image_shift, stretch
 from ..model.pixels import pixel_list
 from ..model.pose import project
-from ..motion.motion_prior import evidence_at
+from ..motion.motion_prior import evenly_spaced, evidence_at
 from ..records.particles import Particles
 from ..records.poses import PoseTable
 from .half_sums import BestPoses, HalfFindings, NoiseSums, pose_columns
@@ -174,8 +174,10 @@ class HalfAlignment:
         found.weight_sum = weight_sum
         best = best.to_host()
         if plan.prior.learns:
+            some = np.isin(index, evenly_spaced(len(self.particles)))
+            found.evidence_index.append(index[some])
             found.evidence.append(evidence_at(rotation0, best.w, best.shift, best.curvature, to_host(gradient),
-                                             np.ones(n) if counts is None else counts))
+                                              np.ones(n) if counts is None else counts).take(some))
         inserted = np.bincount(to_host(chosen.owner), minlength=n)
         at = BestPoses(index, best, to_host(modes.owner), u0, inserted, errors)
         found.tables.append(pose_columns(self.particles, at, plan))

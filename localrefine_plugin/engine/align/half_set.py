@@ -164,7 +164,7 @@ def finished(work: HalfAlignment, found: HalfFindings) -> HalfResult:
         half_map = to_host(reconstruct(work.float_accumulator(), half.particles.box_size, half.max_shell, work.workers))
     with timer("learn motion"):
         motion = learned_motion(plan, found.all_evidence())
-    columns, scale, matches = found.columns(), work.last_scale(), found.all_matches()
+    columns, scale, matches = found.take_columns(), work.last_scale(), found.all_matches()
     verdict = None
     if len(half.particles) >= LEAST_PARTICLES:
         with timer("judge"):

@@ -96,7 +96,7 @@ class HalfFindings:
     noise : of the residuals.
     weight_sum : Σ C²/σ² of the half-plane, flattened, in integers.
     index : (n,) of the images.  tables : columns of the pose table.  matches : (2, n) of `model_match`.
-    evidence : of the motion; empty where nothing is learned.
+    evidence : of the motion, of those of the images ``evidence_index`` that it is learned from; empty where it is not.
     nulls : (2, n) like ``matches`` of images without a particle, by kind, and their positions among them.
     out_of_range : whether the sums of the map left their range, so that nothing of this counts.
     """
@@ -107,6 +107,7 @@ class HalfFindings:
     tables: List[Dict[str, np.ndarray]] = field(default_factory=list)
     matches: List[np.ndarray] = field(default_factory=list)
     evidence: List[Evidence] = field(default_factory=list)
+    evidence_index: List[np.ndarray] = field(default_factory=list)
     nulls: Dict[str, List[np.ndarray]] = field(default_factory=lambda: {"others": [], "noise": []})
     null_index: List[np.ndarray] = field(default_factory=list)
     out_of_range: bool = False
@@ -115,7 +116,7 @@ class HalfFindings:
         """Add what is known of other images."""
         self.noise.include(other.noise)
         self.weight_sum = self.weight_sum + other.weight_sum
-        for name in ("index", "tables", "matches", "evidence", "null_index"):
+        for name in ("index", "tables", "matches", "evidence", "evidence_index", "null_index"):
             getattr(self, name).extend(getattr(other, name))
         for kind, found in self.nulls.items():
             found.extend(other.nulls[kind])
@@ -125,10 +126,11 @@ class HalfFindings:
         """(n,) what brings the images into the order of the half-set."""
         return np.argsort(np.concatenate(self.index), kind="stable")
 
-    def columns(self) -> Dict[str, np.ndarray]:
-        """Columns of the pose table (n, …) of all images."""
-        order = self.order()
-        return {name: np.concatenate([table[name] for table in self.tables])[order] for name in self.tables[0]}
+    def take_columns(self) -> Dict[str, np.ndarray]:
+        """Columns of the pose table (n, …) of all images; the tables of the batches are used up, column by column, so
+        that no more than one of them is in memory twice."""
+        order, names = self.order(), list(self.tables[0])
+        return {name: np.concatenate([table.pop(name) for table in self.tables])[order] for name in names}
 
     def all_matches(self) -> np.ndarray:
         """(2, n) float64 of all images."""
@@ -142,7 +144,9 @@ class HalfFindings:
         return result
 
     def all_evidence(self) -> Optional[Evidence]:
-        return joined_evidence(self.evidence).take(self.order()) if self.evidence else None
+        if not self.evidence:
+            return None
+        return joined_evidence(self.evidence).take(np.argsort(np.concatenate(self.evidence_index), kind="stable"))
 
 
 # ---------------------------------------------------------------- the pose table

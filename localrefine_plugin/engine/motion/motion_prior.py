@@ -57,7 +57,7 @@ class Evidence:
 
     def some(self, most: int) -> "Evidence":
         """At most so many images, evenly spaced."""
-        return self.take(np.unique(np.linspace(0, len(self.pull) - 1, most).astype(int)))
+        return self.take(evenly_spaced(len(self.pull), most))
 
     def in_body_frame(self) -> Tuple[np.ndarray, np.ndarray]:
         """BᵀHB (n, 6, 6) and BᵀHy (n, 6)."""
@@ -65,6 +65,11 @@ class Evidence:
         bt = np.swapaxes(b, 1, 2)
         return bt @ self.curvature @ b, (bt @ self.pull[..., None])[..., 0]
 
+
+
+def evenly_spaced(count: int, most: int = MOST_PARTICLES) -> np.ndarray:
+    """Which of ``count`` images the motion is learned from: all, or so many."""
+    return np.unique(np.linspace(0, count - 1, most).astype(int))
 
 
 def joined_evidence(parts: Sequence[Evidence]) -> Evidence:
