@@ -100,12 +100,18 @@ def with_limit(cupy, e, share):
     return run(), sizes
 
 
-def test_full_memory_halves_the_batch_and_goes_on(cupy, monkeypatch):
+def test_full_memory_halves_the_batch_and_goes_on_with_the_same_bits(cupy, monkeypatch):
     e = small_experiment(48)
     monkeypatch.setattr(batches, "SMALLEST_BATCH", 4)
     halved, sizes = with_limit(cupy, e, 0.8)
     assert sizes[0] == 48 and sizes[1] == 24
     assert_same(halved, aligned(e, CPU))
+    cupy.ledger.limit = 1 << 40
+    whole = aligned(e, STAND_IN)
+    assert halved.half_map.tobytes() == whole.half_map.tobytes()
+    assert halved.noise_power.tobytes() == whole.noise_power.tobytes()
+    for name, column in whole.poses.columns().items():
+        np.testing.assert_array_equal(getattr(halved.poses, name), column)
 
 
 def test_memory_too_small_for_the_smallest_batch_is_an_error(cupy, monkeypatch):

@@ -22,8 +22,9 @@ from gpu.streams import CLASSES_USED, NOT_CUPYS
 from small_experiments import BOX, RESOLUTION, aligned, assert_same, small_experiment
 
 from localrefine_plugin.engine import refine as refine_module
-from localrefine_plugin.engine.align import half_set as align_module
+from localrefine_plugin.engine.align import half_alignment, half_set
 from localrefine_plugin.engine.align.half_set import align_half
+from localrefine_plugin.engine.align.prior import PosePrior
 from localrefine_plugin.engine.align.search import Grid
 from localrefine_plugin.engine.align.search_plan import levels_of
 from localrefine_plugin.engine.io.mrc import read_map
@@ -73,7 +74,7 @@ def test_a_second_iteration_is_that_of_the_cpu(cupy):
 
 
 def test_verdicts_and_weights_are_those_of_the_cpu(cupy, monkeypatch):
-    monkeypatch.setattr(align_module, "LEAST_PARTICLES", 5)
+    monkeypatch.setattr(half_set, "LEAST_PARTICLES", 5)
     e, settings = small_experiment(), dict(prior="learned", marginalize=True)
     first = aligned(e, CPU, **settings)
     assert first.verdict is not None
@@ -168,7 +169,7 @@ def test_the_device_is_named_once_in_a_run(cupy, monkeypatch, tmp_path, capsys):
     assert "iteration 1 half 2: on CPU" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("record_class", [align_module.PosePrior, PixelList, Grid])
+@pytest.mark.parametrize("record_class", [PosePrior, PixelList, Grid])
 def test_an_array_left_on_the_host_is_refused(cupy, monkeypatch, record_class):
     """A planted bug of the kind the stand-in is for."""
     monkeypatch.setattr(record_class, "to_device", lambda self, to_device: self)
@@ -178,7 +179,7 @@ def test_an_array_left_on_the_host_is_refused(cupy, monkeypatch, record_class):
 
 def test_the_host_reconstructs_what_the_gpu_cannot_hold(cupy, monkeypatch):
     e = small_experiment()
-    monkeypatch.setattr(align_module, "working_bytes", lambda box: 1 << 50)
+    monkeypatch.setattr(half_alignment, "working_bytes", lambda box: 1 << 50)
     assert_same(aligned(e, STAND_IN), aligned(e, CPU))
 
 
