@@ -1,11 +1,13 @@
 """Which GPUs, threads and MPI processes of the form reach the engine."""
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from pyworkflow.protocol.constants import VOID_GPU
 from pyworkflow.protocol.executor import QueueStepExecutor, StepExecutor
+from pyworkflow.protocol.hosts import HostConfig
 from pyworkflow.protocol.protocol import anonimizeGPUs
 
 from localrefine_plugin.engine.io.run_folder import RunFolder
@@ -72,3 +74,20 @@ def test_a_job_that_ended_early_is_a_failure_though_the_queue_tells_of_none(monk
     monkeypatch.setattr(made, "runJob", lambda *words, numberOfMpi: None)
     with pytest.raises(RuntimeError, match="'align' ended before its work.*queue may have stopped it.*Continue"):
         made.alignStep(1, 1, "token")
+
+
+def test_the_hosts_file_of_the_docs_is_one_that_scipion_reads(tmp_path):
+    page = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "use-many-gpus-and-machines.md"
+    hosts = tmp_path / "hosts.conf"
+    hosts.write_text(page.read_text(encoding="utf-8").split("```ini\n")[1].split("```")[0])
+    host = HostConfig.load(str(hosts))["localhost"]
+    known = dict(JOB_NAME="7", JOB_QUEUE="gpu", JOB_NODES=32, JOB_THREADS=8, GPU_COUNT=8, JOB_LOGS="log", JOB_ID=3,
+                 JOB_COMMAND="scipion run", COMMAND="engine", **host.getQueuesDefault())
+    known.update({name: value for name, value, *_ in host.getQueueSystem().queues["gpu"]})
+    script = host.getSubmitTemplate() % known
+    assert script.startswith("#!/bin/bash\n#SBATCH --job-name=7\n")
+    for asked in ("ntasks=32", "gres=gpu:8", "ntasks-per-node=4", "cpus-per-task=8", "time=24:00:00"):
+        assert f"#SBATCH --{asked}\n" in script
+    assert host.mpiCommand.get() % known == "mpirun -np 32 --map-by slot engine"
+    assert host.getCheckCommand() % known == "squeue -h -j 3 -o %T"
+    assert known["QUEUE_FOR_JOBS"] == "N"

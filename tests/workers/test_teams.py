@@ -150,6 +150,8 @@ def test_ranks_of_a_machine_take_turns_among_its_gpus(monkeypatch):
     assert [assemble.gpu_of("auto", rank) for rank in range(6)] == [f"cuda:{n}" for n in (0, 1, 2, 3, 0, 1)]
     assert [assemble.gpu_of("cuda:5,cuda:7", rank) for rank in range(3)] == ["cuda:5", "cuda:7", "cuda:5"]
     assert assemble.gpu_of("cpu", 3) == "cpu"
+    monkeypatch.setattr(assemble, "gpu_count", lambda: 1)  # as with --gpus-per-task=1
+    assert [assemble.gpu_of("cuda:0,cuda:1", rank) for rank in range(2)] == ["cuda:0"] * 2
     monkeypatch.setattr(assemble, "gpu_count", lambda: 0)
     assert assemble.gpu_of("auto", 3) == "auto"
 

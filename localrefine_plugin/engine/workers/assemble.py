@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Iterator, List, Tuple
+from typing import Iterator, Tuple
 
 from ..kernels.device import gpu_count
 from ..kernels.host import rank_of_launcher
@@ -34,8 +34,11 @@ def assembled(device: str, threads: int, processes: int = 0) -> Iterator[Tuple[T
 
 
 def gpu_of(device: str, local_rank: int) -> str:
-    """The GPU of a rank among those given, or all there are; the ranks of a machine take turns."""
-    given: List[str] = device.split(",")
-    if device in ("auto", "cuda") and gpu_count():
-        given = [f"cuda:{number}" for number in range(gpu_count())]
+    """The GPU of a rank among those given, or all there are; the ranks of a machine take turns.
+
+    A launcher that gives each rank a GPU of its own lets it see that one only.
+    """
+    given, visible = device.split(","), gpu_count()
+    if visible and (device in ("auto", "cuda") or visible == 1 < len(given)):
+        given = [f"cuda:{number}" for number in range(visible)]
     return given[local_rank % len(given)]
