@@ -165,7 +165,7 @@ def test_the_device_is_named_once_in_a_run(cupy, monkeypatch, tmp_path, capsys):
     assert read_json(run.input)["device"] == "stand-in"
     run.half_done(1, 2).unlink()
     run.iteration_done(1).unlink()
-    refine_module.align(str(run.path), 1, 2, "cpu", 1)
+    refine_module.align(str(run.path), 1, (2,), "cpu", 1)
     assert "iteration 1 half 2: on CPU" in capsys.readouterr().out
 
 

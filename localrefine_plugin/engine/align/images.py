@@ -45,17 +45,30 @@ class HalfSetImages:
         self.inverse_noise = self.to_device((1 / noise_power[:, shell]).astype(np.float32))
         self.rows_of_ft = self.to_device(np.arange(-max_shell, max_shell + 1) % box)
         self.last_column = self.to_device(last_column(max_shell))
+        stack, last = particles.stack.astype(np.int64), particles.slice.max(initial=0) + 1
+        # which image a particle has; the same number for its expanded copies
+        self.image = (stack * last + particles.slice) * len(particles.optics) + particles.optics_group
         offset = np.arange(box) - box // 2
         beyond = offset[:, None] ** 2 + offset ** 2 > (box // 2) ** 2  # background, not particle
         self.outside = self.to_device(np.flatnonzero(beyond))
 
     def load(self, index: np.ndarray) -> Tuple[Array, Array]:
-        """Centred transforms X without the phase of odd aberrations, and CTFs C: (n, 2M + 1, M + 1).
+        """Centred transforms X without the phase of odd aberrations, and CTFs C: (n, 2M + 1, M + 1)."""
+        images = self.to_device(self.read(index))
+        _, first, copy_of = np.unique(self.image[index], return_index=True, return_inverse=True)
+        if len(first) == len(index):
+            ft = self.transforms(images, index)
+        else:  # expanded particles: copies of an image
+            ft = self.transforms(images[self.to_device(first)], index[first])
+            ft = ft.take(self.to_device(copy_of.reshape(-1)), axis=0)
+        return ft, self.ctf(index).reshape((len(index),) + self.shape)
+
+    def transforms(self, images: Array, index: np.ndarray) -> Array:
+        """X of ``images`` (n, N, N), which are those of particles ``index``.
 
         The background is taken off each image: a constant that is many times its noise spoils the map and, by rounding,
         every frequency.
         """
-        images = self.to_device(self.read(index))
         around = images.reshape(len(images), -1).take(self.outside, axis=1)
         images = images - around.mean(axis=1, dtype=np.float64).astype(np.float32)[:, None, None]
         spectra = rfft2(images, self.workers)
@@ -66,7 +79,7 @@ class HalfSetImages:
             group = self.particles.optics_group[index]
             for g in np.unique(group):
                 ft[self.to_device(np.flatnonzero(group == g))] *= self.corrections[g]
-        return ft, self.ctf(index).reshape((len(index),) + self.shape)
+        return ft
 
     def batch(self, index: np.ndarray) -> Batch:
         ft, c = self.load(index)

@@ -13,6 +13,7 @@ from typing import Any, Callable, Optional, Sequence
 
 import numpy as np
 
+from ..kernels.combined import combined
 from ..kernels.device import array_module
 from ..records.particles import OpticsGroup, Particles
 from .optics import aberration_phase, specimen_frequencies
@@ -56,7 +57,7 @@ def per_group(optics: Sequence[OpticsGroup], name: str) -> np.ndarray:
 def ctf(coefficients: Array, basis: Array, even: Optional[Array] = None) -> Array:
     """C (n, K) float32 from `phase_coefficients` (n, 5), `phase_basis` (5, K) and what is subtracted from χ (K,)."""
     xp = array_module(basis)
-    chi = xp.matmul(coefficients, basis)
+    chi = combined(coefficients, basis)
     if even is not None:
         chi -= even
     return xp.sin(chi, out=chi)
