@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     finish = add("finish", verbs.run_finish, "write the final maps, particles and report")
     validate = add("validate", verbs.run_validate,
                    "null tests of a finished run: noise for images, random phases, and so on")
+    film = add("film", verbs.run_film, "the learned motion of a finished run as series of maps, for ChimeraX")
     report = add("report", verbs.run_report, "print the report as JSON")
     bundle = add("bundle", verbs.run_bundle,
                  "print what a run measured, without names, images or maps, to be sent to others")
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
                    "compare a GPU with the CPU: kernels, transforms, one tiny iteration")
     _add_device(selftest)
     _add_threads(selftest)
-    for verb in (align, merge, finish, validate, report, bundle):
+    for verb in (align, merge, finish, validate, film, report, bundle):
         verb.add_argument("run", metavar="RUN", help="the run folder")
     for verb in (align, merge):
         verb.add_argument("--iteration", type=_positive, required=True, metavar="K")
@@ -44,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
     for verb in (align, merge, finish):
         _add_devices(verb)
     _add_device(validate)
-    for verb in (align, merge, finish, validate):
+    _add_film(film)
+    for verb in (align, merge, finish, validate, film):
         _add_threads(verb)
     return top
 
@@ -67,6 +69,13 @@ def _add_inputs(verb: argparse.ArgumentParser) -> None:
     mode.add_argument("--continue", dest="mode", action="store_const", const="continue",
                       help="go on with the run in the folder, from the first step that is not complete or "
                            "depends on a setting that was changed")
+
+
+def _add_film(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--rest", metavar="RUN", help="a finished run of the rest of the particle, with the same "
+                      "particles: the motion against its poses, beside its map (default: input poses and half-maps)")
+    verb.add_argument("--frames", type=_count, default=11, metavar="N", help="maps of each series (default: 11)")
+    verb.add_argument("--axes", type=_count, default=3, metavar="N", help="principal axes, at most 6 (default: 3)")
 
 
 def _add_recentring(verb: argparse.ArgumentParser) -> None:
@@ -128,6 +137,12 @@ def _point(text: str) -> List[float]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not X,Y,Z") from None
     return [x, y, z]
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"\d{1,3}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of frames or axes")
+    return int(text)
 
 
 def _positive(text: str) -> int:
