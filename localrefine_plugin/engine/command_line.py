@@ -28,6 +28,9 @@ def parser() -> argparse.ArgumentParser:
     validate = add("validate", verbs.run_validate,
                    "null tests of a finished run: noise for images, random phases, and so on")
     film = add("film", verbs.run_film, "the learned motion of a finished run as series of maps, for ChimeraX")
+    compose = add("compose", verbs.run_compose, "one map of several bodies and the consensus, with half-maps, from "
+                  "finished runs of the same particles")
+    _add_composing(compose)
     report = add("report", verbs.run_report, "print the report as JSON")
     bundle = add("bundle", verbs.run_bundle,
                  "print what a run measured, without names, images or maps, to be sent to others")
@@ -46,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         _add_devices(verb)
     _add_device(validate)
     _add_film(film)
-    for verb in (align, merge, finish, validate, film):
+    for verb in (align, merge, finish, validate, film, compose):
         _add_threads(verb)
     return top
 
@@ -76,6 +79,13 @@ def _add_film(verb: argparse.ArgumentParser) -> None:
                       "particles: the motion against its poses, beside its map (default: input poses and half-maps)")
     verb.add_argument("--frames", type=_count, default=11, metavar="N", help="maps of each series (default: 11)")
     verb.add_argument("--axes", type=_count, default=3, metavar="N", help="principal axes, at most 6 (default: 3)")
+
+
+def _add_composing(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("runs", metavar="RUN", nargs="+", help="finished runs, one for each body")
+    verb.add_argument("--output", required=True, metavar="FOLDER", help="the folder to make")
+    verb.add_argument("--frame", type=_count, default=1, metavar="K", help="number of the run in whose frame the "
+                      "composite is; 0 for that of the input poses (default: 1)")
 
 
 def _add_recentring(verb: argparse.ArgumentParser) -> None:
@@ -141,7 +151,7 @@ def _point(text: str) -> List[float]:
 
 def _count(text: str) -> int:
     if not re.fullmatch(r"\d{1,3}", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of frames or axes")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
     return int(text)
 
 

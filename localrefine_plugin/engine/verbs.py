@@ -95,6 +95,11 @@ def run_film(options: argparse.Namespace) -> None:
     film(options.run, options.rest, options.frames, options.axes, options.threads)
 
 
+def run_compose(options: argparse.Namespace) -> None:
+    from .bodies.compose import compose
+    compose(options.runs, options.output, options.frame, options.threads)
+
+
 def run_report(options: argparse.Namespace) -> None:
     from .finish.report import build_report
     from .io.run_folder import RunFolder

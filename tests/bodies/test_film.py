@@ -8,13 +8,26 @@ import numpy as np
 import pytest
 from oracles import shell_correlation, soft_ball
 from scipy.spatial.transform import Rotation
-from two_bodies import AXIS, BOX, CENTRES, FULCRUM, PIXEL_SIZE, at_angle, copy_of, films, mask_of, run_of, two_bodies
+from two_bodies import (
+    AXIS,
+    BOX,
+    CENTRES,
+    FULCRUM,
+    PIXEL_SIZE,
+    at_angle,
+    copy_of,
+    films,
+    mask_of,
+    run_of,
+    turned_run,
+    two_bodies,
+)
 
 from localrefine_plugin.engine import __main__ as cli
 from localrefine_plugin.engine.bodies.film import film
 from localrefine_plugin.engine.bodies.finished import open_body
 from localrefine_plugin.engine.bodies.relative import first_motion, motion_evidence
-from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.io.run_store import load_motion
 from localrefine_plugin.engine.motion.motion_prior import learn
 from localrefine_plugin.engine.records.codec import from_json
@@ -92,42 +105,13 @@ def test_the_rest_is_the_map_of_the_rest():
 
 
 def test_frames_do_not_depend_on_how_a_run_turned_its_sub_volume():
-    """The gauge: map, mask and poses of body B turned about the mask's centre, each in its way. The search without a
-    prior, so that nothing ties poses to the input's."""
-    plain, turned = copy_of("B", "plain"), copy_of("B", "turned")
-    for run in (plain, turned):
-        for path in run.path.glob("iter_*/half_*_motion.npz"):
-            path.unlink()
-            done = path.with_name(path.name.replace("_motion.npz", ".json"))
-            record = read_json(done)
-            del record["files"][path.relative_to(run.path).as_posix()]
-            write_json(done, record)
-        content = read_json(run.input)
-        content["resolved"]["prior"] = "off"
-        write_json(run.input, content)
-        write_json(run.settings, dict(read_json(run.settings), prior="off"))
-    body = open_body(turned.path)
+    """The gauge: map, mask and poses of body B turned about the mask's centre, each in its way."""
     gauge = Rotation.from_rotvec(np.deg2rad([2.0, 3.0, -2.5])).as_matrix()
-    from localrefine_plugin.engine.bodies.rigid import RigidPart
-    w = Rotation.from_matrix(gauge.T).as_rotvec()
-    for name in ("map_sharpened.mrc", "mask.mrc"):
-        with mrcfile.open(turned.final(name), mode="r+") as mrc:
-            part = RigidPart(np.array(mrc.data), soft_ball(BOX, 14, 17, body.centre), body.centre)
-            mrc.set_data(part.moved(w, np.zeros(3)))
-    for half in (1, 2):
-        path = turned.poses(body.iteration, half)
-        with np.load(path) as stored:
-            columns = dict(stored)
-        rotation = columns["rotation"] @ gauge
-        columns["shift_px"] = columns["shift_px"] + (columns["rotation"] - rotation)[:, :2] @ body.centre
-        columns["rotation"] = rotation
-        both = np.zeros((5, 5))
-        both[:3, :3], both[3:, 3:] = gauge.T, np.eye(2)
-        columns["covariance"] = both @ columns["covariance"] @ both.T
-        np.savez(path, **columns)
+    plain, turned = turned_run("B", np.eye(3), "plain"), turned_run("B", gauge, "turned")
     films_of = [film(str(run.path), frames=3, axes=1, threads=1) for run in (plain, turned)]
     means = [np.array(made.mean_motion[:3]) for made in films_of]
-    np.testing.assert_allclose(means[1] - means[0], np.rad2deg(-w), atol=0.5)  # the poses know of it …
+    expected = Rotation.from_matrix(gauge).as_rotvec(degrees=True)
+    np.testing.assert_allclose(means[1] - means[0], expected, atol=0.5)  # the poses know of it …
     where = mask_of("B") > 0.9
     for i in (0, 2):
         one, two = (mrcfile.read(run.film.parent / made.axes[1].frames[i])

@@ -15,7 +15,9 @@ from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine import refine as engine
 from localrefine_plugin.engine.bodies.film import film
-from localrefine_plugin.engine.io.run_folder import RunFolder
+from localrefine_plugin.engine.bodies.finished import open_body
+from localrefine_plugin.engine.bodies.rigid import RigidPart
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
 from localrefine_plugin.engine.records.settings import Settings
 
 BOX, PIXEL_SIZE = 40, 4.0
@@ -114,3 +116,39 @@ def films():
     runs = copy_of("B", "film"), copy_of("B", "film_rest")
     return {rest: (run, film(str(run.path), str(run_of("A").path) if rest else None, frames=9, threads=1))
             for rest, run in zip((False, True), runs)}
+
+
+TURNED_MAPS = ("map.mrc", "map_sharpened.mrc", "half_map_1.mrc", "half_map_2.mrc", "mask.mrc")
+
+
+def turned_run(name, gauge, suffix):
+    """A copy of a run whose maps, mask and poses are turned by ``gauge`` G about the mask's centre c: what was at v is
+    at Gᵀ (v − c) + c, and R is R G. Its search counts as one without a prior, which would tie poses to the input's."""
+    run = copy_of(name, suffix)
+    for path in run.path.glob("iter_*/half_*_motion.npz"):
+        path.unlink()
+        done = path.with_name(path.name.replace("_motion.npz", ".json"))
+        record = read_json(done)
+        del record["files"][path.relative_to(run.path).as_posix()]
+        write_json(done, record)
+    content = read_json(run.input)
+    content["resolved"]["prior"] = "off"
+    write_json(run.input, content)
+    write_json(run.settings, dict(read_json(run.settings), prior="off"))
+    body = open_body(run.path)
+    w = Rotation.from_matrix(gauge.T).as_rotvec()
+    for file_name in TURNED_MAPS if w.any() else ():
+        with mrcfile.open(run.final(file_name), mode="r+") as mrc:
+            part = RigidPart(np.array(mrc.data), soft_ball(BOX, 14, 17, body.centre), body.centre)
+            mrc.set_data(part.moved(w, np.zeros(3)))
+    both = np.eye(5)
+    both[:3, :3] = gauge.T
+    for half in (1, 2):
+        path = run.poses(body.iteration, half)
+        with np.load(path) as stored:
+            columns = dict(stored)
+        rotation = columns["rotation"] @ gauge
+        columns["shift_px"] = columns["shift_px"] + (columns["rotation"] - rotation)[:, :2] @ body.centre
+        columns["rotation"], columns["covariance"] = rotation, both @ columns["covariance"] @ both.T
+        np.savez(path, **columns)
+    return run
