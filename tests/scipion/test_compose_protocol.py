@@ -23,7 +23,8 @@ def project():
 
 def finished(project, name):
     """A local refinement of the project whose run folder is that of a body."""
-    protocol = project.newProtocol(ProtLocalRefine, objLabel=f"body {name}")
+    protocol = project.newProtocol(ProtLocalRefine)
+    protocol.setObjLabel(f"body {name}")
     project.saveProtocol(protocol)
     protocol.makePathsAndClean()
     folder = Path(protocol._getExtraPath("run"))
@@ -109,3 +110,28 @@ def test_what_the_engine_refuses_is_the_protocols_error(project, runs):
     project.launchProtocol(protocol, wait=True)
     project._updateProtocol(protocol)
     assert protocol.isFailed() and "has other half-sets" in protocol.getErrorMessage()
+
+
+def test_analyze_results_shows_the_film_against_the_run_that_is_chosen(project, runs, monkeypatch):
+    import webbrowser
+
+    from localrefine_plugin.viewers import LocalRefineViewer
+    opened, said = [], []
+    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or True)
+    viewer = LocalRefineViewer(project=project, protocol=runs[1])
+    viewer.setProtocol(runs[1])
+    for name in ("errorMessage", "infoMessage"):
+        monkeypatch.setattr(viewer, name, lambda text, title: said.append(text))
+    names = [name for name, _ in viewer._other_runs()]
+    viewer.filmRest.set(1 + next(i for i, name in enumerate(names) if "body A" in name))
+    assert viewer._show_film() == [] and said == []
+    film = viewer.state().film
+    assert os.path.realpath(film.rest) == os.path.realpath(runs[0].run_state().folder.path)
+    assert opened[0].endswith("final/film/film.gif") and os.path.getsize(opened[0][len("file://"):]) > 10_000
+    views = viewer._show_film_chimera()
+    assert "film.cxc" in (said[0] if said else str(views[0]._inputFile))
+    runs[1].run_state().folder.report.rename(runs[1]._getExtraPath("report.json"))
+    said.clear()
+    viewer._show_film()
+    assert "when the protocol has finished" in said[0]
+    Path(runs[1]._getExtraPath("report.json")).rename(runs[1].run_state().folder.report)
