@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import Dict, List, Sequence, Tuple
 
 import mrcfile
 import numpy as np
@@ -50,7 +50,7 @@ class Scene:
         return pose_errors(read_poses(run / "final" / "particles.star"), read_poses(data / f"true_{name}.star"),
                            centroid * self.pixel_size)[2]
 
-    def to_truth(self, volume: np.ndarray, frame: str, within: str) -> "tuple[float, float]":
+    def to_truth(self, volume: np.ndarray, frame: str, within: str) -> Tuple[float, float]:
         """Å at FSC 0.5 and the mean FSC to the particle in the frame of a run, or ("") of the truth."""
         whole = self.body["A"] + self.body["B"]
         truth = self.gauge[frame].moved(whole, self.pixel_size) if frame else whole

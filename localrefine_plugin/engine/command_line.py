@@ -7,6 +7,7 @@ import re
 from typing import Any, List
 
 from . import verbs
+from .records.film import AXES, FRAMES
 from .startup import PROGRAM
 
 
@@ -77,8 +78,10 @@ def _add_inputs(verb: argparse.ArgumentParser) -> None:
 def _add_film(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--rest", metavar="RUN", help="a finished run of the rest of the particle, with the same "
                       "particles: the motion against its poses, beside its map (default: input poses and half-maps)")
-    verb.add_argument("--frames", type=_count, default=11, metavar="N", help="maps of each series (default: 11)")
-    verb.add_argument("--axes", type=_count, default=3, metavar="N", help="principal axes, at most 6 (default: 3)")
+    verb.add_argument("--frames", type=_count, default=FRAMES, metavar="N",
+                      help=f"maps of each series (default: {FRAMES})")
+    verb.add_argument("--axes", type=_count, default=AXES, metavar="N",
+                      help=f"principal axes, at most 6 (default: {AXES})")
 
 
 def _add_composing(verb: argparse.ArgumentParser) -> None:

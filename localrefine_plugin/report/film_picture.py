@@ -36,6 +36,10 @@ def still(state: RunState) -> Optional[Figure]:
 
 
 def gif(state: RunState) -> Optional[bytes]:
+    """The animated picture that is there, or a new one; None without a film."""
+    path = state.folder.film.with_name("film.gif")
+    if state.film is not None and path.exists():
+        return path.read_bytes()
     views = views_of(state)
     return None if views is None or state.film is None else film_plots.film_gif(state.film, views)
 

@@ -36,7 +36,6 @@ from ..records.motion import LearnedMotion
 PERCENTILES = 5.0, 95.0
 OUTERMOST = 1.0, 99.0  # percentiles of the particles' own estimates, beyond which no frame goes
 LEAST_TOLD = 0.01
-MOST_PARTICLES = 50_000  # more add nothing to a histogram
 KERNEL = 8.0  # percentiles: s.d. of the window of the path's means
 
 
@@ -94,7 +93,6 @@ def principal_axes_of(motion: LearnedMotion, size: np.ndarray) -> Axes:
 
 def places_along(axes: Axes, evidence: Evidence, covariance: np.ndarray, floor: np.ndarray) -> Places:
     """Where the particles that are no junk lie, under Σ (6, 6) and Σ₀ (6, 6)."""
-    evidence = evidence.some(MOST_PARTICLES)
     information, pull = evidence.in_body_frame()
     step = expected(information, pull, covariance)
     kept = step.probability_not_junk(log_junk(information, pull, floor)) * evidence.weight > 0.5

@@ -14,7 +14,7 @@ from ..kernels.host import worker_count
 from ..merge.motion_report import STILL_ANGSTROM, STILL_DEG, pooled
 from ..progress import say
 from ..records.errors import InputError
-from ..records.film import Film, FilmAxis
+from ..records.film import AXES, FRAMES, Film, FilmAxis
 from .axes import (
     PERCENTILES,
     Axes,
@@ -32,7 +32,6 @@ from .finished import Body, open_body
 from .relative import first_motion, learned_motions, motion_evidence
 from .scene import Scene
 
-FRAMES, AXES = 11, 3
 MOST_FRAMES, MOST_AXES = 200, 6
 BINS = np.linspace(-4, 4, 41)  # standard deviations
 LEVEL = 0.3  # of the density that a hundredth of the mask exceeds

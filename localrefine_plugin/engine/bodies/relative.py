@@ -18,7 +18,7 @@ is in neither pose any more.
 """
 from __future__ import annotations
 
-from typing import Dict, NamedTuple, Optional
+from typing import Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from ..records.motion import LearnedMotion
 from .finished import Body, half_rows
 
 LAST_RESOLUTION = 1.0  # Å; the plan of a search asks for one, and nothing of it that is used here depends on it
+MOST_PARTICLES = 50_000  # of a half-set: more add nothing to a histogram or to 21 numbers
 EXTENT_IN_SIGMA = 3.0  # of a search without a prior, to start learning from
 
 
@@ -51,35 +52,44 @@ class Likelihood(NamedTuple):
     gradient: np.ndarray
 
 
-def likelihood(body: Body, half: int) -> Likelihood:
-    """The posterior of a half-set's particles without the prior that their last search had."""
+def likelihood(body: Body, half: int, some: np.ndarray) -> Likelihood:
+    """The posterior of ``some`` (n,) of a half-set's particles without the prior that their last search had."""
     table = body.poses[half]
     learned = load_motion(body.run, body.iteration - 1, half)
     particles = body.particles.take(table.row)
     plan = search_plan(body.given.resolved, particles, LAST_RESOLUTION, None if learned is None else learned.covariance)
     previous = load_poses(body.run, body.iteration - 1, half)
-    rotation0, shift0 = search_centre(particles, previous, plan, np.arange(len(table)))
-    w = log_map(np.swapaxes(rotation0, 1, 2) @ table.rotation)
-    shift = table.shift_px + project(table.rotation, body.centre) - shift0 - project(rotation0, body.centre)
-    _, gradient, curvature = log_prior(pose_prior(plan, rotation0), np.arange(len(table)), w, table.rotation, shift)
-    values, axes = np.linalg.eigh(inverses(table.covariance) - curvature)
+    rotation, shift = table.rotation[some], table.shift_px[some]
+    rotation0, shift0 = search_centre(particles, previous, plan, some)
+    w, u = motion_of(body, rotation0, shift0, rotation, shift)
+    _, gradient, curvature = log_prior(pose_prior(plan, rotation0), np.arange(len(some)), w, rotation, u)
+    values, axes = np.linalg.eigh(inverses(table.covariance[some]) - curvature)
     return Likelihood((axes * np.maximum(values, 0)[:, None]) @ np.swapaxes(axes, 1, 2), -gradient)
 
 
 def motion_evidence(body: Body, half: int, rest: Optional[Body] = None) -> Evidence:
-    """What the images of a half-set say of the motion against the input poses, or against those of another body."""
-    table, found = body.poses[half], likelihood(body, half)
+    """What the images of a half-set, or MOST_PARTICLES of them, say of the motion against the input poses, or against
+    those of another body."""
+    table = body.poses[half]
+    some = np.unique(np.linspace(0, len(table) - 1, MOST_PARTICLES).astype(int))
+    found, rotation = likelihood(body, half, some), table.rotation[some]
     if rest is None:
-        rotation0, shift0 = body.particles.rotation[table.row], body.particles.shift_px[table.row]
+        rotation0, shift0 = body.particles.rotation[table.row[some]], body.particles.shift_px[table.row[some]]
     else:
-        other, index = rest.poses[half], half_rows(body, rest, half)
+        other, index = rest.poses[half], half_rows(body, rest, half)[some]
         rotation0, shift0 = other.rotation[index], other.shift_px[index]
-        found = less_certain(found, error_of_other(other.covariance[index], rotation0, table.rotation,
+        found = less_certain(found, error_of_other(other.covariance[index], rotation0, rotation,
                                                    body.centre - rest.centre))
-    w = log_map(np.swapaxes(rotation0, 1, 2) @ table.rotation)
-    shift = table.shift_px + project(table.rotation, body.centre) - shift0 - project(rotation0, body.centre)
-    weight = np.ones(len(table)) if table.probability_aligned is None else table.probability_aligned
-    return evidence_at(rotation0, w, shift, found.curvature, found.gradient, weight)
+    w, u = motion_of(body, rotation0, shift0, rotation, table.shift_px[some])
+    weight = np.ones(len(some)) if table.probability_aligned is None else table.probability_aligned[some]
+    return evidence_at(rotation0, w, u, found.curvature, found.gradient, weight)
+
+
+def motion_of(body: Body, rotation0: np.ndarray, shift0: np.ndarray, rotation: np.ndarray,
+              shift: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """w (n, 3) rad, and u (n, 2) px of the projected centre, between poses."""
+    w: np.ndarray = log_map(np.swapaxes(rotation0, 1, 2) @ rotation)
+    return w, shift + project(rotation, body.centre) - shift0 - project(rotation0, body.centre)
 
 
 def error_of_other(covariance: np.ndarray, rotation0: np.ndarray, rotation: np.ndarray,

@@ -4,6 +4,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Dict, Optional, Tuple
 
+FRAMES, AXES = 11, 3
+"""Of a film if nothing else is asked for: maps of each series, and principal axes."""
+
 
 @dataclass(frozen=True)
 class FilmAxis:
