@@ -3,9 +3,10 @@
     python -m benchmarks.honesty.composite --data FOLDER --run RUN_A --run RUN_B --work FOLDER [--write]
 
 Data: FOLDER, a simulated set with true_A.star, true_B.star and the masks of both bodies (examples/simulate.py or the
-benchmark's make_dataset.py). The truth of a composite is gt_A + gt_B where the poses of its frame have the particle;
-that of a single map the same, where its own poses have it. It ends with two assertions: no composite is worse than the
-single maps in their masks, and half-maps of noise do not agree. --write puts the table and a picture into the docs.
+benchmark's make_dataset.py). The truth of a composite is gt_A and gt_B, each at the mean of its true poses against the
+refined poses of the frame; that of a single map is gt_A + gt_B where its own poses have the body. It ends with two
+assertions: no composite is worse than the single maps in their masks, and half-maps of noise do not agree. --write puts
+the table and a picture into the docs.
 """
 from __future__ import annotations
 
@@ -40,20 +41,29 @@ class Scene:
         self.mask = {name: read_map(data / f"mask_{name}.mrc") for name in NAMES}
         with mrcfile.open(str(data / "gt_A.mrc"), header_only=True) as handle:
             self.pixel_size = float(handle.voxel_size.x)
-        self.gauge = {name: self.gauge_of(data, name, run) for name, run in zip(NAMES, runs)}
+        self.gauge = {(frame, name): self.gauge_of(data, name, run) for frame, run in zip(NAMES, runs)
+                      for name in NAMES}
         self.given = read_map(data / "consensus.mrc")
 
     def gauge_of(self, data: Path, name: str, run: Path) -> Gauge:
+        """Where the poses of a run have a body on average."""
         density = np.maximum(self.body[name], 0)
         axis = np.arange(len(density)) - len(density) // 2
         centroid = np.array([density.sum(axis=other) @ axis for other in ((0, 1), (0, 2), (1, 2))]) / density.sum()
         return pose_errors(read_poses(run / "final" / "particles.star"), read_poses(data / f"true_{name}.star"),
                            centroid * self.pixel_size)[2]
 
-    def to_truth(self, volume: np.ndarray, frame: str, within: str) -> Tuple[float, float]:
-        """Å at FSC 0.5 and the mean FSC to the particle in the frame of a run, or ("") of the truth."""
-        whole = self.body["A"] + self.body["B"]
-        truth = self.gauge[frame].moved(whole, self.pixel_size) if frame else whole
+    def truth_of(self, frame: str, single: bool) -> np.ndarray:
+        """The particle in the frame of a run, or ("") of the truth; of a ``single`` map all of it where its body is."""
+        if not frame:
+            return self.body["A"] + self.body["B"]
+        found: np.ndarray = sum(self.gauge[frame, frame if single else name].moved(self.body[name], self.pixel_size)
+                                for name in NAMES)
+        return found
+
+    def to_truth(self, volume: np.ndarray, frame: str, within: str, single: bool = False) -> Tuple[float, float]:
+        """Å at FSC 0.5 and the mean FSC to the particle."""
+        truth = self.truth_of(frame, single)
         curve = fsc(volume, truth, self.mask[within])
         return resolution(curve, self.pixel_size, 0.5), float(curve[1:-1].mean())
 
@@ -63,8 +73,8 @@ def rows_of(scene: Scene, runs: Sequence[Path], work: Path) -> List[List[str]]:
     rows = [row("consensus", scene, scene.given, "")]
     for name, run in zip(NAMES, runs):
         volume = read_map(run / "final" / "map.mrc")
-        single[name] = scene.to_truth(volume, name, name)[1]
-        rows.append(row(f"run of body {name}", scene, volume, name))
+        single[name] = scene.to_truth(volume, name, name, single=True)[1]
+        rows.append(row(f"run of body {name}", scene, volume, name, single=True))
     for number, frame in enumerate(NAMES, 1):
         compose(list(runs), work / f"frame_{frame}", frame=number)
         volume = read_map(work / f"frame_{frame}" / "map.mrc")
@@ -75,8 +85,8 @@ def rows_of(scene: Scene, runs: Sequence[Path], work: Path) -> List[List[str]]:
     return rows
 
 
-def row(name: str, scene: Scene, volume: np.ndarray, frame: str) -> List[str]:
-    return [name, *("{:.2f} Å / {:.4f}".format(*scene.to_truth(volume, frame, within)) for within in NAMES)]
+def row(name: str, scene: Scene, volume: np.ndarray, frame: str, single: bool = False) -> List[str]:
+    return [name, *("{:.2f} Å / {:.4f}".format(*scene.to_truth(volume, frame, within, single)) for within in NAMES)]
 
 
 def noise_row(runs: Sequence[Path], work: Path) -> str:
