@@ -97,6 +97,7 @@ def run_film(options: argparse.Namespace) -> None:
 
 def run_compose(options: argparse.Namespace) -> None:
     from .bodies.compose import compose
+    forget_error(options)
     compose(options.runs, options.output, options.frame, options.threads)
 
 

@@ -8,7 +8,7 @@ from typing import Iterable, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..io.mrc import write_map
-from ..io.run_folder import RunFolder, remove_temporary, write_atomic
+from ..io.run_folder import remove_temporary, write_atomic
 from ..io.run_store import save_record
 from ..kernels.host import worker_count
 from ..merge.motion_report import STILL_ANGSTROM, STILL_DEG, pooled
@@ -140,25 +140,24 @@ def numbers(values: Iterable[float]) -> Tuple[float, ...]:
 def write_record(body: Body, rest: Optional[Body], axes: Axes, told: Sequence[FilmAxis], written: Sequence[str],
                  particles: int) -> Film:
     """film.cxc and film.json, and what is said of them."""
-    folder: RunFolder = body.run
-    given, density = body.given, body.map("map_sharpened.mrc")[body.map("mask.mrc") > 0.5]
-    level = LEVEL * float(np.percentile(density, 99))
-    script = folder.film.with_name("film.cxc")
+    run, given = body.run, body.given
+    level = LEVEL * float(np.percentile(body.map("map_sharpened.mrc")[body.map("mask.mrc") > 0.5], 99))
+    script = run.film.with_name("film.cxc")
 
     def write(name: str) -> None:
         with open(name, "w", encoding="utf-8") as handle:
             handle.write(chimerax_script(told, level))
     write_atomic(script, write)
-    files = folder.sizes(folder.film.parent / name for name in [*written, script.name])
+    files = run.sizes(run.film.parent / name for name in [*written, script.name])
     words = film_words(told, rest)
     made = Film(body.iteration, "" if rest is None else str(rest.run.path), given.box_size, given.pixel_size,
                 numbers(body.centre + given.box_size // 2), PERCENTILES, particles,
                 numbers(axes.mean * np.array([np.rad2deg(1)] * 3 + [given.pixel_size] * 3)), tuple(told), words, level,
                 files)
-    save_record(folder.film, made)
+    save_record(run.film, made)
     for text in words:
         say(text)
-    say(f"the film is in {folder.film.parent}; open film.cxc with ChimeraX")
+    say(f"the film is in {run.film.parent}; open film.cxc with ChimeraX")
     return made
 
 
@@ -168,7 +167,7 @@ def film_words(told: Sequence[FilmAxis], rest: Optional[Body]) -> Tuple[str, ...
     origin = ("the input poses, whose errors are part of it" if rest is None else f"the poses of {rest.run.path}")
     words = [f"Motion of the sub-volume against {origin}. The frames go from the {PERCENTILES[0]:g}th to the "
              f"{PERCENTILES[1]:g}th percentile of the particles, corrected for the errors of their poses"]
-    if axes[0].rotation_sd_deg < STILL_DEG and axes[0].displacement_sd_angstrom < STILL_ANGSTROM:  # type: ignore
+    if (axes[0].rotation_sd_deg or 0) < STILL_DEG and (axes[0].displacement_sd_angstrom or 0) < STILL_ANGSTROM:
         words.append("The images show no motion of the sub-volume: the frames differ by less than a degree and 1 Å")
     words += [axis_words(axis) for axis in axes]
     cut = [axis.name.replace("_", " ") for axis in told if axis.cut]
