@@ -1,9 +1,9 @@
 """A masked part of a map as a rigid body: turned and displaced by any motion, without a loss that a map could show.
 
 The part is cut out with its soft mask, brought to half the pixel size by padding its transform, and read by cubic
-splines (Unser 1999, doi:10.1109/79.799930). Their response, sinc⁴(f) · 3 / (2 + cos 2πf) at f cycles per sample, is 0.985
-at the Nyquist frequency of the map, where f = ¼. That of linear interpolation of the map itself, sinc²(f) at f = ½, is
-0.41.
+splines (Unser 1999, doi:10.1109/79.799930). Their response, sinc⁴(f) · 3 / (2 + cos 2πf) at f cycles per sample, is
+0.985 at the Nyquist frequency of the map, where f = ¼. That of linear interpolation of the map itself, sinc²(f) at
+f = ½, is 0.41.
 """
 from __future__ import annotations
 
