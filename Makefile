@@ -58,7 +58,7 @@ test-core: $(INSTALLED)
 	$(BIN)/python -m pytest $(CORE)
 
 # The engine's own tests, where nothing of Scipion is installed.
-ENGINE := $(addprefix tests/,maps model motion merge align kernels records finish/test_mask_ladder.py \
+ENGINE := $(addprefix tests/,maps model motion merge align bodies kernels records finish/test_mask_ladder.py \
 	finish/test_pose_blur.py inputs/test_excluded.py io/test_files.py io/test_bad_star.py io/test_bad_mrc.py \
 	run/test_refine.py run/test_cli.py run/test_cupy_engine.py run/test_on_gpu.py)
 HAS_VENV := import venv, ensurepip

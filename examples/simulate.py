@@ -10,8 +10,8 @@ particles.star are those of body A, with errors: what a consensus refinement of 
 with p the fulcrum and c = −(rlnOriginXAngst, rlnOriginYAngst) the position of the particle in its image.
 
 Written: particles.star particles.mrcs, half1.mrc half2.mrc (reconstructed from the input poses) and their mean
-consensus.mrc, mask_B.mrc, and the truth: true_B.star, gt_A.mrc gt_B.mrc gt_inB.mrc (what a perfect refinement
-of B gives), truth.json.
+consensus.mrc, mask_A.mrc mask_B.mrc, and the truth: true_A.star true_B.star, gt_A.mrc gt_B.mrc gt_inB.mrc (what a
+perfect refinement of B gives), truth.json.
 """
 from __future__ import annotations
 
@@ -238,11 +238,13 @@ def simulate(output: Path, options: Optional[Options] = None) -> None:
     seen = phantom.seen_from_body_b(body_a, body_b, truth.hinge[:SMEAR_SAMPLE], truth.displacement[:SMEAR_SAMPLE],
                                     options.pixel_size)
     maps = dict(half1=half_1, half2=half_2, consensus=(half_1 + half_2) / 2,
+                mask_A=phantom.soft_mask(body_a, options.pixel_size),
                 mask_B=phantom.soft_mask(body_b, options.pixel_size), gt_A=body_a * microscope.grey_scale,
                 gt_B=body_b * microscope.grey_scale, gt_inB=seen * microscope.grey_scale)
     for name, volume in maps.items():
         write_mrc(output / f"{name}.mrc", volume, options.pixel_size)
     write_star(output / "particles.star", options, truth, truth.given)
+    write_star(output / "true_A.star", options, truth, truth.body_a)
     write_star(output / "true_B.star", options, truth, truth.body_b)
     facts = dict(options=asdict(options), grey_scale=microscope.grey_scale,
                  fulcrum_angstrom=model.fulcrum.tolist(), centroid_b_angstrom=model.centroid_b.tolist())

@@ -18,7 +18,8 @@ from .startup import discard_output, find_compiler_cache, open_streams
 THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 # The matrices given to BLAS and LAPACK are small, and with more threads their last bits may differ (OpenBLAS 0.3.21)
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-COMPILED = ("refine", "prepare", "align", "merge", "finish", "validate", "recentre", "selftest", "member")
+COMPILED = ("refine", "prepare", "align", "merge", "finish", "validate", "film", "compose", "recentre", "selftest",
+            "member")
 SHARED = ("refine", "align", "member")  # done by all ranks that mpirun started
 STOPPED = 130  # as a shell calls a program that Ctrl-C ended
 
@@ -75,7 +76,7 @@ def _how_to_go_on(options: argparse.Namespace) -> str:
     if options.verb in ("refine", "prepare"):
         instead = " instead of --overwrite" if options.mode == "overwrite" else ""
         return f"; to go on, give the same command with --continue{instead}"
-    if options.verb in ("align", "merge", "finish", "validate"):
+    if options.verb in ("align", "merge", "finish", "validate", "film"):
         return "; to go on, give the same command again"
     return ""
 

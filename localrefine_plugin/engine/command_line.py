@@ -7,6 +7,7 @@ import re
 from typing import Any, List
 
 from . import verbs
+from .records.film import AXES, FRAMES
 from .startup import PROGRAM
 
 
@@ -27,6 +28,10 @@ def parser() -> argparse.ArgumentParser:
     finish = add("finish", verbs.run_finish, "write the final maps, particles and report")
     validate = add("validate", verbs.run_validate,
                    "null tests of a finished run: noise for images, random phases, and so on")
+    film = add("film", verbs.run_film, "the learned motion of a finished run as series of maps, for ChimeraX")
+    compose = add("compose", verbs.run_compose, "one map of several bodies and the consensus, with half-maps, from "
+                  "finished runs of the same particles")
+    _add_composing(compose)
     report = add("report", verbs.run_report, "print the report as JSON")
     bundle = add("bundle", verbs.run_bundle,
                  "print what a run measured, without names, images or maps, to be sent to others")
@@ -40,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     member.set_defaults(run_verb=verbs.run_member)
     for name in ("descriptor", "rank", "size"):
         member.add_argument(name, type=int)
-    for verb in (align, merge, finish, validate, report, bundle):
+    for verb in (align, merge, finish, validate, film, report, bundle):
         verb.add_argument("run", metavar="RUN", help="the run folder")
     for verb in (align, merge):
         verb.add_argument("--iteration", type=_positive, required=True, metavar="K")
@@ -50,7 +55,8 @@ def parser() -> argparse.ArgumentParser:
     _add_processes(align)
     for verb in (validate, member):
         _add_device(verb)
-    for verb in (align, merge, finish, validate, member):
+    _add_film(film)
+    for verb in (align, merge, finish, validate, member, film, compose):
         _add_threads(verb)
     return top
 
@@ -74,6 +80,22 @@ def _add_inputs(verb: argparse.ArgumentParser) -> None:
     mode.add_argument("--continue", dest="mode", action="store_const", const="continue",
                       help="go on with the run in the folder, from the first step that is not complete or "
                            "depends on a setting that was changed")
+
+
+def _add_film(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--rest", metavar="RUN", help="a finished run of the rest of the particle, with the same "
+                      "particles: the motion against its poses, beside its map (default: input poses and half-maps)")
+    verb.add_argument("--frames", type=_count, default=FRAMES, metavar="N",
+                      help=f"maps of each series (default: {FRAMES})")
+    verb.add_argument("--axes", type=_count, default=AXES, metavar="N",
+                      help=f"principal axes, at most 6 (default: {AXES})")
+
+
+def _add_composing(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("runs", metavar="RUN", nargs="+", help="finished runs, one for each body")
+    verb.add_argument("--output", required=True, metavar="FOLDER", help="the folder to make")
+    verb.add_argument("--frame", type=_count, default=1, metavar="K", help="number of the run in whose frame the "
+                      "composite is; 0 for that of the input poses (default: 1)")
 
 
 def _add_recentring(verb: argparse.ArgumentParser) -> None:
@@ -140,6 +162,12 @@ def _point(text: str) -> List[float]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not X,Y,Z") from None
     return [x, y, z]
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"\d{1,3}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
+    return int(text)
 
 
 def _positive(text: str) -> int:

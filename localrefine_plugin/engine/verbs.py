@@ -120,6 +120,18 @@ def run_validate(options: argparse.Namespace) -> None:
     validate(options.run, device=options.device, threads=options.threads)
 
 
+def run_film(options: argparse.Namespace) -> None:
+    _check_run(options)
+    from .bodies.film import film
+    film(options.run, options.rest, options.frames, options.axes, options.threads)
+
+
+def run_compose(options: argparse.Namespace) -> None:
+    from .bodies.compose import compose
+    forget_error(options)
+    compose(options.runs, options.output, options.frame, options.threads)
+
+
 def run_report(options: argparse.Namespace) -> None:
     from .finish.report import build_report
     from .io.run_folder import RunFolder

@@ -20,6 +20,7 @@ from ..engine.records.iteration import CURVE_NAMES, FSC_THRESHOLD, TRUTH_THRESHO
 from ..engine.records.results import Rung
 from ..engine.records.run_input import RunInput
 from ..engine.records.settings import DESCRIBED
+from . import film_picture
 from .plots import DPI
 from .run_figures import PICTURES, NotThere, draw_if_there
 from .run_state import RunState
@@ -59,6 +60,7 @@ def report_html(state: RunState, title: str) -> str:
         parts += ["<h2>Null tests</h2>", _table(["Test", "Found", "As expected"], _null_test_rows(state))]
     parts.append("<h2>Pictures</h2>")
     parts += _pictures(state)
+    parts += _film(state)
     parts += ["<h2>Settings</h2>", _table(["Setting", "Value", "Unit"], _setting_rows(state)),
               "<h2>Inputs and versions</h2>", _table(["", ""], _input_rows(state.input)),
               "<h2>Time and memory</h2>", _table(["Iteration", "Half-set", "Particles", "Seconds", "CPU seconds",
@@ -73,6 +75,15 @@ def _pictures(state: RunState) -> Iterable[str]:
             yield _figure(draw_if_there(picture, state), picture.label, picture.help)
         except NotThere:
             continue
+
+
+def _film(state: RunState) -> Iterable[str]:
+    """The animated picture, where a film was made."""
+    content = film_picture.gif(state)
+    if content is not None:
+        image = base64.b64encode(content).decode("ascii")
+        yield (f"<h2>Film of the motion</h2><img alt='Film of the motion' src='data:image/gif;base64,{image}'>"
+               f"<p>{html.escape(' '.join(state.film.words if state.film else ()))}</p>")
 
 
 def _summary(state: RunState) -> List[str]:

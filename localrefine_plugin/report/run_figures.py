@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ..engine.model.pose import log_map, project
 from ..engine.records.resolved import ResolvedSettings
-from . import direction_plots, map_plots, motion_plots, plots, pose_plots, validation_plots, verdict_plots
+from . import direction_plots, film_picture, map_plots, motion_plots, plots, pose_plots, validation_plots, verdict_plots
 from .run_state import RunState, read_npz
 
 logger = logging.getLogger(__name__)
@@ -176,6 +176,13 @@ def learned_motion(state: RunState, k: int, _other: Other) -> Figure:
                                       state.pixel_size, state.fulcrum_px)
 
 
+def film(state: RunState, _k: int, _other: Other) -> Figure:
+    found = film_picture.still(state)
+    if found is None:
+        raise NotThere(film_picture.NO_FILM)
+    return found
+
+
 def progress(state: RunState, _k: int, _other: Other) -> Figure:
     if not state.iterations:
         raise NotThere("No iteration has finished yet.")
@@ -250,6 +257,8 @@ PICTURES: List[Picture] = [
             axis_change),
     Picture("learned_motion", "Learned motion", "Only with a learned prior: how far the sub-volume moves, about which "
             "point, and whether one Gaussian describes it. Both half-sets must agree.", learned_motion),
+    Picture("film", "Frames of the film", "Only after a film was made: the refined part at both ends of its motion, "
+            "and where the particles are. Dotted: its place in the middle.", film, of_one_iteration=False),
     Picture("progress", "Resolution and poses over the iterations", "Both should settle. Poses that keep changing "
             "while the resolution does not improve are being fitted to noise.", progress, of_one_iteration=False),
     Picture("orientations", "Viewing directions", "Local refinement should leave the distribution as it was.",

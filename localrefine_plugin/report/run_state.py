@@ -13,6 +13,7 @@ import numpy as np
 from ..engine.io.run_folder import RunFolder
 from ..engine.io.star import named_table
 from ..engine.records.codec import from_json
+from ..engine.records.film import Film
 from ..engine.records.iteration import HalfRecord, IterationRecord
 from ..engine.records.resolved import ResolvedSettings
 from ..engine.records.results import Directions, MaskLadder, NullTest, PoseBlur, Report, Sharpening, Validation
@@ -159,6 +160,11 @@ class RunState:
     def pose_blur(self) -> Optional[PoseBlur]:
         """What the uncertain poses take from the map, once the run has finished."""
         return read_record(self.folder.final("pose_blur.json"), PoseBlur)
+
+    @property
+    def film(self) -> Optional[Film]:
+        """The film of the motion, where one was made."""
+        return read_record(self.folder.film, Film)
 
     def fsc(self, k: int) -> Optional[Dict[str, np.ndarray]]:
         return read_fsc(self.folder.fsc(k))

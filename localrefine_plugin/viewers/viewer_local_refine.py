@@ -13,11 +13,13 @@ from ..report.html_report import write_report
 from ..report.run_figures import PICTURES, chosen_iteration, draw, picture_of
 from ..report.run_state import RunState
 from ..report.run_summary import live_line, summary_lines
+from . import film_entry
 from .figure_window import FigureView
 
 NO_RUN = "no other run"
+INPUT_POSES = "the input poses"
 SECTIONS = (("Resolution", ("fsc", "fsc_history", "progress", "directions", "validation")),
-            ("Poses", ("pose_change", "pose_uncertainty", "learned_motion", "axis_change")),
+            ("Poses", ("pose_change", "pose_uncertainty", "learned_motion", "axis_change", "film")),
             ("Particles", ("particles", "orientations")),
             ("Maps and images", ("map_slices", "filter_resolution", "noise", "scale")))
 MAPS = (("map_sharpened.mrc", "sharpened map"), ("map.mrc", "map"), ("half_map_1.mrc", "half-map 1"),
@@ -40,6 +42,11 @@ class LocalRefineViewer(ProtocolViewer):
                       default=0, label="Compare with",
                       help="Another local refinement of this project: its result is laid over the FSC and the "
                            "histograms of pose change.")
+        form.addParam("filmRest", params.EnumParam, choices=[INPUT_POSES] + [name for name, _ in self._other_runs()],
+                      default=0, label="Film: motion against",
+                      help="The input poses, or a local refinement of the rest of the particle with the same "
+                           "particles. Against such a run the motion is without the errors of the input poses, and "
+                           "the film shows that run's map as the rest.")
         for section, names in SECTIONS:
             group = form.addGroup(section)
             for name in names:
@@ -50,12 +57,18 @@ class LocalRefineViewer(ProtocolViewer):
                             "for volumes.")
         group.addParam("showChimera", params.LabelParam, label="Maps in ChimeraX",
                        help="The map, the sharpened map, both half-maps and the mask.")
+        group.addParam("showFilm", params.LabelParam, label="Film of the motion",
+                       help="Makes the film, if it was not made before, and shows it in the browser: the refined part "
+                            "along the axes of its motion, and how many particles are where.")
+        group.addParam("showFilmChimera", params.LabelParam, label="Film in ChimeraX",
+                       help="The same as series of maps that ChimeraX plays.")
         group.addParam("showReport", params.LabelParam, label="Report (HTML)",
                        help="All pictures, settings, versions and warnings in one file, made anew from what is there.")
 
     def _getVisualizeDict(self) -> Dict[str, Callable[..., List[View]]]:
         handlers: Dict[str, Callable[..., List[View]]] = {picture.name: self._show_picture for picture in PICTURES}
-        handlers.update(showVolume=self._show_volume, showChimera=self._show_chimera, showReport=self._show_report)
+        handlers.update(showVolume=self._show_volume, showChimera=self._show_chimera, showReport=self._show_report,
+                        showFilm=self._show_film, showFilmChimera=self._show_film_chimera)
         return handlers
 
     # ---------------------------------------------------------------- pictures
@@ -149,10 +162,13 @@ class LocalRefineViewer(ProtocolViewer):
         return [(name, label) for name, label in MAPS if self.state().folder.final(name).exists()]
 
     def _show_chimera(self, _param_name: Optional[str] = None) -> List[View]:
-        from pwem.viewers import Chimera, ChimeraView
         script = self.write_chimera_script()
         if script is None:
             return [self.infoMessage("The maps are there when the protocol has finished.", "No maps yet")]
+        return self._in_chimera(script)
+
+    def _in_chimera(self, script: str) -> List[View]:
+        from pwem.viewers import Chimera, ChimeraView
         if not os.path.exists(str(Chimera.getProgram()).strip('"')):
             return [self.errorMessage(f"ChimeraX was not found. The commands are in {script}; open that file with it.",
                                       "No ChimeraX")]
@@ -170,6 +186,30 @@ class LocalRefineViewer(ProtocolViewer):
         with open(path, "w", encoding="utf-8") as handle:
             handle.write("\n".join(lines + ["view"]) + "\n")
         return path
+
+    def _film_error(self) -> str:
+        """Make the film that is asked for unless it is there; what went wrong, or ""."""
+        chosen, others = self.getAttributeValue("filmRest", 0), self._other_runs()
+        rest = others[chosen - 1][1].run_state().folder.path if 0 < chosen <= len(others) else None
+        return film_entry.made(self.state().folder, rest)
+
+    def _show_film(self, _param_name: Optional[str] = None) -> List[View]:
+        import webbrowser
+
+        from ..report.film_picture import NO_FILM, write_gif
+        error = self._film_error()
+        path = None if error else write_gif(self.state().folder.path)
+        if path is None:
+            return [self.errorMessage(error or NO_FILM, "No film")]
+        if not webbrowser.open("file://" + os.path.abspath(path)):
+            return [self.infoMessage(f"The film is in {path}", "Film")]
+        return []
+
+    def _show_film_chimera(self, _param_name: Optional[str] = None) -> List[View]:
+        error = self._film_error()
+        if error:
+            return [self.errorMessage(error, "No film")]
+        return self._in_chimera(str(self.state().folder.film.with_name("film.cxc")))
 
     def _show_report(self, _param_name: Optional[str] = None) -> List[View]:
         import webbrowser

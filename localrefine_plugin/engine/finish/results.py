@@ -51,6 +51,7 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
     final, names = run.path / "final", FINAL_FILES + OPTIONAL_FINAL_FILES
     for path in [run.report] + [run.final(name) for name in names]:
         remove(path)
+    run.forget_film()  # of earlier results
     final.mkdir(exist_ok=True)
     for folder in (run.path, final):
         remove_temporary(folder)

@@ -27,6 +27,7 @@
                                  particles_kept.star particles_left_out.star selection.json if selected,
                                  input_changes.json if input files changed meanwhile,
                                  particles.cs, _kept.cs, _left_out.cs if the input was a .cs file
+    RUN/final/film/              path/frame_NNN.mrc axis_K/frame_NNN.mrc film.cxc film.json, if a film was made
 
 A step is done when the file it writes last is there (half_H.json, iteration.json, report.json), and so are all files
 that are listed in it under "files", each as long as it was.
@@ -184,6 +185,17 @@ class RunFolder:
             raise KeyError(name)
         return self.path / "final" / name
 
+    @property
+    def film(self) -> Path:
+        """Written last by the verb film; its maps lie beside it."""
+        return self.path / "final" / "film" / "film.json"
+
+    def forget_film(self) -> None:
+        """Remove the files of a film, and no other: its record first, so that no half of a film looks like one."""
+        folder = self.film.parent
+        for path in (self.film, *(folder / name for name in FILM_FILES), *folder.glob("*/frame_*.mrc")):
+            remove(path)
+
     def sizes(self, paths: Iterable[Path]) -> Dict[str, int]:
         """What the last file of a step holds as "files": the others by their names in the run folder, in bytes."""
         return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in paths}
@@ -256,6 +268,7 @@ class RunFolder:
 FINAL_FILES = ("particles.star", "half_map_1.mrc", "half_map_2.mrc", "map.mrc", "map_sharpened.mrc",
                "mask.mrc", "fsc.star", "mask_ladder.json", "tightest_mask.mrc", "sharpening.json", "pose_blur.json",
                "directions.json", "directions.npz")
+FILM_FILES = ("film.cxc", "film.gif")
 OPTIONAL_FINAL_FILES = ("filter_resolution.mrc",  # where the filter was non-uniform
                         "particles_kept.star", "particles_left_out.star", "selection.json",  # of a selection
                         "particles.cs", "particles_kept.cs", "particles_left_out.cs",  # of particles of cryoSPARC
