@@ -20,6 +20,7 @@ from localrefine_plugin.engine.kernels.host import available_cores
 from localrefine_plugin.engine.records.codec import as_json
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
+from localrefine_plugin.engine.team import ALONE
 
 
 @pytest.fixture
@@ -73,6 +74,8 @@ def test_arguments_arrive(inputs, calls, verb):
                             "--overwrite")) == 0
     (name, args, kwargs), = calls
     assert name == verb and args == ()
+    if verb == "refine":
+        assert kwargs.pop("team") is ALONE
     assert kwargs == dict(
         particles=str(inputs.star), half_map_1=str(inputs.half_1), half_map_2=str(inputs.half_2),
         mask=str(inputs.mask), output=str(inputs.output), settings=Settings(seed=7, fulcrum=[1, 2, 3]),
@@ -84,7 +87,7 @@ def test_step_verbs_arrive(inputs, calls):
     assert cli.main(["align", run, "--iteration", "2", "--half", "1", "--device", "cpu", "--threads", "2"]) == 0
     assert cli.main(["merge", run, "--iteration", "2", "--threads", "2"]) == 0
     assert cli.main(["finish", run, "--threads", "2", "--device", "cuda"]) == 0
-    assert calls == [("align", (run, 2, 1), {"device": "cpu", "threads": 2}),
+    assert calls == [("align", (run, 2, (1,), "cpu", 2, ALONE), {}),
                      ("merge", (run, 2), {"threads": 2, "device": "auto"}),
                      ("finish", (run,), {"threads": 2, "device": "cuda"})]
 
