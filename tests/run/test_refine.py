@@ -119,10 +119,10 @@ def stop_at(monkeypatch, name, call):
 @pytest.mark.parametrize(
     "name, call",
     [
-        ("align", 1),  # right after prepare
-        ("align", 2),  # between the halves
+        ("align_half_set", 1),  # right after prepare
+        ("align_half_set", 2),  # between the halves
         ("merge", 1),
-        ("align", 3),
+        ("align_half_set", 3),
         ("merge", 2),
         ("finish", 1),
         ("save_arrays", 3),  # inside a step: half 2's map is written, its poses are not

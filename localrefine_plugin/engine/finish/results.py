@@ -164,6 +164,7 @@ def write_final_particles(run: RunFolder, iteration: int, kept: Optional[Dict[in
     for poses in tables:
         rotation[poses.row], shift[poses.row] = poses.rotation, poses.shift_px
     extra = new_columns(particles, tables, given.resolved)
+    del tables, poses
     # the run's own copy: the user's file may have changed. Older versions kept none
     source = run.given_particles if run.given_particles.exists() else given.particles
     table = read_table(source, particles)
@@ -175,7 +176,7 @@ def write_final_particles(run: RunFolder, iteration: int, kept: Optional[Dict[in
     for name, rows in files.items():
         taken = table.take(rows)
         write_particles(run.final(name), taken, rotation[rows], shift[rows],
-                        {label: values[rows].tolist() for label, values in extra.items()})
+                        {label: values[rows] for label, values in extra.items()})
         if any(part.name == SOURCE for part in table.tables):
             write_cs(run.final(name).with_suffix(".cs"), table.tables, taken.particles.texts([UID])[UID],
                      rotation[rows], origins_angstrom(taken, shift[rows]))

@@ -159,7 +159,7 @@ def _of_rows(of_groups: Optional[np.ndarray], group: np.ndarray) -> Optional[np.
 
 
 def write_particles(path: PathLike, table: ParticleTable, rotation: np.ndarray, shift_px: np.ndarray,
-                    extra_columns: Optional[Mapping[str, Sequence[Any]]] = None) -> None:
+                    extra_columns: Optional[Mapping[str, Any]] = None) -> None:
     """Write every input column and row, in its order, with new angles and origins, in one step.
 
     Origins go to the columns the input has (Å, px, or both), else to the ones of its dialect; ``shift_px`` is that
@@ -167,7 +167,7 @@ def write_particles(path: PathLike, table: ParticleTable, rotation: np.ndarray, 
     """
     angles = euler_deg_from_rotation(rotation)
     labels, origin = set(table.particles.labels), origins_angstrom(table, shift_px)
-    columns: Dict[str, Sequence[Any]] = dict(zip(ANGLES, angles.T))
+    columns: Dict[str, Any] = dict(zip(ANGLES, angles.T))
     dialect = ORIGINS_ANGSTROM if table.optics is not None else ORIGINS_PX
     for names, unit in ((ORIGINS_ANGSTROM, np.ones(len(angles))), (ORIGINS_PX, table.pixel_size)):
         if labels.intersection(names) or (names is dialect and not labels.intersection(ORIGINS_ANGSTROM + ORIGINS_PX)):

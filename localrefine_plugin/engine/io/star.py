@@ -78,20 +78,21 @@ class StarTable:
         lines = [" ".join(row[j] for j in kept) for _, rows in self.raw_rows() for row in rows]
         return replace(self, labels=[self.labels[j] for j in kept], lines=lines)
 
-    def with_columns(self, columns: Dict[str, Sequence[Any]]) -> "StarTable":
+    def with_columns(self, columns: Dict[str, Any]) -> "StarTable":
         """The table with these columns replaced where they stand, or added at the end."""
         labels = self.labels + [label for label in columns if label not in self.labels]
-        texts = {labels.index(label): format_values(values) for label, values in columns.items()}
-        for j, values in texts.items():
+        for label, values in columns.items():
             if len(values) != len(self):
-                raise ValueError(f"{len(values)} values of {labels[j]} for {len(self)} rows")
+                raise ValueError(f"{len(values)} values of {label} for {len(self)} rows")
         pad = [""] * (len(labels) - len(self.labels))
         lines = []
-        for start, rows in self.raw_rows():
-            for i, row in enumerate(rows, start):
+        for start, rows in self.raw_rows():  # text takes ten times the memory of a number: of a chunk at a time
+            texts = {labels.index(label): format_values(values[start:start + len(rows)])
+                     for label, values in columns.items()}
+            for i, row in enumerate(rows):
                 row = row + pad
-                for j, values in texts.items():
-                    row[j] = values[i]
+                for j, column in texts.items():
+                    row[j] = column[i]
                 lines.append(" ".join(row))
         return StarTable(self.name, labels, lines, self.loop, self.comments, self.source)
 
@@ -114,6 +115,8 @@ def unquote(value: str) -> str:
 def format_values(values: Sequence[Any]) -> List[str]:
     """Values as STAR text: floats to a millionth, texts quoted where they have to be."""
     kind = np.asarray(values[:1]).dtype.kind if len(values) else "i"
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
     if kind == "f":
         return ["%.6f" % v if v == 0 or 1e-3 <= abs(v) < 1e9 else "%.8g" % v for v in values]
     if kind in "iub":
