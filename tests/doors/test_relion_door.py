@@ -16,6 +16,7 @@ from experiments import experiment
 from relion_files import read_columns, read_poses, write_map, write_star
 
 from localrefine_plugin.doors import relion as door
+from localrefine_plugin.doors.engine_job import settings_of
 from localrefine_plugin.engine.io.star import read_star
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
@@ -279,7 +280,7 @@ def test_half_maps_are_found_from_either_of_them_their_map_or_the_particles(here
     ("fulcrum", "box", "box"), ("rotation_extent_deg", "auto", None), ("rotation_extent_deg", "12.5", 12.5),
     ("max_iterations", "4", 4), ("symmetry", "C2", "C2"), ("prior", "off", "off")])
 def test_values_of_the_form_are_of_the_settings_kind(name, text, value):
-    assert getattr(door.settings_of([f"--{name.replace('_', '-')}", text]), name) == value
+    assert getattr(settings_of([f"--{name.replace('_', '-')}", text], "p"), name) == value
 
 
 def test_without_matplotlib_there_is_no_logfile_and_it_is_said(monkeypatch, tmp_path, capsys):
