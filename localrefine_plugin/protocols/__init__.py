@@ -1,5 +1,6 @@
 """Protocols of the plugin; Scipion finds what is named here."""
+from .protocol_import_cryosparc import ProtLocalImportCryosparc
 from .protocol_local_refine import ProtLocalRefine
 from .protocol_recentre import ProtLocalRecentre
 
-__all__ = ["ProtLocalRecentre", "ProtLocalRefine"]
+__all__ = ["ProtLocalImportCryosparc", "ProtLocalRecentre", "ProtLocalRefine"]
