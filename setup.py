@@ -65,5 +65,6 @@ setup(
     },
     entry_points={"pyworkflow.plugin": "localrefine_plugin = localrefine_plugin",
                   "console_scripts": ["localrefine-relion = localrefine_plugin.doors.relion:main",
-                                      "localrefine-cryosparc = localrefine_plugin.doors.cryosparc:main"]},
+                                      "localrefine-cryosparc = localrefine_plugin.doors.cryosparc:main"],
+                  "ccpem_pipeliner.jobs": ["localrefine.refine3d.local = localrefine_plugin.doors.ccpem:LocalRefine"]},
 )
