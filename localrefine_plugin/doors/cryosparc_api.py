@@ -48,8 +48,8 @@ def connect(**where: Any) -> Any:
         return CryoSPARC(**{names[name]: value for name, value in where.items() if value is not None})
     except Exception as error:  # each version has its own exceptions, and asserts
         raise InputError(f"cannot be reached ({' '.join(str(error).split())})", "cryoSPARC",
-                         f"set {', '.join(SECRETS)}, CRYOSPARC_MASTER_HOSTNAME and CRYOSPARC_BASE_PORT, or log in with "
-                         "'python -m cryosparc.tools login' (version 5)") from error
+                         f"set {', '.join(SECRETS)}, CRYOSPARC_MASTER_HOSTNAME and CRYOSPARC_BASE_PORT; version 5: "
+                         "CRYOSPARC_BASE_URL, after 'python -m cryosparc.tools login'") from error
 
 
 def find(what: Any, uid: str, kind: str) -> Any:
