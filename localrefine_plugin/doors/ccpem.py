@@ -41,8 +41,7 @@ from . import relion
 
 DEVELOPERS = "The scipion-em-localrefine developers"
 PROGRAM_VARIABLE = "LOCALREFINE_PROGRAM"  # the whole path of localrefine-relion, where it is not on the PATH
-INPUTS = {"in_parts": "in_parts", "in_3dref": "in_3dref", "half_map_2": "half_map_2", "in_mask": "in_mask",
-          "device": "device"}  # option of the job: argument of the program
+INPUTS = "in_parts", "in_3dref", "half_map_2", "in_mask", "device"  # options of the job and of the program
 NODE_TYPES = {"ParticleGroupMetadata": NODE_PARTICLEGROUPMETADATA, "DensityMap": NODE_DENSITYMAP,
               "Mask3D": NODE_MASK3D, "LogFile": NODE_LOGFILE}
 
@@ -70,9 +69,9 @@ class LocalRefine(PipelinerJob):
 
     def get_commands(self) -> List[PipelinerCommand]:
         words = [program(), "--o", self.output_dir, "--j", self.joboptions["nr_threads"].get_string()]
-        for option, argument in INPUTS.items():
-            if not self.joboptions[option].is_blank:
-                words += [f"--{argument}", self.joboptions[option].get_string()]
+        for name in INPUTS:
+            if not self.joboptions[name].is_blank:
+                words += [f"--{name}", self.joboptions[name].get_string()]
         for name in DESCRIBED:
             option = self.joboptions[name]
             if option.value != option.default_value:

@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from ..engine.io.run_folder import RunFolder, write_atomic, write_json
+from ..engine.io.run_folder import RunFolder, read_json, write_atomic, write_json
 from ..engine.records.errors import InputError
 from . import cryosparc_api as api
 from .cryosparc_api import Source
-from .engine_job import engine_command, settings_of, started
+from .engine_job import engine_command, leaving_on_sigterm, settings_of, started
 
 PROGRAM = "localrefine-cryosparc"
 POSES = "alignments3D"
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> None:
     api.find(project.find_workspace, options.workspace, "workspace")
     job = project.create_external_job(options.workspace, title=options.title)
     print(f"{options.project} {job.uid}: {options.title}", flush=True)
-    with api.running(job):
+    with leaving_on_sigterm(), api.running(job):
         connect_inputs(job, sources)
         job.start("running")
         folder = RunFolder(os.path.abspath(options.output or f"localrefine_{options.project}_{job.uid}"))
@@ -160,7 +160,8 @@ def refine(job: Any, inputs: Sequence[str], folder: RunFolder, root: Path, optio
                              str(beside(folder, "_settings.json")), "--device", options.device, "--threads",
                              str(options.threads), "--continue")
     last, looked = "", time.monotonic()
-    with started(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as engine:
+    with started(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+                 errors="replace") as engine:
         for line in engine.stdout:
             last = line.strip()
             if BAR.search(last):
@@ -173,9 +174,15 @@ def refine(job: Any, inputs: Sequence[str], folder: RunFolder, root: Path, optio
                     raise InputError("was ended in cryoSPARC", f"job {job.uid}",
                                      f"give the same command with --output {folder.path} to go on")
         if engine.wait() != 0:
-            problem = last[len("error: "):] if last.startswith("error: ") else f"the engine stopped ({last})"
-            raise InputError(problem, "local refinement", f"correct it, and give the same command with --output "
-                             f"{folder.path}")
+            raise failure_of(folder, last)
+
+
+def failure_of(folder: RunFolder, last: str) -> InputError:
+    """The engine's own sentence; ``last``: what it printed last."""
+    if last.startswith("error: ") and folder.error.exists():
+        said = read_json(folder.error)
+        return InputError(said["problem"], said["input"], said["remedy"])
+    return InputError(f"has stopped: {last or 'without a word'}", "the engine", "see the lines before")
 
 
 def log_pictures(job: Any, folder: RunFolder) -> None:

@@ -174,7 +174,12 @@ def test_bad_input_ends_the_job_as_failed_with_the_sentence(here, version, monke
     job, said = read(here / "J4"), capsys.readouterr().err
     assert job["status"] == "failed" and not job["outputs"]
     errors = [text for level, text in job["log"] if level == "error"]
-    assert len(errors) == 1 and "mask" in errors[0] and errors[0] in said and "Traceback" not in said
+    assert len(errors) == 1 and errors[0].startswith("mask ") and errors[0] in said and "Traceback" not in said
+
+
+def test_an_engine_that_dies_is_said(tmp_path):
+    folder = door.RunFolder(tmp_path)
+    assert "the engine: has stopped: memory: about 3 GiB" in str(door.failure_of(folder, "memory: about 3 GiB"))
 
 
 @pytest.mark.parametrize("changed, words", [

@@ -13,7 +13,7 @@ from relion_files import read_columns, read_poses
 from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine import __main__ as cli
-from localrefine_plugin.engine.io.cryosparc import UID, all_fields, star_of_cs, write_cs
+from localrefine_plugin.engine.io.cryosparc import UID, all_fields, go_back, star_of_cs, write_cs
 from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.io.star import read_star
 from localrefine_plugin.engine.records.errors import InputError
@@ -265,3 +265,18 @@ def test_a_killed_run_from_a_cs_file_continues_with_the_same_command(tmp_path):
     assert cli.main([*command, "--continue"]) == 0
     assert (tmp_path / "run/final/particles.cs").read_bytes() == before
     assert (tmp_path / "run/iter_001/half_1.json").stat().st_mtime_ns == aligned
+
+
+def test_recentred_particles_go_into_no_cs_file_and_restored_ones_do(tmp_path):
+    """Their poses are in the frame of other images; `recentre --undo` brings the images back."""
+    e = experiment(30, noise=0.5, seed=3)
+    write_inputs(tmp_path, e)
+    cs_of_experiment(tmp_path / "particles.cs", e)
+    star_of_cs(tmp_path / "particles.cs", None, tmp_path / "from_cs.star")
+    assert cli.main(["recentre", "--particles", str(tmp_path / "from_cs.star"), "--mask", str(tmp_path / "mask.mrc"),
+                     "--output", str(tmp_path / "there")]) == 0
+    assert cli.main(["recentre", "--undo", "--particles", str(tmp_path / "there/particles.star"), "--output",
+                     str(tmp_path / "back")]) == 0
+    for folder, expected in (("there", False), ("back", True)):
+        tables = read_star(tmp_path / folder / "particles.star")
+        assert go_back(tables, next(table for table in tables if table.name == "particles")) is expected

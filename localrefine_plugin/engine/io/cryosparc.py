@@ -23,6 +23,7 @@ from scipy.spatial.transform import Rotation
 
 from ..model.pose import euler_deg_from_rotation, exp_map
 from ..records.errors import InputError
+from .columns import RECENTRED_IMAGE
 from .find_file import find_file
 from .run_folder import PathLike, write_atomic
 from .star import StarTable, write_star
@@ -224,6 +225,11 @@ def rotation_of(pose: np.ndarray) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- results
+
+def go_back(tables: Sequence[StarTable], particles: StarTable) -> bool:
+    """Whether the poses of these particles belong to the images of a .cs file: not while they are re-centred."""
+    return any(table.name == SOURCE for table in tables) and RECENTRED_IMAGE not in particles.labels
+
 
 def write_cs(path: PathLike, tables: Sequence[StarTable], uid: Sequence[str], rotation: np.ndarray,
              origin_angstrom: np.ndarray) -> None:
