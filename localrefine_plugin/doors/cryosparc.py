@@ -85,8 +85,8 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> None:
         api.log(job, f"the run folder is {folder.path}")
         write_json(beside(folder, "_settings.json"), settings.as_dict())
         refine(job, engine_inputs(job, sources, root, folder), folder, root, options)
-        log_pictures(job, folder)
         save_outputs(job, sources, folder)
+        log_pictures(job, folder)
 
 
 # ---------------------------------------------------------------- inputs
@@ -199,7 +199,7 @@ def log_pictures(job: Any, folder: RunFolder) -> None:
             figure = draw_if_there(picture, state)
         except NotThere:
             continue
-        job.log_plot(figure, picture.label)
+        api.log_plot(job, figure, picture.label)
 
 
 # ---------------------------------------------------------------- outputs
@@ -221,6 +221,10 @@ def save_particles(job: Any, given: Source, name: str, file: Path) -> None:
     output = job.add_output("particle", name, slots=[api.slot(job, POSES, given.slots[POSES])],
                             passthrough="particles", title=name.replace("_", " ").capitalize())
     rows = job.alloc_output(output, refined)
+    missing = {f"{POSES}/pose", f"{POSES}/shift"} - set(rows.fields())
+    if missing:
+        raise InputError(f"has no field {', '.join(sorted(missing))}", f"output {output} of {job.uid}",
+                         f"take the particles from {file}, and report this with the version of cryoSPARC")
     for field in set(rows.fields()) & set(refined.fields()):
         rows[field] = refined[field]
     job.save_output(output, rows)

@@ -110,19 +110,29 @@ def running(job: Any) -> Iterator[None]:
         job.stop(error)
 
 
-def log(job: Any, text: str, level: str = "text") -> None:
-    """A line of the job's log, and of ours. A server that is away for a moment does not end a refinement."""
-    print(text, flush=True)
+@contextmanager
+def may_be_away(what: str) -> Iterator[None]:
+    """A server that is away for a moment does not end a refinement; it is said on standard error."""
     try:
-        job.log(text, level=level)
+        yield
     except Exception as error:
-        print(f"not in the log of {job.uid}: {error}", file=sys.stderr, flush=True)
+        print(f"{what}: {error}", file=sys.stderr, flush=True)
+
+
+def log(job: Any, text: str, level: str = "text") -> None:
+    """A line of the job's log, and of ours."""
+    print(text, flush=True)
+    with may_be_away(f"not in the log of {job.uid}"):
+        job.log(text, level=level)
+
+
+def log_plot(job: Any, figure: Any, text: str) -> None:
+    with may_be_away(f"the picture '{text}' is not in the log of {job.uid}"):
+        job.log_plot(figure, text)
 
 
 def was_ended(job: Any) -> bool:
     """Whether somebody has ended the job in cryoSPARC's window."""
-    try:
+    with may_be_away(f"the state of {job.uid} is not known"):
         return job.refresh().status in ENDED
-    except Exception as error:
-        print(f"the state of {job.uid} is not known: {error}", file=sys.stderr, flush=True)
-        return False
+    return False

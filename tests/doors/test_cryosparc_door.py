@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 pytest.importorskip("cryosparc.dataset", reason="cryosparc-tools is not installed")
 from cryosparc.dataset import Dataset  # noqa: E402
-from cryosparc_stand_in import ALIGNMENTS, Server, add_job, dataset_of, read  # noqa: E402
+from cryosparc_stand_in import ALIGNMENTS, FIELDS, Server, add_job, dataset_of, read  # noqa: E402
 
 from localrefine_plugin.doors import cryosparc as door  # noqa: E402
 
@@ -251,8 +251,24 @@ def test_a_log_that_cannot_be_reached_does_not_end_the_refinement(here, capsys):
 
         def log(self, text, level):
             raise OSError("timed out")
+        def log_plot(self, figure, text):
+            raise OSError("timed out")
+
+        def refresh(self):
+            raise OSError("timed out")
     door.api.log(Away(), "iteration 1")
     assert capsys.readouterr() == ("iteration 1\n", "not in the log of J4: timed out\n")
+    door.api.log_plot(Away(), None, "FSC")
+    assert not door.api.was_ended(Away())
+    assert capsys.readouterr().err == ("the picture 'FSC' is not in the log of J4: timed out\n"
+                                       "the state of J4 is not known: timed out\n")
+
+
+def test_an_output_without_poses_is_said(here, monkeypatch, capsys):
+    monkeypatch.setitem(FIELDS, "alignments3D", [("split", "<u4")])
+    assert door.main(arguments()) == 1
+    assert "output particles of J4: has no field alignments3D/pose, alignments3D/shift" in capsys.readouterr().err
+    assert read(here / "J4")["status"] == "failed"
 
 
 def test_nothing_else_of_the_package_needs_cryosparc_tools():
