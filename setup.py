@@ -54,6 +54,8 @@ setup(
         "cuda12": [cupy(12)],
         "cuda13": [cupy(13)],
         "mpi": ["mpi4py>=3.1"],
+        # An external job of cryoSPARC; it must be of the version of the server.
+        "cryosparc": ["cryosparc-tools>=4.4", "matplotlib"],
         # The plugins whose converters make the sets of the tests, in the versions of docs/reference/compatibility.md.
         # scipion-app: scipion-em-xmipp imports it without saying so.
         "test": ["pytest>=8", "hypothesis", "coverage", "ruff", "mypy", "import-linter>=2",
@@ -63,5 +65,7 @@ setup(
                  "nvidia-cuda-nvrtc-cu12==12.9.*; platform_system == 'Linux'"],
     },
     entry_points={"pyworkflow.plugin": "localrefine_plugin = localrefine_plugin",
-                  "console_scripts": ["localrefine-relion = localrefine_plugin.doors.relion:main"]},
+                  "console_scripts": ["localrefine-relion = localrefine_plugin.doors.relion:main",
+                                      "localrefine-cryosparc = localrefine_plugin.doors.cryosparc:main"],
+                  "ccpem_pipeliner.jobs": ["localrefine.refine3d.local = localrefine_plugin.doors.ccpem:LocalRefine"]},
 )

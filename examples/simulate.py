@@ -1,6 +1,6 @@
 """A hinged complex in RELION 3.1's format: noisy CTF-affected images of two bodies, of which B moves.
 
-    python -m examples.simulate OUTPUT [--particles 1200] [--box-size 80] ...
+    python -m examples.simulate OUTPUT [--particles 1200] [--box-size 80] [--model membrane] [--junk 0.2] ...
 
 Body B turns about the neck by a random angle and shifts a little, each particle differently. The poses in
 particles.star are those of body A, with errors: what a consensus refinement of the whole complex gives.
@@ -26,16 +26,20 @@ import mrcfile
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from . import imaging, phantom
+from . import imaging, imperfections, membrane, phantom
 
 BATCH = 50
 SMEAR_SAMPLE = 100    # particles whose motion smears body A in gt_inB.mrc
 
 
+MODELS = {"rna": phantom.Model.load, "membrane": membrane.model}
+
+
 @dataclass(frozen=True)
-class Options:
+class Options(imperfections.Imperfections):
     """What is simulated; each field is an option of the command line."""
 
+    model: str = "rna"                    # or membrane: a membrane protein in a micelle
     particles: int = 1200
     box_size: int = 80
     pixel_size: float = 3.6
@@ -79,6 +83,7 @@ class Truth:
     hinge: np.ndarray
     displacement: np.ndarray
     defocus: Dict[str, np.ndarray]
+    given_defocus: Dict[str, np.ndarray]
     amplitude: np.ndarray
     micrograph: np.ndarray
     half_set: np.ndarray
@@ -91,6 +96,8 @@ def draw(options: Options, fulcrum: np.ndarray, rng: np.random.Generator) -> Tru
     """Poses, motions, defoci and half-sets of all particles."""
     n = options.particles
     rotation_a = Rotation.random(n, random_state=int(rng.integers(2 ** 31))).as_matrix()
+    if options.preferred_view_deg:
+        rotation_a = imperfections.preferred_views(options, options.seed, n)
     position_a = rng.uniform(-1, 1, (n, 2)) * options.offset_px * options.pixel_size
     body_a = Poses(rotation_a, position_a)
     hinge, displacement = draw_motion(options, fulcrum, rng)
@@ -99,6 +106,7 @@ def draw(options: Options, fulcrum: np.ndarray, rng: np.random.Generator) -> Tru
     half_set[rng.permutation(n)] = 1 + np.arange(n) % 2
     defocus, micrograph = draw_defocus(options, rng)
     return Truth(body_a, body_b, with_errors(body_a, options, rng), hinge, displacement, defocus,
+                 imperfections.given_defocus(options, options.seed, defocus),
                  np.exp(rng.normal(0, options.amplitude_spread, n)), micrograph, half_set)
 
 
@@ -136,7 +144,9 @@ class Microscope:
 
     def __init__(self, options: Options, bodies: Sequence[np.ndarray], radius: float, truth: Truth):
         self.options, self.truth = options, truth
+        self.radius, self.junk = radius, imperfections.junk_rows(options, options.seed, len(truth))
         self.pixels = imaging.Pixels(options.box_size, options.pixel_size)
+        self.true_pixels = imaging.Pixels(options.box_size, options.pixel_size * (1 + options.pixel_size_error))
         self.bodies = [imaging.VolumeTransform(body) for body in bodies]
         self.noise_amplitude = imaging.noise_amplitude(self.pixels)
         self.inside = self._circle(radius)
@@ -159,16 +169,46 @@ class Microscope:
     def shift(self, poses: Poses) -> np.ndarray:
         return self.pixels.shift(poses.position / self.options.pixel_size)
 
-    def ctf(self, rows: slice, envelope: bool = True) -> np.ndarray:
-        optics = asdict(self.options if envelope else replace(self.options, envelope_b_factor=0.0))
-        return imaging.ctf(self.pixels, {k: v[rows] for k, v in self.truth.defocus.items()}, optics)
+    def ctf(self, rows: slice) -> np.ndarray:
+        """Of the microscope."""
+        return imaging.ctf(self.true_pixels, {k: v[rows] for k, v in self.truth.defocus.items()}, asdict(self.options))
+
+    def given_ctf(self, rows: slice) -> np.ndarray:
+        """As the STAR file has it."""
+        optics = asdict(replace(self.options, envelope_b_factor=0.0))
+        return imaging.ctf(self.pixels, {k: v[rows] for k, v in self.truth.given_defocus.items()}, optics)
+
+    def specimens(self, rows: slice, rng: np.random.Generator) -> np.ndarray:
+        """Noise-free images (b, N, N) of what is there: the particle, if any, and neighbours."""
+        images = self.signal(rows)
+        images[self.junk[rows]] = 0
+        if self.options.neighbours:
+            rotation, position = imperfections.neighbour_poses(rng, len(images), self.radius)
+            others = Poses(rotation, position)
+            seen = sum(body.extract(rotation, self.pixels) for body in self.bodies) * self.shift(others)
+            there = rng.random(len(images)) < self.options.neighbours
+            images += there[:, None, None] * self.pixels.images(seen * self.ctf(rows))
+        return images
+
+    def noise(self, rows: slice, rng: np.random.Generator) -> np.ndarray:
+        """Images (b, N, N) of noise alone, the background of the ice included."""
+        n, count, share = self.options.box_size, rows.stop - rows.start, self.options.structured_noise
+        white = self.white(np.random.default_rng([self.options.seed, rows.start]), count)
+        transforms = white * self.noise_amplitude
+        if share:
+            structured = imperfections.specimen_noise(self.pixels, self.white(rng, count), self.noise_amplitude,
+                                                      self.ctf(rows))
+            transforms = np.sqrt(1 - share) * transforms + np.sqrt(share) * structured
+        return self.pixels.images(transforms) + imperfections.ramps(self.options, rng, count, n)
+
+    def white(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        n = self.options.box_size
+        return self.pixels.transforms(rng.standard_normal((count, n, n), dtype=np.float32))
 
     def images(self, rows: slice) -> np.ndarray:
         """Noisy images, normalised to mean 0 and s.d. 1 outside the particle as RELION expects them."""
-        n = self.options.box_size
-        rng = np.random.default_rng([self.options.seed, rows.start])
-        white = self.pixels.transforms(rng.standard_normal((rows.stop - rows.start, n, n), dtype=np.float32))
-        images = self.signal(rows) * self.grey_scale + self.pixels.images(white * self.noise_amplitude)
+        rng = imperfections.stream(self.options.seed, imperfections.BATCHES, rows.start)
+        images = self.specimens(rows, rng) * self.grey_scale + self.noise(rows, rng)
         outside = images[:, ~self.inside]
         mean, spread = outside.mean(axis=1), outside.std(axis=1)
         return ((images - mean[:, None, None]) / spread[:, None, None]).astype(np.float32)
@@ -190,7 +230,7 @@ def half_maps(microscope: Microscope, images: np.ndarray) -> List[np.ndarray]:
             mine = microscope.truth.half_set[rows] == half
             given = microscope.truth.given[rows]
             centred = microscope.pixels.transforms(images[rows][mine]) * microscope.shift(given)[mine].conj()
-            sums.insert(given.rotation[mine], microscope.pixels, centred, microscope.ctf(rows, envelope=False)[mine])
+            sums.insert(given.rotation[mine], microscope.pixels, centred, microscope.given_ctf(rows)[mine])
         return sums.map()
     with ThreadPoolExecutor(microscope.options.threads) as pool:
         return list(pool.map(one, (1, 2)))
@@ -206,7 +246,7 @@ def write_star(path: Path, options: Options, truth: Truth, poses: Poses) -> None
     """A RELION 3.1 particles file with these poses."""
     optics = [f"1 opticsGroup1 {options.amplitude_contrast} {options.spherical_aberration_mm} {options.voltage_kv} "
               f"{options.pixel_size} {options.box_size} 2"]
-    angles, origin, defocus = imaging.euler_from_rotation(poses.rotation), -poses.position, truth.defocus
+    angles, origin, defocus = imaging.euler_from_rotation(poses.rotation), -poses.position, truth.given_defocus
     rows = [f"{i + 1:06d}@particles.mrcs mic{truth.micrograph[i]:04d}.mrc 1 {truth.half_set[i]} "
             f"{defocus['u'][i]:.2f} {defocus['v'][i]:.2f} {defocus['angle'][i]:.3f} "
             + " ".join(f"{value:.5f}" for value in (*angles[i], *origin[i])) + " 1" for i in range(len(truth))]
@@ -228,7 +268,7 @@ def simulate(output: Path, options: Optional[Options] = None) -> None:
     """Write the whole data set into a folder."""
     options = options or Options()
     output.mkdir(parents=True, exist_ok=True)
-    model = phantom.Model.load()
+    model = MODELS[options.model]()
     body_a, body_b = model.bodies(options.box_size, options.pixel_size)
     truth = draw(options, model.fulcrum, np.random.default_rng(options.seed))
     microscope = Microscope(options, (body_a, body_b), model.radius, truth)
@@ -247,7 +287,8 @@ def simulate(output: Path, options: Optional[Options] = None) -> None:
     write_star(output / "true_A.star", options, truth, truth.body_a)
     write_star(output / "true_B.star", options, truth, truth.body_b)
     facts = dict(options=asdict(options), grey_scale=microscope.grey_scale,
-                 fulcrum_angstrom=model.fulcrum.tolist(), centroid_b_angstrom=model.centroid_b.tolist())
+                 fulcrum_angstrom=model.fulcrum.tolist(), centroid_b_angstrom=model.centroid_b.tolist(),
+                 junk=np.flatnonzero(microscope.junk).tolist())
     (output / "truth.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
@@ -255,7 +296,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     for field in fields(Options):
-        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
+        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default,
+                            choices=MODELS if field.name == "model" else None)
     given = vars(parser.parse_args(arguments))
     simulate(given.pop("output"), Options(**given))
 

@@ -19,6 +19,7 @@ from pwem.emlib.image import ImageHandler
 from pwem.objects import FSC, Transform
 from pyworkflow.object import Float, Integer, Scalar, String
 
+from .convert_cryosparc import FILE_ATTRIBUTE, UID_ATTRIBUTE, origin
 from .convert_optics import OPTICS_ATTRIBUTE, acquisition_of, optics_groups
 from .engine.io.star import StarTable, named_table, write_star
 from .engine.records.errors import InputError
@@ -76,10 +77,11 @@ def write_particles(particles: Any, star_file: str, stack_folder: str) -> int:
     names = [f"{max(index, 1):06d}@{stacks[name]}" for index, name in zip(items["indices"], items["files"])]
     table: Dict[str, Sequence[Any]] = {"rlnImageName": names, "rlnImageId": items["ids"]}
     table.update({label: poses[:, j] for j, label in enumerate(POSE_LABELS)})
+    source = origin(items["files"], columns)
     table.update(columns)
     groups, optics = optics_groups(particles, items["ids"], items["acquisitions"], items["groups"])
     table["rlnOpticsGroup"] = groups
-    write_star(star_file, [optics, StarTable.from_columns("particles", table)])
+    write_star(star_file, [source] * (source is not None) + [optics, StarTable.from_columns("particles", table)])
     return len(items["ids"])
 
 
@@ -139,7 +141,8 @@ def _column_readers(item: Any) -> List[Tuple[str, Callable[[Any], Any]]]:
         "rlnImageName", "rlnImageId", "rlnOpticsGroup", "rlnOriginZAngst"}
     for name, value in item.getAttributes():
         label = name[1:]
-        if name.startswith("_rln") and isinstance(value, Scalar) and label not in taken:
+        wanted = name.startswith("_rln") or name in (UID_ATTRIBUTE, FILE_ATTRIBUTE)
+        if wanted and isinstance(value, Scalar) and label not in taken:
             readers.append((label, _attribute_reader(name, isinstance(value, String))))
     return readers
 

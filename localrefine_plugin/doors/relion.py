@@ -12,26 +12,23 @@ second half-map by replacing "half1" with "half2". Sources: src/pipeliner.cpp an
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from ..engine.io.run_folder import RunFolder, write_atomic, write_json
 from ..engine.io.star import StarTable, write_star
 from ..engine.records.errors import InputError
-from ..engine.records.settings import DESCRIBED, Settings
+from .engine_job import engine_command, settings_of, started
 
 PROGRAM = "localrefine-relion"
 EXIT = "RELION_JOB_EXIT_"
 ABORT_NOW = "RELION_JOB_ABORT_NOW"
 NODES = "RELION_OUTPUT_NODES.star"
 LOOK_SECONDS = 0.5  # between two looks for ABORT_NOW
-PATIENCE_SECONDS = 20.0  # for the engine to end when it is asked to
 NOT_USED = ("in_movies", "in_mics", "in_coords")
 HALVES = "run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc"  # of Refine3D, and of this job
 
@@ -95,13 +92,13 @@ def parser() -> argparse.ArgumentParser:
 
 def run(job: Path, options: argparse.Namespace, rest: Sequence[str]) -> str:
     """What the job ended with."""
-    folder, settings = RunFolder(job / "refine"), settings_of(rest)
+    folder, settings = RunFolder(job / "refine"), settings_of(rest, PROGRAM)
     first, second = checked_inputs(options)
     write_json(job / "settings.json", settings.as_dict())
-    command = [sys.executable, "-m", "localrefine_plugin.engine", "refine", "--particles", options.in_parts,
-               "--half-map-1", first, "--half-map-2", second, "--mask", options.in_mask, "--output", str(folder.path),
-               "--settings", str(job / "settings.json"), "--device", options.device, "--threads", str(options.j),
-               "--continue"]
+    command = engine_command("refine", "--particles", options.in_parts, "--half-map-1", first, "--half-map-2", second,
+                             "--mask", options.in_mask, "--output", str(folder.path), "--settings",
+                             str(job / "settings.json"), "--device", options.device, "--threads", str(options.j),
+                             "--continue")
     control = Path(options.pipeline_control or options.o)
     (control / ABORT_NOW).unlink(missing_ok=True)
     outcome = watched(command, control / ABORT_NOW)
@@ -113,11 +110,7 @@ def run(job: Path, options: argparse.Namespace, rest: Sequence[str]) -> str:
 
 def watched(command: Sequence[str], abort: Path) -> str:
     """Run the engine until it ends, or until RELION asks to abort."""
-    own = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (own, os.environ.get("PYTHONPATH"))))
-    engine = subprocess.Popen(command, env=dict(os.environ, PYTHONPATH=path))
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    try:
+    with started(command) as engine:
         while True:
             try:
                 return "SUCCESS" if engine.wait(LOOK_SECONDS) == 0 else "FAILURE"
@@ -125,56 +118,9 @@ def watched(command: Sequence[str], abort: Path) -> str:
                 if abort.exists():
                     print("aborted, as RELION asked; continue the job to go on", flush=True)
                     return "ABORTED"
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        if engine.poll() is None:
-            engine.terminate()
-            try:
-                engine.wait(PATIENCE_SECONDS)
-            except subprocess.TimeoutExpired:
-                engine.kill()
-                engine.wait()
 
 
 # ---------------------------------------------------------------- inputs
-
-def settings_of(rest: Sequence[str]) -> Settings:
-    """Settings of the labels and values of RELION's form, ["--name", "value", …]; InputError names what is wrong."""
-    values: Dict[str, Any] = {}
-    for label, value in pairs(rest):
-        name = label.lstrip("-").replace("-", "_")
-        if name not in DESCRIBED:
-            raise InputError(f"there is no setting '{name}'", "parameters of the job",
-                             f"'{PROGRAM} --help' says what can be given")
-        values[name] = read_value(name, value)
-    return Settings.from_dict(values)
-
-
-def pairs(rest: Sequence[str]) -> List[Tuple[str, str]]:
-    found, words = [], list(rest)
-    while words:
-        label = words.pop(0)
-        if not label.startswith("--") or not words:
-            raise InputError(f"'{label}' is not a label with its value", "parameters of the job",
-                             "give a label and a value in each line of the form")
-        found.append((label, words.pop(0)))
-    return found
-
-
-def read_value(name: str, text: str) -> Any:
-    """Of a setting's kind: yes and no for true and false, auto for what is chosen from the data, x,y,z for a point."""
-    info = DESCRIBED[name]
-    if info.optional and text.lower() in ("auto", "none", "null"):
-        return None
-    if info.kind == "bool":
-        return {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}.get(text.lower(), text)
-    if info.kind == "fulcrum" and "," in text:
-        text = f"[{text.strip('[]')}]"
-    try:
-        return text if info.kind in ("choice", "symmetry") else json.loads(text)
-    except ValueError:
-        return text
-
 
 def checked_inputs(options: argparse.Namespace) -> Tuple[str, str]:
     """Both half-maps; InputError for inputs that are missing or of no use here."""

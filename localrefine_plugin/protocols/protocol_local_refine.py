@@ -362,6 +362,8 @@ class ProtLocalRefine(ProtRefine3D):
             return [self.summaryVar.get() or "Not started yet."]
         if os.path.exists(self.html_report_path()):
             lines.append(f"[[{self.html_report_path()}][Report with pictures]]")
+        lines += [f"New poses for cryoSPARC: {path}" for path in [self._run_folder().final("particles.cs")]
+                  if path.exists()]
         return lines
 
     def _methods(self) -> List[str]:

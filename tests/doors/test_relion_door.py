@@ -8,19 +8,18 @@ import sys
 import time
 from pathlib import Path
 
-import mrcfile
 import numpy as np
 import pytest
 from conftest import require_program
-from experiments import experiment
-from relion_files import read_columns, read_poses, write_map, write_star
+from relion_files import read_columns, read_poses
+from relion_project import COUNT, PIXEL, small_experiment, write_project
 
 from localrefine_plugin.doors import relion as door
+from localrefine_plugin.doors.engine_job import settings_of
 from localrefine_plugin.engine.io.star import read_star
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 
-BOX, PIXEL, COUNT = 40, 4.0, 120
 SETTINGS = dict(max_iterations=2, prior="gaussian", prior_rotation_deg=4, marginalize="no", fulcrum="box")
 # labels of RELION 3.1.3's form, which end with a space
 INPUTS = {"Input particles: ": "Refine3D/job001/run_data.star", "Input 3D mask: ": "MaskCreate/job002/mask.mrc",
@@ -29,28 +28,7 @@ INPUTS = {"Input particles: ": "Refine3D/job001/run_data.star", "Input 3D mask: 
 
 @pytest.fixture(scope="module")
 def e():
-    return experiment(COUNT, box=BOX, pixel_size=PIXEL, noise=0.5, seed=3)
-
-
-def write_project(folder, e):
-    """The files of Extract, Refine3D and MaskCreate jobs, and an empty pipeline."""
-    for name in ("Extract", "Refine3D/job001", "MaskCreate/job002"):
-        (folder / name).mkdir(parents=True)
-    rng = np.random.default_rng(5)
-    truth = e.phantom.density(e.box)
-    for half in (1, 2):
-        write_map(folder / f"Refine3D/job001/run_half{half}_class001_unfil.mrc",
-                  truth + 0.05 * truth.std() * rng.standard_normal(truth.shape), PIXEL)
-        with mrcfile.new(str(folder / f"Extract/half_{half}.mrcs")) as mrc:
-            mrc.set_data(e.images[e.particles.half_set == half].astype(np.float32))
-            mrc.set_image_stack()
-            mrc.voxel_size = PIXEL
-    write_map(folder / "MaskCreate/job002/mask.mrc", e.mask, PIXEL)
-    write_star(folder / "Refine3D/job001/run_data.star", e.particles,
-               {1: "Extract/half_1.mrcs", 2: "Extract/half_2.mrcs"})
-    (folder / "default_pipeline.star").write_text(
-        "\n# version 30001\n\ndata_pipeline_general\n\n_rlnPipeLineJobCounter 3\n\n")
-    return folder
+    return small_experiment()
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +257,7 @@ def test_half_maps_are_found_from_either_of_them_their_map_or_the_particles(here
     ("fulcrum", "box", "box"), ("rotation_extent_deg", "auto", None), ("rotation_extent_deg", "12.5", 12.5),
     ("max_iterations", "4", 4), ("symmetry", "C2", "C2"), ("prior", "off", "off")])
 def test_values_of_the_form_are_of_the_settings_kind(name, text, value):
-    assert getattr(door.settings_of([f"--{name.replace('_', '-')}", text]), name) == value
+    assert getattr(settings_of([f"--{name.replace('_', '-')}", text], "p"), name) == value
 
 
 def test_without_matplotlib_there_is_no_logfile_and_it_is_said(monkeypatch, tmp_path, capsys):

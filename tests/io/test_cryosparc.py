@@ -7,12 +7,13 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+from cryosparc_files import cs_of_experiment, save, some_fields
 from experiments import experiment, write_inputs
 from relion_files import read_columns, read_poses
 from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine import __main__ as cli
-from localrefine_plugin.engine.io.cryosparc import UID, all_fields, star_of_cs, write_cs
+from localrefine_plugin.engine.io.cryosparc import UID, all_fields, go_back, star_of_cs, write_cs
 from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.io.star import read_star
 from localrefine_plugin.engine.records.errors import InputError
@@ -41,18 +42,6 @@ def cs_of(folder):
 def star_of(folder, passthrough=None):
     said = star_of_cs(cs_of(folder), passthrough, folder / "out.star")
     return folder / "out.star", said
-
-
-def save(path, records):
-    with open(path, "wb") as handle:
-        np.save(handle, records, allow_pickle=False)
-
-
-def some_fields(records, names):
-    part = np.zeros(len(records), [(name, *records.dtype.descr[records.dtype.names.index(name)][1:]) for name in names])
-    for name in names:
-        part[name] = records[name]
-    return part
 
 
 # ------------------------------------------------------------- to STAR
@@ -237,33 +226,6 @@ def test_cryosparc_tools_reads_what_we_write(folder):
 
 # ------------------------------------------------------------- a whole run
 
-def cs_of_experiment(path, e):
-    """The particles of an experiment as cryoSPARC would hold them; one stack for both half-sets."""
-    p = e.particles
-    fields = [("uid", "<u8"), ("blob/path", "S40"), ("blob/idx", "<u4"), ("blob/shape", "<u4", (2,)),
-              ("blob/psize_A", "<f4"), ("ctf/exp_group_id", "<u4"), ("ctf/accel_kv", "<f4"), ("ctf/cs_mm", "<f4"),
-              ("ctf/amp_contrast", "<f4"), ("ctf/df1_A", "<f4"), ("ctf/df2_A", "<f4"), ("ctf/df_angle_rad", "<f4"),
-              ("ctf/phase_shift_rad", "<f4"), ("alignments3D/split", "<u4"), ("alignments3D/shift", "<f4", (2,)),
-              ("alignments3D/pose", "<f4", (3,)), ("alignments3D/psize_A", "<f4"), ("alignments3D/alpha", "<f4")]
-    records, optics = np.zeros(len(p), fields), p.optics[0]
-    records["uid"] = np.random.default_rng(2).choice(2 ** 62, len(p), replace=False)
-    records["blob/path"], records["blob/idx"], records["blob/shape"] = b">all.mrc", np.arange(len(p)), e.box
-    records["blob/psize_A"] = records["alignments3D/psize_A"] = p.pixel_size
-    records["ctf/accel_kv"], records["ctf/cs_mm"] = optics.voltage_kv, optics.spherical_aberration_mm
-    records["ctf/amp_contrast"], records["ctf/df1_A"] = optics.amplitude_contrast, p.defocus_u
-    records["ctf/df2_A"], records["ctf/df_angle_rad"] = p.defocus_v, np.deg2rad(p.defocus_angle)
-    records["ctf/phase_shift_rad"] = np.deg2rad(p.phase_shift)
-    records["alignments3D/split"], records["alignments3D/shift"] = p.half_set - 1, -p.shift_px
-    records["alignments3D/pose"] = Rotation.from_matrix(p.rotation).inv().as_rotvec()
-    records["alignments3D/alpha"] = 1.25
-    save(path, records)
-    with mrcfile.new(str(path.parent / "all.mrc")) as mrc:
-        mrc.set_data(e.images.astype(np.float32))
-        mrc.set_image_stack()
-        mrc.voxel_size = p.pixel_size
-    return records
-
-
 def test_a_run_from_a_cs_file_is_that_from_the_star_file_and_writes_both(tmp_path, monkeypatch):
     e = experiment(80, noise=0.5, seed=3)
     star, half_1, half_2, mask = write_inputs(tmp_path, e)
@@ -303,3 +265,18 @@ def test_a_killed_run_from_a_cs_file_continues_with_the_same_command(tmp_path):
     assert cli.main([*command, "--continue"]) == 0
     assert (tmp_path / "run/final/particles.cs").read_bytes() == before
     assert (tmp_path / "run/iter_001/half_1.json").stat().st_mtime_ns == aligned
+
+
+def test_recentred_particles_go_into_no_cs_file_and_restored_ones_do(tmp_path):
+    """Their poses are in the frame of other images; `recentre --undo` brings the images back."""
+    e = experiment(30, noise=0.5, seed=3)
+    write_inputs(tmp_path, e)
+    cs_of_experiment(tmp_path / "particles.cs", e)
+    star_of_cs(tmp_path / "particles.cs", None, tmp_path / "from_cs.star")
+    assert cli.main(["recentre", "--particles", str(tmp_path / "from_cs.star"), "--mask", str(tmp_path / "mask.mrc"),
+                     "--output", str(tmp_path / "there")]) == 0
+    assert cli.main(["recentre", "--undo", "--particles", str(tmp_path / "there/particles.star"), "--output",
+                     str(tmp_path / "back")]) == 0
+    for folder, expected in (("there", False), ("back", True)):
+        tables = read_star(tmp_path / folder / "particles.star")
+        assert go_back(tables, next(table for table in tables if table.name == "particles")) is expected

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Optional, Sequence
 import numpy as np
 
 from ..inputs.changes import changes_at_the_end
-from ..io.cryosparc import SOURCE, UID, write_cs
+from ..io.cryosparc import UID, go_back, write_cs
 from ..io.mrc import read_map, write_map
 from ..io.relion_particles import origins_angstrom, read_table, write_particles
 from ..io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, remove, remove_temporary, write_atomic
@@ -177,7 +177,7 @@ def write_final_particles(run: RunFolder, iteration: int, kept: Optional[Dict[in
         taken = table.take(rows)
         write_particles(run.final(name), taken, rotation[rows], shift[rows],
                         {label: values[rows] for label, values in extra.items()})
-        if any(part.name == SOURCE for part in table.tables):
+        if go_back(table.tables, table.particles):
             write_cs(run.final(name).with_suffix(".cs"), table.tables, taken.particles.texts([UID])[UID],
                      rotation[rows], origins_angstrom(taken, shift[rows]))
 

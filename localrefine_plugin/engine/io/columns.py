@@ -10,6 +10,7 @@ from .star import StarTable, unquote
 
 TEXTS = ("rlnImageName", "rlnOpticsGroupName", "rlnOddZernike", "rlnEvenZernike")
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+RECENTRED_IMAGE = "lrRecentreImageName"  # of re-centred particles: the image from before, which is in another frame
 CTF = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 
 

@@ -23,6 +23,7 @@ from scipy.spatial.transform import Rotation
 
 from ..model.pose import euler_deg_from_rotation, exp_map
 from ..records.errors import InputError
+from .columns import RECENTRED_IMAGE
 from .find_file import find_file
 from .run_folder import PathLike, write_atomic
 from .star import StarTable, write_star
@@ -73,11 +74,18 @@ def star_of_cs(particles: PathLike, passthrough: Optional[PathLike], target: Pat
     """
     fields, files = all_fields(particles, passthrough)
     optics, optics_of_row = different_optics(fields)
-    tables = [StarTable.from_columns(SOURCE, {"lrFile": [os.path.realpath(path) for path in files],
-                                              "lrPoseGroup": [fields.group for _ in files]}),
-              optics_table(optics), particle_table(fields, optics_of_row, str(particles))]
-    write_star(target, tables)
+    write_star(target, [source_table(files, fields.group), optics_table(optics),
+                        particle_table(fields, optics_of_row, str(particles))])
     return sentences(fields, files)
+
+
+def source_table(files: Sequence[PathLike], group: Optional[str] = None) -> StarTable:
+    """Where rows come from: .cs files and the group of their pose; by the first file if it is not given."""
+    if group is None:
+        records = read_cs(files[0])
+        group = used_group({name: records[name] for name in records.dtype.names})
+    return StarTable.from_columns(SOURCE, {"lrFile": [os.path.realpath(path) for path in files],
+                                           "lrPoseGroup": [group for _ in files]})
 
 
 def all_fields(particles: PathLike, passthrough: Optional[PathLike]) -> Tuple[Fields, List[str]]:
@@ -100,8 +108,12 @@ def all_fields(particles: PathLike, passthrough: Optional[PathLike]) -> Tuple[Fi
     if missing:
         raise InputError(f"has no field {missing[0]}", str(particles), "give particles of a 3D refinement, with their "
                          "passthrough file (--passthrough)")
+    return Fields(first["uid"], found, used_group(found)), files
+
+
+def used_group(found: Dict[str, np.ndarray]) -> str:
     groups = pose_groups(found)
-    return Fields(first["uid"], found, USUAL_GROUP if USUAL_GROUP in groups else groups[0]), files
+    return USUAL_GROUP if USUAL_GROUP in groups else groups[0]
 
 
 def pose_groups(found: Dict[str, np.ndarray]) -> List[str]:
@@ -213,6 +225,11 @@ def rotation_of(pose: np.ndarray) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- results
+
+def go_back(tables: Sequence[StarTable], particles: StarTable) -> bool:
+    """Whether the poses of these particles belong to the images of a .cs file: not while they are re-centred."""
+    return any(table.name == SOURCE for table in tables) and RECENTRED_IMAGE not in particles.labels
+
 
 def write_cs(path: PathLike, tables: Sequence[StarTable], uid: Sequence[str], rotation: np.ndarray,
              origin_angstrom: np.ndarray) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..inputs.frames import displaced
 from ..inputs.grids import read_pixel_size
+from ..io.columns import RECENTRED_IMAGE
 from ..io.mrc import ImageReader, read_map, write_map
 from ..io.relion_particles import ORIGINS_ANGSTROM, ORIGINS_PX, ParticleTable, read_particles, write_star
 from ..io.resample import centred
@@ -39,7 +40,7 @@ BATCH = 200  # images at a time
 CUT_OFF = 1e-3  # share of the mask that may lie outside of a smaller box
 POINT = ("lrRecentrePointX", "lrRecentrePointY", "lrRecentrePointZ")
 ROLL = ("lrRecentreShiftX", "lrRecentreShiftY")
-BOX, IMAGE = "lrRecentreBoxSize", "lrRecentreImageName"
+BOX, IMAGE = "lrRecentreBoxSize", RECENTRED_IMAGE
 MAP_NAMES = ("map", "half_map_1", "half_map_2", "mask")
 
 
