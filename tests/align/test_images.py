@@ -1,4 +1,4 @@
-"""Images on their way to the search: expanded copies of an image are transformed once."""
+"""Images on their way to the search: their background, and expanded copies that are transformed once."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -10,7 +10,46 @@ from small_experiments import small_experiment
 
 from localrefine_plugin.engine.align import images as images_module
 from localrefine_plugin.engine.align.images import HalfSetImages
+from localrefine_plugin.engine.kernels.background import plane_fit, without_background
 from localrefine_plugin.engine.kernels.device import CPU, to_host
+
+
+def normalised(images):
+    """As programs extract particles: mean 0 and s.d. 1 outside the circle."""
+    n = images.shape[-1]
+    offset = np.arange(n) - n // 2
+    outside = offset[:, None] ** 2 + offset ** 2 > (n // 2) ** 2
+    mean, deviation = (of(images[:, outside], axis=1)[:, None, None] for of in (np.mean, np.std))
+    return ((images - mean) / deviation).astype(np.float32)
+
+
+@pytest.mark.parametrize("device", (CPU, STAND_IN), ids=("cpu", "gpu"))
+@pytest.mark.parametrize("box", (40, 41))
+def test_a_slope_leaves_no_trace_though_images_were_normalised_with_it(monkeypatch, device, box):
+    """Slopes of up to six times the noise, and offsets: signal and noise are those of images without them. The slope of
+    the noise itself, which is subtracted with them, is a few per cent of its power in one shell."""
+    install(monkeypatch)
+    rng, offset = np.random.default_rng(box), np.arange(box) - box // 2
+    plain = rng.standard_normal((5, box, box))
+    plain[:, box // 4:-box // 4, box // 4:-box // 4] += 3.0
+    slopes, constants = rng.uniform(-6, 6, (5, 2)) / (box // 2), rng.uniform(-50, 50, 5)
+    planes = slopes[:, :1, None] * offset + slopes[:, 1:, None] * offset[:, None] + constants[:, None, None]
+    background = [device.to_device(part) for part in plane_fit(box)]
+    found = [to_host(without_background(device.to_device(normalised(images)), *background))
+             for images in (plain, plain + planes)]
+    np.testing.assert_allclose(found[1], found[0], atol=2e-4)
+    np.testing.assert_allclose(found[0], normalised(plain), atol=0.5)
+    assert np.abs(normalised(plain + planes) - normalised(plain)).max() > 3
+
+
+def test_the_background_of_an_image_does_not_depend_on_the_others_and_a_constant_image_stays_finite():
+    rng, background = np.random.default_rng(1), plane_fit(24)
+    images = rng.standard_normal((6, 24, 24)).astype(np.float32)
+    images[2] = 7.0
+    together = without_background(images, *background)
+    assert np.isfinite(together).all() and np.abs(together[2]).max() < 1e-5
+    for i in range(6):
+        np.testing.assert_array_equal(without_background(images[i:i + 1], *background)[0], together[i])
 
 
 @pytest.mark.parametrize("device", (CPU, STAND_IN), ids=("cpu", "gpu"))

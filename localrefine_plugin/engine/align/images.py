@@ -6,6 +6,7 @@ from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
 
+from ..kernels.background import plane_fit, without_background
 from ..kernels.device import CPU, Device
 from ..kernels.fft import rfft2
 from ..model.ctf import CtfOnPixels
@@ -48,9 +49,7 @@ class HalfSetImages:
         stack, last = particles.stack.astype(np.int64), particles.slice.max(initial=0) + 1
         # which image a particle has; the same number for its expanded copies
         self.image = (stack * last + particles.slice) * len(particles.optics) + particles.optics_group
-        offset = np.arange(box) - box // 2
-        beyond = offset[:, None] ** 2 + offset ** 2 > (box // 2) ** 2  # background, not particle
-        self.outside = self.to_device(np.flatnonzero(beyond))
+        self.background = [self.to_device(part) for part in plane_fit(box)]
 
     def load(self, index: np.ndarray) -> Tuple[Array, Array]:
         """Centred transforms X without the phase of odd aberrations, and CTFs C: (n, 2M + 1, M + 1)."""
@@ -64,14 +63,8 @@ class HalfSetImages:
         return ft, self.ctf(index).reshape((len(index),) + self.shape)
 
     def transforms(self, images: Array, index: np.ndarray) -> Array:
-        """X of ``images`` (n, N, N), which are those of particles ``index``.
-
-        The background is taken off each image: a constant that is many times its noise spoils the map and, by rounding,
-        every frequency.
-        """
-        around = images.reshape(len(images), -1).take(self.outside, axis=1)
-        images = images - around.mean(axis=1, dtype=np.float64).astype(np.float32)[:, None, None]
-        spectra = rfft2(images, self.workers)
+        """X of ``images`` (n, N, N), which are those of particles ``index``, less the background."""
+        spectra = rfft2(without_background(images, *self.background), self.workers)
         ft = spectra[:, :, :self.max_shell + 1].take(self.rows_of_ft, axis=1)
         if len(self.corrections) == 1:
             ft *= self.corrections[0]
