@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Optional
+from typing import List
 
 import numpy as np
 
 from .align.half_set import HalfResult, HalfSet, align_half
-from .align.reference_errors import ReferenceErrors, known_errors
+from .align.of_run import errors_of_reference
 from .align.search_plan import search_plan
 from .finish.results import write_results
 from .inputs.changes import check_stacks
@@ -112,20 +112,6 @@ def align(run: str, iteration: int, half: int, device: str = "auto", threads: in
         iteration=iteration, half=half, particles=len(particles), verdict=result.verdict,
         phase_seconds=result.phase_seconds,
         device=chosen.description, files=folder.sizes(files)), cost)
-
-
-def errors_of_reference(folder: RunFolder, iteration: int, half: int, reference_map: np.ndarray, mask: np.ndarray,
-                        centre: np.ndarray) -> Optional[ReferenceErrors]:
-    """What is known of the errors of the reference that an iteration left.
-
-    None of the input's: it need not be made from these images, and ends where both halves agree.
-    """
-    if iteration == 0:
-        return None
-    agreement = np.array(load_iteration(folder, iteration).reference_fsc)
-    half_map, density = read_map(folder.half_map(iteration, half))[0], load_noise(folder, iteration, half,
-                                                                                            "accumulator_mean")
-    return known_errors(agreement, reference_map, half_map, mask, centre, density)
 
 
 def save_half(folder: RunFolder, iteration: int, half: int, result: HalfResult, pixel_size: float) -> List[Path]:

@@ -89,8 +89,8 @@ class HalfSet:
 @dataclass(frozen=True)
 class HalfResult:
     """What an align step found: half_map (N, N, N), poses, noise_power (groups, M + 1), accumulator_mean (M + 1,) of
-    the accumulator's D by shell, what a learned prior learned, the verdict (None of too few particles), and wall
-    seconds by phase."""
+    the accumulator's D by shell, what a learned prior learned, the verdict (None of too few particles, or not asked
+    for), wall seconds by phase, and what the images told a learned prior."""
 
     half_map: np.ndarray
     poses: PoseTable
@@ -99,6 +99,7 @@ class HalfResult:
     motion: Optional[LearnedMotion]
     verdict: Optional[Verdict]
     phase_seconds: Dict[str, float]
+    evidence: Optional[Evidence] = None
 
 
 class PhaseTimer:
@@ -117,8 +118,9 @@ class PhaseTimer:
 
 
 def align_half(half: HalfSet, plan: SearchPlan, device: Device = CPU, workers: int = 1,
-               progress: Callable[[int, int], None] = silent) -> HalfResult:
-    """Align and reconstruct one half-set, on ``device``; the result is the host's."""
+               progress: Callable[[int, int], None] = silent, verdicts: bool = True) -> HalfResult:
+    """Align and reconstruct one half-set, on ``device``; the result is the host's. ``verdicts`` False: aligned
+    particles are not told from others, which takes a search of its own."""
     need = need_of(plan, half.particles, half.max_shell, half.mask, device, half.static_part is not None)
     check_fits(device, need)
     if device.on_gpu and not need.fixed:
@@ -135,7 +137,8 @@ def align_half(half: HalfSet, plan: SearchPlan, device: Device = CPU, workers: i
         if device.on_gpu:
             say(f"{min(size, count)} images at a time")
         in_batches(batch, count, size, device, need.remedy)
-        work.judge(min(size, NULLS_AT_ONCE))
+        if verdicts:
+            work.judge(min(size, NULLS_AT_ONCE))
     result = work.result()
     device.release()
     return result
@@ -312,7 +315,8 @@ class HalfAlignment:
                 accumulator = to_host(accumulator)
             half_map = to_host(reconstruct(accumulator, box, max_shell, self.workers))
         with self.timer("learn motion"):
-            motion = learned_motion(plan, sums.all_evidence())
+            evidence = sums.all_evidence()
+            motion = learned_motion(plan, evidence)
         columns = sums.columns()
         if self.probabilities is not None:
             found = self.probabilities
@@ -322,7 +326,7 @@ class HalfAlignment:
         weight_sum = to_host(sums.weight_sum)[sums.noise.counted] * len(plan.symmetry)
         return HalfResult(half_map, PoseTable(row=self.half.index, **columns), sums.noise.power(),
                           accumulator_mean(weight_sum, sums.noise.shell, max_shell), motion, self.verdict,
-                          self.timer.seconds)
+                          self.timer.seconds, evidence)
 
 
 def learned_motion(plan: SearchPlan, evidence: Optional[Evidence]) -> Optional[LearnedMotion]:

@@ -36,16 +36,21 @@ SIGMA = 2.0  # widths of the motion of the mask's surface by which the mask is g
 def static_parts(maps: Sequence[np.ndarray], mask: np.ndarray, pixel_size: float, resolution_angstrom: float,
                  workers: int) -> List[np.ndarray]:
     """Both half-maps (N, N, N), filtered by the FSC of what is outside the mask, within the particle's outline."""
-    box = maps[0].shape[0]
-    offset = np.arange(box) - box // 2
-    distance = np.sqrt((offset ** 2)[:, None, None] + (offset ** 2)[:, None] + offset ** 2)
-    everywhere = (distance < box // 2).astype(np.float32)
-    outline = dynamic_mask(0.5 * (maps[0] + maps[1]), everywhere, pixel_size, resolution_angstrom,
-                           DynamicMask(OUTLINE_THRESHOLD, 3.0, 3.0 + EDGE_ANGSTROM), workers)
+    outline = outline_of(maps, pixel_size, resolution_angstrom, workers)
     rest = outline * (1 - mask)
     weights = np.clip(fsc(maps[0] * rest, maps[1] * rest), 0, 1)
     weights[first_below(weights, FSC_THRESHOLD) + 1:] = 0
     return [apply_shell_filter(volume, weights, workers) * outline for volume in maps]
+
+
+def outline_of(maps: Sequence[np.ndarray], pixel_size: float, resolution_angstrom: float, workers: int) -> np.ndarray:
+    """A soft mask (N, N, N) about the whole particle of two half-maps."""
+    box = maps[0].shape[0]
+    offset = np.arange(box) - box // 2
+    distance = np.sqrt((offset ** 2)[:, None, None] + (offset ** 2)[:, None] + offset ** 2)
+    everywhere = (distance < box // 2).astype(np.float32)
+    return dynamic_mask(0.5 * (maps[0] + maps[1]), everywhere, pixel_size, resolution_angstrom,
+                        DynamicMask(OUTLINE_THRESHOLD, 3.0, 3.0 + EDGE_ANGSTROM), workers)
 
 
 def surface_motion(covariance: np.ndarray, mask_radius: float) -> float:

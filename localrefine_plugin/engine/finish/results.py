@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, Optional, Sequence
 
 import numpy as np
 
+from ..control.rest_control import rest_control
 from ..inputs.changes import changes_at_the_end
 from ..io.cryosparc import SOURCE, UID, write_cs
 from ..io.mrc import read_map, write_map
@@ -14,6 +15,7 @@ from ..io.relion_particles import origins_angstrom, read_table, write_particles
 from ..io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, remove, remove_temporary, write_atomic
 from ..io.run_store import load_input, load_iteration, load_noise, load_particles, load_tables, save_record
 from ..kernels.device import CPU, Device, device_for_volumes, to_host
+from ..kernels.host import measured
 from ..maps.fsc import FscCurves, read_fsc
 from ..maps.half_maps import HalfMaps, read_half_maps
 from ..maps.sharpen import applied_b_factor, sharpen
@@ -22,7 +24,7 @@ from ..progress import say
 from ..records.particles import Particles
 from ..records.poses import PoseTable
 from ..records.resolved import ResolvedSettings
-from ..records.results import PoseBlur, Sharpening
+from ..records.results import DOUBTFUL, PoseBlur, RestControl, Sharpening
 from ..records.run_input import InputChanges
 from .directions import write_directions
 from .mask_ladder import mask_ladder
@@ -76,6 +78,8 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
     blur = pose_blur(run, k, BlurredMap.of(mean, mask, curves.corrected, curves.resolutions()["corrected"]
                                            / given.pixel_size, workers), curves, share)
     save_record(run.final("pose_blur.json"), blur)
+    del halves, mean  # their memory is the control's now
+    control = write_control(run, k, workers, device)
     changes = changes_at_the_end(run)
     if changes:
         save_record(run.final("input_changes.json"), InputChanges(tuple(changes)))
@@ -85,10 +89,22 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
     report = build_report(run)
     save_record(run.report, replace(report, files=run.sizes(files)))
     say("resolution to report: {:.2f} Å ({:.2f} to {:.2f} Å by the error of the FSC)".format(
-        blur.resolution_to_report_angstrom, *blur.range_to_report_angstrom))
+        blur.resolution_to_report_angstrom, *blur.range_to_report_angstrom) + (DOUBTFUL if control.doubtful else ""))
     for text in report.advice:
         say(f"advice: {text}")
     say(f"results of iteration {k} are in {final}")
+
+
+def write_control(run: RunFolder, iteration: int, workers: int, device: Device) -> RestControl:
+    """What the rest of the particle says of the poses found, and a mask of what moves where not all of it does."""
+    with measured() as cost:
+        control, part = rest_control(run, iteration, device, workers)
+    if part is not None:
+        write_map(run.final("moving_part.mrc"), part, load_input(run).pixel_size)
+    save_record(run.final("rest_control.json"), control, cost)
+    if not control.advice:
+        say(control.sentence)
+    return control
 
 
 def write_maps(run: RunFolder, mean: Array, curves: FscCurves, workers: int) -> None:
