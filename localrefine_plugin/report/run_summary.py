@@ -5,7 +5,9 @@ import os
 import re
 from typing import List, Optional
 
+from ..engine.inputs.first_look import counts_all_density
 from ..engine.records.iteration import CURVE_NAMES, FSC_THRESHOLD, TRUTH_THRESHOLD, IterationRecord
+from ..engine.records.results import DOUBTFUL
 from ..engine.records.settings import DESCRIBED
 from .run_state import RunState
 
@@ -25,6 +27,8 @@ def progress_lines(state: RunState) -> List[str]:
     if best is not None:
         lines += [resolution_line(state, best)] + curve_lines(best) + map_lines(state) + pose_lines(best)
         lines += list(best.motion.words) if best.motion is not None else []
+    if state.rest_control is not None and not state.rest_control.doubtful:
+        lines.append(state.rest_control.sentence)  # of a doubtful one the advice tells
     lines += auto_lines(state) + device_lines(state)
     if last is not None and last.stop_reason:
         lines.append(f"Stopped after iteration {last.iteration}: {last.stop_reason}")
@@ -50,6 +54,8 @@ def resolution_line(state: RunState, best: IterationRecord) -> str:
                  f"*{angstrom(state.pose_blur.resolution_to_report_angstrom)}*")
         if len(state.pose_blur.range_to_report_angstrom) == 2:
             text += " ({:.2f} to {:.2f} Å by the error of the FSC)".format(*state.pose_blur.range_to_report_angstrom)
+        if state.rest_control is not None and state.rest_control.doubtful:
+            text += DOUBTFUL
     return text
 
 
@@ -110,6 +116,8 @@ def auto_lines(state: RunState) -> List[str]:
     if rotation is not None and shift is not None:
         lines.append(f"Expected error of the poses after the first iteration, per axis: {rotation:.1f}°, "
                      f"{shift:.1f} Å; it falls as the resolution improves")
+        if resolved.mask_mass_kda is not None:
+            lines[-1] += f"; {counts_all_density(resolved.mask_mass_kda)}"
     return lines
 
 

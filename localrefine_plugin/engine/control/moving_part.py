@@ -26,7 +26,7 @@ FINEST_PIXEL = 3.0  # Å: what the band needs
 NEIGHBOURHOOD_ANGSTROM, EDGE_ANGSTROM = 6.0, 4.0  # s.d. of Gaussians
 LEAST_POWER = 0.05  # of the greatest
 HARDLY = 1e-3  # k² v of a motion that does not count
-BINS = 200
+BINS, S_RANGE = 200, (-0.5, 1.5)  # of s; what lies outside is noise where little moves
 BAND_ORDER = 8
 
 
@@ -105,11 +105,11 @@ def divided(grid: CoarseGrid, s: np.ndarray, power: np.ndarray, mask: np.ndarray
 
 
 def otsu(values: np.ndarray, weight: np.ndarray) -> float:
-    """The threshold (Otsu 1979) that parts values (n,) of weights (n,) into the two classes that differ most."""
-    low, high = np.quantile(values, (0.01, 0.99))
-    counts, edges = np.histogram(np.clip(values, low, high), BINS, (low, high), weights=weight)
+    """The threshold (Otsu 1979) that parts values (n,) in S_RANGE, of weights (n,), into the two classes that differ
+    most."""
+    counts, edges = np.histogram(values, BINS, S_RANGE, weights=weight)
     middle = 0.5 * (edges[1:] + edges[:-1])
     below = np.cumsum(counts) / counts.sum()
     mean = np.cumsum(counts * middle) / counts.sum()
     between = (mean[-1] * below - mean) ** 2 / np.maximum(below * (1 - below), 1e-9)
-    return float(middle[between.argmax()])
+    return float(edges[1:][between.argmax()])

@@ -46,7 +46,8 @@ from .moving_part import CoarseGrid, belonging, divided, log_ratio, upper_half
 from .relative_motion import Wobble, about_point, relative
 from .words import judged
 
-PARTICLES_PER_HALF = 500
+FEW, MANY = 250, 500  # particles of each half-set in the sample …
+SHARE = 0.2  # … which is this share of it in between: three short alignments of them beside those of the run
 LEAST_PARTICLES = 50  # of each half-set
 LEAST_REST = 0.1  # of the density's power, outside the mask
 START = 7.0, 4.0  # degrees, Å: widths that the motion is learned from
@@ -98,7 +99,8 @@ def load_sample(run: RunFolder, iteration: int, device: Device, workers: int) ->
         mine = np.flatnonzero(particles.half_set == half)
         if len(mine) < LEAST_PARTICLES:
             raise InputError(f"has only {len(mine)} particles", f"half-set {half}", "use more particles")
-        rows[half] = mine[np.unique(np.linspace(0, len(mine) - 1, PARTICLES_PER_HALF).astype(int))]
+        count = int(np.clip(SHARE * len(mine), FEW, MANY))
+        rows[half] = mine[np.unique(np.linspace(0, len(mine) - 1, count).astype(int))]
     check_stacks(run, given, np.unique(particles.stack[np.concatenate(list(rows.values()))]))
     return Sample(run, given, iteration, particles, rows, read_map(run.mask_in_use(iteration))[0], device, workers)
 
