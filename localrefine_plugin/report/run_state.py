@@ -15,7 +15,16 @@ from ..engine.io.star import named_table
 from ..engine.records.codec import from_json
 from ..engine.records.iteration import HalfRecord, IterationRecord
 from ..engine.records.resolved import ResolvedSettings
-from ..engine.records.results import Directions, MaskLadder, NullTest, PoseBlur, Report, RestControl, Sharpening, Validation
+from ..engine.records.results import (
+    Directions,
+    MaskLadder,
+    NullTest,
+    PoseBlur,
+    Report,
+    RestControl,
+    Sharpening,
+    Validation,
+)
 from ..engine.records.run_input import InputChanges, RunInput
 from ..engine.records.settings import Settings
 

@@ -5,7 +5,6 @@ import os
 import re
 from typing import List, Optional
 
-from ..engine.inputs.first_look import counts_all_density
 from ..engine.records.iteration import CURVE_NAMES, FSC_THRESHOLD, TRUTH_THRESHOLD, IterationRecord
 from ..engine.records.results import DOUBTFUL
 from ..engine.records.settings import DESCRIBED
@@ -115,9 +114,7 @@ def auto_lines(state: RunState) -> List[str]:
     rotation, shift = resolved.expected_rotation_sd_deg, resolved.expected_shift_sd_angstrom
     if rotation is not None and shift is not None:
         lines.append(f"Expected error of the poses after the first iteration, per axis: {rotation:.1f}°, "
-                     f"{shift:.1f} Å; it falls as the resolution improves")
-        if resolved.mask_mass_kda is not None:
-            lines[-1] += f"; {counts_all_density(resolved.mask_mass_kda)}"
+                     f"{shift:.1f} Å; it falls as the resolution improves{resolved.counted_density}")
     return lines
 
 

@@ -58,7 +58,7 @@ def found_words(test: NullTest) -> str:
     if test.value is None:
         return "not done"
     if test.unit == MOVED:
-        return f"{test.value:.1f} Å by itself" if test.passed else f"{test.value:.1f} Å: with the rest, wholly or in part"
+        return f"{test.value:.1f} Å{' by itself' if test.passed else ': with the rest, wholly or in part'}"
     if test.high is None:
         return f"{test.value:.1f} {test.unit}  (not finer than {test.low:.1f})"
     if test.unit == "of the particles":

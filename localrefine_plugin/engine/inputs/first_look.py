@@ -161,12 +161,6 @@ def first_warnings(looks: Sequence[FirstLook], mask: np.ndarray, resolved: Resol
     return warnings
 
 
-def counts_all_density(mass: float) -> str:
-    """What the expected error of the poses is that of; ``mass``: kDa, the most protein that fits into the mask."""
-    return (f"all density in the mask counts for it (room for at most {mass:.0f} kDa), also what does not move with the "
-            "domain. If a part does not, draw a mask of the domain alone to see what its images tell")
-
-
 def view_warnings(particles: Particles, resolved: ResolvedSettings) -> List[str]:
     """A sentence where the views of the input leave out much of the directions; none for views within 40° of one."""
     views = sampling(particles.rotation[particles.half_set > 0], operators(resolved.symmetry))

@@ -16,7 +16,7 @@ from ..align.static_part import static_parts
 from ..inputs.belonging import check_belonging
 from ..inputs.changes import check_continued, file_states, keep_inputs
 from ..inputs.checks import CheckedInputs, check_inputs
-from ..inputs.first_look import FirstLook, counts_all_density, first_warnings, look_at, view_warnings
+from ..inputs.first_look import FirstLook, first_warnings, look_at, view_warnings
 from ..io.mrc import write_map
 from ..io.run_folder import RunFolder, remove, remove_temporary
 from ..io.run_store import save_arrays, save_particles, save_record
@@ -90,7 +90,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
     save_record(run.iteration_done(0), replace(curves.record(0, resolved.initial_lowpass_angstrom),
                                                warnings=tuple(warnings), files=run.sizes(files)), cost)
     say(f"expected error of the poses after the first iteration, per axis: {resolved.expected_rotation_sd_deg:.1f}°, "
-        f"{resolved.expected_shift_sd_angstrom:.1f} Å; {counts_all_density(resolved.mask_mass_kda or 0.0)}")
+        f"{resolved.expected_shift_sd_angstrom:.1f} Å{resolved.counted_density}")
     for text in warnings:
         say(f"warning: {text}")
     return run
