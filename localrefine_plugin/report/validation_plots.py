@@ -48,7 +48,7 @@ def place_in_range(test: NullTest) -> Optional[float]:
     if value is None:
         return None
     if test.unit == MOVED:
-        return 1 if test.passed else -0.5 * BELOW
+        return 0.5 if test.passed else -0.5 * BELOW
     if high is None:
         return 2 - value / low
     return (value - low) / (high - low)
@@ -58,7 +58,7 @@ def found_words(test: NullTest) -> str:
     if test.value is None:
         return "not done"
     if test.unit == MOVED:
-        return f"{test.value:.1f} Å{' by itself' if test.passed else ': with the rest, wholly or in part'}"
+        return f"{test.value:.1f} Å{' by itself' if test.passed else ': follows the rest'}"
     if test.high is None:
         return f"{test.value:.1f} {test.unit}  (not finer than {test.low:.1f})"
     if test.unit == "of the particles":

@@ -186,7 +186,7 @@ def rest_of_the_particle(finished: FinishedRun) -> NullTest:
     title, low = "The rest of the particle", STILL * finished.curves.resolutions()["corrected"]
     passed = {"apart": True, "consensus": False, "mixed": False}.get(control.verdict)
     return NullTest("rest", title, None if passed is None else control.displacement_angstrom, low, None, "Å moved",
-                    passed, control.advice or control.sentence)
+                    passed, control.sentence)  # the advice is that of the run
 
 
 # ---------------------------------------------------------------- what they measure with
