@@ -15,7 +15,6 @@ from ..io.relion_particles import origins_angstrom, read_table, write_particles
 from ..io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, remove, remove_temporary, write_atomic
 from ..io.run_store import load_input, load_iteration, load_noise, load_particles, load_tables, save_record
 from ..kernels.device import CPU, Device, device_for_volumes, to_host
-from ..kernels.host import measured
 from ..maps.fsc import FscCurves, read_fsc
 from ..maps.half_maps import HalfMaps, read_half_maps
 from ..maps.sharpen import applied_b_factor, sharpen
@@ -97,11 +96,10 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
 
 def write_control(run: RunFolder, iteration: int, workers: int, device: Device) -> RestControl:
     """What the rest of the particle says of the poses found, and a mask of what moves where not all of it does."""
-    with measured() as cost:
-        control, part = rest_control(run, iteration, device, workers)
+    control, part = rest_control(run, iteration, device, workers)
     if part is not None:
         write_map(run.final("moving_part.mrc"), part, load_input(run).pixel_size)
-    save_record(run.final("rest_control.json"), control, cost)
+    save_record(run.final("rest_control.json"), control)
     if not control.advice:
         say(control.sentence)
     return control

@@ -125,9 +125,6 @@ class RestControl:
     still_share: Optional[float] = None
     sentence: str = ""
     advice: str = ""
-    wall_seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    peak_memory_mb: float = 0.0
 
     @property
     def doubtful(self) -> bool:
