@@ -130,7 +130,7 @@ def angstrom(value: Optional[float]) -> str:
 STEPS = {"convertInputStep": "writing the input", "prepareStep": "checking the input", "alignStep": "aligning",
          "mergeStep": "FSC and next references", "finishStep": "writing the results", "validateStep": "null tests",
          "createOutputStep": "outputs"}
-ENGINE_WORDS = ("iteration ", "checking ", "alignment will ", "results ", "validating ", "null test: ")
+ENGINE_WORDS = ("iteration ", "checking ", "alignment will ", "results ", "validating ", "null test: ", "control: ")
 
 
 def live_line(path: Optional[str], tail: int = 8192) -> List[str]:

@@ -109,7 +109,7 @@ class RestControl:
     displacement_angstrom, displacement_error_angstrom, detectable_angstrom : r.m.s. per axis of the mask's density by
         ``motion``, its standard error, and the least that so many images would show.
     followed, followed_error : the part of the motion of the ``moving`` half that the mask's poses hold.
-    still_share : share of the density in the mask that does not move with the rest of it; None where it is not mixed.
+    still_share : share of the density in the mask that does not move with the domain; None where it is not mixed.
     sentence : what was found.  advice : what to do, "" where nothing is wrong.
     """
 
