@@ -134,7 +134,7 @@ def mask_report(protocol: Any) -> List[str]:
     warnings = geometry.check_mask(mask, len(dense), pixel, resolution, dense)
     radius = geometry.mask_radius(mask, geometry.mask_centre(mask)).effective
     lines = [f"Volume: {geometry.volume_angstrom3(mask, pixel):.3g} Å³, room for at most "
-             f"{geometry.mass_kda(mask, pixel):.0f} kDa of protein",
+             f"{geometry.mass_kda(mask, pixel):.0f} kDa of protein (with what does not move with the domain)",
              f"Radius: {radius * pixel:.0f} Å",
              f"Soft edge: {geometry.soft_edge_width_px(mask):.1f} px",
              f"Density of the map (at {geometry.DENSITY_LOWPASS_ANGSTROM:g} Å) fills "

@@ -4,13 +4,13 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import numpy as np
 
 from .align.half_alignment import HalfSet
 from .align.half_set import HalfResult, HalfTask
-from .align.reference_errors import ReferenceErrors, known_errors
+from .align.of_run import errors_of_reference
 from .align.search_plan import search_plan
 from .finish.results import write_results
 from .inputs.changes import check_stacks
@@ -160,20 +160,6 @@ def half_set_of(folder: RunFolder, half: int) -> Tuple[np.ndarray, Particles]:
     everything = load_particles(folder)
     row = np.flatnonzero(everything.half_set == half)
     return row, everything.take(row)
-
-
-def errors_of_reference(folder: RunFolder, iteration: int, half: int, reference_map: np.ndarray, mask: np.ndarray,
-                        centre: np.ndarray) -> Optional[ReferenceErrors]:
-    """What is known of the errors of the reference that an iteration left.
-
-    None of the input's: it need not be made from these images, and ends where both halves agree.
-    """
-    if iteration == 0:
-        return None
-    agreement = np.array(load_iteration(folder, iteration).reference_fsc)
-    half_map, density = read_map(folder.half_map(iteration, half))[0], load_noise(folder, iteration, half,
-                                                                                            "accumulator_mean")
-    return known_errors(agreement, reference_map, half_map, mask, centre, density)
 
 
 def save_half(folder: RunFolder, iteration: int, half: int, result: HalfResult, pixel_size: float) -> List[Path]:

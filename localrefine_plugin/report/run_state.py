@@ -16,7 +16,16 @@ from ..engine.records.codec import from_json
 from ..engine.records.film import Film
 from ..engine.records.iteration import HalfRecord, IterationRecord
 from ..engine.records.resolved import ResolvedSettings
-from ..engine.records.results import Directions, MaskLadder, NullTest, PoseBlur, Report, Sharpening, Validation
+from ..engine.records.results import (
+    Directions,
+    MaskLadder,
+    NullTest,
+    PoseBlur,
+    Report,
+    RestControl,
+    Sharpening,
+    Validation,
+)
 from ..engine.records.run_input import InputChanges, RunInput
 from ..engine.records.settings import Settings
 
@@ -171,6 +180,11 @@ class RunState:
 
     def map(self, path: Path) -> Optional[np.ndarray]:
         return read_map(path)
+
+    @property
+    def rest_control(self) -> Optional[RestControl]:
+        """What the rest of the particle says of the poses; None before the end, and in runs of older versions."""
+        return read_record(self.folder.final("rest_control.json"), RestControl)
 
     def null_tests(self) -> Tuple[NullTest, ...]:
         """What a validation of the results found, test by test (() without one)."""

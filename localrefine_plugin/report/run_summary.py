@@ -6,6 +6,7 @@ import re
 from typing import List, Optional
 
 from ..engine.records.iteration import CURVE_NAMES, FSC_THRESHOLD, TRUTH_THRESHOLD, IterationRecord
+from ..engine.records.results import DOUBTFUL
 from ..engine.records.settings import DESCRIBED
 from .run_state import RunState
 
@@ -25,6 +26,8 @@ def progress_lines(state: RunState) -> List[str]:
     if best is not None:
         lines += [resolution_line(state, best)] + curve_lines(best) + map_lines(state) + pose_lines(best)
         lines += list(best.motion.words) if best.motion is not None else []
+    if state.rest_control is not None and not state.rest_control.doubtful:
+        lines.append(state.rest_control.sentence)  # of a doubtful one the advice tells
     lines += auto_lines(state) + device_lines(state)
     if last is not None and last.stop_reason:
         lines.append(f"Stopped after iteration {last.iteration}: {last.stop_reason}")
@@ -50,6 +53,8 @@ def resolution_line(state: RunState, best: IterationRecord) -> str:
                  f"*{angstrom(state.pose_blur.resolution_to_report_angstrom)}*")
         if len(state.pose_blur.range_to_report_angstrom) == 2:
             text += " ({:.2f} to {:.2f} Å by the error of the FSC)".format(*state.pose_blur.range_to_report_angstrom)
+        if state.rest_control is not None and state.rest_control.doubtful:
+            text += DOUBTFUL
     return text
 
 
@@ -109,7 +114,7 @@ def auto_lines(state: RunState) -> List[str]:
     rotation, shift = resolved.expected_rotation_sd_deg, resolved.expected_shift_sd_angstrom
     if rotation is not None and shift is not None:
         lines.append(f"Expected error of the poses after the first iteration, per axis: {rotation:.1f}°, "
-                     f"{shift:.1f} Å; it falls as the resolution improves")
+                     f"{shift:.1f} Å; it falls as the resolution improves{resolved.counted_density}")
     return lines
 
 
@@ -125,7 +130,7 @@ def angstrom(value: Optional[float]) -> str:
 STEPS = {"convertInputStep": "writing the input", "prepareStep": "checking the input", "alignStep": "aligning",
          "mergeStep": "FSC and next references", "finishStep": "writing the results", "validateStep": "null tests",
          "createOutputStep": "outputs"}
-ENGINE_WORDS = ("iteration ", "checking ", "alignment will ", "results ", "validating ", "null test: ")
+ENGINE_WORDS = ("iteration ", "checking ", "alignment will ", "results ", "validating ", "null test: ", "control: ")
 
 
 def live_line(path: Optional[str], tail: int = 8192) -> List[str]:

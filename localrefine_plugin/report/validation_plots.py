@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from ..engine.records.results import NullTest
 from .plots import BLACK, BLUE, GREEN, GREY, VERMILION, new_figure
 
+MOVED = "Å moved"  # of the control by the rest, whose verdict is no range of one number
 BELOW, ABOVE = 0.4, 1.2  # how many widths of the expected range are drawn on either side
 
 
@@ -46,6 +47,8 @@ def place_in_range(test: NullTest) -> Optional[float]:
     value, low, high = test.value, test.low, test.high
     if value is None:
         return None
+    if test.unit == MOVED:
+        return 0.5 if test.passed else -0.5 * BELOW
     if high is None:
         return 2 - value / low
     return (value - low) / (high - low)
@@ -54,6 +57,8 @@ def place_in_range(test: NullTest) -> Optional[float]:
 def found_words(test: NullTest) -> str:
     if test.value is None:
         return "not done"
+    if test.unit == MOVED:
+        return f"{test.value:.1f} Å{' by itself' if test.passed else ': follows the rest'}"
     if test.high is None:
         return f"{test.value:.1f} {test.unit}  (not finer than {test.low:.1f})"
     if test.unit == "of the particles":

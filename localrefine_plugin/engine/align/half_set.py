@@ -40,8 +40,8 @@ MOST_LOWERED = 10  # times that sums are made again: images 10³⁶ times as bri
 @dataclass(frozen=True)
 class HalfResult:
     """What an align step found: half_map (N, N, N), poses, noise_power (groups, M + 1), accumulator_mean (M + 1,) of
-    the accumulator's D by shell, what a learned prior learned, the verdict (None of too few particles), and wall
-    seconds by phase."""
+    the accumulator's D by shell, what a learned prior learned, the verdict (None of too few particles, or not asked
+    for), wall seconds by phase, and what the images told a learned prior."""
 
     half_map: np.ndarray
     poses: PoseTable
@@ -50,12 +50,14 @@ class HalfResult:
     motion: Optional[LearnedMotion]
     verdict: Optional[Verdict]
     phase_seconds: Dict[str, float]
+    evidence: Optional[Evidence] = None
 
 
 def align_half(half: HalfSet, plan: SearchPlan, device: Device = CPU, workers: int = 1,
-               progress: Callable[[int, int], None] = silent) -> HalfResult:
-    """Align and reconstruct one half-set, on ``device``; the result is the host's."""
-    result = HalfTask(half, plan, device, workers).align(progress)
+               progress: Callable[[int, int], None] = silent, verdicts: bool = True) -> HalfResult:
+    """Align and reconstruct one half-set, on ``device``; the result is the host's. ``verdicts`` False: aligned
+    particles are not told from others, which takes a search of its own."""
+    result = HalfTask(half, plan, device, workers, verdicts=verdicts).align(progress)
     assert result is not None  # who is alone is the first
     return result
 
@@ -70,6 +72,7 @@ class HalfTask:
     workers: int
     team: Team = ALONE
     claims: Path = NOWHERE
+    verdicts: bool = True
 
     def align(self, progress: Callable[[int, int], None]) -> Optional[HalfResult]:
         """The result for the first member of the team, None for others. It has the same bits for any team, as long as
@@ -114,7 +117,8 @@ class HalfTask:
                 ahead.end = part[1]
                 in_batches(do, part, most, self.device, need.remedy)
             images = spans(count, team.size)
-            nulls = spans(len(null_images(count)) * (count >= LEAST_PARTICLES), team.size)
+            judging = self.verdicts and count >= LEAST_PARTICLES
+            nulls = spans(len(null_images(count)) * judging, team.size)
             try:
                 for number in team.claims(len(images) + len(nulls), self.claims):
                     if number < len(images):
@@ -163,10 +167,11 @@ def finished(work: HalfAlignment, found: HalfFindings) -> HalfResult:
     with timer("reconstruct"):
         half_map = to_host(reconstruct(work.float_accumulator(), half.particles.box_size, half.max_shell, work.workers))
     with timer("learn motion"):
-        motion = learned_motion(plan, found.all_evidence())
+        evidence = found.all_evidence()
+        motion = learned_motion(plan, evidence)
     columns, scale, matches = found.take_columns(), work.last_scale(), found.all_matches()
     verdict = None
-    if len(half.particles) >= LEAST_PARTICLES:
+    if found.null_index:
         with timer("judge"):
             verdict, probabilities = verdict_of(half.particles, found, scale)
         columns.update(gain=probabilities.gain, probability_aligned=probabilities.aligned,
@@ -176,7 +181,7 @@ def finished(work: HalfAlignment, found: HalfFindings) -> HalfResult:
     weight_sum = np.ldexp(found.weight_sum.astype(float), -work.exponent[1]).reshape(found.noise.counted.shape)
     return HalfResult(half_map, PoseTable(row=half.index, **columns), found.noise.power(),
                       accumulator_mean(weight_sum[found.noise.counted] * len(plan.symmetry), found.noise.shell,
-                                       half.max_shell), motion, verdict, timer.seconds)
+                                       half.max_shell), motion, verdict, timer.seconds, evidence)
 
 
 def verdict_of(particles: Particles, found: HalfFindings, scale: Optional[np.ndarray]) -> Tuple[Verdict, Probabilities]:

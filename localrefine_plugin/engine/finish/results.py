@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, Optional, Sequence
 
 import numpy as np
 
+from ..control.rest_control import rest_control
 from ..inputs.changes import changes_at_the_end
 from ..io.cryosparc import UID, go_back, write_cs
 from ..io.mrc import read_map, write_map
@@ -22,7 +23,7 @@ from ..progress import say
 from ..records.particles import Particles
 from ..records.poses import PoseTable
 from ..records.resolved import ResolvedSettings
-from ..records.results import PoseBlur, Sharpening
+from ..records.results import DOUBTFUL, PoseBlur, RestControl, Sharpening
 from ..records.run_input import InputChanges
 from .directions import write_directions
 from .mask_ladder import mask_ladder
@@ -77,6 +78,8 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
     blur = pose_blur(run, k, BlurredMap.of(mean, mask, curves.corrected, curves.resolutions()["corrected"]
                                            / given.pixel_size, workers), curves, share)
     save_record(run.final("pose_blur.json"), blur)
+    del halves, mean  # their memory is the control's now
+    control = write_control(run, k, workers, device)
     changes = changes_at_the_end(run)
     if changes:
         save_record(run.final("input_changes.json"), InputChanges(tuple(changes)))
@@ -86,10 +89,21 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
     report = build_report(run)
     save_record(run.report, replace(report, files=run.sizes(files)))
     say("resolution to report: {:.2f} Å ({:.2f} to {:.2f} Å by the error of the FSC)".format(
-        blur.resolution_to_report_angstrom, *blur.range_to_report_angstrom))
+        blur.resolution_to_report_angstrom, *blur.range_to_report_angstrom) + (DOUBTFUL if control.doubtful else ""))
     for text in report.advice:
         say(f"advice: {text}")
     say(f"results of iteration {k} are in {final}")
+
+
+def write_control(run: RunFolder, iteration: int, workers: int, device: Device) -> RestControl:
+    """What the rest of the particle says of the poses found, and a mask of what moves where not all of it does."""
+    control, part = rest_control(run, iteration, device, workers)
+    if part is not None:
+        write_map(run.final("moving_part.mrc"), part, load_input(run).pixel_size)
+    save_record(run.final("rest_control.json"), control)
+    if not control.advice:
+        say(control.sentence)
+    return control
 
 
 def write_maps(run: RunFolder, mean: Array, curves: FscCurves, workers: int) -> None:

@@ -272,5 +272,7 @@ FILM_FILES = ("film.cxc", "film.gif")
 OPTIONAL_FINAL_FILES = ("filter_resolution.mrc",  # where the filter was non-uniform
                         "particles_kept.star", "particles_left_out.star", "selection.json",  # of a selection
                         "particles.cs", "particles_kept.cs", "particles_left_out.cs",  # of particles of cryoSPARC
+                        "rest_control.json",  # runs of older versions have none
+                        "moving_part.mrc",  # where parts of the mask do not move alike
                         "validation.json",  # of the verb validate
                         "input_changes.json")  # where input files changed while the run went on

@@ -89,6 +89,8 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         optics=inputs.particles.optics, stacks=inputs.particles.stacks))
     save_record(run.iteration_done(0), replace(curves.record(0, resolved.initial_lowpass_angstrom),
                                                warnings=tuple(warnings), files=run.sizes(files)), cost)
+    say(f"expected error of the poses after the first iteration, per axis: {resolved.expected_rotation_sd_deg:.1f}°, "
+        f"{resolved.expected_shift_sd_angstrom:.1f} Å{resolved.counted_density}")
     for text in warnings:
         say(f"warning: {text}")
     return run

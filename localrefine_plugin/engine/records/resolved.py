@@ -41,6 +41,15 @@ class ResolvedSettings(Settings):
     def __post_init__(self) -> None:
         """Nothing is checked: the settings were, when they were given."""
 
+    @property
+    def counted_density(self) -> str:
+        """What the expected error of the poses is that of; "" in runs of old versions."""
+        if self.mask_mass_kda is None:
+            return ""
+        return (f"; all density in the mask counts for it (room for at most {self.mask_mass_kda:.0f} kDa), also what "
+                "does not move with the domain. If a part does not, a mask of the domain alone shows what its images "
+                "tell")
+
     def fulcrum_offset(self, box_size: int) -> np.ndarray:
         """(3,) x, y, z in px from the centre of the box."""
         return np.array(self.fulcrum_px) - box_size // 2

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Dict, Optional, Tuple
 
 from .iteration import HalfRecord, IterationRecord
+from .motion import PrincipalMotion
 from .run_input import RunInput
 from .settings import Settings
 
@@ -98,6 +99,47 @@ class PoseBlur:
 
 
 @dataclass(frozen=True)
+class RestControl:
+    """rest_control.json: the rest of the particle, aligned as the mask was, as a control (control/rest_control.py).
+
+    Attributes
+    ----------
+    verdict : one of REST_VERDICTS.  particles : of both half-sets that were aligned.
+    motion : of the mask's poses against those of the rest.  moving : of the half of the mask's density that moves most.
+    displacement_angstrom, displacement_error_angstrom, detectable_angstrom : r.m.s. per axis of the mask's density by
+        ``motion``, its standard error, and the least that so many images would show.
+    followed, followed_error : the part of the motion of the ``moving`` half that the mask's poses hold.
+    still_share : share of the density in the mask that does not move with the domain; None where it is not mixed.
+    sentence : what was found.  advice : what to do, "" where nothing is wrong.
+    """
+
+    verdict: str
+    particles: int = 0
+    motion: Optional[PrincipalMotion] = None
+    moving: Optional[PrincipalMotion] = None
+    displacement_angstrom: Optional[float] = None
+    displacement_error_angstrom: Optional[float] = None
+    detectable_angstrom: Optional[float] = None
+    followed: Optional[float] = None
+    followed_error: Optional[float] = None
+    still_share: Optional[float] = None
+    sentence: str = ""
+    advice: str = ""
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the resolution may be that of density that does not move."""
+        return self.verdict in ("consensus", "mixed")
+
+
+REST_VERDICTS = ("apart", "consensus", "mixed", "unclear", "not done")
+"""The mask moves by itself; its poses are those of the rest; a part of its density moves more than its poses do; the
+images are too few to tell; there is no rest to align, or no image of it."""
+DOUBTFUL = "; see the advice: it may be that of density that does not move with the domain"
+"""Stands behind the resolution to report of a doubtful run."""
+
+
+@dataclass(frozen=True)
 class NullTest:
     """What one test found.
 
@@ -146,7 +188,7 @@ class Report:
     final_resolution_angstrom : of the best iteration; empty before the first.
     expected_truth_resolution_angstrom, resolution_to_report_angstrom : of `PoseBlur`; None before the end.
     range_to_report_angstrom : of `PoseBlur`; empty before the end.
-    mask_ladder, sharpening, directions : None before the end.  selection : None without one.
+    mask_ladder, sharpening, directions, rest_control : None before the end.  selection : None without one.
     validation : () without one.
     files : what finish wrote.
     """
@@ -167,6 +209,7 @@ class Report:
     mask_ladder: Optional[MaskLadder] = None
     directions: Optional[Directions] = None
     selection: Optional[Selection] = None
+    rest_control: Optional[RestControl] = None
     sharpening: Optional[Sharpening] = None
     validation: Tuple[NullTest, ...] = ()
     files: Dict[str, int] = field(default_factory=dict)

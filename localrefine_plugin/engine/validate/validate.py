@@ -6,6 +6,8 @@ from typing import Optional, Tuple
 
 import numpy as np
 
+from ..control.rest_control import rest_control
+from ..control.words import STILL
 from ..finish.report import build_report
 from ..io.run_folder import RunFolder
 from ..io.run_store import load_poses, load_report, save_record
@@ -62,7 +64,7 @@ def validate(run: str, device: str = "auto", threads: int = 0) -> Validation:
         finished = load_finished(folder, chosen, worker_count(threads))
         say(f"validating iteration {finished.iteration} on {chosen.description}")
         tests = (pure_noise(finished), random_phases(finished), empty_place(finished), other_reference(finished),
-                 common_drift(finished))
+                 common_drift(finished), rest_of_the_particle(finished))
     found = Validation(finished.iteration, finished.seed, tests,
                        tuple(len(finished.index[half]) for half in (1, 2)), tuple(advise_on_validation(tests)))
     for test in tests:
@@ -174,6 +176,17 @@ def common_drift(finished: FinishedRun) -> NullTest:
     remedy = "fit models and masks to the new map, and check that nothing was re-centred without a prior"
     return judged("common_drift", "Drift common to both half-sets", value, 0.0,
                   DRIFT * finished.curves.resolutions()["corrected"], "Å", (words, f"{words}: {remedy}"))
+
+
+def rest_of_the_particle(finished: FinishedRun) -> NullTest:
+    """The verdict of the control that the verb finish has made; made here for a run of an older version."""
+    control = load_report(finished.folder).rest_control
+    if control is None:
+        control, _ = rest_control(finished.folder, finished.iteration, finished.device, finished.workers)
+    title, low = "The rest of the particle", STILL * finished.curves.resolutions()["corrected"]
+    passed = {"apart": True, "consensus": False, "mixed": False}.get(control.verdict)
+    return NullTest("rest", title, None if passed is None else control.displacement_angstrom, low, None, "Å moved",
+                    passed, control.sentence)  # the advice is that of the run
 
 
 # ---------------------------------------------------------------- what they measure with

@@ -1,0 +1,323 @@
+"""The rest of the particle as a control: does the density in the mask move by itself, and all of it alike?
+
+A small domain in a generous mask: the alignment follows the surroundings, the domain is blurred alike in both halves,
+and the FSC tells of the surroundings. The rest of the particle, everything outside the mask, gives it away. A sample of
+each half-set is aligned to the rest in that half-set's own input half-map, by the same search, and the motion of the
+mask against the rest is learned (relative_motion.py). Then the half of the mask's density that is sharper at the mask's
+poses than at the rest's (moving_part.py) is aligned by itself. If the mask moves as one, this half moves as the mask
+does; density of the rest in the mask makes the mask's poses follow the motion in part only.
+
+Half-sets never mix: what is looked at of both is maps that are final, and numbers. No pose goes back to the run.
+docs/explanation/rest-as-control.md has the measurements behind the limits.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from ..align.half_alignment import HalfSet
+from ..align.half_set import HalfResult, align_half
+from ..align.of_run import errors_of_reference
+from ..align.reference_errors import ReferenceErrors, known_errors
+from ..align.search_plan import SearchPlan, search_plan
+from ..align.static_part import outline_of
+from ..inputs.changes import check_stacks
+from ..io.mrc import ImageReader, read_map
+from ..io.run_folder import RunFolder
+from ..io.run_store import load_input, load_iteration, load_motion, load_noise, load_particles, load_poses
+from ..kernels.device import Device
+from ..maps.mask import mask_centre, mask_radius
+from ..maps.reference_filter import reference_fsc
+from ..merge.motion_report import draws, summarise
+from ..motion import motion_prior
+from ..motion.motion_prior import Evidence, examine, inverses, isotropic_covariance, joined_evidence, learn
+from ..motion.prior_shapes import prior_shape
+from ..progress import ProgressBar, say
+from ..records.errors import InputError
+from ..records.motion import LearnedMotion
+from ..records.particles import Particles
+from ..records.poses import PoseTable
+from ..records.resolved import ResolvedSettings
+from ..records.results import RestControl
+from ..records.run_input import RunInput
+from .moving_part import CoarseGrid, belonging, divided, log_ratio, upper_half
+from .relative_motion import Wobble, about_point, relative
+from .words import judged
+
+FEW, MANY = 250, 500  # particles of each half-set in the sample …
+SHARE = 0.2  # … which is this share of it in between: three short alignments of them beside those of the run
+LEAST_PARTICLES = 50  # of each half-set
+LEAST_REST = 0.1  # of the density's power, outside the mask
+START = 7.0, 4.0  # degrees, Å: widths that the motion is learned from
+REST_EXTENT = 15.0, 10.0  # degrees, Å: further from its input pose the rest is not looked for
+
+
+def rest_control(run: RunFolder, iteration: int, device: Device,
+                 workers: int) -> Tuple[RestControl, Optional[np.ndarray]]:
+    """What the rest of the particle says of the result of an iteration, and a soft mask (N, N, N) about the part of the
+    mask that moves most, where its parts do not move alike."""
+    try:
+        sample = load_sample(run, iteration, device, workers)
+        return control_of(sample)
+    except InputError as error:  # results are complete without it; that it is missing is said
+        return RestControl("not done", sentence=f"The control by the rest of the particle was not done: {error}"), None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Of a run: an ``iteration``, and the input ``rows`` of some particles of each half-set."""
+
+    folder: RunFolder
+    given: RunInput
+    iteration: int
+    particles: Particles
+    rows: Dict[int, np.ndarray]
+    mask: np.ndarray
+    device: Device
+    workers: int
+
+    @property
+    def resolved(self) -> ResolvedSettings:
+        """With a prior that learns: only then an alignment says what the images tell."""
+        resolved = self.given.resolved
+        return resolved if prior_shape(resolved.prior).learns else replace(resolved, prior="learned")
+
+    @property
+    def pixel_size(self) -> float:
+        return self.particles.pixel_size
+
+    def maps(self, path: Callable[[int], Path]) -> List[np.ndarray]:
+        return [read_map(path(half))[0] for half in (1, 2)]
+
+
+def load_sample(run: RunFolder, iteration: int, device: Device, workers: int) -> Sample:
+    given, particles = load_input(run), load_particles(run)
+    rows = {}
+    for half in (1, 2):
+        mine = np.flatnonzero(particles.half_set == half)
+        if len(mine) < LEAST_PARTICLES:
+            raise InputError(f"has only {len(mine)} particles", f"half-set {half}", "use more particles")
+        count = int(np.clip(SHARE * len(mine), FEW, MANY))
+        rows[half] = mine[np.unique(np.linspace(0, len(mine) - 1, count).astype(int))]
+    check_stacks(run, given, np.unique(particles.stack[np.concatenate(list(rows.values()))]))
+    return Sample(run, given, iteration, particles, rows, read_map(run.mask_in_use(iteration))[0], device, workers)
+
+
+# ---------------------------------------------------------------- alignments
+
+@dataclass(frozen=True)
+class Aligned:
+    """A part of both half-sets' samples: what the images say of its motion, its poses, its maps and their centre."""
+
+    evidence: List[Evidence]
+    poses: List[PoseTable]
+    maps: List[np.ndarray]
+    centre: np.ndarray
+
+    def column(self, name: str) -> np.ndarray:
+        return np.concatenate([getattr(table, name) for table in self.poses])
+
+    def at(self, centre: np.ndarray) -> List[Evidence]:
+        """The evidence about another point (px from the box centre)."""
+        return [about_point(evidence, centre - self.centre) for evidence in self.evidence]
+
+    def wobble(self) -> Wobble:
+        """Of the place of density in its maps: the errors of the poses, and the posteriors it was smeared over."""
+        return Wobble.of_poses(self.column("rotation"),
+                               self.column("pose_error_covariance") + self.column("covariance"), self.centre)
+
+
+def plan_about(sample: Sample, part: np.ndarray, resolution: float, motion: Optional[np.ndarray] = None,
+               extent: Optional[Tuple[float, float]] = None) -> SearchPlan:
+    """The plan of a search for a part (N, N, N) about its own centre; ``motion`` is Σ about the mask's, ``extent`` in
+    degrees and Å."""
+    centre = mask_centre(part)
+    corner = tuple(float(v) for v in centre)
+    resolved = replace(sample.resolved, mask_centre_px=corner, fulcrum_px=corner,
+                       mask_radius_angstrom=mask_radius(part, centre).effective * sample.pixel_size)
+    if extent is not None:
+        resolved = replace(resolved, rotation_extent_deg=extent[0], shift_extent_angstrom=extent[1])
+    moved = np.rint(centre) - np.rint(np.array(sample.resolved.mask_centre_px))
+    return search_plan(resolved, sample.particles, resolution,
+                       None if motion is None else motion_prior.about_point(motion, moved))
+
+
+def aligned(sample: Sample, half: int, task: HalfSet, plan: SearchPlan, what: str) -> HalfResult:
+    bar = ProgressBar(f"control: {what}, half {half}", len(task.particles))
+    return align_half(task, plan, sample.device, sample.workers, bar.update, verdicts=False)
+
+
+def align_part(sample: Sample, part: Optional[np.ndarray], what: str) -> Aligned:
+    """A part of the mask (None: the mask as it was), as the run's last alignment found its poses."""
+    last = sample.iteration - 1
+    found, plan = [], None
+    for half in (1, 2):
+        learned, rows = load_motion(sample.folder, last, half), sample.rows[half]
+        covariance = None if learned is None else learned.covariance
+        resolution = load_iteration(sample.folder, last).align_resolution_angstrom
+        region = sample.mask if part is None else part
+        plan = (search_plan(sample.resolved, sample.particles, resolution, covariance) if part is None
+                else plan_about(sample, part, resolution, covariance))
+        particles, reference = sample.particles.take(rows), read_map(sample.folder.reference(last, half))[0]
+        with ImageReader(particles) as reader:
+            task = HalfSet(particles, rows, reader.read, reference, region, load_noise(sample.folder, last, half),
+                           taken(load_poses(sample.folder, last, half), rows),
+                           errors_of_reference(sample.folder, last, half, reference, region, plan.centre))
+            found.append(aligned(sample, half, task, plan, what))
+    assert plan is not None
+    return joined(found, plan)
+
+
+def align_rest(sample: Sample, rest: np.ndarray, references: List[np.ndarray]) -> Aligned:
+    """The rest of the particle, from the input poses and the input half-maps."""
+    resolution = load_iteration(sample.folder, 0).align_resolution_angstrom
+    plan = plan_about(sample, rest, resolution, extent=REST_EXTENT)
+    agreement, found = np.array(reference_fsc(references, rest, sample.workers)), []
+    for half, reference in enumerate(references, 1):
+        rows = sample.rows[half]
+        particles = sample.particles.take(rows)
+        with ImageReader(particles) as reader:
+            task = HalfSet(particles, rows, reader.read, reference, rest,
+                           load_noise(sample.folder, sample.iteration, half), at_input(particles, rows),
+                           errors_of_input(sample, half, reference, rest, plan.centre, agreement))
+            found.append(aligned(sample, half, task, plan, "the rest of the particle"))
+    return joined(found, plan)
+
+
+def joined(found: List[HalfResult], plan: SearchPlan) -> Aligned:
+    evidence = [result.evidence for result in found]
+    return Aligned([one for one in evidence if one is not None], [result.poses for result in found],
+                   [result.half_map for result in found], plan.centre)
+
+
+def taken(table: Optional[PoseTable], rows: np.ndarray) -> Optional[PoseTable]:
+    """The rows of a table."""
+    if table is None:
+        return None
+    index = np.searchsorted(table.row, rows)
+    return PoseTable(**{name: column[index] for name, column in table.columns().items()})
+
+
+def at_input(particles: Particles, rows: np.ndarray) -> PoseTable:
+    """The input poses as those of a last iteration that settled every particle: no grid is searched for it."""
+    m = len(rows)
+    none, nowhere = np.zeros(m, bool), np.zeros((m, 5, 5))
+    return PoseTable(rows, particles.rotation, particles.shift_px, np.zeros((m, 3)), np.zeros((m, 2)), nowhere, nowhere,
+                     np.zeros(m), np.ones(m, int), np.ones(m, int), none, none)
+
+
+def errors_of_input(sample: Sample, half: int, reference: np.ndarray, rest: np.ndarray, centre: np.ndarray,
+                    agreement: np.ndarray) -> Optional[ReferenceErrors]:
+    """Those of the input half-map, which holds the noise of the images at their input poses; None where it does not, or
+    is not there any more."""
+    given = sample.given
+    path = (given.half_map_1, given.half_map_2)[half - 1]
+    if given.resolved.resplit_half_sets or not Path(path).exists():
+        return None
+    half_map = read_map(path)[0] * np.float32(given.grey_scale[half - 1])
+    return known_errors(agreement, reference, half_map, rest, centre,
+                        load_noise(sample.folder, 1, half, "accumulator_mean"))
+
+
+# ---------------------------------------------------------------- what they say
+
+@dataclass(frozen=True)
+class Relative:
+    """The motion of a part against the rest: as learned, and the images' error of it, (n, 5, 5) about the mask."""
+
+    learned: LearnedMotion
+    error: np.ndarray
+    rotation: np.ndarray
+    centre: np.ndarray
+
+    @classmethod
+    def of(cls, part: Aligned, rest: Aligned, centre: np.ndarray, pixel_size: float) -> "Relative":
+        evidence = joined_evidence([relative(a, b) for a, b in zip(part.at(centre), rest.at(centre))])
+        start = isotropic_covariance(START[0], START[1] / pixel_size)
+        learned = examine(evidence, learn(evidence, start, start), start)
+        return cls(learned, inverses(evidence.curvature + 1e-6 * np.eye(5)), evidence.rotation0, centre)
+
+    def displacement(self, density: np.ndarray, scale: float) -> Tuple[float, float]:
+        """r.m.s. per axis, px, over a density on a grid, and its standard error."""
+        def of(covariance: np.ndarray) -> float:
+            return float(np.sqrt(Wobble.of_motion(covariance, self.rotation, self.centre).over(density, scale)))
+        few = replace(self, rotation=self.rotation[:: max(1, len(self.rotation) // 50)])
+        many = [float(np.sqrt(Wobble.of_motion(s, few.rotation, few.centre).over(density, scale)))
+                for s in draws(self.learned, 40)]
+        return of(self.learned.covariance), float(np.std(many))
+
+    def detectable(self, density: np.ndarray, scale: float) -> float:
+        """The displacement, px, whose variance is two standard errors of it where nothing moves: an image tells v to
+        ± √2 v_error in each of three directions."""
+        middle = np.median(np.trace(self.error, axis1=1, axis2=2))
+        known = np.trace(self.error, axis1=1, axis2=2) <= 4 * middle  # a few views tell next to nothing
+        error = Wobble.of_poses(self.rotation[known], self.error[known], self.centre).over(density, scale)
+        return float(np.sqrt(error * 2 * np.sqrt(2 / (3 * len(self.rotation)))))
+
+
+def control_of(sample: Sample) -> Tuple[RestControl, Optional[np.ndarray]]:
+    say("the rest of the particle as a control")
+    references = sample.maps(lambda half: sample.folder.reference(0, half))
+    pixel_size, centre = sample.pixel_size, sample.resolved.mask_centre_offset(sample.particles.box_size)
+    outline = outline_of(0.5 * (references[0] + references[1]), pixel_size,
+                         load_iteration(sample.folder, 0).align_resolution_angstrom, sample.workers)
+    rest_mask = outline * (1 - sample.mask)
+    power = references[0] * references[1]
+    outside = float((power * rest_mask).sum() / max(float((power * np.maximum(rest_mask, sample.mask)).sum()), 1e-30))
+    if outside < LEAST_REST:
+        return RestControl("not done", sentence="The control by the rest of the particle was not done: there is hardly "
+                           f"any density outside the mask ({100 * max(outside, 0):.0f} %)"), None
+    rest, whole = align_rest(sample, rest_mask, references), align_part(sample, None, "the mask")
+    if np.median(rest.column("log_likelihood")) <= 0:
+        return RestControl("not done", sentence="The control by the rest of the particle was not done: the images do "
+                           "not show what the half-maps have outside the mask. It was probably subtracted"), None
+    grid = CoarseGrid.of(sample.particles.box_size, pixel_size, sample.workers)
+    final = sample.maps(lambda half: sample.folder.half_map(sample.iteration, half))
+    mask, at_mask, at_rest = grid.mask(sample.mask), [grid.map(m) for m in final], [grid.map(m) for m in rest.maps]
+    of_mask, of_rest = grid.agreement(at_mask, mask), grid.agreement(at_rest, mask)
+    upper = upper_half(grid, log_ratio(of_mask, of_rest), of_mask, mask)
+    moving = align_part(sample, full_size(grid, upper, sample.mask), "the part that moves most")
+    by_mask, by_part = (Relative.of(part, rest, centre, pixel_size) for part in (whole, moving))
+    share, part = divide(grid, mask, moving, rest, by_part, (at_rest, of_rest))
+    found = measured(by_mask, by_part, np.maximum(of_mask, 0), upper, grid.scale)
+    control = judged(replace(
+        RestControl("", sum(len(r) for r in sample.rows.values())), still_share=share,
+        motion=summarise(by_mask.learned, sample.resolved, pixel_size),
+        moving=summarise(by_part.learned, sample.resolved, pixel_size),
+        displacement_angstrom=found[0] * pixel_size, displacement_error_angstrom=found[1] * pixel_size,
+        detectable_angstrom=found[2] * pixel_size, followed=found[3], followed_error=found[4]),
+        load_iteration(sample.folder, sample.iteration).resolution_angstrom["corrected"])
+    return control, full_size(grid, part, sample.mask) if control.verdict == "mixed" else None
+
+
+def full_size(grid: CoarseGrid, mask: np.ndarray, within: np.ndarray) -> np.ndarray:
+    """A mask of the grid as one (N, N, N) inside another."""
+    volume = CoarseGrid(len(within), 1.0, 1.0, grid.workers).mask(mask)
+    return np.minimum(volume, within).astype(np.float32)
+
+
+def divide(grid: CoarseGrid, mask: np.ndarray, moving: Aligned, rest: Aligned, motion: Relative,
+           at_rest: Tuple[List[np.ndarray], np.ndarray]) -> Tuple[float, np.ndarray]:
+    """The share of the mask's density that stays with the rest, and a soft mask about the other, on the grid."""
+    agreement = grid.agreement([grid.map(volume) for volume in moving.maps], mask)
+    k2 = grid.wave_number2(at_rest[0], mask)
+    errors, moved = (k2 * variance for variance in (
+        rest.wobble().on_grid(grid.box, grid.scale) - moving.wobble().on_grid(grid.box, grid.scale),
+        Wobble.of_motion(motion.learned.covariance, motion.rotation, motion.centre).on_grid(grid.box, grid.scale)))
+    s = belonging(log_ratio(agreement, at_rest[1]), errors, moved)
+    return divided(grid, s, np.maximum(np.maximum(agreement, at_rest[1]), 0), mask)
+
+
+def measured(by_mask: Relative, by_part: Relative, density: np.ndarray, upper: np.ndarray,
+             scale: float) -> Tuple[float, float, float, float, float]:
+    """Displacement of the mask, its error, what could be seen (px); and what share of the part's displacement the
+    mask's poses hold, with its error."""
+    moved, error = by_mask.displacement(density, scale)
+    of_part = density * upper
+    (held, held_error), (all_of_it, its_error) = (r.displacement(of_part, scale) for r in (by_mask, by_part))
+    followed = held / max(all_of_it, 1e-9)
+    followed_error = followed * float(np.hypot(held_error / max(held, 1e-9), its_error / max(all_of_it, 1e-9)))
+    return moved, error, by_mask.detectable(density, scale), followed, followed_error

@@ -1,0 +1,124 @@
+"""The rest of the particle as a control of finished runs, on phantoms of two bodies with the truth known."""
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from experiments import contrast_of, experiment, write_inputs
+from oracles import imaged, random_phantom
+from relion_files import write_map
+
+from localrefine_plugin.engine.control.words import FOLLOWED, SMALL, STILL, judged
+from localrefine_plugin.engine.io.mrc import read_map
+from localrefine_plugin.engine.io.run_folder import read_json
+from localrefine_plugin.engine.io.run_store import load_report
+from localrefine_plugin.engine.records.motion import PrincipalMotion
+from localrefine_plugin.engine.records.results import DOUBTFUL, RestControl
+from localrefine_plugin.engine.records.settings import Settings
+from localrefine_plugin.engine.refine import refine
+from localrefine_plugin.report.run_state import RunState
+from localrefine_plugin.report.run_summary import summary_lines
+
+CENTRE, REST_CENTRE = (6.0, -4.0, 3.0), (-7.0, 5.0, -4.0)
+TURN_DEG, SHIFT_PX = 3.0, 0.8  # s.d. per axis
+
+
+def run_of_two(folder, moving, rest_in_images=True, n=800):
+    """A run of a body about CENTRE that moves, or does not, against a rest twice as heavy; the input poses are those of
+    the rest, 0.5° and 0.4 px off."""
+    e = experiment(n, box=44, seed=3, centre=CENTRE, rotation_deg=TURN_DEG if moving else 0,
+                   displacement_px=SHIFT_PX if moving else 0)
+    rest = random_phantom(60, 6.0, 1.2, seed=200, centre=REST_CENTRE)
+    # the truth of the rest is where the input poses were made from; these are then made worse
+    contrast, truth = contrast_of(e.particles), (e.particles.rotation, e.particles.shift_px)
+    images = e.images + (imaged(rest.projections(*truth, e.box), contrast) if rest_in_images else 0)
+    rng, sigma = np.random.default_rng(5), 1.0 * e.images.std()
+    images = images + sigma * rng.standard_normal(images.shape)
+    from scipy.spatial.transform import Rotation
+    worse = dataclasses.replace(
+        e.particles, rotation=truth[0] @ Rotation.from_rotvec(rng.normal(0, 0.5, (n, 3)), degrees=True).as_matrix(),
+        shift_px=truth[1] + rng.normal(0, 0.4, (n, 2)))
+    e = dataclasses.replace(e, images=images, particles=worse, noise=sigma)
+    arguments = write_inputs(folder, e)
+    whole = e.phantom.density(e.box) + rest.density(e.box)
+    for half in (1, 2):
+        write_map(folder / f"input_{half}.mrc", whole + 0.5 * whole.std() * rng.standard_normal(whole.shape), 4.0)
+    return refine(*arguments, str(folder / "run"), Settings(max_iterations=3), threads=1)
+
+
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory):
+    return run_of_two(tmp_path_factory.mktemp("moving"), True)
+
+
+@pytest.fixture(scope="module")
+def rigid(tmp_path_factory):
+    return run_of_two(tmp_path_factory.mktemp("rigid"), False)
+
+
+def rms(widths):
+    return float(np.sqrt(np.mean(np.square(widths))))
+
+
+def test_a_body_that_moves_is_found_to_move_by_the_planted_motion(moving):
+    found = load_report(moving).rest_control
+    assert found.verdict == "apart" and not found.advice
+    assert rms(found.motion.rotation_widths_deg) == pytest.approx(TURN_DEG, rel=0.15)
+    assert rms(found.motion.displacement_widths_angstrom) == pytest.approx(4.0 * SHIFT_PX, rel=0.25)
+    assert 0.85 < found.followed < 1.15
+    assert found.particles == 500  # 250 of each half-set of 400
+    assert found.sentence in summary_lines(RunState(moving.path))
+
+
+def test_a_rigid_particle_is_said_to_be_a_consensus_refinement_before_anybody_asks(rigid):
+    report = load_report(rigid)
+    found = report.rest_control
+    assert found.verdict == "consensus" and found.doubtful
+    assert found.displacement_angstrom < STILL * report.final_resolution_angstrom["corrected"]
+    assert any("this was a consensus refinement" in text for text in report.advice)
+    lines = summary_lines(RunState(rigid.path))
+    assert any(line.endswith(DOUBTFUL) and "to report" in line for line in lines)
+
+
+def test_a_rest_that_was_subtracted_from_the_images_is_no_control(tmp_path):
+    run = run_of_two(tmp_path, True, rest_in_images=False, n=200)
+    found = load_report(run).rest_control
+    assert found.verdict == "not done" and "subtracted" in found.sentence and not found.advice
+
+
+def test_the_control_leaves_the_run_as_it_was(moving):
+    """Poses and maps are those of the best iteration."""
+    record = read_json(moving.iteration_done(moving.iterations_done()))
+    for half in (1, 2):
+        np.testing.assert_array_equal(read_map(moving.final(f"half_map_{half}.mrc"))[0],
+                                      read_map(moving.half_map(record["best_iteration"], half))[0])
+    assert not moving.final("moving_part.mrc").exists()
+
+
+# ---------------------------------------------------------------- verdicts
+
+NO_MOTION = PrincipalMotion(*([(1.0, 1.0, 1.0)] * 2), ((1.0, 0.0, 0.0),), *([(1.0, 1.0, 1.0)] * 2), ((1.0, 0.0, 0.0),),
+                            None, (0.0,) * 3, (0.0,) * 3, 0.0, {}, {}, 0.0)
+
+
+def verdict(moved, followed, detectable=0.1):
+    found = RestControl("", 500, NO_MOTION, NO_MOTION, 5.0 * moved, 0.1, 5.0 * detectable, followed, 0.05, 0.4)
+    return judged(found, 5.0)
+
+
+@pytest.mark.parametrize("moved, followed, detectable, expected", [
+    (STILL - 0.01, 1.0, 0.1, "consensus"), (STILL - 0.01, 0.5, 0.1, "consensus"), (STILL - 0.01, 1.0, 0.2, "unclear"),
+    (STILL + 0.01, FOLLOWED + 0.01, 0.1, "apart"), (STILL + 0.01, FOLLOWED - 0.01, 0.1, "consensus"),
+    (SMALL + 0.01, FOLLOWED - 0.01, 0.1, "mixed"), (SMALL + 0.01, FOLLOWED + 0.01, 0.2, "apart")])
+def test_verdicts(moved, followed, detectable, expected):
+    found = verdict(moved, followed, detectable)
+    assert found.verdict == expected
+    assert bool(found.advice) == found.doubtful == (expected in ("consensus", "mixed"))
+    assert (found.still_share is not None) == (expected == "mixed")
+
+
+def test_a_mixed_mask_names_the_share_and_the_proposed_mask():
+    text = verdict(0.4, 0.6).advice
+    assert "40 % of the density in this mask does not move with the domain" in text
+    assert "final/moving_part.mrc" in text and "60 ± 5 %" in text
