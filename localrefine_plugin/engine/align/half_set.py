@@ -128,7 +128,8 @@ class HalfTask:
             except OutOfRange:
                 work.findings.out_of_range = True
         total = collected(work, team)
-        progress(count, count)
+        if team.size > 1:  # another member had the last images
+            progress(count, count)
         result = None if total is None else finished(work, total)
         self.device.release()
         return result
