@@ -46,6 +46,7 @@ from .half_sets import (
     parity_split,
     relatives_of,
     resplit,
+    resplit_with_copies,
     tubes_of,
 )
 
@@ -125,7 +126,9 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     warnings += _check_symmetry(volumes[2], settings, names[2])
     warnings += _check_settings(settings, particles)
     particles, excluded, copies = exclude_unusable(particles, star)
-    warnings += exclusion_warning(excluded, len(particles)) + check_copies(copies, particles, star)
+    if settings.resplit_half_sets:
+        particles = resplit_with_copies(particles, settings.seed, tubes, relatives, copies)
+    warnings += exclusion_warning(excluded, len(particles)) + check_copies(copies, particles, relatives, star)
     return CheckedInputs(particles, table, halves, np.clip(volumes[2], 0, 1), particles.pixel_size, tuple(warnings),
                          excluded)
 
