@@ -67,8 +67,8 @@ def main() -> None:
     print(text)
     if options.write:
         names = " ".join(f"--data {data.resolve().name}" for data in options.data)
-        write_section("copies", f"`python -m benchmarks.honesty.copies {names} --write`, {100 * SHARE:.0f} % of the images "
-                      f"again at another place:\n\n{text}", PAGE)
+        write_section("copies", f"`python -m benchmarks.honesty.copies {names} --write`, {100 * SHARE:.0f} % of the "
+                      f"images again at another place:\n\n{text}", PAGE)
 
 
 if __name__ == "__main__":

@@ -120,9 +120,9 @@ def test_one_pixel_copies_are_kept_together_by_a_new_split(tmp_path):
     with pytest.raises(InputError, match="hold the same pixels.* set resplit_half_sets"):
         check_inputs(*inputs_of(tmp_path), Settings())
     particles = check_inputs(*inputs_of(tmp_path), Settings(resplit_half_sets=True)).particles
-    rows = [int(np.flatnonzero((particles.slice == number) & (particles.stack == stack))[0])
-            for stack, number in zip([particles.stacks.index(str(tmp_path / f"half_{h}.mrcs")) for h in (1, 2)], (4, 5))]
-    assert particles.half_set[rows[0]] == particles.half_set[rows[1]]
+    of_stack = [particles.stack == particles.stacks.index(str(tmp_path / f"half_{half}.mrcs")) for half in (1, 2)]
+    one, other = (particles.half_set[of & (particles.slice == number)] for of, number in zip(of_stack, (4, 5)))
+    assert len(one) == len(other) == 1 and one == other
 
 
 @pytest.mark.parametrize("noise", (0.3, 1.0, 5.0))

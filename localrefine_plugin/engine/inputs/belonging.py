@@ -22,12 +22,11 @@ from typing import List, Sequence, Tuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ..align.reference import Reference, integer_centre, make_reference
+from ..align.reference import Reference
 from ..align.search_plan import align_shell_of
 from ..kernels.device import to_host
-from ..maps.reference_filter import joined
+from ..maps.half_maps import HalfMaps, Radial
 from ..model.fourier import lowpass_weight
-from ..model.pixels import highest_shell
 from ..model.pose import exp_map, project
 from ..records.errors import InputError
 from ..records.particles import Particles
@@ -52,6 +51,7 @@ from .readings import (
     other_readings,
     poses_matter,
     share_of,
+    spread_of_sum,
 )
 from .samples import (
     STILL,
@@ -61,6 +61,7 @@ from .samples import (
     chosen_images,
     common_motion,
     joined_matches,
+    least_box,
     match,
     sample_of,
     whole_map,
@@ -77,8 +78,10 @@ SURELY = 0.6  # s.d. per √image from which poses and images surely belong toge
 FROM_AFAR = 0.25  # α of finer pixels over that of coarser ones of things that only look alike from afar
 ENOUGH_IMAGES = 100  # to refuse for what they do not show
 SAID_PX, REFUSED_PX, SAID_DEG, REFUSED_DEG = 0.5, 2.0, 1.0, 3.0  # of a common motion
-OWN_NOISE = 0.25  # least cross / energy of images with the h₁ − h₂ that they were averaged into; measured: .32 to 1.6
-FINEST_SHELL = 80  # of h₁ − h₂: finer ones cost memory and tell nothing more
+# cross / energy of images with the h₁ − h₂ that they were averaged into is ½; measured: .42 to .57, and .10 to .22
+# where all views are alike and the signal is that of no real image. Half of ½ is asked for.
+OWN_NOISE = 0.25
+HALVES_TELL, CHANCE = 5.0, 2.5  # s.d. to be expected of that, and less than which is by chance
 GREY_SCALES_ALIKE = 1.3  # factor within which optics groups keep their own grey scale
 DEFOCUS_SUSPECT = 0.92  # an optics group with less of the others' grey scale: its defocus is tried
 DEFOCUS_FACTORS = (0.65, 0.74, 0.82, 0.9, 1.11, 1.22, 1.35, 1.54)
@@ -103,7 +106,7 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     particles = inputs.particles
     shell = align_shell_of(resolved.initial_lowpass_angstrom, resolved, particles)
     cutoff = particles.box_size * inputs.pixel_size / resolved.initial_lowpass_angstrom
-    volumes = [to_host(v) for v in joined(inputs.halves, 0.0, inputs.pixel_size, lowpass_weight(cutoff))]
+    volumes = coarse_halves(inputs.halves, lowpass_weight(cutoff), shell)
     references = [whole_map(v, shell, workers) for v in volumes]
     found = look(particles, references, shell, IMAGES, workers)
     if evidence_of(found) < surely(found) and np.count_nonzero(particles.half_set) > 2 * IMAGES:
@@ -113,15 +116,23 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
         last = max(FEWEST_SHELLS, min(shell, int(particles.box_size * particles.pixel_size / angstrom)))
         motion = common_motion(samples, references, motion, last, 3)
     said, scales = check_groups(found, references, particles, workers)  # first: a bad part spoils the whole
-    said += check_whole(found, references, volumes, motion, workers)
-    fits_better = is_better(moved_match(samples, references, motion), joined_matches([f.own for f in found]))
+    after = moved_match(samples, references, motion)
+    said += check_whole(found, references, volumes, (motion, after), workers)
+    fits_better = is_better(after, joined_matches([f.own for f in found]))
     moved = slight_motion(motion, particles.pixel_size) if fits_better else []
     said += moved
     if evidence_of(found) > BELONG and not moved:
         check_some(found)
     if not resolved.resplit_half_sets:
-        said += check_half_maps(inputs, found, workers)
+        said += check_half_maps(inputs.halves, found, workers)
     return Belonging(tuple(said), scales)
+
+
+def coarse_halves(halves: HalfMaps, filtered: Radial, shell: int) -> List[np.ndarray]:
+    """Both half-maps, filtered, on as few voxels as hold these shells."""
+    box = least_box(halves.box_size, shell)
+    return [to_host(halves.coarse(one, other, box))
+            for one, other in ((filtered, np.zeros_like), (np.zeros_like, filtered))]
 
 
 def surely(found: Sequence[Explained]) -> float:
@@ -139,13 +150,14 @@ def look(particles: Particles, references: Sequence[Reference], shell: int, most
 # ---------------------------------------------------------------- the whole set
 
 def check_whole(found: Sequence[Explained], references: Sequence[Reference], volumes: Sequence[np.ndarray],
-                motion: CommonMotion, workers: int) -> List[str]:
-    """InputError where the images do not belong to half-maps and poses, or do in another reading of the input; a
-    sentence where too few images say so."""
+                moved: Tuple[CommonMotion, Match], workers: int) -> List[str]:
+    """InputError where the images do not belong to half-maps and poses, or do in another reading of the input or after
+    one motion of the maps; a sentence where too few images say so."""
+    motion, after = moved
     own, z, sure = joined_matches([f.own for f in found]), evidence_of(found), surely(found)
     # images with flipped phases are warned of: first_look
     tried = [(reading, m) for reading, m in other_readings(found) if reading.name != PHASES]
-    tried.append((moved_reading(motion), moved_match([f.sample for f in found], references, motion)))
+    tried.append((moved_reading(motion), after))
     if z < sure:
         tried.append(other_frame(found, references, volumes, workers))
     better = likeliest(tried, own)
@@ -308,29 +320,24 @@ def slight_motion(motion: CommonMotion, pixel_size: float) -> List[str]:
 
 # ---------------------------------------------------------------- half-maps and half-sets
 
-def check_half_maps(inputs: CheckedInputs, found: Sequence[Explained], workers: int) -> List[str]:
+def check_half_maps(halves: HalfMaps, found: Sequence[Explained], workers: int) -> List[str]:
     """A sentence on half-maps that were not made from these half-sets; InputError for exchanged ones.
 
     found : of the whole half-maps; the grey scale and the noise of the images are known from there.
     """
     scale = joined_matches([f.own for f in found]).scale
-    centre = integer_centre(inputs.mask)
-    shell = min(highest_shell(inputs.particles.box_size), FINEST_SHELL)
-    first, second = inputs.halves.maps
-    reference = make_reference(to_host(first - second), inputs.mask, centre, shell, workers)
-    signed, energy = [], 0.0
-    for half, sign, whole in zip((1, 2), (1, -1), found):
-        sample = sample_of(inputs.particles, chosen_images(inputs.particles, half, IMAGES), shell, centre,
-                           whole.sample.noise_power, workers)
-        own = matched([sample], [reference])
-        signed.append(sign * own.cross)
-        energy += float(own.energy.sum())
-    z, expected = in_deviations(np.concatenate(signed)), OWN_NOISE * scale * np.sqrt(energy)
+    shell = int(found[0].sample.packed.pixels.shell[-1])
+    difference = halves.coarse(np.ones_like, lambda radius: -np.ones_like(radius), least_box(halves.box_size, shell))
+    reference = whole_map(to_host(difference), shell, workers)
+    own = [matched([f.sample], [reference]) for f in found]
+    signed = np.concatenate([sign * m.cross for sign, m in zip((1, -1), own)])
+    z = in_deviations(signed)
+    expected = OWN_NOISE * scale * float(sum(m.energy.sum() for m in own)) / spread_of_sum(signed)
     if z < -BELONG:
         raise InputError(
             f"seem to be exchanged: the images of half-set 1 hold the noise of half-map 2, and the other way round "
             f"({-z:.0f} standard deviations)", "half-maps 1 and 2", "give them in the other order")
-    if z < BELONG and expected > TELLING:
+    if z < CHANCE and expected > HALVES_TELL:
         return [f"the half-maps were not made from these half-sets: the images do not hold their noise ({z:.1f} "
                 f"standard deviations, {expected:.0f} expected). If they come from other particles or another split, "
                 "the first FSCs are too good. Use half-maps and half-sets of one refinement"]

@@ -98,7 +98,8 @@ def pairs_of_marks(marks: np.ndarray) -> np.ndarray:
     if n < 2 or bits < CERTAIN ** 2:
         return np.zeros((0, 2), np.int64)
     packed, place = marks.view(np.uint8), (2.0 ** np.arange(group)).astype(np.float32)
-    count = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8)).reshape(-1, 16).sum(axis=1, dtype=np.uint8)
+    words = np.arange(1 << 16, dtype=np.uint16)
+    count = np.unpackbits(words.view(np.uint8)).reshape(-1, 16).sum(axis=1, dtype=np.uint8)
     found = [np.zeros((0, 2), np.int64)]
     for first in range(0, bits - group + 1, group):
         those = np.unpackbits(packed[:, first // 8:-(-(first + group) // 8)], axis=1)[:, first % 8:first % 8 + group]

@@ -25,7 +25,7 @@ LARGEST_DEFOCUS = 5e5
 LARGEST_PHASE_SHIFT = 3600.0
 ONE_POSE = 5  # images with exactly one pose are no coincidence
 LISTED = 3
-BATCH_BYTES = 64 * 2 ** 20
+BATCH_BYTES = 2 * 2 ** 20  # what a cache of the CPU holds
 
 
 def exclude_unusable(particles: Particles, star: str) -> Tuple[Particles, Tuple[Excluded, ...], Copies]:

@@ -9,7 +9,7 @@ import numpy as np
 from ..align.reference import Reference
 from ..model.pose import euler_deg_from_rotation, rotation_from_euler_deg
 from ..records.particles import Particles
-from .samples import Match, Sample, joined_matches, match, match_of, overlap, slices
+from .samples import Match, Sample, joined_matches, match_of, moved_slices, overlap, slices, slices_of
 
 BELONG = 5.0  # s.d.: fewer are no evidence
 SCALE_STEPS, SHARE_STEPS = 3, 30  # of expectation-maximisation
@@ -71,10 +71,15 @@ class Explained:
 def explained(particles: Particles, sample: Sample, reference: Reference) -> Explained:
     rotation, shift = sample.particles.rotation, sample.particles.shift_px
     order = np.random.default_rng(0).permutation(len(rotation))
-    own, other = slices(sample, reference, rotation, shift), slices(sample, reference, rotation[order], shift[order])
+    unmoved = slices_of(sample, reference, rotation)
+    own = moved_slices(sample, unmoved, rotation, shift)
+    other = slices(sample, reference, rotation[order], shift[order])
     here, there = match_of(sample, own), match_of(sample, other)
     difference = here.energy + there.energy - 2 * overlap(sample, own, other)
-    found = {name: match(sample, reference, *pose) for name, pose in readings(particles, sample)}
+    found = {}
+    for name, (turned, moved) in readings(particles, sample):
+        turned_slices = unmoved if turned is rotation else slices_of(sample, reference, turned)
+        found[name] = match_of(sample, moved_slices(sample, turned_slices, turned, moved))
     found[PHASES] = match_of(sample.with_flipped_phases(), own)
     return Explained(sample, here, there, difference, found)
 
@@ -106,9 +111,12 @@ def evidence_of(found: Sequence[Explained]) -> float:
 
 def in_deviations(values: np.ndarray) -> float:
     """The mean of values (n,) in standard errors of the mean."""
-    if len(values) < 2:
-        return 0.0
-    return float(values.mean() / max(values.std(ddof=1) / np.sqrt(len(values)), 1e-30))
+    return float(values.sum() / spread_of_sum(values)) if len(values) > 1 else 0.0
+
+
+def spread_of_sum(values: np.ndarray) -> float:
+    """The standard error of the sum of values (n,)."""
+    return max(float(values.std(ddof=1) * np.sqrt(len(values))), 1e-30) if len(values) > 1 else np.inf
 
 
 def poses_matter(found: Sequence[Explained]) -> bool:

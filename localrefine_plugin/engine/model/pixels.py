@@ -46,6 +46,11 @@ class PixelList:
         column, row = (k.astype(np.int64) + self.max_shell for k in (self.kx, self.ky))
         return table[:, 0].take(column, axis=1) * table[:, 1].take(row, axis=1)
 
+    def first(self, count: int) -> "PixelList":
+        """The first ``count`` of them."""
+        return self if count == len(self) else replace(self, kx=self.kx[:count], ky=self.ky[:count],
+                                                       shell=self.shell[:count], index=self.index[:count])
+
     def prefix(self, max_shell: float) -> int:
         """Number of pixels whose shell is at most ``max_shell``."""
         return int(np.searchsorted(self.shell, max_shell, side="right"))
