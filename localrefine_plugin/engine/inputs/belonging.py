@@ -27,6 +27,7 @@ from ..align.search_plan import align_shell_of
 from ..kernels.device import to_host
 from ..maps.half_maps import HalfMaps, Radial
 from ..model.fourier import lowpass_weight
+from ..model.pixels import highest_shell
 from ..model.pose import exp_map, project
 from ..records.errors import InputError
 from ..records.particles import Particles
@@ -51,7 +52,6 @@ from .readings import (
     other_readings,
     poses_matter,
     share_of,
-    spread_of_sum,
 )
 from .samples import (
     STILL,
@@ -82,6 +82,7 @@ SAID_PX, REFUSED_PX, SAID_DEG, REFUSED_DEG = 0.5, 2.0, 1.0, 3.0  # of a common m
 # where all views are alike and the signal is that of no real image. Half of ½ is asked for.
 OWN_NOISE = 0.25
 HALVES_TELL, CHANCE = 5.0, 2.5  # s.d. to be expected of that, and less than which is by chance
+FINEST_SHELL = 80  # of h₁ − h₂: finer ones cost memory and tell nothing more
 GREY_SCALES_ALIKE = 1.3  # factor within which optics groups keep their own grey scale
 DEFOCUS_SUSPECT = 0.92  # an optics group with less of the others' grey scale: its defocus is tried
 DEFOCUS_FACTORS = (0.65, 0.74, 0.82, 0.9, 1.11, 1.22, 1.35, 1.54)
@@ -124,7 +125,7 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     if evidence_of(found) > BELONG and not moved:
         check_some(found)
     if not resolved.resplit_half_sets:
-        said += check_half_maps(inputs.halves, found, workers)
+        said += check_half_maps(inputs, found, workers)
     return Belonging(tuple(said), scales)
 
 
@@ -320,19 +321,19 @@ def slight_motion(motion: CommonMotion, pixel_size: float) -> List[str]:
 
 # ---------------------------------------------------------------- half-maps and half-sets
 
-def check_half_maps(halves: HalfMaps, found: Sequence[Explained], workers: int) -> List[str]:
+def check_half_maps(inputs: CheckedInputs, found: Sequence[Explained], workers: int) -> List[str]:
     """A sentence on half-maps that were not made from these half-sets; InputError for exchanged ones.
 
-    found : of the whole half-maps; the grey scale and the noise of the images are known from there.
+    found : of the whole half-maps; the grey scale of the images is known from there. Where their pixels do not tell,
+    finer ones are looked at.
     """
     scale = joined_matches([f.own for f in found]).scale
-    shell = int(found[0].sample.packed.pixels.shell[-1])
-    difference = halves.coarse(np.ones_like, lambda radius: -np.ones_like(radius), least_box(halves.box_size, shell))
-    reference = whole_map(to_host(difference), shell, workers)
-    own = [matched([f.sample], [reference]) for f in found]
-    signed = np.concatenate([sign * m.cross for sign, m in zip((1, -1), own)])
-    z = in_deviations(signed)
-    expected = OWN_NOISE * scale * float(sum(m.energy.sum() for m in own)) / spread_of_sum(signed)
+    samples = [f.sample for f in found]
+    z, expected = own_noise(inputs.halves, samples, scale, workers)
+    if -BELONG < z < CHANCE and expected < HALVES_TELL:
+        shell = min(highest_shell(inputs.particles.box_size), FINEST_SHELL)
+        samples = [sample_of(inputs.particles, s.index, shell, workers=workers) for s in samples]
+        z, expected = own_noise(inputs.halves, samples, scale, workers)
     if z < -BELONG:
         raise InputError(
             f"seem to be exchanged: the images of half-set 1 hold the noise of half-map 2, and the other way round "
@@ -342,3 +343,20 @@ def check_half_maps(halves: HalfMaps, found: Sequence[Explained], workers: int) 
                 f"standard deviations, {expected:.0f} expected). If they come from other particles or another split, "
                 "the first FSCs are too good. Use half-maps and half-sets of one refinement"]
     return []
+
+
+def own_noise(halves: HalfMaps, samples: Sequence[Sample], scale: float, workers: int) -> Tuple[float, float]:
+    """How much of the noise of their half-maps the images hold, in standard deviations, and how much at least if the
+    half-maps were made from them.
+
+    An image adds ± α energy / 2 by its own noise, + if it is of the half-set it is said to be; the rest of the mean
+    square is the noise of this sum. It is at least the energy, and more where poses or signal differ.
+    """
+    shell = int(samples[0].packed.pixels.shell[-1])
+    difference = halves.coarse(np.ones_like, lambda radius: -np.ones_like(radius), least_box(halves.box_size, shell))
+    reference = whole_map(to_host(difference), shell, workers)
+    own = [matched([sample], [reference]) for sample in samples]
+    signed = np.concatenate([sign * m.cross for sign, m in zip((1, -1), own)])
+    energy = np.concatenate([m.energy for m in own])
+    noise = max(float((signed ** 2 - (0.5 * scale * energy) ** 2).sum()), float(energy.sum()))
+    return in_deviations(signed), OWN_NOISE * scale * float(energy.sum()) / np.sqrt(noise)

@@ -111,12 +111,9 @@ def evidence_of(found: Sequence[Explained]) -> float:
 
 def in_deviations(values: np.ndarray) -> float:
     """The mean of values (n,) in standard errors of the mean."""
-    return float(values.sum() / spread_of_sum(values)) if len(values) > 1 else 0.0
-
-
-def spread_of_sum(values: np.ndarray) -> float:
-    """The standard error of the sum of values (n,)."""
-    return max(float(values.std(ddof=1) * np.sqrt(len(values))), 1e-30) if len(values) > 1 else np.inf
+    if len(values) < 2:
+        return 0.0
+    return float(values.mean() / max(values.std(ddof=1) / np.sqrt(len(values)), 1e-30))
 
 
 def poses_matter(found: Sequence[Explained]) -> bool:
