@@ -43,14 +43,14 @@ def row_of(data: Path) -> List[str]:
     images = mrcfile.read(str(data / "particles.mrcs")).astype(np.float32)
     n, rng, marker = len(images), np.random.default_rng(0), Marker(images.shape[1])
     start = process_time()
-    marks = marker(images)
+    marks, _ = marker(images)
     false = len(pairs_of_marks(marks))
     cost = (process_time() - start) / n
     cells = []
     for by in MOVED:
         source = rng.permutation(n)[:max(20, int(SHARE * n))]
         copies = moved(images[source], images[rng.permutation(n)[:len(source)]], by, rng)
-        pairs = np.sort(pairs_of_marks(np.concatenate([marks, marker(copies)])), axis=1)
+        pairs = np.sort(pairs_of_marks(np.concatenate([marks, marker(copies)[0]])), axis=1)
         right = sum(int(b >= n and source[b - n] == a) for a, b in pairs)
         false += len(pairs) - right
         cells.append(f"{100 * right / len(source):.0f} %")

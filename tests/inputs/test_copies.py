@@ -41,8 +41,12 @@ def agreement(a, b):
     return (2.0 * same - bits) / np.sqrt(bits)
 
 
+def marks_of(images):
+    return Marker(images.shape[1])(images)[0]
+
+
 def test_marks_of_different_noise_agree_as_coins_do():
-    marks = Marker(BOX)(fields(400)[:, :BOX, :BOX])
+    marks = marks_of(fields(400)[:, :BOX, :BOX])
     z = agreement(marks[:200], marks[200:])
     assert abs(z.mean()) < 4 / np.sqrt(200) and z.std() == pytest.approx(1, abs=4 / np.sqrt(400))
 
@@ -50,18 +54,17 @@ def test_marks_of_different_noise_agree_as_coins_do():
 @pytest.mark.parametrize("dx, dy", ((1, 0), (0, -1), (1, 1), (3, -2), (5, 3)))
 def test_a_moved_copy_is_found_whatever_its_grey_scale(dx, dy):
     places = fields(N)
-    marker = Marker(BOX)
     first, second = cut(places, 0, 0), normalised(cut(places, dx, dy), 0.3, 7.0)
-    found = pairs_of_marks(np.concatenate([marker(first), marker(second)]))
+    found = pairs_of_marks(np.concatenate([marks_of(first), marks_of(second)]))
     assert set(map(tuple, (np.sort(found, axis=1) - (0, N)).tolist())) <= {(i, i) for i in range(N)}
     assert len(found) > 0.9 * N
     assert has_peak(np.stack([first[0], second[0]])) and not has_peak(np.stack([first[0], second[1]]))
 
 
 def test_a_copy_of_half_a_pixel_and_a_copy_of_the_other_contrast_are_found():
-    images, marker = fields(N)[:, :BOX, :BOX], Marker(BOX)
+    images = fields(N)[:, :BOX, :BOX]
     for other in (half_a_pixel(images), -images):
-        assert len(pairs_of_marks(np.concatenate([marker(images), marker(other)]))) == N
+        assert len(pairs_of_marks(np.concatenate([marks_of(images), marks_of(other)]))) == N
         assert has_peak(np.stack([images[0], other[0]]))
 
 
@@ -71,7 +74,7 @@ def test_the_window_follows_the_box(box, window):
 
 
 def test_images_that_are_all_alike_take_no_square_of_their_number():
-    marks = np.tile(Marker(BOX)(fields(1)[:, :BOX, :BOX]), (500, 1))
+    marks = np.tile(marks_of(fields(1)[:, :BOX, :BOX]), (500, 1))
     assert len(pairs_of_marks(marks)) <= 500 * (FARTHEST - 1)
 
 
@@ -131,4 +134,4 @@ def test_images_of_one_view_are_no_copies(noise):
     e = experiment(1, box=48, pixel_size=4.0, seed=3)
     images = np.repeat(e.phantom.projections(e.rotation, e.shift, 48), N, axis=0)
     images = images + noise * np.random.default_rng(1).standard_normal(images.shape)
-    assert len(pairs_of_marks(Marker(48)(images.astype(np.float32)))) == 0
+    assert len(pairs_of_marks(marks_of(images.astype(np.float32)))) == 0

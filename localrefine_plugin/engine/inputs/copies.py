@@ -73,14 +73,14 @@ class Marker:
     def words(self) -> int:
         return len(self.one) // 16
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """(m, B / 16) uint16 of images (m, N, N)."""
+    def __call__(self, images: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """(m, B / 16) uint16 of images (m, N, N), and the root mean square (m,) of |F(k)| at its frequencies."""
         middle = slice(self.start, self.start + self.window)
         ft = rfft2(np.ascontiguousarray(images[:, middle, middle]), 1).reshape(len(images), -1)
         power = ft.real ** 2 + ft.imag ** 2
-        marks: np.ndarray = np.packbits(power.take(self.one, axis=1) > power.take(self.other, axis=1),
-                                        axis=1).view(np.uint16)
-        return marks
+        one, other = power.take(self.one, axis=1), power.take(self.other, axis=1)
+        marks: np.ndarray = np.packbits(one > other, axis=1).view(np.uint16)
+        return marks, np.sqrt((one.sum(axis=1) + other.sum(axis=1)) / max(2 * len(self.one), 1))
 
 
 def _half_plane(window: int) -> Tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ defocus among others that have it; and one with a defocus, phase shift or origin
 """
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Dict, List, Tuple
 
 import numpy as np
@@ -28,8 +28,17 @@ LISTED = 3
 BATCH_BYTES = 2 * 2 ** 20  # what a cache of the CPU holds
 
 
-def exclude_unusable(particles: Particles, star: str) -> Tuple[Particles, Tuple[Excluded, ...], Copies]:
-    """The particles with half-set 0 for those that cannot be used, the list of these, and copies among the others;
+@dataclass(frozen=True)
+class Images:
+    """What was seen of the images that can be used: ``copies``, and by row of the particles the ``level`` (n,) of their
+    noise, NaN for the others."""
+
+    copies: Copies
+    level: np.ndarray
+
+
+def exclude_unusable(particles: Particles, star: str) -> Tuple[Particles, Tuple[Excluded, ...], Images]:
+    """The particles with half-set 0 for those that cannot be used, the list of these, and what was seen of the others;
     looks at every image once.
 
     Raises
@@ -38,10 +47,10 @@ def exclude_unusable(particles: Particles, star: str) -> Tuple[Particles, Tuple[
     """
     of_table = _unusable_rows(particles)
     _refuse_many(of_table, particles, star)  # before all images are read
-    of_images, copies = _unusable_images(particles)
+    of_images, seen = _unusable_images(particles)
     reasons = {**of_images, **of_table}
     if not reasons:
-        return particles, (), copies
+        return particles, (), seen
     _refuse_many(reasons, particles, star)
     rows = sorted(reasons)
     half_set = particles.half_set.copy()
@@ -51,7 +60,7 @@ def exclude_unusable(particles: Particles, star: str) -> Tuple[Particles, Tuple[
             raise InputError(f"half-set {half} has no particle that can be used", star, "re-extract the particles")
     return replace(particles, half_set=half_set), tuple(
         Excluded(row + 1, f"{particles.slice[row] + 1:06d}@{particles.stacks[particles.stack[row]]}", reasons[row])
-        for row in rows), copies
+        for row in rows), seen
 
 
 def _refuse_many(reasons: Dict[int, str], particles: Particles, star: str) -> None:
@@ -102,13 +111,13 @@ def _unaligned_rows(particles: Particles) -> Dict[int, str]:
     return reasons
 
 
-def _unusable_images(particles: Particles) -> Tuple[Dict[int, str], Copies]:
-    """Reason by row; symmetry-expanded copies share their image. And copies among the others."""
+def _unusable_images(particles: Particles) -> Tuple[Dict[int, str], Images]:
+    """Reason by row; symmetry-expanded copies share their image. And what was seen of the others."""
     key = particles.stack.astype(np.int64) * (int(particles.slice.max()) + 1) + particles.slice
     _, rows, image = np.unique(key, return_index=True, return_inverse=True)
     span, key_of_pixels = np.empty(len(rows)), np.empty(len(rows), np.uint64)
     marker = Marker(particles.box_size)
-    marks = np.empty((len(rows), marker.words), np.uint16)
+    marks, level = np.empty((len(rows), marker.words), np.uint16), np.full(len(rows), np.nan)
     problems: Dict[int, str] = {}
     batch = max(1, BATCH_BYTES // (4 * particles.box_size ** 2))
     with ImageReader(particles) as reader:
@@ -118,15 +127,16 @@ def _unusable_images(particles: Particles) -> Tuple[Dict[int, str], Copies]:
             problems.update({start + i: text for i, text in image_problems(images).items()})
             with np.errstate(invalid="ignore", over="ignore"):
                 span[here] = np.ptp(images, axis=(1, 2))
-                marks[here] = marker(images)
+                marks[here], level[here] = marker(images)
             key_of_pixels[here] = pixel_keys(images)
     good = np.setdiff1d(np.arange(len(rows)), list(problems))
     if len(good):
         problems.update(_too_strong(span, good, particles, rows))
     same, near = good[pairs_of_keys(key_of_pixels[good])], good[pairs_of_marks(marks[good])]
     near = near[key_of_pixels[near[:, 0]] != key_of_pixels[near[:, 1]]]
-    copies = Copies(rows[same], confirmed(rows[near], particles))
-    return {int(row): problems[i] for row, i in enumerate(image) if i in problems} if problems else {}, copies
+    level[list(problems)] = np.nan
+    seen = Images(Copies(rows[same], confirmed(rows[near], particles)), level[image.ravel()])
+    return {int(row): problems[i] for row, i in enumerate(image) if i in problems} if problems else {}, seen
 
 
 def _too_strong(span: np.ndarray, good: np.ndarray, particles: Particles, rows: np.ndarray) -> Dict[int, str]:

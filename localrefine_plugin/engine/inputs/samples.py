@@ -10,6 +10,7 @@ import numpy as np
 from ..align.reference import Reference, make_reference, slice_rows
 from ..align.search import PackedImages
 from ..kernels.slices import extract_slices, gauss_newton_sums
+from ..model.ctf import CtfOnPixels
 from ..model.fourier import cosine_edge
 from ..model.optics import derivatives_by_specimen_shift, image_shift
 from ..model.pixels import pixel_list
@@ -33,25 +34,35 @@ class Sample:
     ----------
     index : (n,) into the particles of the run.  particles : these n.
     packed : what the search sees of them about `centre`.  start : (n, 2) px, the projected centre at the input poses.
-    sign : (n, K) of the CTF.  noise_power : (groups, M + 1) by which the images were weighed.
+    contrast : (n, K) the CTF.  noise_power : (groups, M + 1) by which the images were weighed.
     """
 
     index: np.ndarray
     particles: Particles
     packed: PackedImages
     start: np.ndarray
-    sign: np.ndarray
+    contrast: np.ndarray
     centre: np.ndarray
     noise_power: np.ndarray
 
     def some(self, chosen: np.ndarray) -> "Sample":
         """Those of an index (m,)."""
         return Sample(self.index[chosen], self.particles.take(chosen), self.packed.take(chosen), self.start[chosen],
-                      self.sign[chosen], self.centre, self.noise_power)
+                      self.contrast[chosen], self.centre, self.noise_power)
 
     def with_flipped_phases(self) -> "Sample":
         """Matched as images whose CTF phases were flipped: by |C|."""
-        return replace(self, packed=replace(self.packed, matched=self.packed.matched * self.sign))
+        return replace(self, packed=replace(self.packed, matched=self.packed.matched * np.sign(self.contrast)))
+
+    def with_defocus(self, factor: float) -> "Sample":
+        """Matched with the CTF of so many times their defocus."""
+        p = self.particles
+        changed = replace(p, defocus_u=p.defocus_u * factor, defocus_v=p.defocus_v * factor)
+        pixels = self.packed.pixels
+        contrast = CtfOnPixels(changed, pixels.kx, pixels.ky, np.asarray)(np.arange(len(p)))
+        ratio = np.divide(contrast, self.contrast, out=np.zeros_like(contrast), where=self.contrast != 0)
+        packed = replace(self.packed, matched=self.packed.matched * ratio, weight=self.packed.weight * ratio ** 2)
+        return replace(self, particles=changed, packed=packed, contrast=contrast)
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,7 @@ def sample_of(particles: Particles, index: np.ndarray, shell: int, centre: np.nd
     pixels = pixel_list(particles.box_size, shell, shell)
     start = some.shift_px + project(some.rotation, centre)
     seen = read_packed(some, pixels, start, noise_power, workers)
-    return Sample(index, some, seen.packed, start, seen.sign, centre, seen.noise_power)
+    return Sample(index, some, seen.packed, start, seen.contrast, centre, seen.noise_power)
 
 
 def least_box(box_size: int, shell: int) -> int:
@@ -181,11 +192,13 @@ def match(sample: Sample, reference: Reference, rotation: np.ndarray, shift_px: 
 @dataclass(frozen=True)
 class CommonMotion:
     """One motion of all images: at R Exp(w), t + P R d. rotation w (3,) rad and displacement d (3,) px in the body
-    frame, and the (6, 6) covariance of the error of both."""
+    frame, and the (6, 6) covariance of the error of both. ``own_steps``: what each sample by itself would go further,
+    and the covariance of this."""
 
     rotation: np.ndarray
     displacement: np.ndarray
     covariance: np.ndarray
+    own_steps: Tuple[Tuple[np.ndarray, np.ndarray], ...] = ()
 
 
 STILL = CommonMotion(np.zeros(3), np.zeros(3), np.eye(6))
@@ -197,7 +210,7 @@ def common_motion(samples: Sequence[Sample], references: Sequence[Reference], st
     w, d, covariance = start.rotation, start.displacement, start.covariance
     n_pixels = samples[0].packed.pixels.prefix(shell)
     for _ in range(steps):
-        information, pull = 1e-9 * np.eye(6), np.zeros(6)
+        sums = []
         for sample, reference in zip(samples, references):
             rotation0 = sample.particles.rotation
             rotation = rotation0 @ exp_map(w[None])[0]
@@ -212,11 +225,13 @@ def common_motion(samples: Sequence[Sample], references: Sequence[Reference], st
                 pixels.box_size)
             gradient, curvature = derivatives_by_specimen_shift(gradient, curvature, packed.magnification)
             b = seen_in_projection(rotation0)
-            information = information + np.einsum("nij,nik,nkl->jl", b, curvature, b)
-            pull = pull + np.einsum("nij,ni->j", b, gradient)
-        covariance = inverse(information)
+            sums.append((1e-9 * np.eye(6) + np.einsum("nij,nik,nkl->jl", b, curvature, b),
+                         np.einsum("nij,ni->j", b, gradient)))
+        covariance = inverse(sum(information for information, _ in sums))
+        pull = sum(p for _, p in sums)
         step = covariance @ pull
         w, d = w + step[:3], d + step[3:]
         if step @ pull < SMALL_STEP:
             break
-    return CommonMotion(w, d, covariance)
+    own = [inverse(information) for information, _ in sums]
+    return CommonMotion(w, d, covariance, tuple((c @ p, c) for c, (_, p) in zip(own, sums)))
