@@ -75,7 +75,7 @@ FEWEST_SHELLS = 4
 FROM_AFAR = 0.25  # α of finer pixels over that of coarser ones of things that only look alike from afar
 ENOUGH_IMAGES = 100  # to refuse for what they do not show
 SAID_PX, REFUSED_PX, SAID_DEG, REFUSED_DEG = 0.5, 2.0, 1.0, 3.0  # of a common motion
-APART_PX, APART_DEG, APART_IMAGES = 1.0, 2.0, 50  # of half-maps; views from one side alone gave up to 0.7 px
+APART_PX, APART_DEG, APART_IMAGES = 1.0, 3.0, 50  # of half-maps; views from one side alone gave up to 0.7 px
 # cross / energy of images with the h₁ − h₂ that they were averaged into is ½; measured: .42 to .57, and .10 to .22
 # where all views are alike and the signal is that of no real image. Half of ½ is asked for.
 OWN_NOISE = 0.25
@@ -107,7 +107,7 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
         last = max(FEWEST_SHELLS, min(shell, int(particles.box_size * particles.pixel_size / angstrom)))
         motion = common_motion(samples, references, motion, last, 3)
     said, scales = check_groups(found, particles)  # first: a bad part spoils the whole
-    check_half_sets(found)
+    said += check_half_sets(found)
     after = moved_match(samples, references, motion)
     said += check_whole(found, references, volumes, (motion, after), workers)
     fits_better = is_better(after, joined_matches([f.own for f in found]))

@@ -15,11 +15,12 @@ from ..records.particles import Particles
 
 GREY_SCALES_ALIKE = 1.3  # factor within which images keep their own grey scale; that of an optics group, too
 FEWEST = 5  # images of one grey scale
+GAP = 2.0
 
 
 def split_by_level(particles: Particles, level: np.ndarray, star: str) -> Tuple[Particles, List[str]]:
-    """The particles with an optics group more for each grey scale, where the noise levels (n,) of a group have a gap of
-    GREY_SCALES_ALIKE or more; and what is said of it."""
+    """The particles with an optics group more for each further cluster of noise levels (n,) in a group; and what is
+    said of it."""
     optics, number, said = list(particles.optics), particles.optics_group.copy(), []
     for g, group in enumerate(particles.optics):
         rows = np.flatnonzero((particles.optics_group == g) & (particles.half_set > 0) & (level > 0))
@@ -41,18 +42,15 @@ def split_by_level(particles: Particles, level: np.ndarray, star: str) -> Tuple[
 
 
 def clusters_of(level: np.ndarray) -> List[np.ndarray]:
-    """Index (m,) of each cluster of positive values (n,); one of fewer than FEWEST belongs to that before, or after."""
-    order = np.argsort(level, kind="stable")
-    ends = np.flatnonzero(np.diff(np.log(level[order])) > np.log(GREY_SCALES_ALIKE)) + 1
-    clusters: List[np.ndarray] = []
-    few = order[:0]
-    for part in np.split(order, ends):
-        part = np.concatenate([few, part])
-        few = order[:0]
-        if len(part) >= FEWEST:
-            clusters.append(part)
-        elif clusters:
-            clusters[-1] = np.concatenate([clusters[-1], part])
-        else:
-            few = part
-    return clusters or [few]
+    """Index (m,) of each cluster of positive values (n,): they are split at their largest gap, as long as it is empty
+    over GAP standard deviations of either side, and the medians of the sides differ by GREY_SCALES_ALIKE."""
+    order, logs = np.argsort(level, kind="stable"), np.sort(np.log(level))
+    gaps = np.diff(logs)[FEWEST - 1:len(logs) - FEWEST]
+    if not len(gaps):
+        return [order]
+    end = int(gaps.argmax()) + FEWEST
+    low, high = logs[:end], logs[end:]
+    if (np.median(high) - np.median(low) < np.log(GREY_SCALES_ALIKE)
+            or logs[end] - logs[end - 1] < GAP * max(low.std(), high.std())):
+        return [order]
+    return [part[cluster] for part in (order[:end], order[end:]) for cluster in clusters_of(level[part])]

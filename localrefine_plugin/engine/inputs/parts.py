@@ -3,7 +3,7 @@ that no column tells apart."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from .readings import (
     BELONG,
     BETTER,
     PHASES,
+    READINGS,
     Explained,
     Reading,
     evidence_of,
@@ -22,9 +23,10 @@ from .readings import (
     share_of,
     surely,
 )
-from .samples import Match, Sample, joined_matches, match_of
+from .samples import Match, joined_matches, match_of
 
 FEWEST_IMAGES = 20  # of a part, to say anything of it
+HALVES_ALIKE = 0.5  # of the evidence by one image; .84 in good half-sets of one size, .65 at 95 to 5
 TELLING = 10.0  # s.d. to be expected before nothing seen means something
 DEFOCUS_SUSPECT = 0.92  # an optics group with less of the others' grey scale: its defocus is tried
 DEFOCUS_FACTORS = (0.65, 0.74, 0.82, 0.9, 1.11, 1.22, 1.35, 1.54)
@@ -32,11 +34,27 @@ FIRST_FACTORS = (0.82, 1.22)  # images with any other factor fit one of these be
 # Of images of another kind: what they gain in log L, in all and each, to be known from noise. Good input gains less
 # than 45 in all, or less than 1.2 each.
 CERTAIN_GAIN, GAIN_EACH = 30.0, 2.0
-# Their share from which it is said, and refused. The CTFs of some micrographs are wrong in many sets. Up to 0.13 of
-# good images with bad poses fit a particle that is turned over.
-SHARES, DEFOCUS_SHARES, TURNED_SHARES, MOST_SHARE = (0.03, 0.08), (0.03, 0.12), (0.14, 0.14), 0.8
-OF_SOME = {"tilt": TURNED_SHARES, "inverse": TURNED_SHARES, "next row": SHARES, "previous row": SHARES}
-LEAST_FALL = 0.4  # of the fall of α where signs differ
+# α of the finer pixels over that of the coarser ones, of the images that fit as they are, is .97 to 1.04. Up to .78:
+# poses are off by more than the detail, single images fit anything, and up to 17 % of good ones fit in another reading.
+LEAST_FINE = 0.9
+
+
+class Shares(NamedTuple):
+    """Of images of another kind, from which it is said, refused, and believed where the others do not fit in detail."""
+
+    said: float
+    refused: float
+    afar: float
+
+
+CONTRAST_SHARES, ROW_SHARES = Shares(0.03, 0.08, 0.03), Shares(0.03, 0.08, 1.0)
+TURNED_SHARES = Shares(0.08, 0.14, 0.17)  # a particle that is turned over looks much the same
+ORIGIN_SHARES = Shares(0.08, 0.14, 1.0)  # origins that are mostly error are better as anything else: 4 % of good images
+PHASE_SHARES = Shares(0.08, 0.08, 1.0)
+DEFOCUS_SHARES = Shares(0.03, 0.12, 1.0)  # the CTFs of some micrographs are wrong in many sets
+OF_SOME = {"tilt": TURNED_SHARES, "inverse": TURNED_SHARES, "next row": ROW_SHARES, "previous row": ROW_SHARES,
+           PHASES: PHASE_SHARES, "origins, px": ORIGIN_SHARES, "origins, sign": ORIGIN_SHARES}
+MOST_SHARE = 0.8
 DEFOCUS_REMEDY = "correct rlnDefocusU and rlnDefocusV; defocus does not change when images are rescaled"
 
 
@@ -44,13 +62,11 @@ DEFOCUS_REMEDY = "correct rlnDefocusU and rlnDefocusV; defocus does not change w
 
 @dataclass(frozen=True)
 class Kind:
-    """A reading that may be right for some of the images: how it matches all of them, the shares from which it is said
-    and refused, and what CTF (n, K) it gives the images of a sample, where it is another one."""
+    """A reading that may be right for some of the images, and how it matches all of them."""
 
     reading: Reading
     match: Match
-    shares: Tuple[float, float]
-    contrast: Optional[Callable[[Sample], np.ndarray]] = None
+    shares: Shares
 
 
 def check_some(found: Sequence[Explained], look_at_more: Callable[[], List[Explained]]) -> List[str]:
@@ -63,39 +79,39 @@ def check_some(found: Sequence[Explained], look_at_more: Callable[[], List[Expla
     if different is None:
         return []
     kind, share, belongs = different
-    if kind.contrast is not None and not falls_where_signs_differ(more, kind.contrast, share):
-        return []
     rows = np.sort(np.concatenate([f.sample.index for f in more])[belongs > 0.9])[:3]
     text = (f"do not all fit the half-maps in the same way: about {100 * share:.0f} % of the images (rows "
             f"{', '.join(str(row + 1) for row in rows)}, …) are different: {kind.reading.problem}")
     remedy = kind.reading.remedy
-    if share > kind.shares[1]:
+    if share > kind.shares.refused:
         raise InputError(text, "particles", remedy)
     return [f"particles: they {text}. {remedy[0].upper()}{remedy[1:]}"]
 
 
 def different_kind(found: Sequence[Explained]) -> Optional[Tuple[Kind, float, np.ndarray]]:
-    """The kind of which some images most certainly are, their share, and the probability (n,) of each to be of it."""
+    """The kind of which some images most certainly are, their share, and the probability (n,) of each to be of it.
+
+    None where the other images do not fit in detail either (LEAST_FINE), unless the share is large.
+    """
     own = joined_matches([f.own for f in found])
     of_kinds = [(kind, *share_of(kind.match, own)) for kind in kinds_of(found, own)]
     certain = [(gain, i) for i, (kind, share, gain, _) in enumerate(of_kinds)
-               if is_of_a_kind(share, gain, kind.shares[0], len(own.cross))]
+               if is_of_a_kind(share, gain, kind.shares.said, len(own.cross))]
     if not certain:
         return None
     kind, share, _, belongs = of_kinds[max(certain)[1]]
-    return kind, share, belongs
+    coarse, fine, error = own.some(np.flatnonzero(belongs < 0.5)).fine_scales
+    believed = share > kind.shares.afar or fine > LEAST_FINE * coarse - error
+    return (kind, share, belongs) if believed else None
 
 
 def kinds_of(found: Sequence[Explained], own: Match) -> List[Kind]:
     """Other contrast, other readings, and other defoci if one of FIRST_FACTORS is of a kind."""
     inverted = Reading("contrast", "they have the opposite contrast", "invert the contrast of their images")
-    kinds = [Kind(inverted, replace(own, cross=-own.cross, fine=own.fine * (-1, 1)), SHARES)]
-    for reading, m in other_readings(found):
-        if reading.name == PHASES:
-            kinds.append(Kind(reading, m, SHARES, lambda sample: np.abs(sample.contrast)))
-        elif reading.name in OF_SOME:
-            kinds.append(Kind(reading, m, OF_SOME[reading.name]))
-    if any(is_of_a_kind(*share_of(with_defocus(found, factor), own)[:2], DEFOCUS_SHARES[0], len(own.cross))
+    kinds = [Kind(inverted, replace(own, cross=-own.cross, fine=own.fine * (-1, 1)), CONTRAST_SHARES)]
+    kinds += [Kind(READINGS[name], joined_matches([f.readings[name] for f in found]), shares)
+              for name, shares in OF_SOME.items()]
+    if any(is_of_a_kind(*share_of(with_defocus(found, factor), own)[:2], DEFOCUS_SHARES.said, len(own.cross))
            for factor in FIRST_FACTORS):
         kinds += [defocus_kind(found, factor) for factor in DEFOCUS_FACTORS]
     return kinds
@@ -103,8 +119,7 @@ def kinds_of(found: Sequence[Explained], own: Match) -> List[Kind]:
 
 def defocus_kind(found: Sequence[Explained], factor: float) -> Kind:
     reading = Reading("defocus", f"they fit with about {factor:g} times their defocus", DEFOCUS_REMEDY)
-    return Kind(reading, with_defocus(found, factor), DEFOCUS_SHARES,
-                lambda sample: sample.with_defocus(factor).contrast)
+    return Kind(reading, with_defocus(found, factor), DEFOCUS_SHARES)
 
 
 def with_defocus(found: Sequence[Explained], factor: float) -> Match:
@@ -116,39 +131,22 @@ def is_of_a_kind(share: float, gain: float, least: float, count: int) -> bool:
     return least < share < MOST_SHARE and gain > max(CERTAIN_GAIN, GAIN_EACH * share * count)
 
 
-def falls_where_signs_differ(found: Sequence[Explained], contrast: Callable[[Sample], np.ndarray],
-                             share: float) -> bool:
-    """Whether α falls, at one |k|, from pixels where another CTF C′ has the sign of C to those where it has not.
-
-    It must if a share p of the images has C′: their cross is C′/C times the energy, so that α is 1 − p + p C′/C. Where
-    poses are off, single images fit any CTF by chance, but the sums over all images do not: they are then the same at
-    both, within LEAST_FALL of the expected fall.
-    """
-    shell = found[0].sample.packed.pixels.shell
-    sums = np.zeros((3, 2, int(shell[-1]) + 1))  # cross, energy, energy C′/C; same sign, other sign
-    for f in found:
-        own, matched, y = f.sample.contrast, f.sample.packed.matched, f.slices
-        ratio = np.divide(contrast(f.sample), own, out=np.zeros_like(own), where=own != 0)
-        energy = f.sample.packed.weight * (y.real ** 2 + y.imag ** 2)
-        for i, values in enumerate((matched.real * y.real + matched.imag * y.imag, energy, energy * ratio)):
-            for j, where in enumerate((ratio >= 0, ratio < 0)):
-                sums[i, j] += np.bincount(shell, (values * where).sum(axis=0, dtype=np.float64), sums.shape[2])
-    cross, energies, other = sums[:, :, (sums[1] > 0).all(axis=0)]
-
-    def fall(values: np.ndarray) -> float:
-        elsewhere = float((energies[1] * values[0] / energies[0]).sum())
-        return 1 - float(values[1].sum()) / elsewhere if elsewhere > 0 else 0.0
-    return fall(cross) > LEAST_FALL * fall((1 - share) * energies + share * other) > 0
-
-
 # ---------------------------------------------------------------- half-sets
 
-def check_half_sets(found: Sequence[Explained]) -> None:
-    """InputError where the images of one half-set belong to their half-map and those of the other do not, or do in
-    another reading of the input."""
+def check_half_sets(found: Sequence[Explained]) -> List[str]:
+    """A sentence where the images of one half-set fit much less well than those of the other; InputError where they do
+    not fit at all, or in another reading of the input."""
+    said = []
     for half, this, other in ((1, found[0], found[1]), (2, found[1], found[0])):
         if evidence_of([other]) > surely([other]) and len(this.own.cross) >= FEWEST_IMAGES:
-            check_part([this], other.own.scale, f"half-set {half}")
+            name = f"half-set {half}"
+            check_part([this], other.own.scale, name)
+            each, of_other = (evidence_of([f]) / np.sqrt(len(f.own.cross)) for f in (this, other))
+            if each < HALVES_ALIKE * of_other:
+                said.append(f"{name}: its images fit half-map {half} much less well than those of half-set {3 - half} "
+                            f"fit half-map {3 - half} ({each:.1f} and {of_other:.1f} standard deviations each). Check "
+                            "that poses, images and half-map of both half-sets come from one refinement")
+    return said
 
 
 # ---------------------------------------------------------------- optics groups
