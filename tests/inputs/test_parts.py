@@ -20,8 +20,7 @@ from localrefine_plugin.engine.records.settings import Settings
 N = 300
 
 
-@pytest.fixture(scope="module")
-def e():
+def good_set():
     """Of poses that are known to 1°, defoci that differ by two, and maps to 9 Å: what a refinement gives."""
     rng = np.random.default_rng(7)
     one = experiment(N, noise=1.0, seed=12, rotation_deg=1.0, displacement_px=0.3,
@@ -29,6 +28,9 @@ def e():
     defocus = rng.uniform(9000, 22000, N)
     particles = replace(one.particles, defocus_u=defocus + 150, defocus_v=defocus - 150)
     return imaged_anew(replace(one, particles=particles), particles)
+
+
+e = pytest.fixture(scope="module", name="e")(good_set)
 
 
 def imaged_anew(e, particles, change=lambda contrast: contrast):
