@@ -26,7 +26,7 @@ from .readings import (
 from .samples import Match, joined_matches, match_of
 
 FEWEST_IMAGES = 20  # of a part, to say anything of it
-HALVES_ALIKE = 0.5  # of the evidence by one image; .84 in good half-sets of one size, .65 at 95 to 5
+HALVES_ALIKE, HALF_IMAGES = 0.5, 50  # of the evidence by one image: .84 in good half-sets of one size, .65 at 95 to 5
 TELLING = 10.0  # s.d. to be expected before nothing seen means something
 DEFOCUS_SUSPECT = 0.92  # an optics group with less of the others' grey scale: its defocus is tried
 DEFOCUS_FACTORS = (0.65, 0.74, 0.82, 0.9, 1.11, 1.22, 1.35, 1.54)
@@ -142,7 +142,7 @@ def check_half_sets(found: Sequence[Explained]) -> List[str]:
             name = f"half-set {half}"
             check_part([this], other.own.scale, name)
             each, of_other = (evidence_of([f]) / np.sqrt(len(f.own.cross)) for f in (this, other))
-            if each < HALVES_ALIKE * of_other:
+            if each < HALVES_ALIKE * of_other and min(len(f.own.cross) for f in found) >= HALF_IMAGES:
                 said.append(f"{name}: its images fit half-map {half} much less well than those of half-set {3 - half} "
                             f"fit half-map {3 - half} ({each:.1f} and {of_other:.1f} standard deviations each). Check "
                             "that poses, images and half-map of both half-sets come from one refinement")
