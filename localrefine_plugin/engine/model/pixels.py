@@ -48,8 +48,10 @@ class PixelList:
 
     def first(self, count: int) -> "PixelList":
         """The first ``count`` of them."""
-        return self if count == len(self) else replace(self, kx=self.kx[:count], ky=self.ky[:count],
-                                                       shell=self.shell[:count], index=self.index[:count])
+        if count == len(self):
+            return self
+        return PixelList(self.kx[:count], self.ky[:count], self.shell[:count], self.index[:count], self.box_size,
+                         self.max_shell)
 
     def prefix(self, max_shell: float) -> int:
         """Number of pixels whose shell is at most ``max_shell``."""
