@@ -17,7 +17,7 @@ None depends on the grey scale. docs/explanation/belonging.md has error rates.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import List, Sequence, Tuple
+from typing import Callable, List, Sequence, Tuple
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -115,7 +115,8 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     said += moved
     said += moved_apart(samples, references, motion)
     if evidence_of(found) > BELONG and not moved:
-        said += check_some(found, lambda: look(particles, references, shell, MOST_IMAGES, workers))
+        said += (check_some(found, lambda: look(particles, references, shell, MOST_IMAGES, workers))
+                 or check_some(*crossed(inputs, found, lowpass_weight(cutoff), workers)))
     if not resolved.resplit_half_sets:
         said += check_half_maps(inputs, found, workers)
     return Belonging(tuple(said), scales)
@@ -126,6 +127,23 @@ def coarse_halves(halves: HalfMaps, filtered: Radial, shell: int) -> List[np.nda
     box = least_box(halves.box_size, shell)
     return [to_host(halves.coarse(one, other, box))
             for one, other in ((filtered, np.zeros_like), (np.zeros_like, filtered))]
+
+
+def crossed(inputs: CheckedInputs, found: Sequence[Explained], filtered: Radial, workers: int
+            ) -> Tuple[List[Explained], Callable[[], List[Explained]]]:
+    """The images of each half-set and the half-map of the other, and a way to look at more of them.
+
+    An image agrees with the map that it was averaged into by its own noise, even if it was averaged in upside down. The
+    map of the other half-set does not hold it. It is filtered by the FSC F: then cross = energy for all |k|.
+    """
+    halves, shell = inputs.halves, int(found[0].sample.packed.pixels.shell[-1])
+    fsc = np.clip(to_host(halves.unmasked), 0, 1)
+
+    def weight(radius: np.ndarray) -> np.ndarray:
+        return filtered(radius) * np.interp(radius, np.arange(len(fsc)), fsc)
+    references = [whole_map(v, shell, workers) for v in coarse_halves(halves, weight, shell)][::-1]
+    few = [explained(inputs.particles, f.sample, reference) for f, reference in zip(found, references)]
+    return few, lambda: look(inputs.particles, references, shell, MOST_IMAGES, workers)
 
 
 def look(particles: Particles, references: Sequence[Reference], shell: int, most: int, workers: int
