@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import require_program
 from experiments import contrast_of, experiment, inputs_of, write_inputs
 from oracles import imaged
+from relion_programs import relion
 from test_belonging import found, maps_changed, other_tilt, reordered, with_poses
 
 from localrefine_plugin.engine.inputs.checks import check_inputs
@@ -176,3 +178,17 @@ def test_three_grey_scales():
     level = np.exp(0.03 * np.random.default_rng(1).standard_normal(90)) * np.repeat([1.0, 7.0, 0.5], 30)
     found_ = clusters_of(level)
     assert sorted(tuple(sorted(c)) for c in found_) == [tuple(range(30)), tuple(range(30, 60)), tuple(range(60, 90))]
+
+
+@pytest.mark.parametrize("spoil, words", ((some_inverted, "they have the opposite contrast"),
+                                          (some_of(other_tilt), "180° − tilt")))
+def test_some_images_are_different_where_the_half_maps_were_made_from_them(tmp_path, spoil, words):
+    """Each image agrees with its own half-map by its noise, as it was averaged in: the other half-map tells."""
+    require_program("relion_reconstruct")
+    bad = imaged_anew(replace(good_set(), noise=2.0), good_set().particles)
+    write_inputs(tmp_path, spoil(bad, chosen(0.25)))
+    for half in (1, 2):
+        relion("relion_reconstruct", tmp_path, "--i", "particles.star", "--o", f"input_{half}.mrc", "--ctf", "--subset",
+               half)
+    with pytest.raises(InputError, match=f"do not all fit the half-maps in the same way.*{words}"):
+        found(tmp_path)
