@@ -242,7 +242,7 @@ def defocused(e, second):
 
 GROUPS = {
     "inverted": (lambda e, s: of_second(s, lambda e, images, _: -images)(e), "two: has the opposite contrast"),
-    "tilt": (tilted, "optics group two: does not fit the half-maps as the other groups do: .* 180° − tilt"),
+    "tilt": (tilted, "optics group two: does not fit the half-maps as the others do: .* 180° − tilt"),
     "defocus": (defocused, "optics group two: fits the half-maps better with 0.7.* times its defocus"),
 }
 

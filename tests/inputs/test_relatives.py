@@ -10,7 +10,7 @@ from experiments import experiment, inputs_of, write_inputs
 from relion_files import LABELS, OPTICS_LABELS, table
 
 from localrefine_plugin.engine.inputs.checks import check_inputs
-from localrefine_plugin.engine.inputs.exclude import pixel_keys
+from localrefine_plugin.engine.inputs.copies import pixel_keys
 from localrefine_plugin.engine.io.relion_particles import read_particles, read_star
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings

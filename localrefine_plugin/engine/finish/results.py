@@ -38,6 +38,7 @@ from .pose_blur import (
 )
 from .report import build_report
 from .selection import effect, select, sentence, wanted
+from .supported import support_advice, supported
 
 Array = Any
 ALIKE = 0.02  # of the share of half-map 1: closer to ½ the plain mean is as good
@@ -66,6 +67,7 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
     curves = read_fsc(run.fsc(k))
     share = share_of_first(run, k, len(curves.corrected))
     mean, mask = weighted_mean(halves, share), read_map(run.mask_in_use(k))[0]
+    believed = supported(curves, mask)
     write_maps(run, mean, curves, workers)
     write_ladder(run, halves, mask, curves)
     rows = select(run, k) if wanted(given.resolved) else None
@@ -75,8 +77,9 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
         save_record(run.final("selection.json"), selection)
         say(sentence(selection))
     write_directions(run, halves, mask, np.concatenate([table.rotation for table in load_tables(run, k)]))
-    blur = pose_blur(run, k, BlurredMap.of(mean, mask, curves.corrected, curves.resolutions()["corrected"]
-                                           / given.pixel_size, workers), curves, share)
+    blur = pose_blur(run, k, BlurredMap.of(mean, mask, believed.corrected, believed.resolutions()["corrected"]
+                                           / given.pixel_size, workers), believed, share)
+    blur = replace(blur, advice=". ".join(text for text in (support_advice(curves, believed), blur.advice) if text))
     save_record(run.final("pose_blur.json"), blur)
     del halves, mean  # their memory is the control's now
     control = write_control(run, k, workers, device)

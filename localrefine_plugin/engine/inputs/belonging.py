@@ -17,15 +17,15 @@ None depends on the grey scale. docs/explanation/belonging.md has error rates.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import List, Sequence, Tuple
+from typing import Callable, List, Sequence, Tuple
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ..align.reference import Reference, integer_centre, make_reference
+from ..align.reference import Reference
 from ..align.search_plan import align_shell_of
 from ..kernels.device import to_host
-from ..maps.reference_filter import joined
+from ..maps.half_maps import HalfMaps, Radial
 from ..model.fourier import lowpass_weight
 from ..model.pixels import highest_shell
 from ..model.pose import exp_map, project
@@ -33,6 +33,7 @@ from ..records.errors import InputError
 from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
 from .checks import CheckedInputs
+from .parts import check_groups, check_half_sets, check_some
 from .readings import (
     AXES,
     BELONG,
@@ -51,7 +52,7 @@ from .readings import (
     likelihood,
     other_readings,
     poses_matter,
-    share_of,
+    surely,
 )
 from .samples import (
     STILL,
@@ -61,6 +62,7 @@ from .samples import (
     chosen_images,
     common_motion,
     joined_matches,
+    least_box,
     match,
     sample_of,
     whole_map,
@@ -68,25 +70,17 @@ from .samples import (
 
 IMAGES, MOST_IMAGES = 100, 1000  # of each half-set: at first, and where these do not surely belong
 FRAME_IMAGES = 100  # to choose among 48 frames
-FEWEST_IMAGES = 20  # of an optics group, to say anything of it
-TELLING = 10.0  # s.d. to be expected before nothing seen means something
 COARSE_ANGSTROM = 60.0, 30.0  # where the search for a common motion begins: the coarser, the further it sees
 FEWEST_SHELLS = 4
-SURELY = 0.6  # s.d. per √image from which poses and images surely belong together: good input has 1.3 to 6, a mirrored
-# map, which looks alike from afar, up to 0.4
 FROM_AFAR = 0.25  # α of finer pixels over that of coarser ones of things that only look alike from afar
 ENOUGH_IMAGES = 100  # to refuse for what they do not show
 SAID_PX, REFUSED_PX, SAID_DEG, REFUSED_DEG = 0.5, 2.0, 1.0, 3.0  # of a common motion
-OWN_NOISE = 0.25  # least cross / energy of images with the h₁ − h₂ that they were averaged into; measured: .32 to 1.6
+APART_PX, APART_DEG, APART_IMAGES = 1.0, 3.0, 50  # of half-maps; views from one side alone gave up to 0.7 px
+# cross / energy of images with the h₁ − h₂ that they were averaged into is ½; measured: .42 to .57, and .10 to .22
+# where all views are alike and the signal is that of no real image. Half of ½ is asked for.
+OWN_NOISE = 0.25
+HALVES_TELL, CHANCE = 5.0, 2.5  # s.d. to be expected of that, and less than which is by chance
 FINEST_SHELL = 80  # of h₁ − h₂: finer ones cost memory and tell nothing more
-GREY_SCALES_ALIKE = 1.3  # factor within which optics groups keep their own grey scale
-DEFOCUS_SUSPECT = 0.92  # an optics group with less of the others' grey scale: its defocus is tried
-DEFOCUS_FACTORS = (0.65, 0.74, 0.82, 0.9, 1.11, 1.22, 1.35, 1.54)
-# Readings that may be right for some of the images. Flipped phases are not among them: at low resolution an image fits
-# nearly as well with them, and noise decides.
-OF_SOME = ("tilt", "inverse")
-# Share of such images, and Σ log L that they must gain. Up to 0.13 of good images with bad poses fit another reading.
-LEAST_SHARE, MOST_SHARE, CERTAIN_GAIN = 0.17, 0.9, 30.0
 SOURCE = "half-maps and particles"
 
 
@@ -103,7 +97,7 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     particles = inputs.particles
     shell = align_shell_of(resolved.initial_lowpass_angstrom, resolved, particles)
     cutoff = particles.box_size * inputs.pixel_size / resolved.initial_lowpass_angstrom
-    volumes = [to_host(v) for v in joined(inputs.halves, 0.0, inputs.pixel_size, lowpass_weight(cutoff))]
+    volumes = coarse_halves(inputs.halves, lowpass_weight(cutoff), shell)
     references = [whole_map(v, shell, workers) for v in volumes]
     found = look(particles, references, shell, IMAGES, workers)
     if evidence_of(found) < surely(found) and np.count_nonzero(particles.half_set) > 2 * IMAGES:
@@ -112,21 +106,44 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     for angstrom in (*COARSE_ANGSTROM, resolved.initial_lowpass_angstrom):
         last = max(FEWEST_SHELLS, min(shell, int(particles.box_size * particles.pixel_size / angstrom)))
         motion = common_motion(samples, references, motion, last, 3)
-    said, scales = check_groups(found, references, particles, workers)  # first: a bad part spoils the whole
-    said += check_whole(found, references, volumes, motion, workers)
-    fits_better = is_better(moved_match(samples, references, motion), joined_matches([f.own for f in found]))
+    said, scales = check_groups(found, particles)  # first: a bad part spoils the whole
+    said += check_half_sets(found)
+    after = moved_match(samples, references, motion)
+    said += check_whole(found, references, volumes, (motion, after), workers)
+    fits_better = is_better(after, joined_matches([f.own for f in found]))
     moved = slight_motion(motion, particles.pixel_size) if fits_better else []
     said += moved
+    said += moved_apart(samples, references, motion)
     if evidence_of(found) > BELONG and not moved:
-        check_some(found)
+        said += (check_some(found, lambda: look(particles, references, shell, MOST_IMAGES, workers))
+                 or check_some(*crossed(inputs, found, lowpass_weight(cutoff), workers)))
     if not resolved.resplit_half_sets:
         said += check_half_maps(inputs, found, workers)
     return Belonging(tuple(said), scales)
 
 
-def surely(found: Sequence[Explained]) -> float:
-    """The evidence in standard deviations from which images and poses surely belong together."""
-    return SURELY * float(np.sqrt(sum(len(f.own.cross) for f in found)))
+def coarse_halves(halves: HalfMaps, filtered: Radial, shell: int) -> List[np.ndarray]:
+    """Both half-maps, filtered, on as few voxels as hold these shells."""
+    box = least_box(halves.box_size, shell)
+    return [to_host(halves.coarse(one, other, box))
+            for one, other in ((filtered, np.zeros_like), (np.zeros_like, filtered))]
+
+
+def crossed(inputs: CheckedInputs, found: Sequence[Explained], filtered: Radial, workers: int
+            ) -> Tuple[List[Explained], Callable[[], List[Explained]]]:
+    """The images of each half-set and the half-map of the other, and a way to look at more of them.
+
+    An image agrees with the map that it was averaged into by its own noise, even if it was averaged in upside down. The
+    map of the other half-set does not hold it. It is filtered by the FSC F: then cross = energy for all |k|.
+    """
+    halves, shell = inputs.halves, int(found[0].sample.packed.pixels.shell[-1])
+    fsc = np.clip(to_host(halves.unmasked), 0, 1)
+
+    def weight(radius: np.ndarray) -> np.ndarray:
+        return filtered(radius) * np.interp(radius, np.arange(len(fsc)), fsc)
+    references = [whole_map(v, shell, workers) for v in coarse_halves(halves, weight, shell)][::-1]
+    few = [explained(inputs.particles, f.sample, reference) for f, reference in zip(found, references)]
+    return few, lambda: look(inputs.particles, references, shell, MOST_IMAGES, workers)
 
 
 def look(particles: Particles, references: Sequence[Reference], shell: int, most: int, workers: int
@@ -139,13 +156,14 @@ def look(particles: Particles, references: Sequence[Reference], shell: int, most
 # ---------------------------------------------------------------- the whole set
 
 def check_whole(found: Sequence[Explained], references: Sequence[Reference], volumes: Sequence[np.ndarray],
-                motion: CommonMotion, workers: int) -> List[str]:
-    """InputError where the images do not belong to half-maps and poses, or do in another reading of the input; a
-    sentence where too few images say so."""
+                moved: Tuple[CommonMotion, Match], workers: int) -> List[str]:
+    """InputError where the images do not belong to half-maps and poses, or do in another reading of the input or after
+    one motion of the maps; a sentence where too few images say so."""
+    motion, after = moved
     own, z, sure = joined_matches([f.own for f in found]), evidence_of(found), surely(found)
     # images with flipped phases are warned of: first_look
     tried = [(reading, m) for reading, m in other_readings(found) if reading.name != PHASES]
-    tried.append((moved_reading(motion), moved_match([f.sample for f in found], references, motion)))
+    tried.append((moved_reading(motion), after))
     if z < sure:
         tried.append(other_frame(found, references, volumes, workers))
     better = likeliest(tried, own)
@@ -201,81 +219,6 @@ def moved_match(samples: Sequence[Sample], references: Sequence[Reference], moti
                            for s, reference in zip(samples, references)])
 
 
-def check_some(found: Sequence[Explained]) -> None:
-    """InputError where some of the images, of one kind by no column, fit in another reading or with the other contrast
-    while the others fit as they are."""
-    own = joined_matches([f.own for f in found])
-    inverted = Reading("contrast", "they have the opposite contrast", "invert the contrast of their images")
-    tried = [(reading, m) for reading, m in other_readings(found) if reading.name in OF_SOME]
-    tried.append((inverted, replace(own, cross=-own.cross, fine=own.fine * (-1, 1))))
-    rows = np.concatenate([f.sample.index for f in found])
-    for reading, match_of_reading in tried:
-        share, gain, belongs = share_of(match_of_reading, own)
-        if LEAST_SHARE < share < MOST_SHARE and gain > CERTAIN_GAIN:
-            examples = ", ".join(str(row + 1) for row in np.sort(rows[belongs > 0.9])[:3])
-            raise InputError(f"do not all fit the half-maps in the same way: about {100 * share:.0f} % of the images "
-                             f"(rows {examples}, …) are different: {reading.problem}", "particles", reading.remedy)
-
-
-# ---------------------------------------------------------------- optics groups
-
-def check_groups(found: Sequence[Explained], references: Sequence[Reference], particles: Particles, workers: int
-                 ) -> Tuple[List[str], Tuple[float, ...]]:
-    """Sentences on optics groups with another grey scale, and the scale of each relative to the largest; InputError for
-    one that does not fit the half-maps as the others do."""
-    said: List[str] = []
-    scales = np.ones(len(particles.optics))
-    group = [f.sample.particles.optics_group for f in found]
-    largest = int(np.bincount(particles.optics_group).argmax())
-    most = [f.some(np.flatnonzero(of == largest)) for f, of in zip(found, group)]
-    rest = joined_matches([f.own for f in most])
-    for g in range(len(particles.optics)) if len(particles.optics) > 1 and evidence_of(most) > BELONG else ():
-        mine = [f.some(np.flatnonzero(of == g)) for f, of in zip(found, group)]
-        own = joined_matches([f.own for f in mine])
-        if len(own.cross) < FEWEST_IMAGES or rest.scale <= 0:
-            continue
-        name, ratio = f"optics group {particles.optics[g].name}", own.scale / rest.scale
-        deviation = float(np.sqrt(((own.cross - own.scale * own.energy) ** 2).sum()) / own.energy.sum()) / rest.scale
-        if ratio < -BETTER * deviation:
-            raise InputError("has the opposite contrast of the other groups", name, "invert the contrast of its images")
-        check_group(mine, rest.scale, name)
-        if ratio < DEFOCUS_SUSPECT - 4 * deviation:
-            check_defocus(mine, references, name, workers)
-        if not 1 / GREY_SCALES_ALIKE < ratio < GREY_SCALES_ALIKE and abs(ratio - 1) > BETTER * deviation:
-            scales[g] = ratio
-            said.append(f"{name}: its images have {ratio:.3g} times the grey scale of the largest group. This was "
-                        "corrected. Check that all groups are normalised in the same way")
-    return said, tuple(float(s) for s in scales)
-
-
-def check_group(found: Sequence[Explained], scale: float, name: str) -> None:
-    """InputError for a group that fits in another reading, or not at all. ``scale``: α of the other groups."""
-    better = likeliest(other_readings(found), joined_matches([f.own for f in found]))
-    if better is not None:
-        raise InputError(f"does not fit the half-maps as the other groups do: {better.problem}", name, better.remedy)
-    z, expected = evidence_of(found), 0.5 * scale * float(np.sqrt(max(sum(f.difference.sum() for f in found), 0.0)))
-    if z < BELONG and expected > TELLING:
-        raise InputError(f"does not fit the half-maps at its poses ({z:.1f} standard deviations, {expected:.0f} "
-                         "expected)", name, "check its poses and its images, or leave it out")
-
-
-def check_defocus(found: Sequence[Explained], references: Sequence[Reference], name: str, workers: int) -> None:
-    """InputError for a group whose images fit another defocus better, by a factor."""
-    tried = []
-    for trial in (1.0,) + DEFOCUS_FACTORS:
-        matches = []
-        for f, reference in zip(found, references):
-            p = f.sample.particles
-            changed = replace(p, defocus_u=p.defocus_u * trial, defocus_v=p.defocus_v * trial)
-            sample = sample_of(changed, np.arange(len(p)), int(f.sample.packed.pixels.shell[-1]), workers=workers)
-            matches.append(match(sample, reference, p.rotation, p.shift_px))
-        tried.append((Reading(f"{trial:g}", "", ""), joined_matches(matches)))
-    best = likeliest(tried[1:], tried[0][1])
-    if best is not None:
-        raise InputError(f"fits the half-maps better with {best.name} times its defocus", name,
-                         "correct rlnDefocusU and rlnDefocusV; defocus does not change when images are rescaled")
-
-
 # ---------------------------------------------------------------- one motion of the map
 
 def is_far(motion: CommonMotion) -> bool:
@@ -306,32 +249,63 @@ def slight_motion(motion: CommonMotion, pixel_size: float) -> List[str]:
     return []
 
 
+def moved_apart(samples: Sequence[Sample], references: Sequence[Reference], motion: CommonMotion) -> List[str]:
+    """A sentence on half-maps in two frames, each in that of its own images; InputError where these are far apart."""
+    (first, error), (second, other_error) = motion.own_steps
+    step, covariance = second - first, error + other_error
+    few = min(len(s.index) for s in samples) < APART_IMAGES  # poses scatter, which the covariance leaves out
+    if few or not any(size > least and step[part] @ np.linalg.solve(covariance[part, part], step[part]) > BETTER ** 2
+               for part, size, least in ((slice(0, 3), np.linalg.norm(step[:3]), np.deg2rad(APART_DEG)),
+                                         (slice(3, 6), np.linalg.norm(step[3:]), APART_PX))):
+        return []
+    shell = int(samples[0].packed.pixels.shell[-1])
+    one, two = (common_motion([s], [r], motion, shell, 5) for s, r in zip(samples, references))
+    apart = replace(motion, rotation=two.rotation - one.rotation, displacement=two.displacement - one.displacement)
+    problem = (f"are in two frames: each fits its own images once half-map 2, and not half-map 1, is {in_words(apart)}")
+    remedy = "give the half-maps of one refinement, as it wrote them"
+    if is_far(apart):
+        raise InputError(problem, "half-maps 1 and 2", remedy)
+    return [f"half-maps 1 and 2: they {problem}. {remedy[0].upper()}{remedy[1:]}"]
+
+
 # ---------------------------------------------------------------- half-maps and half-sets
 
 def check_half_maps(inputs: CheckedInputs, found: Sequence[Explained], workers: int) -> List[str]:
     """A sentence on half-maps that were not made from these half-sets; InputError for exchanged ones.
 
-    found : of the whole half-maps; the grey scale and the noise of the images are known from there.
+    found : of the whole half-maps; the grey scale of the images is known from there. Where their pixels do not tell,
+    finer ones are looked at.
     """
     scale = joined_matches([f.own for f in found]).scale
-    centre = integer_centre(inputs.mask)
-    shell = min(highest_shell(inputs.particles.box_size), FINEST_SHELL)
-    first, second = inputs.halves.maps
-    reference = make_reference(to_host(first - second), inputs.mask, centre, shell, workers)
-    signed, energy = [], 0.0
-    for half, sign, whole in zip((1, 2), (1, -1), found):
-        sample = sample_of(inputs.particles, chosen_images(inputs.particles, half, IMAGES), shell, centre,
-                           whole.sample.noise_power, workers)
-        own = matched([sample], [reference])
-        signed.append(sign * own.cross)
-        energy += float(own.energy.sum())
-    z, expected = in_deviations(np.concatenate(signed)), OWN_NOISE * scale * np.sqrt(energy)
+    samples = [f.sample for f in found]
+    z, expected = own_noise(inputs.halves, samples, scale, workers)
+    if -BELONG < z < CHANCE and expected < HALVES_TELL:
+        shell = min(highest_shell(inputs.particles.box_size), FINEST_SHELL)
+        samples = [sample_of(inputs.particles, s.index, shell, workers=workers) for s in samples]
+        z, expected = own_noise(inputs.halves, samples, scale, workers)
     if z < -BELONG:
         raise InputError(
             f"seem to be exchanged: the images of half-set 1 hold the noise of half-map 2, and the other way round "
             f"({-z:.0f} standard deviations)", "half-maps 1 and 2", "give them in the other order")
-    if z < BELONG and expected > TELLING:
+    if z < CHANCE and expected > HALVES_TELL:
         return [f"the half-maps were not made from these half-sets: the images do not hold their noise ({z:.1f} "
                 f"standard deviations, {expected:.0f} expected). If they come from other particles or another split, "
                 "the first FSCs are too good. Use half-maps and half-sets of one refinement"]
     return []
+
+
+def own_noise(halves: HalfMaps, samples: Sequence[Sample], scale: float, workers: int) -> Tuple[float, float]:
+    """How much of the noise of their half-maps the images hold, in standard deviations, and how much at least if the
+    half-maps were made from them.
+
+    An image adds ± α energy / 2 by its own noise, + if it is of the half-set it is said to be; the rest of the mean
+    square is the noise of this sum. It is at least the energy, and more where poses or signal differ.
+    """
+    shell = int(samples[0].packed.pixels.shell[-1])
+    difference = halves.coarse(np.ones_like, lambda radius: -np.ones_like(radius), least_box(halves.box_size, shell))
+    reference = whole_map(to_host(difference), shell, workers)
+    own = [matched([sample], [reference]) for sample in samples]
+    signed = np.concatenate([sign * m.cross for sign, m in zip((1, -1), own)])
+    energy = np.concatenate([m.energy for m in own])
+    noise = max(float((signed ** 2 - (0.5 * scale * energy) ** 2).sum()), float(energy.sum()))
+    return in_deviations(signed), OWN_NOISE * scale * float(energy.sum()) / np.sqrt(noise)

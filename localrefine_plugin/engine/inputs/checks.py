@@ -35,6 +35,7 @@ from ..records.run_input import Excluded
 from ..records.settings import Settings
 from .exclude import GREY_RANGE, exclude_unusable, exclusion_warning
 from .frames import place_mask, refuse_other_frame, same_frame_warnings
+from .grey_scales import split_by_level
 from .grids import read_on_grid, read_pixel_size
 from .half_sets import (
     PARITY_TEXT,
@@ -46,6 +47,7 @@ from .half_sets import (
     parity_split,
     relatives_of,
     resplit,
+    resplit_with_copies,
     tubes_of,
 )
 
@@ -124,8 +126,12 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     warnings += _check_mask(volumes[2], halves, names[2], particles)
     warnings += _check_symmetry(volumes[2], settings, names[2])
     warnings += _check_settings(settings, particles)
-    particles, excluded, copies = exclude_unusable(particles, star)
-    warnings += exclusion_warning(excluded, len(particles)) + check_copies(copies, particles, star)
+    particles, excluded, seen = exclude_unusable(particles, star)
+    if settings.resplit_half_sets:
+        particles = resplit_with_copies(particles, settings.seed, tubes, relatives, seen.copies)
+    warnings += exclusion_warning(excluded, len(particles)) + check_copies(seen.copies, particles, relatives, star)
+    particles, said = split_by_level(particles, seen.level, star)
+    warnings += said
     return CheckedInputs(particles, table, halves, np.clip(volumes[2], 0, 1), particles.pixel_size, tuple(warnings),
                          excluded)
 

@@ -6,7 +6,7 @@ defocus among others that have it; and one with a defocus, phase shift or origin
 """
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Dict, List, Tuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..io.mrc import ImageReader, image_problems
 from ..records.errors import InputError
 from ..records.particles import Particles
 from ..records.run_input import Excluded
+from .copies import Copies, Marker, confirmed, pairs_of_keys, pairs_of_marks, pixel_keys
 
 MOST_EXCLUDED = 0.01
 TOO_STRONG = 1e3
@@ -24,13 +25,21 @@ LARGEST_DEFOCUS = 5e5
 LARGEST_PHASE_SHIFT = 3600.0
 ONE_POSE = 5  # images with exactly one pose are no coincidence
 LISTED = 3
-BATCH_BYTES = 64 * 2 ** 20
-PIXELS_LOOKED_AT = 1024  # to know an image again
+BATCH_BYTES = 2 * 2 ** 20  # what a cache of the CPU holds
 
 
-def exclude_unusable(particles: Particles, star: str) -> Tuple[Particles, Tuple[Excluded, ...], np.ndarray]:
-    """The particles with half-set 0 for those that cannot be used, the list of these, and pairs of rows (m, 2) whose
-    different images hold the same pixels; looks at every image once.
+@dataclass(frozen=True)
+class Images:
+    """What was seen of the images that can be used: ``copies``, and by row of the particles the ``level`` (n,) of their
+    noise, NaN for the others."""
+
+    copies: Copies
+    level: np.ndarray
+
+
+def exclude_unusable(particles: Particles, star: str) -> Tuple[Particles, Tuple[Excluded, ...], Images]:
+    """The particles with half-set 0 for those that cannot be used, the list of these, and what was seen of the others;
+    looks at every image once.
 
     Raises
     ------
@@ -38,10 +47,10 @@ def exclude_unusable(particles: Particles, star: str) -> Tuple[Particles, Tuple[
     """
     of_table = _unusable_rows(particles)
     _refuse_many(of_table, particles, star)  # before all images are read
-    of_images, copies = _unusable_images(particles)
+    of_images, seen = _unusable_images(particles)
     reasons = {**of_images, **of_table}
     if not reasons:
-        return particles, (), copies
+        return particles, (), seen
     _refuse_many(reasons, particles, star)
     rows = sorted(reasons)
     half_set = particles.half_set.copy()
@@ -51,7 +60,7 @@ def exclude_unusable(particles: Particles, star: str) -> Tuple[Particles, Tuple[
             raise InputError(f"half-set {half} has no particle that can be used", star, "re-extract the particles")
     return replace(particles, half_set=half_set), tuple(
         Excluded(row + 1, f"{particles.slice[row] + 1:06d}@{particles.stacks[particles.stack[row]]}", reasons[row])
-        for row in rows), copies
+        for row in rows), seen
 
 
 def _refuse_many(reasons: Dict[int, str], particles: Particles, star: str) -> None:
@@ -102,37 +111,32 @@ def _unaligned_rows(particles: Particles) -> Dict[int, str]:
     return reasons
 
 
-def _unusable_images(particles: Particles) -> Tuple[Dict[int, str], np.ndarray]:
-    """Reason by row; symmetry-expanded copies share their image. And pairs of rows (m, 2) of the same pixels."""
+def _unusable_images(particles: Particles) -> Tuple[Dict[int, str], Images]:
+    """Reason by row; symmetry-expanded copies share their image. And what was seen of the others."""
     key = particles.stack.astype(np.int64) * (int(particles.slice.max()) + 1) + particles.slice
     _, rows, image = np.unique(key, return_index=True, return_inverse=True)
     span, key_of_pixels = np.empty(len(rows)), np.empty(len(rows), np.uint64)
+    marker = Marker(particles.box_size)
+    marks, level = np.empty((len(rows), marker.words), np.uint16), np.full(len(rows), np.nan)
     problems: Dict[int, str] = {}
     batch = max(1, BATCH_BYTES // (4 * particles.box_size ** 2))
     with ImageReader(particles) as reader:
         for start in range(0, len(rows), batch):
             images = reader.read_unchecked(rows[start:start + batch])
+            here = slice(start, start + len(images))
             problems.update({start + i: text for i, text in image_problems(images).items()})
             with np.errstate(invalid="ignore", over="ignore"):
-                span[start:start + len(images)] = np.ptp(images, axis=(1, 2))
-            key_of_pixels[start:start + len(images)] = pixel_keys(images)
+                span[here] = np.ptp(images, axis=(1, 2))
+                marks[here], level[here] = marker(images)
+            key_of_pixels[here] = pixel_keys(images)
     good = np.setdiff1d(np.arange(len(rows)), list(problems))
     if len(good):
         problems.update(_too_strong(span, good, particles, rows))
-    order = good[np.argsort(key_of_pixels[good], kind="stable")]
-    same = np.diff(key_of_pixels[order].astype(np.int64)) == 0
-    copies = np.stack([rows[order[:-1][same]], rows[order[1:][same]]], axis=1)
-    return {int(row): problems[i] for row, i in enumerate(image) if i in problems} if problems else {}, copies
-
-
-def pixel_keys(images: np.ndarray) -> np.ndarray:
-    """(m,) uint64 of images (m, N, N) float32: the same for the same pixels, of which every n-th is looked at, and by
-    chance (2⁻⁶⁴) for others. Σ bits · odd random numbers, modulo 2⁶⁴."""
-    step = max(1, images[0].size // PIXELS_LOOKED_AT)
-    bits = np.ascontiguousarray(images.reshape(len(images), -1)[:, ::step]).view(np.uint32).astype(np.uint64)
-    odd = np.random.default_rng(0).integers(0, 2 ** 63, bits.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    keys: np.ndarray = (bits * odd).sum(axis=1, dtype=np.uint64)
-    return keys
+    same, near = good[pairs_of_keys(key_of_pixels[good])], good[pairs_of_marks(marks[good])]
+    near = near[key_of_pixels[near[:, 0]] != key_of_pixels[near[:, 1]]]
+    level[list(problems)] = np.nan
+    seen = Images(Copies(rows[same], confirmed(rows[near], particles)), level[image.ravel()])
+    return {int(row): problems[i] for row, i in enumerate(image) if i in problems} if problems else {}, seen
 
 
 def _too_strong(span: np.ndarray, good: np.ndarray, particles: Particles, rows: np.ndarray) -> Dict[int, str]:

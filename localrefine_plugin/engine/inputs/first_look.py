@@ -21,6 +21,7 @@ from ..io.mrc import ImageReader
 from ..kernels.slices import gauss_newton_sums
 from ..maps.directions import sampling
 from ..maps.mask import mass_kda
+from ..model.ctf import CtfOnPixels
 from ..model.optics import stretch
 from ..model.pixels import PixelList, highest_shell, pixel_list
 from ..model.pose import project
@@ -73,7 +74,7 @@ def look_at(particles: Particles, volume: np.ndarray, mask: np.ndarray, resolved
         zero = np.zeros_like(packed.weight)
         # log L = cross − ½ energy, so without W it is the cross term alone
         cross += gauss_newton_sums(reference.ft, *pose, *own, packed.matched, zero, pixels.box_size, False)[0].sum()
-        flipped += gauss_newton_sums(reference.ft, *pose, *own, packed.matched * seen.sign[index], zero,
+        flipped += gauss_newton_sums(reference.ft, *pose, *own, packed.matched * np.sign(seen.contrast[index]), zero,
                                      pixels.box_size, False)[0].sum()
         value, _, curvature = gauss_newton_sums(reference.ft, *pose, *own, np.zeros_like(packed.matched),
                                                 packed.weight, pixels.box_size)
@@ -101,11 +102,10 @@ def pose_deviation(curvature: np.ndarray) -> Sequence[float]:
 
 
 class SeenImages(NamedTuple):
-    """n images matched with their CTF and noise at listed pixels, the sign (n, K) of the CTF there, and σ² (groups,
-    M + 1)."""
+    """n images matched with their CTF and noise at listed pixels, the CTF (n, K) there, and σ² (groups, M + 1)."""
 
     packed: PackedImages
-    sign: np.ndarray
+    contrast: np.ndarray
     noise_power: np.ndarray
 
 
@@ -115,7 +115,7 @@ def read_packed(particles: Particles, pixels: PixelList, start: np.ndarray, nois
     power by group and shell: the noise, if no model explains any."""
     max_shell = pixels.max_shell
     blank = np.ones((len(particles.optics), max_shell + 1))
-    sums, parts, sign = None, [], []
+    sums, parts = None, []
     with ImageReader(particles) as reader:
         images = HalfSetImages(particles, reader.read, blank, max_shell, workers)
         for index in batches(len(particles)):
@@ -125,14 +125,14 @@ def read_packed(particles: Particles, pixels: PixelList, start: np.ndarray, nois
                 sums = sums or NoiseSums(particles, blank * max(float(batch.power.mean()), 1e-30))
                 sums.add(index, batch.power, np.zeros((len(index), 0), np.float32), np.zeros(0, int))
             parts.append(pack(batch, pixels, start[index]))
-            sign.append(np.sign(images.ctf(index)[:, pixels.index]))
     noise_power = sums.power() if sums is not None else noise_power
     assert noise_power is not None  # there is a first batch
     inverse_noise = (1 / noise_power[:, pixels.shell]).astype(np.float32)[particles.optics_group]
     magnification = None if parts[0].magnification is None else np.concatenate([p.magnification for p in parts])
     packed = PackedImages(pixels, np.concatenate([p.matched for p in parts]) * inverse_noise,
                           np.concatenate([p.weight for p in parts]) * inverse_noise, magnification)
-    return SeenImages(packed, np.concatenate(sign), noise_power)
+    contrast = CtfOnPixels(particles, pixels.kx, pixels.ky, np.asarray)(np.arange(len(particles)))
+    return SeenImages(packed, contrast, noise_power)
 
 
 def batches(count: int) -> Iterator[np.ndarray]:

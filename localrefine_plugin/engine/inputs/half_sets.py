@@ -19,6 +19,7 @@ from ..io.star import StarTable
 from ..model.symmetry import operators
 from ..records.errors import InputError
 from ..records.particles import Particles
+from .copies import Copies
 
 TUBE = "rlnHelicalTubeID"
 ORIGINAL = "rlnImageOriginalName"
@@ -55,6 +56,16 @@ def resplit(particles: Particles, seed: int, tubes: Optional[np.ndarray] = None)
         raise InputError(f"all {what[0]}", "particles", f"give at least two {what[1]}")
     half = np.random.default_rng(seed).permutation(count) % 2 + 1 if tubes is None else _balanced(tubes, count, seed)
     return replace(particles, half_set=half[together.reshape(-1)].astype(np.int8))
+
+
+def resplit_with_copies(particles: Particles, seed: int, tubes: Optional[np.ndarray], relatives: Sequence[Relatives],
+                        copies: Copies) -> Particles:
+    """Particles that were split anew, once more where copies were found since; those left out stay so."""
+    found = [r for r in (moved_copies(copies), Relatives(copies.pixels, "")) if len(r.pairs)]
+    if not found:
+        return particles
+    half_set = resplit(particles, seed, families(particles, tubes, [*relatives, *found])).half_set
+    return replace(particles, half_set=np.where(particles.half_set > 0, half_set, 0).astype(np.int8))
 
 
 def _balanced(tubes: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -209,8 +220,21 @@ def check_relatives(found: Sequence[Relatives], half_set: np.ndarray, star: str)
     return said
 
 
-def check_copies(pairs: np.ndarray, particles: Particles, star: str) -> List[str]:
-    """A sentence on different images (m, 2 rows) that hold the same pixels; InputError if a pair is in both halves."""
+def check_copies(copies: Copies, particles: Particles, relatives: Sequence[Relatives], star: str) -> List[str]:
+    """Sentences on copies; InputError for images with the same pixels in both halves, or for too many others there.
+    Pairs that are relatives by columns, too, were judged before."""
+    moved, n = moved_copies(copies), len(particles)
+    known = [np.sort(r.pairs, axis=1) @ (n, 1) for r in relatives]
+    new = ~np.isin(np.sort(moved.pairs, axis=1) @ (n, 1), np.concatenate([np.zeros(0, np.int64), *known]))
+    return (_check_same_pixels(copies.pixels, particles, star)
+            + check_relatives([replace(moved, pairs=moved.pairs[new])], particles.half_set, star))
+
+
+def moved_copies(copies: Copies) -> Relatives:
+    return Relatives(copies.moved, "show the same noise as another image (one particle, extracted twice)")
+
+
+def _check_same_pixels(pairs: np.ndarray, particles: Particles, star: str) -> List[str]:
     used = pairs[(particles.half_set[pairs] > 0).all(axis=1)]
     if not len(used):
         return []
@@ -220,7 +244,7 @@ def check_copies(pairs: np.ndarray, particles: Particles, star: str) -> List[str
     text = f"images {first} and {second} hold the same pixels, and so do {len(used)} pairs in all"
     if len(apart):
         raise InputError(f"{text}; {len(apart)} pairs are in different half-sets", star,
-                         "remove the copies: half-maps that share images agree by their noise")
+                         "remove the copies, or set resplit_half_sets, which keeps them together")
     return [f"{star}: {text}. They count twice. Remove the copies"]
 
 

@@ -9,10 +9,12 @@ import numpy as np
 from ..align.reference import Reference
 from ..model.pose import euler_deg_from_rotation, rotation_from_euler_deg
 from ..records.particles import Particles
-from .samples import Match, Sample, joined_matches, match, match_of, overlap, slices
+from .samples import Match, Sample, joined_matches, match_of, moved_slices, overlap, slices, slices_of
 
 BELONG = 5.0  # s.d.: fewer are no evidence
-SCALE_STEPS, SHARE_STEPS = 3, 30  # of expectation-maximisation
+SURELY = 0.6  # s.d. per √image from which poses and images surely belong together: good input has 1.3 to 6, a mirrored
+# map, which looks alike from afar, up to 0.4
+SCALE_STEPS, SHARE_STEPS, SETTLED = 3, 30, 1e-4  # of expectation-maximisation; a change of shares that is none
 POSES_MATTER = 0.1  # share of the energy by which slices at other poses differ
 BETTER, MUCH_BETTER = 5.0, 1.2  # s.d., and factor of the log likelihood, by which another reading is the right one
 # α of finer pixels over that of coarser ones: of good input 1.0 to 1.2, 0.5 where the map is sharper than the poses
@@ -55,28 +57,34 @@ READINGS = {reading.name: reading for reading in (
 @dataclass(frozen=True)
 class Explained:
     """How well a half-map explains the images of its half-set: at their poses, at those of others, and in each other
-    reading. ``difference`` (n,) Σ W |Y_own − Y_other|²."""
+    reading. ``slices`` (n, K) at their poses; ``difference`` (n,) Σ W |Y_own − Y_other|²."""
 
     sample: Sample
+    slices: np.ndarray
     own: Match
     other: Match
     difference: np.ndarray
     readings: Dict[str, Match]
 
     def some(self, chosen: np.ndarray) -> "Explained":
-        return Explained(self.sample.some(chosen), self.own.some(chosen), self.other.some(chosen),
+        return Explained(self.sample.some(chosen), self.slices[chosen], self.own.some(chosen), self.other.some(chosen),
                          self.difference[chosen], {name: m.some(chosen) for name, m in self.readings.items()})
 
 
 def explained(particles: Particles, sample: Sample, reference: Reference) -> Explained:
     rotation, shift = sample.particles.rotation, sample.particles.shift_px
     order = np.random.default_rng(0).permutation(len(rotation))
-    own, other = slices(sample, reference, rotation, shift), slices(sample, reference, rotation[order], shift[order])
+    unmoved = slices_of(sample, reference, rotation)
+    own = moved_slices(sample, unmoved, rotation, shift)
+    other = slices(sample, reference, rotation[order], shift[order])
     here, there = match_of(sample, own), match_of(sample, other)
     difference = here.energy + there.energy - 2 * overlap(sample, own, other)
-    found = {name: match(sample, reference, *pose) for name, pose in readings(particles, sample)}
+    found = {}
+    for name, (turned, moved) in readings(particles, sample):
+        turned_slices = unmoved if turned is rotation else slices_of(sample, reference, turned)
+        found[name] = match_of(sample, moved_slices(sample, turned_slices, turned, moved))
     found[PHASES] = match_of(sample.with_flipped_phases(), own)
-    return Explained(sample, here, there, difference, found)
+    return Explained(sample, own, here, there, difference, found)
 
 
 def readings(particles: Particles, sample: Sample) -> Iterator[Tuple[str, Tuple[np.ndarray, np.ndarray]]]:
@@ -102,6 +110,11 @@ def readings(particles: Particles, sample: Sample) -> Iterator[Tuple[str, Tuple[
 def evidence_of(found: Sequence[Explained]) -> float:
     """By how many standard deviations own poses explain the images better than others' do."""
     return in_deviations(np.concatenate([f.own.cross - f.other.cross for f in found]))
+
+
+def surely(found: Sequence[Explained]) -> float:
+    """The evidence in standard deviations from which images and poses surely belong together."""
+    return SURELY * float(np.sqrt(sum(len(f.own.cross) for f in found)))
 
 
 def in_deviations(values: np.ndarray) -> float:
@@ -187,5 +200,7 @@ def _mixture(own: np.ndarray, other: np.ndarray) -> Tuple[np.ndarray, np.ndarray
         with np.errstate(divide="ignore"):
             weighted = np.log(shares)[:, None] + logs
         belongs = np.exp(weighted - np.logaddexp.reduce(weighted, axis=0))
-        shares = belongs.mean(axis=1)
+        before, shares = shares, belongs.mean(axis=1)
+        if np.abs(shares - before).max() < SETTLED:
+            break
     return shares, belongs

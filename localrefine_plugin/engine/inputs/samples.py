@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -9,9 +10,10 @@ import numpy as np
 from ..align.reference import Reference, make_reference, slice_rows
 from ..align.search import PackedImages
 from ..kernels.slices import extract_slices, gauss_newton_sums
-from ..model.fourier import cosine_edge, resample_map
+from ..model.ctf import CtfOnPixels
+from ..model.fourier import cosine_edge
 from ..model.optics import derivatives_by_specimen_shift, image_shift
-from ..model.pixels import highest_shell, pixel_list
+from ..model.pixels import pixel_list
 from ..model.pose import exp_map, project
 from ..motion.motion_prior import inverse, seen_in_projection
 from ..records.particles import Particles
@@ -21,6 +23,7 @@ FEW_OF_GROUP, MOST_OF_GROUPS = 60, 1000
 ORIGIN = np.zeros(3)
 SOFT_EDGE = 0.1  # of the box, of the sphere about a whole particle
 LEAST_BOX = 24  # px, of a map cut to low frequencies
+SMALL_STEP = 0.5  # χ² by which a step of the common motion matters no more
 
 
 @dataclass(frozen=True)
@@ -31,25 +34,35 @@ class Sample:
     ----------
     index : (n,) into the particles of the run.  particles : these n.
     packed : what the search sees of them about `centre`.  start : (n, 2) px, the projected centre at the input poses.
-    sign : (n, K) of the CTF.  noise_power : (groups, M + 1) by which the images were weighed.
+    contrast : (n, K) the CTF.  noise_power : (groups, M + 1) by which the images were weighed.
     """
 
     index: np.ndarray
     particles: Particles
     packed: PackedImages
     start: np.ndarray
-    sign: np.ndarray
+    contrast: np.ndarray
     centre: np.ndarray
     noise_power: np.ndarray
 
     def some(self, chosen: np.ndarray) -> "Sample":
         """Those of an index (m,)."""
         return Sample(self.index[chosen], self.particles.take(chosen), self.packed.take(chosen), self.start[chosen],
-                      self.sign[chosen], self.centre, self.noise_power)
+                      self.contrast[chosen], self.centre, self.noise_power)
 
     def with_flipped_phases(self) -> "Sample":
         """Matched as images whose CTF phases were flipped: by |C|."""
-        return replace(self, packed=replace(self.packed, matched=self.packed.matched * self.sign))
+        return replace(self, packed=replace(self.packed, matched=self.packed.matched * np.sign(self.contrast)))
+
+    def with_defocus(self, factor: float) -> "Sample":
+        """Matched with the CTF of so many times their defocus."""
+        p = self.particles
+        changed = replace(p, defocus_u=p.defocus_u * factor, defocus_v=p.defocus_v * factor)
+        pixels = self.packed.pixels
+        contrast = CtfOnPixels(changed, pixels.kx, pixels.ky, np.asarray)(np.arange(len(p)))
+        ratio = np.divide(contrast, self.contrast, out=np.zeros_like(contrast), where=self.contrast != 0)
+        packed = replace(self.packed, matched=self.packed.matched * ratio, weight=self.packed.weight * ratio ** 2)
+        return replace(self, particles=changed, packed=packed, contrast=contrast)
 
 
 @dataclass(frozen=True)
@@ -107,43 +120,64 @@ def sample_of(particles: Particles, index: np.ndarray, shell: int, centre: np.nd
               noise_power: Optional[np.ndarray] = None, workers: int = 1) -> Sample:
     """Images of an index (n,), to a shell, about a centre (px from the box centre); ``noise_power`` (groups, M + 1) is
     measured of them where it is not given."""
-    some, last = particles.take(index), highest_shell(particles.box_size)
-    pixels = pixel_list(particles.box_size, shell, last)
+    some = particles.take(index)
+    pixels = pixel_list(particles.box_size, shell, shell)
     start = some.shift_px + project(some.rotation, centre)
     seen = read_packed(some, pixels, start, noise_power, workers)
-    return Sample(index, some, seen.packed, start, seen.sign, centre, seen.noise_power)
+    return Sample(index, some, seen.packed, start, seen.contrast, centre, seen.noise_power)
+
+
+def least_box(box_size: int, shell: int) -> int:
+    """Px of a map that holds no more than these shells; an odd box stays, for another one has another middle."""
+    return box_size if box_size % 2 else min(box_size, max(LEAST_BOX, 2 * (shell + 4)))
 
 
 def whole_map(volume: np.ndarray, shell: int, workers: int) -> Reference:
-    """A reference of the whole map (N, N, N) inside a soft sphere, to a shell, at the cost of a small box."""
-    box = volume.shape[0]
-    small = min(box, max(LEAST_BOX, 2 * (shell + 4)) // 2 * 2)
-    cut = resample_map(volume, small, workers) * (box / small) ** 3 if small < box else volume
-    offset = np.arange(small) - small // 2
+    """A reference of a whole map, inside a soft sphere, to a shell; ``volume`` is that of HalfMaps.coarse."""
+    return make_reference(volume, soft_sphere(len(volume)), ORIGIN, shell, workers)
+
+
+@lru_cache(maxsize=1)
+def soft_sphere(box_size: int) -> np.ndarray:
+    """A mask (N, N, N) that leaves out the corners of a box."""
+    offset = np.arange(box_size) - box_size // 2
     radius = np.sqrt((offset ** 2)[:, None, None] + (offset ** 2)[:, None] + offset ** 2)
-    sphere = cosine_edge(radius, small / 2 * (1 - SOFT_EDGE) - 1, small / 2 * SOFT_EDGE)
-    return make_reference(cut.astype(np.float32), sphere.astype(np.float32), ORIGIN, shell, workers)
+    return cosine_edge(radius, box_size / 2 * (1 - SOFT_EDGE) - 1, box_size / 2 * SOFT_EDGE).astype(np.float32)
 
 
-def slices(sample: Sample, reference: Reference, rotation: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
-    """Y (n, K) at poses (n, 3, 3) and (n, 2), about the sample's centre."""
+def slices(sample: Sample, reference: Reference, rotation: np.ndarray, shift_px: np.ndarray,
+           n_pixels: Optional[int] = None) -> np.ndarray:
+    """Y (n, K) at poses (n, 3, 3) and (n, 2), about the sample's centre; of the first ``n_pixels`` pixels."""
+    return moved_slices(sample, slices_of(sample, reference, rotation, n_pixels), rotation, shift_px)
+
+
+def slices_of(sample: Sample, reference: Reference, rotation: np.ndarray, n_pixels: Optional[int] = None) -> np.ndarray:
+    """Slices that were not moved."""
     pixels, magnification = sample.packed.pixels, sample.packed.magnification
-    moved = shift_px + project(rotation, sample.centre) - sample.start
-    found: np.ndarray = extract_slices(reference.ft, slice_rows(rotation, reference.scale, magnification), pixels.kx,
-                                       pixels.ky)
-    found *= pixels.phases(-image_shift(moved, magnification))
+    found: np.ndarray = extract_slices(reference.ft, slice_rows(rotation, reference.scale, magnification),
+                                       pixels.kx[:n_pixels], pixels.ky[:n_pixels])
     return found
 
 
-def match_of(sample: Sample, slices_at_poses: np.ndarray, n_pixels: Optional[int] = None) -> Match:
-    """With slices (n, K), over the first ``n_pixels`` pixels."""
-    matched, y = sample.packed.matched[:, :n_pixels], slices_at_poses[:, :n_pixels]
+def moved_slices(sample: Sample, unmoved: np.ndarray, rotation: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
+    pixels = sample.packed.pixels.first(unmoved.shape[1])
+    moved = shift_px + project(rotation, sample.centre) - sample.start
+    found: np.ndarray = unmoved * pixels.phases(-image_shift(moved, sample.packed.magnification))
+    return found
+
+
+def match_of(sample: Sample, slices_at_poses: np.ndarray) -> Match:
+    """With slices (n, K), of all pixels or the first K."""
+    n_pixels, y = slices_at_poses.shape[1], slices_at_poses
+    matched = sample.packed.matched[:, :n_pixels]
     cross = matched.real * y.real + matched.imag * y.imag
     energy = sample.packed.weight[:, :n_pixels] * (y.real ** 2 + y.imag ** 2)
-    by_pixel = energy.sum(axis=0, dtype=np.float64)
-    half = int(np.searchsorted(np.cumsum(by_pixel), by_pixel.sum() / 2))
-    fine = np.stack([part[:, half:].sum(axis=1, dtype=np.float64) for part in (cross, energy)], axis=1)
-    return Match(cross.sum(axis=1, dtype=np.float64), energy.sum(axis=1, dtype=np.float64), fine)
+    by_pixel = np.cumsum(energy.sum(axis=0), dtype=np.float64)
+    half = int(np.searchsorted(by_pixel, by_pixel[-1] / 2))
+    coarse, fine = (np.stack([values[:, part].sum(axis=1) for values in (cross, energy)], axis=1).astype(np.float64)
+                    for part in (slice(None, half), slice(half, None)))
+    cross_sum, energy_sum = (coarse + fine).T
+    return Match(cross_sum, energy_sum, fine)
 
 
 def overlap(sample: Sample, one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -158,11 +192,13 @@ def match(sample: Sample, reference: Reference, rotation: np.ndarray, shift_px: 
 @dataclass(frozen=True)
 class CommonMotion:
     """One motion of all images: at R Exp(w), t + P R d. rotation w (3,) rad and displacement d (3,) px in the body
-    frame, and the (6, 6) covariance of the error of both."""
+    frame, and the (6, 6) covariance of the error of both. ``own_steps``: what each sample by itself would go further,
+    and the covariance of this."""
 
     rotation: np.ndarray
     displacement: np.ndarray
     covariance: np.ndarray
+    own_steps: Tuple[Tuple[np.ndarray, np.ndarray], ...] = ()
 
 
 STILL = CommonMotion(np.zeros(3), np.zeros(3), np.eye(6))
@@ -172,15 +208,15 @@ def common_motion(samples: Sequence[Sample], references: Sequence[Reference], st
                   steps: int) -> CommonMotion:
     """The one motion that explains all images best, by Gauss–Newton steps from ``start``, to a shell."""
     w, d, covariance = start.rotation, start.displacement, start.covariance
+    n_pixels = samples[0].packed.pixels.prefix(shell)
     for _ in range(steps):
-        information, pull = 1e-9 * np.eye(6), np.zeros(6)
+        sums = []
         for sample, reference in zip(samples, references):
             rotation0 = sample.particles.rotation
             rotation = rotation0 @ exp_map(w[None])[0]
             shift = sample.particles.shift_px + project(rotation0, d)
             packed, pixels = sample.packed, sample.packed.pixels
-            n_pixels = pixels.prefix(shell)
-            scale = max(match_of(sample, slices(sample, reference, rotation, shift), n_pixels).scale, 0.0)
+            scale = max(match_of(sample, slices(sample, reference, rotation, shift, n_pixels)).scale, 0.0)
             moved = shift + project(rotation, sample.centre) - sample.start
             _, gradient, curvature = gauss_newton_sums(
                 reference.ft, slice_rows(rotation, reference.scale, packed.magnification),
@@ -189,9 +225,13 @@ def common_motion(samples: Sequence[Sample], references: Sequence[Reference], st
                 pixels.box_size)
             gradient, curvature = derivatives_by_specimen_shift(gradient, curvature, packed.magnification)
             b = seen_in_projection(rotation0)
-            information = information + np.einsum("nij,nik,nkl->jl", b, curvature, b)
-            pull = pull + np.einsum("nij,ni->j", b, gradient)
-        covariance = inverse(information)
+            sums.append((1e-9 * np.eye(6) + np.einsum("nij,nik,nkl->jl", b, curvature, b),
+                         np.einsum("nij,ni->j", b, gradient)))
+        covariance = inverse(sum(information for information, _ in sums))
+        pull = sum(p for _, p in sums)
         step = covariance @ pull
         w, d = w + step[:3], d + step[3:]
-    return CommonMotion(w, d, covariance)
+        if step @ pull < SMALL_STEP:
+            break
+    own = [inverse(information) for information, _ in sums]
+    return CommonMotion(w, d, covariance, tuple((c @ p, c) for c, (_, p) in zip(own, sums)))

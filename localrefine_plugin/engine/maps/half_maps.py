@@ -53,17 +53,31 @@ class HalfMaps:
 
         Only samples up to the last shell that has a weight are touched.
         """
+        return irfftn_block(self._block(first, second, self.box_size // 2), self.box_size,
+                            region or whole(self.box_size), self.workers)
+
+    def coarse(self, first: Radial, second: Radial, box_size: int) -> Array:
+        """`combined` without its frequencies beyond a smaller box, on the voxels of that box: the same transform.
+
+        Over the same field of view, so grey values are (N / ``box_size``)³ times as large. Both boxes are even, so that
+        voxel N // 2 stays the origin.
+        """
+        block = self._block(first, second, box_size // 2 - 1)
+        return irfftn_block(block, box_size, whole(box_size), self.workers)
+
+    def _block(self, first: Radial, second: Radial, most: int) -> Array:
+        """first(|k|) F₁ + second(|k|) F₂ up to the last shell that has a weight, or to shell ``most``."""
         radius = np.sqrt(np.arange(3 * (self.box_size // 2) ** 2 + 1))
         weights = [weight(radius).astype(np.float32) for weight in (first, second)]
         used = np.flatnonzero((weights[0] != 0) | (weights[1] != 0))
-        last = int(np.ceil(radius[used[-1]])) if len(used) else 0
+        last = min(int(np.ceil(radius[used[-1]])) if len(used) else 0, most)
         ft1, ft2 = (low_block(spectrum, last) for spectrum in self.spectra)
         xp = array_module(ft1)
         tables = [xp.asarray(weight) for weight in weights]
         total = xp.empty(ft1.shape, np.complex64)
         for planes, radius_squared in fourier.slabs_radius_squared(ft1):
             total[planes] = ft1[planes] * tables[0][radius_squared] + ft2[planes] * tables[1][radius_squared]
-        return irfftn_block(total, self.box_size, region or whole(self.box_size), self.workers)
+        return total
 
     def mean(self, weight: Radial) -> Array:
         """The mean of both (N, N, N), filtered."""

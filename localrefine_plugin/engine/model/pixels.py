@@ -46,6 +46,13 @@ class PixelList:
         column, row = (k.astype(np.int64) + self.max_shell for k in (self.kx, self.ky))
         return table[:, 0].take(column, axis=1) * table[:, 1].take(row, axis=1)
 
+    def first(self, count: int) -> "PixelList":
+        """The first ``count`` of them."""
+        if count == len(self):
+            return self
+        return PixelList(self.kx[:count], self.ky[:count], self.shell[:count], self.index[:count], self.box_size,
+                         self.max_shell)
+
     def prefix(self, max_shell: float) -> int:
         """Number of pixels whose shell is at most ``max_shell``."""
         return int(np.searchsorted(self.shell, max_shell, side="right"))

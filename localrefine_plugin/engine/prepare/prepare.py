@@ -97,8 +97,9 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
 
 
 def with_grey_scales(inputs: CheckedInputs, scales: Sequence[float]) -> CheckedInputs:
-    """The inputs with the grey scale of each optics group relative to the largest."""
-    optics = tuple(replace(group, grey_scale=scale) for group, scale in zip(inputs.particles.optics, scales))
+    """The inputs with the grey scale of each optics group so many times what it was taken for."""
+    optics = tuple(replace(group, grey_scale=group.grey_scale * scale)
+                   for group, scale in zip(inputs.particles.optics, scales))
     return replace(inputs, particles=replace(inputs.particles, optics=optics))
 
 
