@@ -14,7 +14,7 @@ from localrefine_plugin.engine.align.half_sums import NoiseSums, integers_by_she
 from localrefine_plugin.engine.align.memory import need_of
 from localrefine_plugin.engine.kernels.device import CPU, to_host
 from localrefine_plugin.engine.progress import silent
-from localrefine_plugin.engine.team import Team
+from localrefine_plugin.engine.team import ALONE, Team
 
 N = 12
 SETTINGS = dict(prior="learned")
@@ -70,7 +70,7 @@ def test_of_a_team_whose_sums_are_out_of_range_the_first_goes_on_alone():
         size = 2
 
         def collect(self, part):
-            return [part, other]
+            return [part, True if part is True else other]
 
         def total(self, sums):
             raise AssertionError("sums out of range are not added")
@@ -83,6 +83,21 @@ def test_of_a_team_whose_sums_are_out_of_range_the_first_goes_on_alone():
     np.testing.assert_allclose(replace(task, team=Two()).align(silent).half_map, alone.half_map, atol=1e-5)
     other[0].out_of_range, other = False, (work.findings, np.full(2, np.inf))  # each is in its range, their sum is not
     np.testing.assert_allclose(replace(task, team=Two()).align(silent).half_map, alone.half_map, atol=1e-5)
+
+
+def test_a_team_sums_in_floats_if_one_of_its_gpus_does_not_hold_integers(capsys):
+    class Two(Team):
+        size = 2
+
+        def collect(self, part):
+            return [part, False] if part is True else [part]
+    e = small_experiment(N)
+    task = HalfTask(e.half_set(), e.plan(RESOLUTION), CPU, 1, Two())
+    result = task.align(silent)
+    assert "does not hold sums in 64-bit integers" in capsys.readouterr().out
+    need = need_of(task.plan, e.particles, task.half.max_shell, e.mask, CPU)
+    in_floats = replace(task, team=ALONE).attempt(silent, need, None)
+    np.testing.assert_array_equal(result.half_map, in_floats.half_map)
 
 
 def test_on_a_gpu_the_sums_are_those_of_its_own_parts_to_the_last_bit_and_those_of_the_cpu_to_rounding(monkeypatch):

@@ -80,11 +80,13 @@ class HalfTask:
         half, device = self.half, self.device
         need = need_of(self.plan, half.particles, half.max_shell, half.mask, device, half.static_part is not None)
         check_fits(device, need)
-        if device.on_gpu and not need.fixed:
+        parts = self.team.collect(need.fixed)
+        fixed = self.team.agree(parts is not None and all(parts))  # those of one GPU with little memory, if need be
+        if not fixed:
             say("the GPU's memory does not hold sums in 64-bit integers: the last bits of the map may differ between "
                 "runs")
         try:
-            return self.attempt(progress, need, 0 if need.fixed else None)
+            return self.attempt(progress, need, 0 if fixed else None)
         except OutOfRange:
             if not self.team.is_first:
                 return None
