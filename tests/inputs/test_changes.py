@@ -193,13 +193,14 @@ def test_a_file_that_changes_during_a_run_is_named_and_changes_nothing(data, inp
 def test_a_stack_that_changes_during_a_run_ends_it(inputs, tmp_path, monkeypatch, moment, case):
     """Between two align steps, and while one reads it: no pose of other images is kept."""
     change, words = STACKS[case]
-    done = getattr(engine, "merge" if moment == "between" else "align_half")
+    owner, name = (engine, "merge") if moment == "between" else (engine.HalfTask, "align")
+    done = getattr(owner, name)
 
     def and_change(*arguments):
         found = done(*arguments)
         change(inputs)
         return found
-    monkeypatch.setattr(engine, "merge" if moment == "between" else "align_half", and_change)
+    monkeypatch.setattr(owner, name, and_change)
     with pytest.raises(InputError, match=words):
         engine.refine(*inputs, str(tmp_path / "run"), SETTINGS, device="cpu", threads=1)
     run = RunFolder(tmp_path / "run")

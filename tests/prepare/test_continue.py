@@ -128,7 +128,7 @@ def test_a_lost_file_is_noticed_and_its_step_and_all_later_ones_repeated(run, lo
 
 def test_verb_by_verb_a_step_waits_for_the_one_before(run):
     run.reference(1, 2).unlink()
-    for step in (lambda: engine.align(str(run.path), 2, 1), lambda: engine.merge(str(run.path), 2)):
+    for step in (lambda: engine.align(str(run.path), 2, (1,)), lambda: engine.merge(str(run.path), 2)):
         if run.half_done(2, 1).exists():
             run.half_done(2, 1).unlink()
         with pytest.raises(InputError, match="iteration 1 is not complete"):
@@ -168,5 +168,5 @@ def test_a_run_of_an_unreadable_version_is_one_sentence(run, name, damage):
         path.write_bytes(damage)
     run.half_done(2, 1).unlink()
     with pytest.raises(InputError, match=f"{name}: .*(damaged|other inputs).*--overwrite"):
-        engine.align(str(run.path), 2, 1)
+        engine.align(str(run.path), 2, (1,))
     assert Path(path).exists()

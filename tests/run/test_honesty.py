@@ -86,7 +86,7 @@ def prepared(folder, e):
     """A run folder made from these images, half 1 aligned; and what that wrote."""
     arguments = write_inputs(folder, e)
     prepare(*arguments, str(folder / "run"), Settings(), threads=1)
-    align(str(folder / "run"), 1, 1, threads=1)
+    align(str(folder / "run"), 1, (1,), threads=1)
     return outputs_of(RunFolder(folder / "run"), 1)
 
 
@@ -122,7 +122,7 @@ def test_half_1_is_aligned_without_any_file_of_half_2(tmp_path):
         run.noise(0, 2),
     ):
         make_unreadable(path)
-    align(str(run.path), 1, 1, threads=1)
+    align(str(run.path), 1, (1,), threads=1)
     assert outputs_of(run, 1) == expected
 
 
@@ -136,7 +136,7 @@ def test_without_joining_the_half_maps_of_the_input_stay_apart(tmp_path):
             mrc.data[:] *= factor
             mrc.data[:] += np.float32(factor - 1) * np.roll(mrc.data, 3, axis=0)
         prepare(*arguments, str(tmp_path / name / "run"), settings, threads=1)
-        align(str(tmp_path / name / "run"), 1, 1, threads=1)
+        align(str(tmp_path / name / "run"), 1, (1,), threads=1)
         written.append(outputs_of(RunFolder(tmp_path / name / "run"), 1))
     assert written[0] == written[1]
 
@@ -149,14 +149,14 @@ def test_poses_of_one_half_do_not_reach_the_other_in_later_iterations(tmp_path):
     run = RunFolder(folder / "run")
     prepare(*arguments, str(run.path), Settings(), threads=1)
     for half in (1, 2):
-        align(str(run.path), 1, half, threads=1)
+        align(str(run.path), 1, (half,), threads=1)
     merge(str(run.path), 1, threads=1)
-    align(str(run.path), 2, 1, threads=1)
+    align(str(run.path), 2, (1,), threads=1)
     expected = [path.read_bytes() for path in (run.half_map(2, 1), run.poses(2, 1), run.noise(2, 1))]
     shutil.rmtree(run.iteration(2))
     for path in (folder / "half_2.mrcs", run.half_map(1, 2), run.poses(1, 2), run.noise(1, 2), run.reference(1, 2)):
         make_unreadable(path)
-    align(str(run.path), 2, 1, threads=1)
+    align(str(run.path), 2, (1,), threads=1)
     assert [path.read_bytes() for path in (run.half_map(2, 1), run.poses(2, 1), run.noise(2, 1))] == expected
 
 

@@ -97,7 +97,7 @@ def test_an_align_step_opens_nothing_of_the_other_half(tmp_path):
         path.write_bytes(rng.bytes(path.stat().st_size))
     run.forget_align(2, 1)
     assert not any(path.exists() for path in own)
-    engine.align(str(run.path), 2, 1, threads=1)
+    engine.align(str(run.path), 2, (1,), threads=1)
     assert [path.read_bytes() for path in own] == before
 
 

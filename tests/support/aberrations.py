@@ -9,8 +9,7 @@ import numpy as np
 from experiments import OPTICS, Experiment, experiment
 from oracles import ctf_formula, full_frequencies
 
-from localrefine_plugin.engine.model.ctf import electron_wavelength
-from localrefine_plugin.engine.model.optics import with_beam_tilt
+from localrefine_plugin.engine.model.optics import electron_wavelength, with_beam_tilt
 from localrefine_plugin.engine.records.particles import OpticsGroup
 
 WAVELENGTH = 0.0196875  # Å at 300 kV: Reimer & Kohl, table 2.1

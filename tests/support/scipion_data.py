@@ -62,6 +62,24 @@ def make_acquisition(voltage: float = 300.0, cs: float = 2.7, contrast: float = 
     return acquisition
 
 
+def defocus(i: int) -> Dict[str, float]:
+    """Of image i, Å and degrees."""
+    return dict(defocusU=15000.0 + 10 * i, defocusV=14500.0 + 10 * i, defocusAngle=(7.0 * i) % 180)
+
+
+def with_ctf(images: np.ndarray) -> np.ndarray:
+    """Images (n, N, N) with the CTF of `defocus`."""
+    from oracles import ctf_formula, full_frequencies
+    box = images.shape[-1]
+    kx, ky = full_frequencies(box)
+    microscope = dict(voltage_kv=300.0, spherical_aberration_mm=2.7, amplitude_contrast=0.1)
+    for i, image in enumerate(images):
+        u, v, angle = defocus(i).values()
+        c = ctf_formula(kx, ky, box, PIXEL_SIZE, defocus_u=u, defocus_v=v, defocus_angle=angle, **microscope)
+        image[:] = np.fft.ifft2(np.fft.ifftshift(c) * np.fft.fft2(image)).real
+    return images
+
+
 def fill_particles(particles: Any, stack: str, transforms: np.ndarray, pixel_size: float = PIXEL_SIZE,
                    optics: str = "", subset: bool = True, disabled: Any = (),
                    acquisitions: Optional[Any] = None) -> Any:
@@ -77,7 +95,7 @@ def fill_particles(particles: Any, stack: str, transforms: np.ndarray, pixel_siz
         particle.setLocation(i + 1, stack)
         particle.setSamplingRate(pixel_size)
         particle.setTransform(Transform(matrix=matrix))
-        particle.setCTF(CTFModel(defocusU=15000.0 + 10 * i, defocusV=14500.0 + 10 * i, defocusAngle=(7.0 * i) % 180))
+        particle.setCTF(CTFModel(**defocus(i)))
         particle.setAcquisition(make_acquisition() if acquisitions is None else acquisitions[i])
         coordinate = Coordinate()
         coordinate.setPosition(100 + 40 * i, 200 + 40 * i)
@@ -131,7 +149,7 @@ def volume(path: str, halves: Any = (), pixel_size: float = PIXEL_SIZE, mask: bo
 
 def simulated_inputs(project: Any, folder: Path, box: int = 32, n: int = 60, seed: int = 3, bad: Any = (),
                      noise_images: Any = ()) -> Any:
-    """A finished protocol with outputParticles (projections without CTF effects), outputVolume and outputMask.
+    """A finished protocol with outputParticles, outputVolume and outputMask.
 
     The images of the ``bad`` particles (from 0) are NaN, those of ``noise_images`` have the noise of the others only.
     """
@@ -147,6 +165,7 @@ def simulated_inputs(project: Any, folder: Path, box: int = 32, n: int = 60, see
     for i, t in enumerate(transforms):
         where = t[:3, :3] @ points + t[:3, 3:4] + box // 2
         images[i] = map_coordinates(density, where[::-1], order=1).reshape(box, box, box).sum(axis=0)
+    images = with_ctf(images)
     noise_sd = images.std()
     images[list(noise_images)] = 0
     images += rng.normal(0, noise_sd, images.shape).astype(np.float32)

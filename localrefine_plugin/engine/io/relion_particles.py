@@ -6,9 +6,9 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..model.ctf import electron_wavelength
 from ..model.optics import (
     commonest_pixel_size,
+    electron_wavelength,
     image_shift,
     magnifications,
     several_pixel_sizes,

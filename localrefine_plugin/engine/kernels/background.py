@@ -23,7 +23,7 @@ from numba import njit, prange
 from .device import array_module
 
 Array = Any
-LEAST_EXPLAINED = 0.15  # of the variance. In noise of simulated sets up to 0.04; in fringes without noise up to 0.13
+LEAST_EXPLAINED = 0.3  # of the variance. In noise of simulated sets up to 0.04; in fringes without noise up to 0.28
 
 
 def plane_fit(box_size: int) -> Tuple[np.ndarray, np.ndarray]:

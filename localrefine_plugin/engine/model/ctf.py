@@ -16,15 +16,9 @@ import numpy as np
 from ..kernels.combined import combined
 from ..kernels.device import array_module
 from ..records.particles import OpticsGroup, Particles
-from .optics import aberration_phase, specimen_frequencies
+from .optics import aberration_phase, electron_wavelength, specimen_frequencies
 
 Array = Any
-
-
-def electron_wavelength(voltage_kv: float) -> float:
-    """Relativistic wavelength in Å: 12.2643247 / sqrt(V + 0.978466e-6 V²)."""
-    volt = voltage_kv * 1e3
-    return float(12.2643247 / np.sqrt(volt * (1 + volt * 0.978466e-6)))
 
 
 def phase_basis(kx: Array, ky: Array, box_size: int, pixel_size: float) -> Array:

@@ -35,6 +35,12 @@ SAME_PIXEL_SIZE = 1e-3
 """Relative: a quarter of a pixel at the edge of a box of 512. Headers in 32-bit floats round a thousand times finer."""
 
 
+def electron_wavelength(voltage_kv: float) -> float:
+    """Relativistic wavelength in Å: 12.2643247 / sqrt(V + 0.978466e-6 V²)."""
+    volt = voltage_kv * 1e3
+    return float(12.2643247 / np.sqrt(volt * (1 + volt * 0.978466e-6)))
+
+
 def zernike_order(index: int, odd: bool) -> Tuple[int, int]:
     """(n, m) of the coefficient at ``index`` of an odd or an even list: 1−1, 11, 3−3, 3−1, … or 00, 2−2, 20, 22, …"""
     n = int(odd)

@@ -5,7 +5,7 @@ followed by what `Team` has, in the same sequence everywhere, so that a link nee
 """
 from __future__ import annotations
 
-import socket
+import platform
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional
 
@@ -74,7 +74,7 @@ class LinkedTeam(Team):
         self.busy = False
 
     def name(self) -> str:
-        return f"rank {self.rank} on {socket.gethostname()}"
+        return f"rank {self.rank} on {platform.node()}"
 
     def serve(self, work: Callable[[Any], None]) -> None:
         """What a member that is not the first does: ``work(order)`` until there is no more."""

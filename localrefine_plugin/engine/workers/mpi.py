@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import atexit
 import os
-import socket
+import platform
 import time
 from typing import Any, List, Tuple
 
@@ -34,7 +34,7 @@ class Ranks(LinkedTeam):
         if self.size == 1:
             raise InputError("each rank finds itself alone: mpi4py was built for another MPI than this mpirun's",
                              "mpirun", "build it with this one: pip install --no-binary mpi4py mpi4py")
-        self.hosts: List[Tuple[str, List[int]]] = self.world.allgather((socket.gethostname(), sorted(affinity())))
+        self.hosts: List[Tuple[str, List[int]]] = self.world.allgather((platform.node(), sorted(affinity())))
 
     def __enter__(self) -> "Ranks":
         return self
