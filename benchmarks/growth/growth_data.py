@@ -20,6 +20,7 @@ from typing import Dict, Iterator, Sequence
 import mrcfile
 import numpy as np
 import scipy.fft
+from scipy.spatial.transform import Rotation
 
 from examples import imaging, phantom, simulate
 from examples.evaluate import pose_errors, read_poses
@@ -141,11 +142,15 @@ def noise_map(options: Options, rng: np.random.Generator) -> np.ndarray:
 
 
 def repeated(truth: simulate.Truth, count: int) -> simulate.Truth:
-    """The first ``count`` of the particles said over and over."""
-    rows = np.arange(count) % len(truth)
-    return replace(truth, body_a=truth.body_a[rows], body_b=truth.body_b[rows], given=truth.given[rows],
-                   defocus={name: values[rows] for name, values in truth.defocus.items()},
-                   micrograph=truth.micrograph[rows], half_set=truth.half_set[rows])
+    """The first ``count`` of the particles said over and over; repeats are given poses 0.3° apart, for many particles
+    of one pose are refused as not aligned."""
+    rows, again = np.arange(count) % len(truth), np.arange(count) >= len(truth)
+    turn = Rotation.from_rotvec(np.deg2rad(0.3) * again[:, None] * np.random.default_rng(1).standard_normal((count, 3)))
+    given = replace(truth.given[rows], rotation=truth.given.rotation[rows] @ turn.as_matrix())
+    defocus, given_defocus = ({name: values[rows] for name, values in of.items()}
+                              for of in (truth.defocus, truth.given_defocus))
+    return replace(truth, body_a=truth.body_a[rows], body_b=truth.body_b[rows], given=given, defocus=defocus,
+                   given_defocus=given_defocus, micrograph=truth.micrograph[rows], half_set=truth.half_set[rows])
 
 
 def parts(count: int, distinct: int) -> Iterator[np.ndarray]:
