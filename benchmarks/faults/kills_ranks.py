@@ -61,7 +61,7 @@ class RanksCampaign:
         try:
             os.kill(rng.choice(all_of_them), signal.SIGKILL)
         except ProcessLookupError:
-            pass
+            pass  # it had ended before: then the run goes on, and does not count
         status = process.wait(ENDED_SECONDS if process.poll() is None else None)
         self.wait_for_all(all_of_them)
         if status == 0:  # it had ended, or the one that was killed was no longer needed

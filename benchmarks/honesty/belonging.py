@@ -10,7 +10,6 @@ Data: FOLDER, simulated: a set of the benchmark's make_dataset.py (`mid`, `tiny`
 """
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List
@@ -19,7 +18,7 @@ import numpy as np
 
 from localrefine_plugin.engine.align.search_plan import resolve
 from localrefine_plugin.engine.inputs.belonging import check_belonging
-from localrefine_plugin.engine.inputs.checks import CheckedInputs, check_inputs
+from localrefine_plugin.engine.inputs.checks import CheckedInputs
 from localrefine_plugin.engine.kernels.host import worker_count
 from localrefine_plugin.engine.maps.fsc import five_curves
 from localrefine_plugin.engine.maps.half_maps import HalfMaps
@@ -27,6 +26,7 @@ from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 
 from ..page import DOCS, table, write_section
+from .sets import checked_set, parser_of, words_of
 
 PAGE = DOCS / "explanation" / "belonging.md"
 NUMBERS = 40, 100, 500
@@ -77,8 +77,7 @@ def outcome(inputs: CheckedInputs) -> str:
 
 
 def rows_of(data: Path, repeats: int) -> List[List[str]]:
-    given = check_inputs(*(str(data / name) for name in ("particles.star", "half1.mrc", "half2.mrc", "mask_B.mrc")),
-                         Settings())
+    given = checked_set(data)
     rows = []
     for name, spoil in SPOILS.items():
         cells = []
@@ -97,16 +96,13 @@ def rows_of(data: Path, repeats: int) -> List[List[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser = parser_of(__doc__)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     text = table(HEAD, [row for data in options.data for row in rows_of(data, options.repeats)])
     if options.write:
-        names = " ".join(f"--data {data.resolve().name}" for data in options.data)
-        write_section("belonging", f"`python -m benchmarks.honesty.belonging {names} --repeats {options.repeats} "
-                      f"--write`\n\n{text}", PAGE)
+        write_section("belonging", f"`python -m benchmarks.honesty.belonging {words_of(options.data)} "
+                      f"--repeats {options.repeats} --write`\n\n{text}", PAGE)
 
 
 if __name__ == "__main__":

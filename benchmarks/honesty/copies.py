@@ -9,7 +9,6 @@ Data: FOLDER, simulated: a set of the benchmark's make_dataset.py or make_hard.p
 """
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from time import process_time
 from typing import List, Tuple
@@ -20,6 +19,7 @@ import numpy as np
 from localrefine_plugin.engine.inputs.copies import Marker, pairs_of_marks
 
 from ..page import DOCS, table, write_section
+from .sets import parser_of, words_of
 
 PAGE = DOCS / "reference" / "reliability.md"
 MOVED = (1, 0), (1, 1), (3, -3), (5, 5), (8, 8)  # px
@@ -59,16 +59,12 @@ def row_of(data: Path) -> List[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, action="append", required=True)
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
+    options = parser_of(__doc__).parse_args()
     text = table(HEAD, [row_of(data) for data in options.data])
     print(text)
     if options.write:
-        names = " ".join(f"--data {data.resolve().name}" for data in options.data)
-        write_section("copies", f"`python -m benchmarks.honesty.copies {names} --write`, {100 * SHARE:.0f} % of the "
-                      f"images again at another place:\n\n{text}", PAGE)
+        write_section("copies", f"`python -m benchmarks.honesty.copies {words_of(options.data)} --write`, "
+                      f"{100 * SHARE:.0f} % of the images again at another place:\n\n{text}", PAGE)
 
 
 if __name__ == "__main__":

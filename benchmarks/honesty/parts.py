@@ -10,7 +10,6 @@ Data: FOLDER, simulated: a set of the benchmark's make_dataset.py or make_hard.p
 """
 from __future__ import annotations
 
-import argparse
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +18,13 @@ from typing import Callable, Dict, List
 import mrcfile
 import numpy as np
 
-from localrefine_plugin.engine.inputs.checks import CheckedInputs, check_inputs
+from localrefine_plugin.engine.inputs.checks import CheckedInputs
 from localrefine_plugin.engine.model.ctf import CtfOnPixels
 from localrefine_plugin.engine.model.pose import euler_deg_from_rotation, rotation_from_euler_deg
-from localrefine_plugin.engine.records.settings import Settings
 
 from ..page import DOCS, table, write_section
 from .belonging import outcome, with_poses
+from .sets import checked_set, parser_of, words_of
 
 PAGE = DOCS / "explanation" / "belonging.md"
 SHARES = 0.05, 0.1, 0.2, 0.3
@@ -89,8 +88,7 @@ CHANGES: Dict[str, Change] = {
 
 
 def rows_of(data: Path) -> List[List[str]]:
-    given = check_inputs(*(str(data / name) for name in ("particles.star", "half1.mrc", "half2.mrc", "mask_B.mrc")),
-                         Settings())
+    given = checked_set(data)
     rows = []
     for name, change in CHANGES.items():
         found = []
@@ -106,14 +104,10 @@ def rows_of(data: Path) -> List[List[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, action="append", required=True)
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
+    options = parser_of(__doc__).parse_args()
     text = table(HEAD, [row for data in options.data for row in rows_of(data)])
     if options.write:
-        names = " ".join(f"--data {data.resolve().name}" for data in options.data)
-        write_section("parts", f"`python -m benchmarks.honesty.parts {names} --write`\n\n{text}", PAGE)
+        write_section("parts", f"`python -m benchmarks.honesty.parts {words_of(options.data)} --write`\n\n{text}", PAGE)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from conftest import require_program
 from experiments import contrast_of, experiment, inputs_of, write_inputs
 from oracles import imaged
 from relion_programs import relion
-from test_belonging import found, maps_changed, other_tilt, reordered, with_poses
+from test_belonging import found, maps_changed, other_tilt, reordered, share_and_rows, with_poses
 
 from localrefine_plugin.engine.inputs.checks import check_inputs
 from localrefine_plugin.engine.inputs.grey_scales import clusters_of
@@ -89,9 +89,8 @@ def test_some_images_are_different(e, tmp_path, case):
     write_inputs(tmp_path, spoil(e, who))
     with pytest.raises(InputError, match=f"do not all fit the half-maps in the same way.*{words}") as refusal:
         found(tmp_path)
-    said = float(str(refusal.value).split("about ")[1].split(" %")[0])
+    said, rows = share_and_rows(refusal)
     assert said == pytest.approx(100 * who.mean(), abs=7)
-    rows = [int(row) - 1 for row in str(refusal.value).split("(rows ")[1].split(", …")[0].split(", ")]
     assert who[rows].all()
 
 

@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 
+from ..kernels.batches import evenly_spaced
 from ..kernels.device import Device, array_module, to_host
 from ..kernels.fixed_point import FixedPointSums, exact_sums, exponents
 from ..kernels.insert import insert_slices
@@ -20,7 +21,7 @@ from ..maps.reconstruct import PADDING, accumulator_shape, new_accumulator, work
 from ..model.optics import image_shift, stretch
 from ..model.pixels import pixel_list
 from ..model.pose import project
-from ..motion.motion_prior import evenly_spaced, evidence_at
+from ..motion.motion_prior import MOST_PARTICLES, evidence_at
 from ..records.particles import Particles
 from ..records.poses import PoseTable
 from .half_sums import BestPoses, HalfFindings, NoiseSums, pose_columns
@@ -108,8 +109,10 @@ class HalfAlignment:
         largest = float((1 / half.noise_power).max()) * (1.0 if scale is None else float(scale.max()) ** 2)
         self.exponent = exponents(largest, len(self.particles) * len(plan.symmetry), lowered or 0)
         self.accumulator = self.empty_accumulator(lowered is not None)
+        pixels_of_plane = int(np.prod(self.images.shape))
+        self.weight_scale = device.xp.full(pixels_of_plane, np.ldexp(1.0, self.exponent[1]))
         self.findings = HalfFindings(NoiseSums(self.particles, half.noise_power),
-                                     device.xp.zeros(int(np.prod(self.images.shape)), np.int64))
+                                     device.xp.zeros(pixels_of_plane, np.int64))
         self.set_reference()
 
     def empty_accumulator(self, fixed: bool) -> Any:
@@ -161,8 +164,7 @@ class HalfAlignment:
             weights = mode_weights(modes, n)
             errors = to_host(self.pose_error_covariance(best, energy) + spread_of_modes(modes, best, weights, n))
             factor = None if counts is None else to_device(counts.astype(np.float32))
-            weight_scale = np.full(found.weight_sum.shape, np.ldexp(1.0, self.exponent[1]))
-            weight_sum = found.weight_sum + exact_sums(batch.weight, to_device(weight_scale), factor)
+            weight_sum = found.weight_sum + exact_sums(batch.weight, self.weight_scale, factor)
         with self.timer("insert"):
             chosen = weighted(insertions(modes, best, weights, plan, n), counts)
             insert_batch(self.accumulator, batch, chosen, to_device(u0), plan, self.images.last_column,
@@ -174,7 +176,7 @@ class HalfAlignment:
         found.weight_sum = weight_sum
         best = best.to_host()
         if plan.prior.learns:
-            some = np.isin(index, evenly_spaced(len(self.particles)))
+            some = np.isin(index, evenly_spaced(len(self.particles), MOST_PARTICLES))
             found.evidence_index.append(index[some])
             found.evidence.append(evidence_at(rotation0, best.w, best.shift, best.curvature, to_host(gradient),
                                               np.ones(n) if counts is None else counts).take(some))

@@ -29,6 +29,7 @@ from typing import Tuple
 
 import numpy as np
 
+from ..kernels.batches import evenly_spaced
 from ..records.iteration import Verdict
 
 LEAST_PARTICLES = 100  # of a half-set, to judge them
@@ -70,13 +71,13 @@ def gains(cross: np.ndarray, energy: np.ndarray) -> Gains:
 def null_images(count: int) -> np.ndarray:
     """Which of ``count`` particles lend CTF and pose to images of each kind: evenly spaced."""
     wanted = int(np.clip(NULL_SHARE * count, FEWEST_NULLS, MOST_NULLS))
-    return np.unique(np.linspace(0, count - 1, wanted).astype(int))
+    return evenly_spaced(count, wanted)
 
 
 def judged(particles: Gains, others: Gains, noise: Gains, copies: float = 1.0) -> Tuple[Verdict, Probabilities]:
     """The mixture of all particles (n,) and what it says of each. ``copies``: of an image in the table, which are
     judged apart, and are no more evidence than one."""
-    fitted = np.unique(np.linspace(0, len(particles.z) - 1, MOST_FITTED).astype(int))
+    fitted = evenly_spaced(len(particles.z), MOST_FITTED)
     nulls = [(float(kind.z.mean()), max(float(kind.z.std()), LEAST_SIGMA)) for kind in (others, noise)]
     some = Gains(particles.z[fitted], particles.strength[fitted])
     verdict = fit(some, nulls[0], nulls[1], LEAST_GAIN * copies)

@@ -26,6 +26,7 @@ from ..align.prior import log_prior
 from ..align.search_plan import search_plan
 from ..align.starts import pose_prior, search_centre
 from ..io.run_store import load_motion, load_poses
+from ..kernels.batches import evenly_spaced
 from ..model.pose import cross_matrix, log_map, project
 from ..motion.motion_prior import (
     Evidence,
@@ -71,7 +72,7 @@ def motion_evidence(body: Body, half: int, rest: Optional[Body] = None) -> Evide
     """What the images of a half-set, or MOST_PARTICLES of them, say of the motion against the input poses, or against
     those of another body."""
     table = body.poses[half]
-    some = np.unique(np.linspace(0, len(table) - 1, MOST_PARTICLES).astype(int))
+    some = evenly_spaced(len(table), MOST_PARTICLES)
     found, rotation = likelihood(body, half, some), table.rotation[some]
     if rest is None:
         rotation0, shift0 = body.particles.rotation[table.row[some]], body.particles.shift_px[table.row[some]]

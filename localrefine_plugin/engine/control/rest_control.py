@@ -28,6 +28,7 @@ from ..inputs.changes import check_stacks
 from ..io.mrc import ImageReader, read_map
 from ..io.run_folder import RunFolder
 from ..io.run_store import load_input, load_iteration, load_motion, load_noise, load_particles, load_poses
+from ..kernels.batches import evenly_spaced
 from ..kernels.device import Device
 from ..maps.mask import mask_centre, mask_radius
 from ..maps.reference_filter import reference_fsc
@@ -101,7 +102,7 @@ def load_sample(run: RunFolder, iteration: int, device: Device, workers: int) ->
         if len(mine) < LEAST_PARTICLES:
             raise InputError(f"has only {len(mine)} particles", f"half-set {half}", "use more particles")
         count = int(np.clip(SHARE * len(mine), FEW, MANY))
-        rows[half] = mine[np.unique(np.linspace(0, len(mine) - 1, count).astype(int))]
+        rows[half] = mine[evenly_spaced(len(mine), count)]
     check_stacks(run, given, np.unique(particles.stack[np.concatenate(list(rows.values()))]))
     return Sample(run, given, iteration, particles, rows, read_map(run.mask_in_use(iteration))[0], device, workers)
 

@@ -16,6 +16,7 @@ from typing import Tuple
 import numpy as np
 
 from ..io.mrc import ImageReader
+from ..kernels.batches import evenly_spaced
 from ..kernels.fft import irfftn, rfft2
 from ..records.particles import Particles
 
@@ -120,7 +121,7 @@ def pairs_of_marks(marks: np.ndarray) -> np.ndarray:
 def confirmed(pairs: np.ndarray, particles: Particles) -> np.ndarray:
     """Those of the pairs of rows (m, 2) whose images have a cross-correlation with a peak. Of more than MOST_COMPARED
     pairs as many are compared; the others are taken if nearly all of these have one, too."""
-    some = np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), MOST_COMPARED)).astype(int))
+    some = evenly_spaced(len(pairs), min(len(pairs), MOST_COMPARED))
     with ImageReader(particles) as reader:
         certain = np.array([has_peak(reader.read_unchecked(pair)) for pair in pairs[some]], bool)
     everything = len(some) < len(pairs) and certain.mean() > MOST_AGREE

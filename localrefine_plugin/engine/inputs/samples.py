@@ -9,6 +9,7 @@ import numpy as np
 
 from ..align.reference import Reference, make_reference, slice_rows
 from ..align.search import PackedImages
+from ..kernels.batches import evenly_spaced
 from ..kernels.slices import extract_slices, gauss_newton_sums
 from ..model.ctf import CtfOnPixels
 from ..model.fourier import cosine_edge
@@ -112,7 +113,7 @@ def chosen_images(particles: Particles, half: int, most: int) -> np.ndarray:
     found = []
     for g in groups:
         rows = mine[group == g]
-        found.append(rows[np.unique(np.linspace(0, len(rows) - 1, each).astype(int))])
+        found.append(rows[evenly_spaced(len(rows), each)])
     return np.sort(np.concatenate(found))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..kernels.host import Cost
 from ..records.codec import as_json, from_json
-from ..records.iteration import HalfRecord, IterationRecord
+from ..records.iteration import IterationRecord
 from ..records.motion import LearnedMotion
 from ..records.particles import Particles
 from ..records.poses import PoseTable
@@ -92,12 +92,6 @@ def load_iteration(run: RunFolder, iteration: int) -> IterationRecord:
     """What the merge step (of iteration 0: prepare) left."""
     with reading(run.iteration_done(iteration)):
         return from_json(IterationRecord, read_json(run.iteration_done(iteration)))
-
-
-def load_half(run: RunFolder, iteration: int, half: int) -> HalfRecord:
-    """What an align step left."""
-    with reading(run.half_done(iteration, half)):
-        return from_json(HalfRecord, read_json(run.half_done(iteration, half)))
 
 
 def load_report(run: RunFolder) -> Report:

@@ -1,4 +1,4 @@
-"""A loop over many items in batches that a device's memory can hold."""
+"""Some of many items, and a loop over all in batches that a device's memory can hold."""
 from __future__ import annotations
 
 from typing import Callable, Tuple
@@ -9,6 +9,11 @@ from ..records.errors import InputError
 from .device import Device
 
 SMALLEST_BATCH = 16  # fewer items at a time would leave a GPU idle
+
+
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """0 … count − 1, or so many of these from end to end."""
+    return np.unique(np.linspace(0, count - 1, most).astype(int))
 
 
 def in_batches(do: Callable[[np.ndarray], None], span: Tuple[int, int], size: int, device: Device,

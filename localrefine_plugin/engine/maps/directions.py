@@ -20,6 +20,7 @@ from typing import Any, Tuple
 
 import numpy as np
 
+from ..kernels.batches import evenly_spaced
 from ..kernels.device import to_host
 from ..model import fourier
 from ..records.iteration import FSC_THRESHOLD
@@ -66,7 +67,7 @@ def half_sphere(count: int) -> np.ndarray:
 
 def sampling(rotation: np.ndarray, symmetry: np.ndarray) -> Sampling:
     """Of views with these poses (n, 3, 3), with the operators (g, 3, 3) of a point group."""
-    rotation = rotation[np.unique(np.linspace(0, len(rotation) - 1, MOST_VIEWS // len(symmetry)).astype(int))]
+    rotation = rotation[evenly_spaced(len(rotation), MOST_VIEWS // len(symmetry))]
     views = (rotation[:, None] @ symmetry[None])[:, :, 2].reshape(-1, 3)  # the beam, in the frame of the map
     width = 0.5 / np.clip(len(views) / (2 * VIEWS_PER_SAMPLE), 1, FOURIER_RADIUS)
     directions = half_sphere(DIRECTIONS)

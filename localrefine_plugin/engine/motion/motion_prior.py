@@ -22,6 +22,7 @@ from typing import NamedTuple, Sequence, Tuple
 
 import numpy as np
 
+from ..kernels.batches import evenly_spaced
 from ..model.pose import cross_matrix, inverse_right_jacobian
 from ..records.motion import LearnedMotion
 
@@ -65,11 +66,6 @@ class Evidence:
         bt = np.swapaxes(b, 1, 2)
         return bt @ self.curvature @ b, (bt @ self.pull[..., None])[..., 0]
 
-
-
-def evenly_spaced(count: int, most: int = MOST_PARTICLES) -> np.ndarray:
-    """Which of ``count`` images the motion is learned from: all, or so many."""
-    return np.unique(np.linspace(0, count - 1, most).astype(int))
 
 
 def joined_evidence(parts: Sequence[Evidence]) -> Evidence:

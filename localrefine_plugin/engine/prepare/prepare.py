@@ -20,6 +20,7 @@ from ..inputs.first_look import FirstLook, first_warnings, look_at, view_warning
 from ..io.mrc import write_map
 from ..io.run_folder import RunFolder, remove, remove_temporary
 from ..io.run_store import save_arrays, save_particles, save_record
+from ..kernels.batches import evenly_spaced
 from ..kernels.device import Device, array_module, choose_device, to_host
 from ..kernels.host import measured, worker_count
 from ..maps.fsc import five_curves, write_fsc
@@ -135,7 +136,7 @@ def first_references(inputs: CheckedInputs, resolved: ResolvedSettings,
     looks = []
     for half in (1, 2):
         index = np.flatnonzero(inputs.particles.half_set == half)
-        index = index[np.unique(np.linspace(0, len(index) - 1, FIRST_IMAGES).astype(int))]
+        index = index[evenly_spaced(len(index), FIRST_IMAGES)]
         looks.append(look_at(inputs.particles.take(index), references[half - 1], inputs.mask, resolved, workers))
     return looks, references
 

@@ -103,7 +103,7 @@ class Processes(LinkedTeam):
                 if isinstance(what, Failure):
                     return what.error()
         except (EOFError, OSError):
-            pass
+            pass  # it said nothing: how it was stopped is all there is to say
         status = child.wait()
         how = f"signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"exit status {status}"
         killer = ", perhaps because the machine has no memory left" if status == -signal.SIGKILL else ""
