@@ -17,17 +17,17 @@ from examples.simulate import Poses
 
 
 class Truth:
-    """True poses of body B, the map they give (A smeared by its motion relative to B), and the mask."""
+    """True poses of a body, the map they give (the others smeared by their motion relative to it), and its mask."""
 
-    def __init__(self, data: Path):
+    def __init__(self, data: Path, body: str = "B"):
         facts = json.loads((data / "truth.json").read_text(encoding="utf-8"))
         if "options" in facts:  # examples/simulate.py
             self.pixel_size = float(facts["options"]["pixel_size"])
-            self.centroid = np.array(facts["centroid_b_angstrom"])
+            self.centroid = np.array(facts[f"centroid_{body.lower()}_angstrom"])
         else:
             self.pixel_size, self.centroid = float(facts["args"]["apix"]), np.array(facts["comB_A"])
-        self.poses = read_poses(data / "true_B.star")
-        self.mask, self.map = read_map(data / "mask_B.mrc"), read_map(data / "gt_inB.mrc")
+        self.poses = read_poses(data / f"true_{body}.star")
+        self.mask, self.map = read_map(data / f"mask_{body}.mrc"), read_map(data / f"gt_in{body}.mrc")
 
     def of_poses(self, poses: Poses) -> Dict[str, float]:
         """Medians over the particles of the angle and of the centroid's distance in the image."""

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from . import imaging
 
-JUNK, DEFOCUS, VIEWS, BATCHES = range(1, 5)  # streams of random numbers
+JUNK, DEFOCUS, VIEWS, BATCHES, SECOND_HINGE = range(1, 6)  # streams of random numbers
 NEIGHBOUR_DISTANCE = 0.8, 1.4  # of the radius of the particle; two that touch are 2 apart
 
 

@@ -9,28 +9,15 @@ from typing import List
 
 import numpy as np
 
+from .helices import ball, helix
 from .phantom import Model
 
-RISE, RADIUS_MAIN, RADIUS_SIDE, PER_TURN = 1.5, 2.3, 5.5, 100.0  # Å and degrees of an alpha helix
 MEMBRANE_HELICES, MEMBRANE_RESIDUES, HELIX_SPACING = 12, 28, 9.5  # 336 residues
 DOMAIN_HELICES, DOMAIN_RESIDUES, DOMAIN_RADIUS = 18, 25, 19.0  # 450 residues
 DOMAIN_HEIGHT, JOINT_HEIGHT = 52.0, 27.0  # of the centre of body B, and of the hinge
 MICELLE_RADIUS, MICELLE_HALF_HEIGHT, MICELLE_SPACING, BUNDLE_HOLE = 44.0, 22.0, 4.0, 21.0
 MICELLE_WEIGHT = 0.35  # of a bead: two fifths of the protein's density
 SEED = 8
-
-
-def helix(centre: np.ndarray, direction: np.ndarray, residues: int, phase: float) -> np.ndarray:
-    """Beads (2 · residues, 3): main chain and side chains along an axis through ``centre``."""
-    direction = direction / np.linalg.norm(direction)
-    across = np.cross(direction, [1.0, 0.0, 0.0] if abs(direction[0]) < 0.9 else [0.0, 1.0, 0.0])
-    across /= np.linalg.norm(across)
-    other = np.cross(direction, across)
-    along = (np.arange(residues) - (residues - 1) / 2) * RISE
-    angle = np.deg2rad(PER_TURN) * np.arange(residues) + phase
-    out = np.cos(angle)[:, None] * across + np.sin(angle)[:, None] * other
-    axis = centre + along[:, None] * direction
-    return np.concatenate([axis + RADIUS_MAIN * out, axis + RADIUS_SIDE * out])
 
 
 def membrane_part(rng: np.random.Generator) -> np.ndarray:
@@ -44,14 +31,6 @@ def membrane_part(rng: np.random.Generator) -> np.ndarray:
     return np.concatenate(beads)
 
 
-def soluble_domain(rng: np.random.Generator) -> np.ndarray:
-    """Helices of any direction whose centres fill a ball."""
-    centres = rng.standard_normal((DOMAIN_HELICES, 3))
-    centres *= (DOMAIN_RADIUS * rng.random((DOMAIN_HELICES, 1)) ** (1 / 3)) / np.linalg.norm(centres, axis=1)[:, None]
-    return np.concatenate([helix(centre + [0, 0, DOMAIN_HEIGHT], rng.standard_normal(3), DOMAIN_RESIDUES,
-                                 rng.uniform(0, 2 * np.pi)) for centre in centres])
-
-
 def micelle() -> np.ndarray:
     """Points of a grid in a flattened ball around the bundle, outside it: smooth at the resolution of the beads."""
     axis = np.arange(-MICELLE_RADIUS, MICELLE_RADIUS + 1, MICELLE_SPACING)
@@ -63,7 +42,8 @@ def micelle() -> np.ndarray:
 
 def model() -> Model:
     rng = np.random.default_rng(SEED)
-    parts = membrane_part(rng), micelle(), soluble_domain(rng)
+    parts = membrane_part(rng), micelle(), ball(rng, np.array([0, 0, DOMAIN_HEIGHT]), DOMAIN_RADIUS, DOMAIN_HELICES,
+                                                DOMAIN_RESIDUES)
     position = np.concatenate(parts)
     weight = np.concatenate([np.ones(len(parts[0])), np.full(len(parts[1]), MICELLE_WEIGHT), np.ones(len(parts[2]))])
     in_body_b = np.arange(len(position)) >= len(parts[0]) + len(parts[1])

@@ -1,4 +1,4 @@
-"""Maps of the two bodies of the example: beads → density, soft masks, the map a perfect refinement gives.
+"""Maps of the bodies of the example: beads → density, soft masks, density smeared by motions.
 
 Positions are x, y, z in Å from the centre of the box (voxel N // 2); arrays are [z, y, x].
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 import scipy.fft
@@ -20,17 +20,20 @@ FINE_VOXEL = 1.5           # Å: grid on which the beads are laid down
 
 @dataclass(frozen=True)
 class Model:
-    """Beads of a complex of two bodies; B turns about the fulcrum.
+    """Beads of a complex of two bodies, or three; B turns about the fulcrum, C about its own.
 
     Attributes
     ----------
     position : (n, 3) Å.  weight : (n,) scattering.  in_body_b : (n,) bool.  fulcrum : (3,) Å.
+    in_body_c, fulcrum_c : the same of body C, None where there is none.
     """
 
     position: np.ndarray
     weight: np.ndarray
     in_body_b: np.ndarray
     fulcrum: np.ndarray
+    in_body_c: Optional[np.ndarray] = None
+    fulcrum_c: Optional[np.ndarray] = None
 
     @classmethod
     def load(cls, path: Path = MODEL) -> "Model":
@@ -40,17 +43,28 @@ class Model:
 
     @property
     def centroid_b(self) -> np.ndarray:
-        return np.average(self.position[self.in_body_b], axis=0, weights=self.weight[self.in_body_b])
+        return self.centroid(self.in_body_b)
+
+    @property
+    def centroid_c(self) -> np.ndarray:
+        return self.centroid(self.in_body_c)
+
+    @property
+    def fulcrums(self) -> List[np.ndarray]:
+        return [point for point in (self.fulcrum, self.fulcrum_c) if point is not None]
+
+    def centroid(self, chosen: np.ndarray) -> np.ndarray:
+        return np.average(self.position[chosen], axis=0, weights=self.weight[chosen])
 
     @property
     def radius(self) -> float:
         return float(np.linalg.norm(self.position, axis=1).max())
 
-    def bodies(self, box_size: int, pixel_size: float) -> Tuple[np.ndarray, np.ndarray]:
-        """Densities of body A and body B."""
-        a, b = (density(self.position[chosen], self.weight[chosen], box_size, pixel_size)
-                for chosen in (~self.in_body_b, self.in_body_b))
-        return a, b
+    def bodies(self, box_size: int, pixel_size: float) -> List[np.ndarray]:
+        """Densities of body A, body B and, where there is one, body C."""
+        moving = [self.in_body_b] + ([] if self.in_body_c is None else [self.in_body_c])
+        return [density(self.position[chosen], self.weight[chosen], box_size, pixel_size)
+                for chosen in (~np.any(moving, axis=0), *moving)]
 
 
 def density(position: np.ndarray, weight: np.ndarray, box_size: int, pixel_size: float) -> np.ndarray:
@@ -107,16 +121,11 @@ def soft_mask(volume: np.ndarray, pixel_size: float, grow: float = 6.0, edge: fl
     return (0.5 + 0.5 * np.cos(np.pi * t)).astype(np.float32)
 
 
-def seen_from_body_b(body_a: np.ndarray, body_b: np.ndarray, hinge: np.ndarray, displacement: np.ndarray,
-                     pixel_size: float) -> np.ndarray:
-    """The map a perfect refinement of B gives: B sharp, A smeared by its motion relative to B.
-
-    ``hinge`` (m, 3, 3) and ``displacement`` (m, 3) in Å of a sample of particles: B moves by x → H x + d, so
-    that in B's frame the density of A at x is that of the undisturbed A at H x + d.
-    """
-    centre = np.full(3, body_a.shape[0] // 2)
-    smeared = np.zeros_like(body_a)
+def smeared(body: np.ndarray, hinge: np.ndarray, displacement: np.ndarray, pixel_size: float) -> np.ndarray:
+    """Mean of the density at H x + d over m motions: ``hinge`` H (m, 3, 3) and ``displacement`` d (m, 3) in Å."""
+    centre = np.full(3, body.shape[0] // 2)
+    total = np.zeros_like(body)
     for h, d in zip(hinge, displacement):
         matrix = h[::-1, ::-1]
-        smeared += ndimage.affine_transform(body_a, matrix, centre - matrix @ centre + d[::-1] / pixel_size, order=1)
-    return body_b + smeared / len(hinge)
+        total += ndimage.affine_transform(body, matrix, centre - matrix @ centre + d[::-1] / pixel_size, order=1)
+    return total / len(hinge)

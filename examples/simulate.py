@@ -1,4 +1,4 @@
-"""A hinged complex in RELION 3.1's format: noisy CTF-affected images of two bodies, of which B moves.
+"""A hinged complex in RELION 3.1's format: noisy CTF-affected images of two bodies, of which B moves, or three.
 
     python -m examples.simulate OUTPUT [--particles 1200] [--box-size 80] [--model membrane] [--junk 0.2] ...
 
@@ -11,7 +11,8 @@ with p the fulcrum and c = −(rlnOriginXAngst, rlnOriginYAngst) the position of
 
 Written: particles.star particles.mrcs, half1.mrc half2.mrc (reconstructed from the input poses) and their mean
 consensus.mrc, mask_A.mrc mask_B.mrc, and the truth: true_A.star true_B.star, gt_A.mrc gt_B.mrc gt_inB.mrc (what a
-perfect refinement of B gives), truth.json.
+perfect refinement of B gives), truth.json. With --model two_hinges there is a body C as well, which moves like B about
+a hinge of its own, and mask_C.mrc, true_C.star, gt_C.mrc, gt_inC.mrc.
 """
 from __future__ import annotations
 
@@ -26,20 +27,20 @@ import mrcfile
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from . import imaging, imperfections, membrane, phantom
+from . import imaging, imperfections, membrane, phantom, two_hinges
 
 BATCH = 50
 SMEAR_SAMPLE = 100    # particles whose motion smears body A in gt_inB.mrc
 
 
-MODELS = {"rna": phantom.Model.load, "membrane": membrane.model}
+MODELS = {"rna": phantom.Model.load, "membrane": membrane.model, "two_hinges": two_hinges.model}
 
 
 @dataclass(frozen=True)
 class Options(imperfections.Imperfections):
     """What is simulated; each field is an option of the command line."""
 
-    model: str = "rna"                    # or membrane: a membrane protein in a micelle
+    model: str = "rna"                    # or membrane: a protein in a micelle; or two_hinges: bodies B and C move
     particles: int = 1200
     box_size: int = 80
     pixel_size: float = 3.6
@@ -47,6 +48,7 @@ class Options(imperfections.Imperfections):
     seed: int = 1
     hinge_rotation_deg: float = 7.0       # s.d. of the angle, about an axis of any direction
     hinge_shift_angstrom: float = 1.0     # s.d. per axis
+    hinge_correlation: float = 0.0        # of body C's rotation and shift with body B's, axis by axis
     input_rotation_error_deg: float = 1.0  # r.m.s. angle
     input_shift_error_angstrom: float = 2.0  # s.d. per axis
     offset_px: float = 3.0                # particles are up to this far from the centre of their image
@@ -74,14 +76,44 @@ class Poses:
 
 
 @dataclass(frozen=True)
+class Motion:
+    """x → H x + d of a body, particle by particle: rotation H (n, 3, 3) and displacement d (n, 3) in Å."""
+
+    hinge: np.ndarray
+    displacement: np.ndarray
+
+    @classmethod
+    def about(cls, fulcrum: np.ndarray, turn: np.ndarray, shift: np.ndarray) -> "Motion":
+        """x → H (x − p) + p + s, of rotation vectors (n, 3) in radians and shifts s (n, 3) in Å."""
+        hinge = Rotation.from_rotvec(turn).as_matrix()
+        return cls(hinge, fulcrum + shift - hinge @ fulcrum)
+
+    def of(self, poses: "Poses") -> "Poses":
+        """Poses of the body that moves, from those of body A."""
+        moved = np.einsum("nij,nj->ni", poses.rotation, self.displacement)[:, :2]
+        return Poses(poses.rotation @ self.hinge, poses.position + moved)
+
+    def inverse(self) -> "Motion":
+        back = np.swapaxes(self.hinge, 1, 2)
+        return Motion(back, -np.einsum("nij,nj->ni", back, self.displacement))
+
+    def after(self, other: "Motion") -> "Motion":
+        """x → H (H' x + d') + d, where the other one is H' and d'."""
+        moved = np.einsum("nij,nj->ni", self.hinge, other.displacement)
+        return Motion(self.hinge @ other.hinge, moved + self.displacement)
+
+    def __getitem__(self, rows: slice) -> "Motion":
+        return Motion(self.hinge[rows], self.displacement[rows])
+
+
+@dataclass(frozen=True)
 class Truth:
     """Everything drawn at random except the noise; first axis: particles."""
 
     body_a: Poses
-    body_b: Poses
+    moving: List[Poses]       # of body B and, where there is one, C
+    motions: List[Motion]     # of the same
     given: Poses
-    hinge: np.ndarray
-    displacement: np.ndarray
     defocus: Dict[str, np.ndarray]
     given_defocus: Dict[str, np.ndarray]
     amplitude: np.ndarray
@@ -91,33 +123,44 @@ class Truth:
     def __len__(self) -> int:
         return len(self.half_set)
 
+    @property
+    def body_b(self) -> Poses:
+        return self.moving[0]
 
-def draw(options: Options, fulcrum: np.ndarray, rng: np.random.Generator) -> Truth:
-    """Poses, motions, defoci and half-sets of all particles."""
+
+def draw(options: Options, fulcrums: Sequence[np.ndarray], rng: np.random.Generator) -> Truth:
+    """Poses, motions, defoci and half-sets of all particles; ``fulcrums`` (3,) of body B and, if there is one, C."""
     n = options.particles
     rotation_a = Rotation.random(n, random_state=int(rng.integers(2 ** 31))).as_matrix()
     if options.preferred_view_deg:
         rotation_a = imperfections.preferred_views(options, options.seed, n)
-    position_a = rng.uniform(-1, 1, (n, 2)) * options.offset_px * options.pixel_size
-    body_a = Poses(rotation_a, position_a)
-    hinge, displacement = draw_motion(options, fulcrum, rng)
-    body_b = Poses(rotation_a @ hinge, position_a + np.einsum("nij,nj->ni", rotation_a, displacement)[:, :2])
+    body_a = Poses(rotation_a, rng.uniform(-1, 1, (n, 2)) * options.offset_px * options.pixel_size)
+    motions = draw_motions(options, fulcrums, rng)
     half_set = np.empty(n, int)
     half_set[rng.permutation(n)] = 1 + np.arange(n) % 2
     defocus, micrograph = draw_defocus(options, rng)
-    return Truth(body_a, body_b, with_errors(body_a, options, rng), hinge, displacement, defocus,
+    return Truth(body_a, [motion.of(body_a) for motion in motions], motions, with_errors(body_a, options, rng), defocus,
                  imperfections.given_defocus(options, options.seed, defocus),
                  np.exp(rng.normal(0, options.amplitude_spread, n)), micrograph, half_set)
 
 
-def draw_motion(options: Options, fulcrum: np.ndarray, rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
-    """H (n, 3, 3) and d = p + s − H p (n, 3) of the motion x → H x + d of body B."""
+def draw_motions(options: Options, fulcrums: Sequence[np.ndarray], rng: np.random.Generator) -> List[Motion]:
+    """Of body B, and of body C with random numbers of its own."""
+    drawn = [draw_motion(options, rng)]
+    if len(fulcrums) > 1:
+        share, own = options.hinge_correlation, draw_motion(
+            options, imperfections.stream(options.seed, imperfections.SECOND_HINGE))
+        drawn.append([share * b + np.sqrt(1 - share ** 2) * c for b, c in zip(drawn[0], own)])
+    return [Motion.about(fulcrum, turn, shift) for fulcrum, (turn, shift) in zip(fulcrums, drawn)]
+
+
+def draw_motion(options: Options, rng: np.random.Generator) -> List[np.ndarray]:
+    """Rotation vectors (n, 3) in radians and shifts (n, 3) in Å."""
     n = options.particles
     axis = rng.standard_normal((n, 3))
     axis /= np.linalg.norm(axis, axis=1, keepdims=True)
     angle = np.deg2rad(rng.normal(0, options.hinge_rotation_deg, (n, 1)))
-    hinge = Rotation.from_rotvec(axis * angle).as_matrix()
-    return hinge, fulcrum + rng.normal(0, options.hinge_shift_angstrom, (n, 3)) - hinge @ fulcrum
+    return [axis * angle, rng.normal(0, options.hinge_shift_angstrom, (n, 3))]
 
 
 def draw_defocus(options: Options, rng: np.random.Generator) -> Tuple[Dict[str, np.ndarray], np.ndarray]:
@@ -140,7 +183,7 @@ def with_errors(poses: Poses, options: Options, rng: np.random.Generator) -> Pos
 
 
 class Microscope:
-    """Makes images of the two bodies, batch by batch; the noise depends on seed and batch alone."""
+    """Makes images of the bodies, batch by batch; the noise depends on seed and batch alone."""
 
     def __init__(self, options: Options, bodies: Sequence[np.ndarray], radius: float, truth: Truth):
         self.options, self.truth = options, truth
@@ -162,8 +205,8 @@ class Microscope:
     def signal(self, rows: slice) -> np.ndarray:
         """Noise-free images (b, N, N) of these particles on the maps' own grey scale."""
         total = 0
-        for body, poses in zip(self.bodies, (self.truth.body_a[rows], self.truth.body_b[rows])):
-            total = total + body.extract(poses.rotation, self.pixels) * self.shift(poses)
+        for body, poses in zip(self.bodies, (self.truth.body_a, *self.truth.moving)):
+            total = total + body.extract(poses[rows].rotation, self.pixels) * self.shift(poses[rows])
         return self.pixels.images(total * self.ctf(rows)) * self.truth.amplitude[rows, None, None]
 
     def shift(self, poses: Poses) -> np.ndarray:
@@ -264,31 +307,46 @@ def write_mrc(path: Path, data: np.ndarray, pixel_size: float, stack: bool = Fal
         handle.voxel_size = pixel_size
 
 
+def seen_from(own: int, bodies: Sequence[np.ndarray], truth: Truth, pixel_size: float) -> np.ndarray:
+    """The map that a perfect refinement of body ``own`` (1: B, 2: C) gives: it is sharp, the others are smeared.
+
+    In its frame lies at x what body j, which moves by x → H' x + d', has at H'⁻¹ (H x + d − d').
+    """
+    total, motion = bodies[own], truth.motions[own - 1][:SMEAR_SAMPLE]
+    for j, body in enumerate(bodies):
+        if j != own:
+            relative = motion if j == 0 else truth.motions[j - 1][:SMEAR_SAMPLE].inverse().after(motion)
+            total = total + phantom.smeared(body, relative.hinge, relative.displacement, pixel_size)
+    return total
+
+
 def simulate(output: Path, options: Optional[Options] = None) -> None:
     """Write the whole data set into a folder."""
     options = options or Options()
     output.mkdir(parents=True, exist_ok=True)
     model = MODELS[options.model]()
-    body_a, body_b = model.bodies(options.box_size, options.pixel_size)
-    truth = draw(options, model.fulcrum, np.random.default_rng(options.seed))
-    microscope = Microscope(options, (body_a, body_b), model.radius, truth)
+    bodies = model.bodies(options.box_size, options.pixel_size)
+    truth = draw(options, model.fulcrums, np.random.default_rng(options.seed))
+    microscope = Microscope(options, bodies, model.radius, truth)
     images = microscope.all_images()
     write_mrc(output / "particles.mrcs", images, options.pixel_size, stack=True)
     half_1, half_2 = half_maps(microscope, images)
-    seen = phantom.seen_from_body_b(body_a, body_b, truth.hinge[:SMEAR_SAMPLE], truth.displacement[:SMEAR_SAMPLE],
-                                    options.pixel_size)
-    maps = dict(half1=half_1, half2=half_2, consensus=(half_1 + half_2) / 2,
-                mask_A=phantom.soft_mask(body_a, options.pixel_size),
-                mask_B=phantom.soft_mask(body_b, options.pixel_size), gt_A=body_a * microscope.grey_scale,
-                gt_B=body_b * microscope.grey_scale, gt_inB=seen * microscope.grey_scale)
+    maps = dict(half1=half_1, half2=half_2, consensus=(half_1 + half_2) / 2)
+    for name, body in zip("ABC", bodies):
+        maps[f"mask_{name}"] = phantom.soft_mask(body, options.pixel_size)
+        maps[f"gt_{name}"] = body * microscope.grey_scale
+    for own, (name, poses) in enumerate(zip("BC", truth.moving), 1):
+        maps[f"gt_in{name}"] = seen_from(own, bodies, truth, options.pixel_size) * microscope.grey_scale
+        write_star(output / f"true_{name}.star", options, truth, poses)
     for name, volume in maps.items():
         write_mrc(output / f"{name}.mrc", volume, options.pixel_size)
     write_star(output / "particles.star", options, truth, truth.given)
     write_star(output / "true_A.star", options, truth, truth.body_a)
-    write_star(output / "true_B.star", options, truth, truth.body_b)
     facts = dict(options=asdict(options), grey_scale=microscope.grey_scale,
                  fulcrum_angstrom=model.fulcrum.tolist(), centroid_b_angstrom=model.centroid_b.tolist(),
                  junk=np.flatnonzero(microscope.junk).tolist())
+    if model.in_body_c is not None:
+        facts.update(fulcrum_c_angstrom=model.fulcrum_c.tolist(), centroid_c_angstrom=model.centroid_c.tolist())
     (output / "truth.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 

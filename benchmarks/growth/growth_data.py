@@ -114,10 +114,8 @@ class Camera:
 
 def smeared(particle: Complex, truth: simulate.Truth, options: Options) -> np.ndarray:
     """The core as the input poses show it: body B smeared by its motion, all by the errors of the shifts."""
-    hinge, displacement = truth.hinge[:SMEARED], truth.displacement[:SMEARED]
-    back = np.swapaxes(hinge, 1, 2)
-    moved = phantom.seen_from_body_b(particle.body_b, np.zeros_like(particle.body_b), back,
-                                     -np.einsum("nij,nj->ni", back, displacement), options.pixel_size)
+    back = truth.motions[0][:SMEARED].inverse()
+    moved = phantom.smeared(particle.body_b, back.hinge, back.displacement, options.pixel_size)
     return phantom.lowpass(particle.body_a + moved, options.pixel_size,
                            POSE_ERROR_LOWPASS * options.input_shift_error_angstrom)
 
@@ -149,7 +147,7 @@ def repeated(truth: simulate.Truth, count: int) -> simulate.Truth:
     given = replace(truth.given[rows], rotation=truth.given.rotation[rows] @ turn.as_matrix())
     defocus, given_defocus = ({name: values[rows] for name, values in of.items()}
                               for of in (truth.defocus, truth.given_defocus))
-    return replace(truth, body_a=truth.body_a[rows], body_b=truth.body_b[rows], given=given, defocus=defocus,
+    return replace(truth, body_a=truth.body_a[rows], moving=[truth.body_b[rows]], given=given, defocus=defocus,
                    given_defocus=given_defocus, micrograph=truth.micrograph[rows], half_set=truth.half_set[rows])
 
 
@@ -165,7 +163,7 @@ def write(output: Path, options: Options) -> None:
     output.mkdir(parents=True, exist_ok=True)
     particle = Complex.load(options.pixel_size)
     distinct = min(options.particles, DISTINCT)
-    truth = simulate.draw(replace(options, particles=distinct), particle.fulcrum, np.random.default_rng(options.seed))
+    truth = simulate.draw(replace(options, particles=distinct), [particle.fulcrum], np.random.default_rng(options.seed))
     camera = Camera(options, particle.radius, projections(particle, truth, options.pixel_size), truth)
     n = options.box_size
     with mrcfile.new_mmap(str(output / "particles.mrcs"), (options.particles, n, n), 2, overwrite=True) as mrc:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from relion_files import read_columns
 
-from examples import imperfections, membrane, simulate
+from examples import imperfections, membrane, simulate, two_hinges
 
 PLAIN = simulate.Options(particles=60, box_size=40, pixel_size=7.0, seed=4, threads=1)
 
@@ -17,7 +17,7 @@ PLAIN = simulate.Options(particles=60, box_size=40, pixel_size=7.0, seed=4, thre
 def microscope(**changes):
     options = dataclasses.replace(PLAIN, **changes)
     model = simulate.MODELS[options.model]()
-    truth = simulate.draw(options, model.fulcrum, np.random.default_rng(options.seed))
+    truth = simulate.draw(options, model.fulcrums, np.random.default_rng(options.seed))
     return simulate.Microscope(options, model.bodies(options.box_size, options.pixel_size), model.radius, truth)
 
 
@@ -25,7 +25,8 @@ def test_one_imperfection_leaves_all_other_random_numbers_as_they_are():
     """Poses, defoci and noise are those of the plain set; without junk so are the images."""
     rows = slice(0, 50)
     plain, changed = microscope(), microscope(junk=0.3, defocus_error_angstrom=300.0)
-    for name in ("half_set", "amplitude", "hinge"):
+    np.testing.assert_array_equal(plain.truth.motions[0].hinge, changed.truth.motions[0].hinge)
+    for name in ("half_set", "amplitude"):
         np.testing.assert_array_equal(getattr(plain.truth, name), getattr(changed.truth, name))
     kept = ~changed.junk[rows]
     np.testing.assert_array_equal(plain.images(rows)[kept], changed.images(rows)[kept])
@@ -112,6 +113,16 @@ def test_preferred_views_lie_about_one_axis():
     options = imperfections.Imperfections(preferred_view_deg=20.0)
     cosine = imperfections.preferred_views(options, 1, 4000)[:, 2, 2]
     assert np.rad2deg(np.sqrt(np.mean(np.arccos(cosine) ** 2))) == pytest.approx(20, rel=0.05)
+
+
+def test_the_complex_with_two_hinges_has_three_bodies_of_their_masses_that_touch_where_they_turn():
+    model = two_hinges.model()
+    in_a = ~(model.in_body_b | model.in_body_c)
+    masses = [0.11 / 2 * chosen.sum() for chosen in (in_a, model.in_body_b, model.in_body_c)]  # two beads a residue
+    np.testing.assert_allclose(masses, (165, 82.5, 66))
+    for inside, hinge in ((model.in_body_b, model.fulcrum), (model.in_body_c, model.fulcrum_c)):
+        for part in (inside, in_a):
+            assert np.linalg.norm(model.position[part] - hinge, axis=1).min() < 15
 
 
 def test_the_membrane_protein_has_a_domain_of_50_kda_a_bundle_and_a_weaker_micelle_around_it():

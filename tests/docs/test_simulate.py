@@ -9,8 +9,9 @@ import mrcfile
 import numpy as np
 import pytest
 from conftest import require_program
+from scipy.spatial.transform import Rotation
 
-from examples import evaluate, imaging, phantom, simulate
+from examples import evaluate, imaging, phantom, simulate, two_hinges
 
 BOX, PIXEL_SIZE = 64, 4.4
 OPTIONS = simulate.Options(particles=600, box_size=BOX, pixel_size=PIXEL_SIZE, seed=4, astigmatism=1500.0)
@@ -37,7 +38,7 @@ def rigid(model, bodies):
     """A microscope without hinge motion, envelope or spread of amplitudes, and the truth it draws."""
     options = dataclasses.replace(OPTIONS, particles=20, hinge_rotation_deg=0.0, hinge_shift_angstrom=0.0,
                                   envelope_b_factor=0.0, amplitude_spread=0.0)
-    truth = simulate.draw(options, model.fulcrum, np.random.default_rng(2))
+    truth = simulate.draw(options, model.fulcrums, np.random.default_rng(2))
     return simulate.Microscope(options, bodies, model.radius, truth)
 
 
@@ -109,12 +110,41 @@ def test_beads_become_gaussians(model):
 def test_body_b_turns_about_the_fulcrum(model):
     """Where a point of body B lands: R_B b + c_B = R_A (H (b − p) + p + s) + c_A; without shift p stays."""
     options = dataclasses.replace(OPTIONS, hinge_shift_angstrom=0.0)
-    truth = simulate.draw(options, model.fulcrum, np.random.default_rng(3))
+    truth = simulate.draw(options, model.fulcrums, np.random.default_rng(3))
     at_a, at_b = (evaluate.centroid_position(poses, model.fulcrum) for poses in (truth.body_a, truth.body_b))
     np.testing.assert_allclose(at_a, at_b, atol=1e-9)
-    moved = np.einsum("nij,j->ni", truth.hinge, model.centroid_b - model.fulcrum) + model.fulcrum
+    moved = np.einsum("nij,j->ni", truth.motions[0].hinge, model.centroid_b - model.fulcrum) + model.fulcrum
     expected = np.einsum("nij,nj->ni", truth.body_a.rotation, moved)[:, :2] + truth.body_a.position
     np.testing.assert_allclose(evaluate.centroid_position(truth.body_b, model.centroid_b), expected, atol=1e-9)
+
+
+def test_the_second_domain_turns_about_its_own_hinge_and_with_the_first_as_much_as_said():
+    model = two_hinges.model()
+    options = dataclasses.replace(OPTIONS, particles=4000, hinge_shift_angstrom=0.0, hinge_correlation=0.8)
+    truth = simulate.draw(options, model.fulcrums, np.random.default_rng(3))
+    at_a, at_c = (evaluate.centroid_position(poses, model.fulcrum_c) for poses in (truth.body_a, truth.moving[1]))
+    np.testing.assert_allclose(at_a, at_c, atol=1e-9)
+    turn_b, turn_c = (Rotation.from_matrix(motion.hinge).as_rotvec() for motion in truth.motions)
+    for axis in range(3):
+        assert np.corrcoef(turn_b[:, axis], turn_c[:, axis])[0, 1] == pytest.approx(0.8, abs=0.03)
+    assert turn_c.std() == pytest.approx(turn_b.std(), rel=0.03)
+
+
+@pytest.mark.parametrize("own", [1, 2])
+def test_the_map_of_a_perfect_refinement_has_the_other_bodies_where_its_frame_sees_them(own):
+    """One particle: points y of the moved specimen lie at H⁻¹ (y − d) in the frame of a body that moved by H, d."""
+    model = two_hinges.model()
+    few = dataclasses.replace(OPTIONS, particles=1, hinge_rotation_deg=20.0, hinge_shift_angstrom=5.0)
+    truth = simulate.draw(few, model.fulcrums, np.random.default_rng(5))
+    found = simulate.seen_from(own, model.bodies(48, 5.0), truth, 5.0)
+    moved = np.copy(model.position)
+    for inside, motion in zip((model.in_body_b, model.in_body_c), truth.motions):
+        moved[inside] = moved[inside] @ motion.hinge[0].T + motion.displacement[0]
+    mine = truth.motions[own - 1]
+    expected = phantom.density((moved - mine.displacement[0]) @ mine.hinge[0], model.weight, 48, 5.0)
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.985
+    nowhere = sum(model.bodies(48, 5.0))
+    assert np.corrcoef(nowhere.ravel(), expected.ravel())[0, 1] < 0.9
 
 
 def test_signal_to_noise_and_background(data, model):
@@ -123,7 +153,7 @@ def test_signal_to_noise_and_background(data, model):
     axis = np.arange(BOX) - BOX // 2
     corner = axis[:, None] ** 2 + axis ** 2 > (0.47 * BOX) ** 2
     np.testing.assert_allclose(images[:, corner].std(axis=1), 1, atol=0.15)
-    truth = simulate.draw(OPTIONS, model.fulcrum, np.random.default_rng(OPTIONS.seed))
+    truth = simulate.draw(OPTIONS, model.fulcrums, np.random.default_rng(OPTIONS.seed))
     read = evaluate.read_poses(data / "true_B.star")
     np.testing.assert_allclose(read.rotation, truth.body_b.rotation, atol=1e-6)
     np.testing.assert_allclose(read.position, truth.body_b.position, atol=1e-5)
