@@ -1,30 +1,32 @@
 """What imperfections of the images do to a local refinement, one at a time, and what the program says of them.
 
-    python -m benchmarks.honesty.imperfections --work FOLDER [--write]
+    python -m benchmarks.honesty.imperfections --work FOLDER [--relion] [--write]
 
 Each set is simulated (examples/simulate.py) as the ideal one with one imperfection, refined with the defaults, and
 compared with the truth. The ideal set is made with several seeds: what differs by less than they do is no effect. Ends
 with the assertions that the ideal sets are better than their input, and that nothing is reported as finer than the
-truth by more than a tenth without a word of warning.
+truth by more than a tenth without a word of warning. With --relion the same sets are refined by RELION as well, masked
+(minutes each). What was done is kept in the work folder and not done again.
 """
 from __future__ import annotations
 
 import argparse
-import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from examples.evaluate import read_map, read_poses
-from examples.simulate import Options, simulate
-from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
+from examples.simulate import MODELS, Options, Poses, simulate
+from localrefine_plugin.engine.io.run_folder import read_json, write_json
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
 
+from ..measure import run_measured
 from ..page import table, write_section
+from ..peers import relion
 from ..truth import Truth
 
 IDEAL = Options(particles=1000, snr=0.08, threads=1)
@@ -45,42 +47,82 @@ SMALL_CASES = {
     "the same and neighbours": dict(neighbours=0.5),
     "the same and pixel size 1 % wrong": dict(pixel_size_error=0.01),
 }
-HEAD = ("images", "angle of B: input", "after", "centroid of B, after", "mean FSC to truth: input", "after",
+TWO_HINGES = dict(model="two_hinges", pixel_size=3.0)
+HEAD = ("images", "angle: input", "after", "centroid: input", "after", "mean FSC to truth: input", "after",
         "FSC 0.5 to truth", "half-maps, FSC 0.143", "to report", "what is said besides")
+RELION_HEAD = ("images", "angle: ours", "RELION", "centroid: ours", "RELION", "mean FSC to truth: ours", "RELION",
+               "FSC 0.5 to truth: ours", "RELION", "half-maps, FSC 0.143: ours", "RELION", "RELION's iterations")
 SOURCE, FIRST_CLAUSE = re.compile(r"^particles: "), re.compile(r"\. | \(|: ")
 EVERY_SET = ("the mask edge is", "limited by the pixel size")  # said of the ideal set as well
 
 
-def refined(data: Path, output: Path) -> RunFolder:
-    maps = [str(data / name) for name in ("half1.mrc", "half2.mrc", "mask_B.mrc")]
-    return refine(str(data / "particles.star"), *maps, str(output), Settings(), "cpu", 1, "overwrite")
+@dataclass(frozen=True)
+class Case:
+    """One set, and the body that is refined."""
+
+    name: str
+    options: Options
+    body: str = "B"
+
+    def data(self, work: Path) -> Path:
+        return work / re.sub(r"\W+", "_", self.name)
+
+    def shown(self, data: Path) -> np.ndarray:
+        """Rows of the images that show the particle."""
+        return np.setdiff1d(np.arange(self.options.particles), read_json(data / "truth.json")["junk"])
+
+    def compared(self, data: Path, poses: Poses, volume: np.ndarray, halves: Sequence[np.ndarray]) -> Dict[str, float]:
+        """A result and the truth; poses of images that show nothing do not count."""
+        truth, shown = Truth(data, self.body), self.shown(data)
+        truth.poses = truth.poses[shown]
+        return dict(truth.of_poses(poses[shown]), **truth.of_map(volume, poses[shown], truth.mask),
+                    half_maps=truth.of_halves(halves[0], halves[1], truth.mask))
 
 
-def figures(options: Options, data: Path) -> Dict[str, Any]:
-    """Simulate, refine, and compare input and result with the truth; poses of images that show nothing do not count."""
-    simulate(data, options)
-    run = refined(data, data / "run")
-    truth, report = Truth(data), read_json(run.report)
-    shown = np.setdiff1d(np.arange(options.particles), json.loads((data / "truth.json").read_text())["junk"])
-    truth.poses = truth.poses[shown]
-    found: Dict[str, Any] = {}
-    for name, star, volume in (("input", data / "particles.star", data / "consensus.mrc"),
-                               ("after", run.final("particles.star"), run.final("map.mrc"))):
-        poses = read_poses(star)[shown]
-        found[name] = dict(truth.of_poses(poses), **truth.of_map(read_map(volume), poses, truth.mask))
+def once(path: Path, job: Callable[[], Dict[str, Any]]) -> Dict[str, Any]:
+    """What a job found, from its file if it was done before."""
+    if not path.exists():
+        found = job()
+        write_json(path, found)
+    return dict(read_json(path))
+
+
+def ours(case: Case, data: Path) -> Dict[str, Any]:
+    """Refine with the defaults; the input's figures, the result's, and what is said."""
+    maps = [str(data / name) for name in ("half1.mrc", "half2.mrc", f"mask_{case.body}.mrc")]
+    run = refine(str(data / "particles.star"), *maps, str(data / "run"), Settings(), "cpu", 1, "overwrite")
+    given = [read_map(data / f"half{half}.mrc") for half in (1, 2)]
     halves = [read_map(run.final(f"half_map_{half}.mrc")) for half in (1, 2)]
-    found["half_maps"] = truth.of_halves(*halves, truth.mask)
-    found["to_report"] = report["resolution_to_report_angstrom"]
+    report = read_json(run.report)
     said = [text for text in (*report["warnings"], *report["advice"]) if not any(s in text for s in EVERY_SET)]
-    found["said"] = list(dict.fromkeys(FIRST_CLAUSE.split(SOURCE.sub("", text))[0] for text in said))
-    return found
+    before = case.compared(data, read_poses(data / "particles.star"), read_map(data / "consensus.mrc"), given)
+    after = case.compared(data, read_poses(run.final("particles.star")), read_map(run.final("map.mrc")), halves)
+    return dict(input=before, after=after, to_report=report["resolution_to_report_angstrom"],
+                said=list(dict.fromkeys(FIRST_CLAUSE.split(SOURCE.sub("", text))[0] for text in said)))
+
+
+def relions(case: Case, data: Path) -> Dict[str, Any]:
+    """RELION's auto-refinement of the whole box with the mask."""
+    diameter = min(2 * MODELS[case.options.model]().radius + 20, 0.9 * case.options.box_size * case.options.pixel_size)
+    output = data / "relion"
+    output.mkdir(exist_ok=True)
+    inputs = relion.Inputs("particles.star", "consensus.mrc", f"mask_{case.body}.mrc", diameter)
+    run_measured(relion.refine_command(inputs, output), output / "log.txt", "0,1", data)
+    found = relion.result(output)
+    return dict(case.compared(data, found.poses, found.map, found.half_maps), iterations=len(found.trajectory))
 
 
 def cells(name: str, f: Dict[str, Any]) -> Tuple[str, ...]:
     before, after = f["input"], f["after"]
-    return (name, f"{before['angle_deg']:.2f}°", f"{after['angle_deg']:.2f}°", f"{after['centroid_angstrom']:.2f} Å",
-            f"{before['mean_fsc']:.3f}", f"{after['mean_fsc']:.3f}", f"{after['fsc_half_angstrom']:.2f} Å",
-            f"{f['half_maps']:.2f} Å", f"{f['to_report']:.2f} Å", "; ".join(f["said"]) or "nothing")
+    return (name, *pairs(before, after)[:6], f"{after['fsc_half_angstrom']:.2f} Å", f"{after['half_maps']:.2f} Å",
+            f"{f['to_report']:.2f} Å", "; ".join(f["said"]) or "nothing")
+
+
+def pairs(first: Dict[str, Any], second: Dict[str, Any]) -> List[str]:
+    """The figures of two results, side by side."""
+    forms = dict(angle_deg="{:.2f}°", centroid_angstrom="{:.2f} Å", mean_fsc="{:.3f}", fsc_half_angstrom="{:.2f} Å",
+                 half_maps="{:.2f} Å")
+    return [form.format(of[key]) for key, form in forms.items() for of in (first, second)]
 
 
 def check(name: str, f: Dict[str, Any], is_ideal: bool) -> None:
@@ -90,22 +132,39 @@ def check(name: str, f: Dict[str, Any], is_ideal: bool) -> None:
     assert f["said"] or f["to_report"] > 0.9 * f["after"]["fsc_half_angstrom"], f"{name}: reported too fine, not a word"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--write", action="store_true", help="write the table into the page")
-    options = parser.parse_args()
+def cases() -> List[Case]:
     sets = {f"ideal, seed {seed}": replace(IDEAL, seed=seed) for seed in SEEDS}
     sets.update({name: replace(IDEAL, **changes) for name, changes in CASES.items()})
     sets.update({name: replace(IDEAL, **SMALL, **changes) for name, changes in SMALL_CASES.items()})
+    hinges = [Case(f"complex with two hinges, body {body} ({mass} kDa)", replace(IDEAL, **TWO_HINGES), body)
+              for body, mass in (("B", 82), ("C", 66))]
+    return [Case(name, made) for name, made in sets.items()] + hinges
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--relion", action="store_true", help="refine with RELION as well")
+    parser.add_argument("--write", action="store_true", help="write the tables into the page")
+    options = parser.parse_args()
     rows: List[Tuple[str, ...]] = []
-    for number, (name, made) in enumerate(sets.items()):
-        found = figures(made, options.work / f"set{number:02d}")
-        rows.append(cells(name, found))
+    peers: List[Tuple[str, ...]] = []
+    for case in cases():
+        data = case.data(options.work)
+        if not (data / "truth.json").exists():
+            simulate(data, case.options)
+        found = once(data / "ours.json", lambda c=case, d=data: ours(c, d))
+        rows.append(cells(case.name, found))
         print(*rows[-1], sep=" | ", flush=True)
-        check(name, found, name.startswith("ideal"))
+        check(case.name, found, case.name.startswith("ideal"))
+        if options.relion:
+            theirs = once(data / "relion.json", lambda c=case, d=data: relions(c, d))
+            peers.append((case.name, *pairs(found["after"], theirs), str(theirs["iterations"])))
+            print(*peers[-1], sep=" | ", flush=True)
     if options.write:
         write_section("imperfections", table(HEAD, rows))
+    if options.write and peers:
+        write_section("imperfections, RELION", table(RELION_HEAD, peers))
 
 
 if __name__ == "__main__":
