@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from chain_data import OPTICS, angles_and_origins, plugin
 from relion_files import table
-from scipion_data import new_project, simulated_inputs, store_inputs
+from scipion_data import completed, new_project, simulated_inputs, store_inputs
 
 from localrefine_plugin.protocols import ProtLocalRefine
 
@@ -35,10 +35,7 @@ def finished(tmp_path_factory):
         getattr(protocol, "input" + name).set(giver)
         getattr(protocol, "input" + name).setExtended("output" + name)
     project.saveProtocol(protocol)
-    project.launchProtocol(protocol, wait=True)
-    project._updateProtocol(protocol)
-    assert protocol.isFinished(), protocol.getErrorMessage()
-    return protocol
+    return completed(project, protocol)
 
 
 def enriched(particles, source):
@@ -223,9 +220,7 @@ def test_pwem_exports_volume_half_maps_mask_and_fsc(finished, tmp_path):
     export.exportMasks.append(finished.outputMask)
     project.saveProtocol(export)
     assert export._validate() == []
-    project.launchProtocol(export, wait=True)
-    project._updateProtocol(export)
-    assert export.isFinished(), export.getErrorMessage()
+    completed(project, export)
     files = {path.name for path in (tmp_path / "emdb").rglob("*") if path.is_file()}
     assert len([name for name in files if name.endswith(".mrc")]) >= 4, files
     assert any("fsc" in name.lower() for name in files), files

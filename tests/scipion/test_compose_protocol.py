@@ -8,7 +8,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
-from scipion_data import new_project, volume
+from scipion_data import completed, launched, project_of_tests, volume
 from two_bodies import PIXEL_SIZE, run_of
 
 from localrefine_plugin.protocols import ProtLocalCompose, ProtLocalRefine
@@ -16,12 +16,11 @@ from localrefine_plugin.protocols import ProtLocalCompose, ProtLocalRefine
 
 @pytest.fixture(scope="module")
 def project():
-    here = Path.cwd()
-    yield new_project("test_compose")
-    os.chdir(here)
+    with project_of_tests("test_compose") as made:
+        yield made
 
 
-def finished(project, name):
+def refined(project, name):
     """A local refinement of the project whose run folder is that of a body."""
     protocol = project.newProtocol(ProtLocalRefine)
     protocol.setObjLabel(f"body {name}")
@@ -47,16 +46,12 @@ def composing(project, runs, **values):
 
 @pytest.fixture(scope="module")
 def runs(project):
-    return [finished(project, name) for name in "AB"]
+    return [refined(project, name) for name in "AB"]
 
 
 @pytest.fixture(scope="module")
 def composed(project, runs):
-    protocol = composing(project, runs, frame=2, numberOfThreads=1)
-    project.launchProtocol(protocol, wait=True)
-    project._updateProtocol(protocol)
-    assert protocol.isFinished(), protocol.getErrorMessage()
-    return protocol
+    return completed(project, composing(project, runs, frame=2, numberOfThreads=1))
 
 
 def test_outputs_are_the_composite_with_its_half_maps_mask_and_fsc(composed, runs):
@@ -101,15 +96,13 @@ def test_a_run_that_has_not_finished_is_named(project, runs):
 
 
 def test_what_the_engine_refuses_is_the_protocols_error(project, runs):
-    other = finished(project, "B")
+    other = refined(project, "B")
     path = other.run_state().folder.particles
     with np.load(path) as stored:
         columns = dict(stored)
     np.savez(path, **dict(columns, half_set=3 - columns["half_set"]))
     protocol = composing(project, [runs[0], other], numberOfThreads=1)
-    project.launchProtocol(protocol, wait=True)
-    project._updateProtocol(protocol)
-    assert protocol.isFailed() and "has other half-sets" in protocol.getErrorMessage()
+    assert launched(project, protocol).isFailed() and "has other half-sets" in protocol.getErrorMessage()
 
 
 def test_analyze_results_shows_the_film_against_the_run_that_is_chosen(project, runs, monkeypatch):

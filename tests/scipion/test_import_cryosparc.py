@@ -12,7 +12,7 @@ import pytest
 from cryosparc_files import cs_of_experiment
 from experiments import experiment, write_inputs
 from relion_files import read_columns
-from scipion_data import new_project, store_inputs, volume
+from scipion_data import completed, launched, project_of_tests, store_inputs, volume
 from scipion_sets import new_set, relion_converter
 from scipy.spatial.transform import Rotation
 
@@ -25,21 +25,13 @@ N, BOX, PIXEL = 30, 16, 3.0
 
 @pytest.fixture(scope="module")
 def project():
-    before = os.getcwd()
-    yield new_project("cryosparc")
-    os.chdir(before)
+    with project_of_tests("cryosparc") as made:
+        yield made
 
 
 def imported(project, cs_file, **values):
     from localrefine_plugin.protocols import ProtLocalImportCryosparc
-    return finished(project, project.newProtocol(ProtLocalImportCryosparc, csFile=str(cs_file), **values))
-
-
-def finished(project, protocol):
-    project.launchProtocol(protocol, wait=True)
-    project._updateProtocol(protocol)
-    assert protocol.isFinished(), protocol.getErrorMessage()
-    return protocol
+    return completed(project, project.newProtocol(ProtLocalImportCryosparc, csFile=str(cs_file), **values))
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +110,7 @@ def test_missing_fields_end_the_protocol_with_one_sentence(project, theirs):
     with open(theirs / "bare.cs", "wb") as handle:
         np.save(handle, records[[name for name in records.dtype.names if not name.startswith("ctf")]])
     protocol = project.newProtocol(ProtLocalImportCryosparc, csFile=str(theirs / "bare.cs"))
-    project.launchProtocol(protocol, wait=True)
-    project._updateProtocol(protocol)
-    assert protocol.isFailed() and "has no field ctf/df1_A" in protocol.getErrorMessage()
+    assert launched(project, protocol).isFailed() and "has no field ctf/df1_A" in protocol.getErrorMessage()
 
 
 # ------------------------------------------------------------- and back
@@ -143,7 +133,7 @@ def refined(project, tmp_path_factory):
                                   (protocol.inputMask, maps, "outputMask")):
         pointer.set(origin)
         pointer.setExtended(name)
-    return source, finished(project, protocol), records
+    return source, completed(project, protocol), records
 
 
 def test_a_local_refinement_writes_the_poses_of_its_output_into_a_cs_file(refined):

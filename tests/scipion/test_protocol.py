@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipion_data import new_project, simulated_inputs, soft_ball, store_inputs, volume, write_map
+from scipion_data import launched, new_project, simulated_inputs, soft_ball, store_inputs, volume, write_map
 
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.records.settings import SettingInfo, Settings
@@ -175,9 +175,7 @@ def new_protocol(project, **params):
 
 def launch(project, protocol):
     """Run to the end; returns the protocol, brought up to date with what the child process stored."""
-    project.project.launchProtocol(protocol, wait=True)
-    project.project._updateProtocol(protocol)
-    return protocol
+    return launched(project.project, protocol)
 
 
 @pytest.fixture(scope="module")

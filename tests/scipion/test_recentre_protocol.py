@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipion_data import (
     PIXEL_SIZE,
+    completed,
     fill_particles,
-    new_project,
+    project_of_tests,
     random_transforms,
     simulated_inputs,
     store_inputs,
@@ -22,11 +23,9 @@ POINT = np.array([2, -1, 1])  # from the box centre
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    import os
-    before = os.getcwd()
-    yield new_project("recentre")
-    os.chdir(before)
+def project():
+    with project_of_tests("recentre") as made:
+        yield made
 
 
 def protocol_of(project, label, particles, volume, mask, **values):
@@ -42,13 +41,6 @@ def protocol_of(project, label, particles, volume, mask, **values):
     return protocol
 
 
-def run(project, protocol):
-    project.launchProtocol(protocol, wait=True)
-    project._updateProtocol(protocol)
-    assert protocol.isFinished(), protocol.getErrorMessage()
-    return protocol
-
-
 @pytest.fixture(scope="module")
 def inputs(project, tmp_path_factory):
     return simulated_inputs(project, tmp_path_factory.mktemp("data"), box=BOX, n=24)
@@ -57,13 +49,13 @@ def inputs(project, tmp_path_factory):
 @pytest.fixture(scope="module")
 def there(project, inputs):
     x, y, z = (POINT + BOX // 2).tolist()
-    return run(project, protocol_of(project, "there", inputs, inputs, inputs, fulcrum=1, fulcrumX=x, fulcrumY=y,
+    return completed(project, protocol_of(project, "there", inputs, inputs, inputs, fulcrum=1, fulcrumX=x, fulcrumY=y,
                                     fulcrumZ=z, newBox=SMALL))
 
 
 @pytest.fixture(scope="module")
 def back(project, there):
-    return run(project, protocol_of(project, "back", there, there, there, direction=1))
+    return completed(project, protocol_of(project, "back", there, there, there, direction=1))
 
 
 def items(particles):
@@ -138,7 +130,7 @@ def test_poses_refined_in_between_come_back(project, there):
         particles.write()
         return particles
     refined = store_inputs(project, {"outputParticles": refined_set})
-    back = run(project, protocol_of(project, "back after refinement", refined, None, None, direction=1))
+    back = completed(project, protocol_of(project, "back after refinement", refined, None, None, direction=1))
     first, now, new = (np.linalg.inv(matrices(p.outputParticles)) for p in (there, refined, back))
     np.testing.assert_allclose(new[:, :3, :3], now[:, :3, :3], atol=1e-6)
     rolls = np.array([[item.getAttributeValue(f"_lrRecentreShift{axis}") for axis in "XY"]

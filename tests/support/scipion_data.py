@@ -5,8 +5,9 @@ Nothing here needs an import protocol: an EMProtocol is stored as finished and t
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterator, Optional
 
 import mrcfile
 import numpy as np
@@ -112,6 +113,28 @@ def fill_particles(particles: Any, stack: str, transforms: np.ndarray, pixel_siz
         particles.append(particle)
     particles.write()
     return particles
+
+
+@contextmanager
+def project_of_tests(name: str) -> Iterator[Any]:
+    """A new project; Scipion works in its folder, so the folder of before is entered again at the end."""
+    before = os.getcwd()
+    yield new_project(name)
+    os.chdir(before)
+
+
+def launched(project: Any, protocol: Any) -> Any:
+    """Run to the end; the protocol, brought up to date with what the child process stored."""
+    project.launchProtocol(protocol, wait=True)
+    project._updateProtocol(protocol)
+    return protocol
+
+
+def completed(project: Any, protocol: Any) -> Any:
+    """The same of a protocol that must not fail."""
+    launched(project, protocol)
+    assert protocol.isFinished(), protocol.getErrorMessage()
+    return protocol
 
 
 def new_project(name: str) -> Any:
