@@ -1,12 +1,13 @@
 """What imperfections of the images do to a local refinement, one at a time, and what the program says of them.
 
-    python -m benchmarks.honesty.imperfections --work FOLDER [--relion] [--write]
+    python -m benchmarks.honesty.imperfections --work FOLDER [--relion [PATTERN]] [--write]
 
 Each set is simulated (examples/simulate.py) as the ideal one with one imperfection, refined with the defaults, and
 compared with the truth. The ideal set is made with several seeds: what differs by less than they do is no effect. Ends
 with the assertions that the ideal sets are better than their input, and that nothing is reported as finer than the
-truth by more than a tenth without a word of warning. With --relion the same sets are refined by RELION as well, masked
-(minutes each). What was done is kept in the work folder and not done again.
+truth by more than a tenth without a word of warning. With --relion those of the sets whose name has the pattern in it
+(all without one) are refined by RELION as well, masked; each takes many minutes. What was done is kept in the work
+folder and not done again.
 """
 from __future__ import annotations
 
@@ -144,7 +145,7 @@ def cases() -> List[Case]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--relion", action="store_true", help="refine with RELION as well")
+    parser.add_argument("--relion", nargs="?", const="", help="refine with RELION as well where the name has this")
     parser.add_argument("--write", action="store_true", help="write the tables into the page")
     options = parser.parse_args()
     rows: List[Tuple[str, ...]] = []
@@ -157,7 +158,7 @@ def main() -> None:
         rows.append(cells(case.name, found))
         print(*rows[-1], sep=" | ", flush=True)
         check(case.name, found, case.name.startswith("ideal"))
-        if options.relion:
+        if options.relion is not None and re.search(options.relion, case.name):
             theirs = once(data / "relion.json", lambda c=case, d=data: relions(c, d))
             peers.append((case.name, *pairs(found["after"], theirs), str(theirs["iterations"])))
             print(*peers[-1], sep=" | ", flush=True)
