@@ -21,7 +21,7 @@ from .io.run_store import (
     load_noise,
     save_arrays,
     save_record,
-    stored_particles,
+    stored_half_set,
     stored_poses,
 )
 from .kernels.device import Device, choose_device
@@ -127,7 +127,7 @@ def align_half_set(order: AlignOrder, half: int, chosen: Device, threads: int, t
         given = load_input(folder)
         if team.is_first and chosen.word not in given.device_word.split(","):  # those were named at the beginning
             say(f"iteration {iteration} half {half}: on {chosen.description}")
-        row, particles = stored_particles(folder, half)
+        row, particles = stored_half_set(folder, half)
         before = load_iteration(folder, iteration - 1)
         mask, _ = read_map(folder.mask_in_use(iteration - 1))
         reference_map, _ = read_map(folder.reference(iteration - 1, half))

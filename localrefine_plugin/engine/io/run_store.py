@@ -113,14 +113,21 @@ def load_particles(run: RunFolder) -> Particles:
         return Particles(optics=given.optics, stacks=given.stacks, **columns)
 
 
-def stored_particles(run: RunFolder, half: int) -> Tuple[np.ndarray, Particles]:
-    """Rows (m,) of a half-set in the input table, and its particles, read by rows when they are asked for."""
+def stored_particles(run: RunFolder) -> Particles:
+    """As `load_particles`, read by rows when they are asked for."""
     given = load_input(run)
     with reading(run.particles):
-        stored = stored_columns(run.particles)
-        rows = np.flatnonzero(np.asarray(stored["half_set"]) == half)
-        columns: Dict[str, Any] = {name: stored[name].of_rows(rows) for name in Particles.column_names()}
-        return rows, Particles(optics=given.optics, stacks=given.stacks, **columns)
+        columns: Dict[str, Any] = stored_columns(run.particles)
+        return Particles(optics=given.optics, stacks=given.stacks,
+                         **{name: columns[name] for name in Particles.column_names()})
+
+
+def stored_half_set(run: RunFolder, half: int) -> Tuple[np.ndarray, Particles]:
+    """Rows (m,) of a half-set in the input table, and its particles, read by rows when they are asked for."""
+    everything = stored_particles(run)
+    rows = np.flatnonzero(np.asarray(everything.half_set) == half)
+    columns: Dict[str, Any] = {name: getattr(everything, name).of_rows(rows) for name in Particles.column_names()}
+    return rows, replace(everything, **columns)
 
 
 def load_poses(run: RunFolder, iteration: int, half: int) -> Optional[PoseTable]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from typing import IO, Any, Dict, Optional, Tuple
+from typing import IO, Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -94,6 +94,32 @@ class StoredColumn:
             self.file.read_into(part, self.offset + int(first) * self.row_bytes)
             if not exact:
                 out[order[a:b]] = part[ascending[a:b] - first]
+        return out
+
+
+class JoinedColumn:
+    """Columns (m, …) of several tables, one after the other: indexed by rows, or by a slice of them, an array."""
+
+    def __init__(self, parts: Sequence[Any]):
+        self.parts = parts
+        self.ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if isinstance(index, slice):
+            index = np.arange(*index.indices(len(self)))
+        index = np.asarray(index)
+        if index.ndim == 0:
+            one: np.ndarray = self[index[None]][0]
+            return one
+        of_part = np.searchsorted(self.ends, index, side="right")
+        first = self.parts[0]
+        out = np.empty((len(index),) + first.shape[1:], first.dtype)
+        for number, part in enumerate(self.parts):
+            mine = of_part == number
+            out[mine] = part[index[mine] - (self.ends[number] - len(part))]
         return out
 
 
