@@ -4,9 +4,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Sequence, Tuple
-
-import numpy as np
+from typing import Any, List, Sequence
 
 from .align.half_alignment import HalfSet
 from .align.half_set import HalfResult, HalfTask
@@ -21,10 +19,10 @@ from .io.run_store import (
     load_iteration,
     load_motion,
     load_noise,
-    load_particles,
-    load_poses,
     save_arrays,
     save_record,
+    stored_half_set,
+    stored_poses,
 )
 from .kernels.device import Device, choose_device
 from .kernels.host import few_threads, measured, worker_count
@@ -33,7 +31,6 @@ from .prepare.prepare import prepare as prepare
 from .progress import ProgressBar, be_silent, say
 from .records.errors import InputError
 from .records.iteration import FSC_THRESHOLD, HalfRecord, IterationRecord
-from .records.particles import Particles
 from .records.settings import Settings
 from .team import ALONE, Team
 from .workers.selftest import ensure_tested
@@ -130,7 +127,7 @@ def align_half_set(order: AlignOrder, half: int, chosen: Device, threads: int, t
         given = load_input(folder)
         if team.is_first and chosen.word not in given.device_word.split(","):  # those were named at the beginning
             say(f"iteration {iteration} half {half}: on {chosen.description}")
-        row, particles = half_set_of(folder, half)
+        row, particles = stored_half_set(folder, half)
         before = load_iteration(folder, iteration - 1)
         mask, _ = read_map(folder.mask_in_use(iteration - 1))
         reference_map, _ = read_map(folder.reference(iteration - 1, half))
@@ -140,7 +137,7 @@ def align_half_set(order: AlignOrder, half: int, chosen: Device, threads: int, t
         errors = errors_of_reference(folder, iteration - 1, half, reference_map, mask, plan.centre)
         bar = ProgressBar(f"iteration {iteration} half {half}: align and insert", len(particles))
         check_stacks(folder, given, particles.stack)
-        noise, poses = load_noise(folder, iteration - 1, half), load_poses(folder, iteration - 1, half)
+        noise, poses = load_noise(folder, iteration - 1, half), stored_poses(folder, iteration - 1, half)
         static_part = read_map(folder.static_part(half))[0] if given.resolved.subtract else None
         with ImageReader(particles, min(READ_THREADS, workers) if chosen.on_gpu else 1) as reader:
             half_set = HalfSet(particles, row, reader.read, reference_map, mask, noise, poses, errors, static_part)
@@ -153,13 +150,6 @@ def align_half_set(order: AlignOrder, half: int, chosen: Device, threads: int, t
         iteration=iteration, half=half, particles=len(particles), verdict=result.verdict,
         phase_seconds=result.phase_seconds, device=chosen.description, processes=team.size,
         files=folder.sizes(files)), cost)
-
-
-def half_set_of(folder: RunFolder, half: int) -> Tuple[np.ndarray, Particles]:
-    """Rows (m,) of a half-set in the input table, and its particles; the table of all is not kept."""
-    everything = load_particles(folder)
-    row = np.flatnonzero(everything.half_set == half)
-    return row, everything.take(row)
 
 
 def save_half(folder: RunFolder, iteration: int, half: int, result: HalfResult, pixel_size: float) -> List[Path]:

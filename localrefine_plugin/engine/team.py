@@ -40,6 +40,11 @@ class Team:
         """The parts of all members, in their order, for the first one; None for the others."""
         return [part]
 
+    def hand_over(self, batches: List[Any]) -> Iterator[Any]:
+        """For the first member what the others hand over, one batch after the other: it has no second copy of all that
+        one of them found. To be gone through by all members."""
+        return iter(())
+
     def agree(self, value: Any) -> Any:
         """The value of the first member, for all."""
         return value

@@ -31,14 +31,17 @@ def worked(e, device, index):
 def together(workers):
     found, sums = workers[0].findings, to_host(workers[0].accumulator.sums)
     for work in workers[1:]:
-        found.include(work.findings)
+        found.include_sums(work.findings)
+        for batch in work.findings.take_batches():
+            found.include(batch)
         sums = sums + to_host(work.accumulator.sums)
     return found, sums
 
 
 def bits(found, sums):
-    columns = dict(found.take_columns(), weight=to_host(found.weight_sum), noise=found.noise.power(), sums=sums,
-                   matches=found.all_matches(), pull=found.all_evidence().pull)
+    matches = found.all_matches(N)
+    columns = dict(found.take_columns(N), weight=to_host(found.weight_sum), noise=found.noise.power(), sums=sums,
+                   matches=matches, pull=found.all_evidence().pull)
     return {name: np.asarray(column).tobytes() for name, column in columns.items()}
 
 
@@ -120,7 +123,7 @@ def test_noise_is_the_mean_residual_power_of_each_group_and_shell():
         noise = NoiseSums(e.particles, np.full((len(e.particles.optics),) + shells, unit))
         power = (unit * rng.exponential(1.0, (N,) + noise.counted.shape)).astype(np.float32)
         change, shell = rng.standard_normal((N, 40)).astype(np.float32), np.repeat(np.arange(1, 11), 4)
-        noise.add(np.arange(N), power, change, shell)
+        noise.add(e.particles.optics_group, power, change, shell)
         pixels = power.astype(float).sum(axis=0)[noise.counted]
         expected = np.bincount(noise.shell, pixels, shells[0])
         expected += 0.5 * unit * np.bincount(shell, change.astype(float).sum(axis=0), shells[0])

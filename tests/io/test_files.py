@@ -24,6 +24,7 @@ from particle_files import (
 )
 
 from localrefine_plugin.engine.io import mrc, star
+from localrefine_plugin.engine.io import rows as rows_of_text
 from localrefine_plugin.engine.io.mrc import ImageReader, read_map, write_map
 from localrefine_plugin.engine.io.relion_particles import read_particles, write_particles
 from localrefine_plugin.engine.records.errors import InputError
@@ -237,7 +238,8 @@ def test_written_30_file_has_origins_in_px(inputs):
 
 
 def test_more_rows_than_a_chunk(tmp_path, monkeypatch):
-    monkeypatch.setattr(star, "_CHUNK", 5)
+    monkeypatch.setattr(rows_of_text, "CHUNK", 5)
+    monkeypatch.setattr(star, "KEPT_ROWS", 5)
     inputs = Inputs(tmp_path)
     particles, table = read_particles(inputs.star)
     write_particles(inputs.star, table, particles.rotation, particles.shift_px, {"lrRow": np.arange(PARTICLES)})

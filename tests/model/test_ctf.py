@@ -40,7 +40,8 @@ def some_particles(n=24, optics=OPTICS):
 
 def engine_ctf(particles, kx, ky):
     basis = ctf.phase_basis(kx.ravel(), ky.ravel(), particles.box_size, particles.pixel_size)
-    return ctf.ctf(ctf.phase_coefficients(particles), basis).reshape((len(particles),) + kx.shape)
+    coefficients = ctf.phase_coefficients(particles, np.arange(len(particles)))
+    return ctf.ctf(coefficients, basis).reshape((len(particles),) + kx.shape)
 
 
 def formula(particles, i, kx, ky):

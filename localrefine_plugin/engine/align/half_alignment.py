@@ -24,7 +24,7 @@ from ..model.pose import project
 from ..motion.motion_prior import MOST_PARTICLES, evidence_at
 from ..records.particles import Particles
 from ..records.poses import PoseTable
-from .half_sums import BestPoses, HalfFindings, NoiseSums, pose_columns
+from .half_sums import BestPoses, FoundOfImages, FoundOfNulls, HalfFindings, NoiseSums, pose_columns
 from .images import Batch, HalfSetImages, pack, scaled
 from .marginalize import Insertions, best_only, mode_weights, posterior_insertions, spread_of_modes
 from .prior import PosePrior, log_prior
@@ -99,14 +99,15 @@ class HalfAlignment:
         self.to_device, self.timer = device.to_device, PhaseTimer(device)
         self.particles, self.previous = half.particles, half.previous
         self.counts = particle_counts(half.previous) if plan.weight_by_probability else None
+        scale = None if half.previous is None else half.previous.scale
+        self.scale: Optional[np.ndarray] = None if scale is None else np.asarray(scale)
         box = self.particles.box_size
         pixels = pixel_list(box, plan.align_shell, half.max_shell)
         grid, grid_shell = grid_of(plan, box, self.particles.pixel_size)
         self.levels = levels_of(pixels, grid_shell, plan.align_shell)
         self.pixels, self.grid = pixels.to_device(self.to_device), grid.to_device(self.to_device)
         self.images = HalfSetImages(self.particles, half.read, half.noise_power, half.max_shell, workers, device)
-        scale = self.last_scale()
-        largest = float((1 / half.noise_power).max()) * (1.0 if scale is None else float(scale.max()) ** 2)
+        largest = float((1 / half.noise_power).max()) * (1.0 if self.scale is None else float(self.scale.max()) ** 2)
         self.exponent = exponents(largest, len(self.particles) * len(plan.symmetry), lowered or 0)
         self.accumulator = self.empty_accumulator(lowered is not None)
         pixels_of_plane = int(np.prod(self.images.shape))
@@ -141,9 +142,8 @@ class HalfAlignment:
         plan, n, found, to_device = self.plan, len(index), self.findings, self.to_device
         with self.timer("read and transform"):
             batch = self.images.batch(index)
-            scale = self.last_scale()
-            if scale is not None:
-                batch = scaled(batch, to_device(scale[index]))
+            if self.scale is not None:
+                batch = scaled(batch, to_device(self.scale[index]))
         counts = None if self.counts is None else self.counts[index]
         rotation0, shift0 = search_centre(self.particles, self.previous, plan, index)
         u0 = shift0 + project(rotation0, plan.centre)
@@ -170,19 +170,17 @@ class HalfAlignment:
             insert_batch(self.accumulator, batch, chosen, to_device(u0), plan, self.images.last_column,
                          self.particles.box_size)
         with self.timer("noise"):
-            found.noise.add(index, batch.power, energy - 2 * cross + removed, self.pixels.shell)
-        found.index.append(index)
-        found.matches.append(match)
+            found.noise.add(self.particles.optics_group[index], batch.power, energy - 2 * cross + removed,
+                            self.pixels.shell)
         found.weight_sum = weight_sum
         best = best.to_host()
+        evidence, some = None, np.isin(index, evenly_spaced(len(self.particles), MOST_PARTICLES))
         if plan.prior.learns:
-            some = np.isin(index, evenly_spaced(len(self.particles), MOST_PARTICLES))
-            found.evidence_index.append(index[some])
-            found.evidence.append(evidence_at(rotation0, best.w, best.shift, best.curvature, to_host(gradient),
-                                              np.ones(n) if counts is None else counts).take(some))
+            evidence = evidence_at(rotation0, best.w, best.shift, best.curvature, to_host(gradient),
+                                   np.ones(n) if counts is None else counts).take(some)
         inserted = np.bincount(to_host(chosen.owner), minlength=n)
         at = BestPoses(index, best, to_host(modes.owner), u0, inserted, errors)
-        found.tables.append(pose_columns(self.particles, at, plan))
+        found.include(FoundOfImages(index, pose_columns(self.particles, at, plan), match, evidence, index[some]))
 
     def search(self, index: np.ndarray, packed: PackedImages, prior: PosePrior, u0: np.ndarray) -> Modes:
         known = known_start(self.previous, prior.rotation0, u0, self.plan, index)
@@ -196,9 +194,6 @@ class HalfAlignment:
         return best.gradient - log_prior(prior.to_device(self.to_device), everyone, best.w, best.rotation,
                                          best.shift)[1]
 
-    def last_scale(self) -> Optional[np.ndarray]:
-        return None if self.previous is None else self.previous.scale
-
     def self_noise_bias(self, index: np.ndarray, packed: PackedImages, u0: np.ndarray) -> Optional[SelfNoiseBias]:
         """What the own noise of images (n,) in the reference adds to their scores; None before there are last poses."""
         last, errors = self.previous, self.half.reference_errors
@@ -206,7 +201,7 @@ class HalfAlignment:
             return None
         rotation = last.rotation[index]
         shift = last.shift_px[index] + project(rotation, self.plan.centre) - u0
-        inserted_over = last.covariance[index] * self.plan.marginalize
+        inserted_over = last.covariance[index].astype(np.float64) * self.plan.marginalize
         # counts in this map; in the last one they were other numbers, close to these
         in_reference = (last.modes[index] == 1) * (1.0 if self.counts is None else self.counts[index])
         return self_noise_bias(errors, self.pixels, packed.weight, *(
@@ -244,10 +239,7 @@ class HalfAlignment:
             images = self.images.batch(index)
             others = self.null_match(index, images, elsewhere, shift)
             noise = self.null_match(index, self.images.noise_like(images, index), rotation, shift)
-        found = self.findings
-        found.null_index.append(numbers)
-        found.nulls["others"].append(others)
-        found.nulls["noise"].append(noise)
+        self.findings.include(FoundOfNulls(numbers, others, noise))
 
     def null_match(self, index: np.ndarray, images: Batch, rotation0: np.ndarray, shift0: np.ndarray) -> np.ndarray:
         """Sums (2, n) of `model_match` of images that do not show what is looked for about these poses."""
@@ -277,8 +269,10 @@ def match_sums(cross: Array, energy: Array) -> np.ndarray:
 
 def particle_counts(previous: Optional[PoseTable]) -> Optional[np.ndarray]:
     """How much the particles (m,) count in the map by what was found of them before: None where all do alike."""
-    found = None if previous is None else previous.probability_aligned
-    return None if found is None or (found > ALIKE).all() else found
+    if previous is None or previous.probability_aligned is None:
+        return None
+    found = np.asarray(previous.probability_aligned)
+    return None if (found > ALIKE).all() else found
 
 
 def weighted(chosen: Insertions, counts: Optional[np.ndarray]) -> Insertions:

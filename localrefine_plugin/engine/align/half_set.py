@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import numpy as np
 
@@ -21,8 +21,8 @@ from ..progress import say, silent
 from ..records.errors import InputError
 from ..records.iteration import Verdict
 from ..records.motion import LearnedMotion
-from ..records.particles import Particles
-from ..records.poses import PoseTable
+from ..records.particles import Particles, image_numbers
+from ..records.poses import Covariances, PoseTable
 from ..team import ALONE, NOWHERE, Team, spans
 from .half_alignment import HalfAlignment, HalfSet
 from .half_sums import HalfFindings, refitted_scales
@@ -148,15 +148,18 @@ def collected(work: HalfAlignment, team: Team) -> Optional[HalfFindings]:
     accumulator = work.accumulator
     fixed = accumulator if isinstance(accumulator, FixedPointSums) else None
     work.findings.weight_sum = to_host(work.findings.weight_sum)
+    batches = [] if team.is_first else work.findings.take_batches()
     parts = team.collect((work.findings, None if fixed is None else fixed.reached))
     if parts is not None:
         for findings, reached in parts[1:]:
-            work.findings.include(findings)
+            work.findings.include_sums(findings)
             if fixed is not None:
                 fixed.reached = fixed.reached + reached
     out = team.agree(work.findings.out_of_range or (fixed is not None and not fixed.fit()))
     if out:
         raise OutOfRange
+    for found in team.hand_over(batches):
+        work.findings.include(found)
     if fixed is not None:
         fixed.sums = team.total(fixed.sums)
     else:
@@ -172,15 +175,16 @@ def finished(work: HalfAlignment, found: HalfFindings) -> HalfResult:
     with timer("learn motion"):
         evidence = found.all_evidence()
         motion = learned_motion(plan, evidence)
-    columns, scale, matches = found.take_columns(), work.last_scale(), found.all_matches()
-    verdict = None
-    if found.null_index:
+    count, scale, verdict = len(half.particles), work.scale, None
+    columns: Dict[str, Any] = found.take_columns(count)
+    columns.update({name: Covariances(columns[name]) for name in ("covariance", "pose_error_covariance")})
+    if found.nulls:
         with timer("judge"):
             verdict, probabilities = verdict_of(half.particles, found, scale)
         columns.update(gain=probabilities.gain, probability_aligned=probabilities.aligned,
                        probability_empty=probabilities.empty)
     if plan.per_particle_scale:
-        columns["scale"] = refitted_scales(matches, scale)
+        columns["scale"] = refitted_scales(found.all_matches(count), scale)
     weight_sum = np.ldexp(found.weight_sum.astype(float), -work.exponent[1]).reshape(found.noise.counted.shape)
     return HalfResult(half_map, PoseTable(row=half.index, **columns), found.noise.power(),
                       accumulator_mean(weight_sum[found.noise.counted] * len(plan.symmetry), found.noise.shell,
@@ -189,11 +193,10 @@ def finished(work: HalfAlignment, found: HalfFindings) -> HalfResult:
 
 def verdict_of(particles: Particles, found: HalfFindings, scale: Optional[np.ndarray]) -> Tuple[Verdict, Probabilities]:
     """Aligned particles told from others (verdicts.py); ``scale`` (m,) with which they were matched."""
-    cross, energy = found.all_matches()
+    cross, energy = found.all_matches(len(particles))
     gained = gains(cross, energy) if scale is None else gains(cross / scale, energy / scale ** 2)
     others, noise = (gains(*found.all_nulls(kind)) for kind in ("others", "noise"))
-    different = np.unique(np.stack([particles.stack, particles.slice]), axis=1).shape[1]
-    return judged(gained, others, noise, len(particles) / different)
+    return judged(gained, others, noise, len(particles) / len(np.unique(image_numbers(particles))))
 
 
 def learned_motion(plan: SearchPlan, evidence: Optional[Evidence]) -> Optional[LearnedMotion]:

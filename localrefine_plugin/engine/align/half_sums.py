@@ -6,7 +6,7 @@ each image by itself: the sums of a half-set have the same bits whoever adds the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Union
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ..model.pixels import half_plane_frequencies
 from ..model.pose import exp_map, log_map, project
 from ..motion.motion_prior import Evidence, joined_evidence
 from ..records.particles import Particles
+from ..records.poses import packed
 from .search import Modes
 from .search_plan import SearchPlan
 
@@ -35,7 +36,7 @@ class NoiseSums:
     def __init__(self, particles: Particles, noise_power: np.ndarray):
         self.max_shell = noise_power.shape[1] - 1
         kx, ky = half_plane_frequencies(self.max_shell)
-        self.group, self.noise_power = particles.optics_group, noise_power
+        self.noise_power = noise_power
         self.grey_scale = np.array([optics.grey_scale for optics in particles.optics])
         shell = np.rint(np.hypot(kx, ky)).astype(np.int64)
         self.plane_shell = np.minimum(shell, self.max_shell).ravel()
@@ -46,13 +47,14 @@ class NoiseSums:
         self.power_sums, self.change_sums = (np.zeros(noise_power.shape, np.int64) for _ in range(2))
         self.images = np.zeros(len(noise_power))
 
-    def add(self, index: np.ndarray, power: Array, change: Array, change_shell: np.ndarray) -> None:
-        """Add a batch: power |X|² (n, 2M + 1, M + 1), and ``change`` (n, K) = W|Y|² − 2 Re(conj(Z) Y) at
-        pixels of shells ``change_shell``; with W = 2 C²/σ², ½ σ² change = |X − C Y|² − |X|²."""
+    def add(self, group_of: np.ndarray, power: Array, change: Array, change_shell: np.ndarray) -> None:
+        """Add a batch of images of these optics groups (n,): power |X|² (n, 2M + 1, M + 1), and ``change`` (n, K) =
+        W|Y|² − 2 Re(conj(Z) Y) at pixels of shells ``change_shell``; with W = 2 C²/σ², ½ σ² change =
+        |X − C Y|² − |X|²."""
         xp = array_module(power)
         change_scale = xp.asarray(np.full(len(change_shell), 2.0 ** POWER_BITS))
-        for group in np.unique(self.group[index]):
-            mine = self.group[index] == group
+        for group in np.unique(group_of):
+            mine = group_of == group
             chosen = slice(None) if mine.all() else xp.asarray(np.flatnonzero(mine))
             scale = xp.asarray(np.ldexp(1.0, self.exponent[group])[self.plane_shell])
             total = to_host(exact_sums(power[chosen], scale)).reshape(self.counted.shape)[self.counted]
@@ -87,6 +89,35 @@ def integers_by_shell(values: np.ndarray, shell: np.ndarray, max_shell: int) -> 
     return sums
 
 
+@dataclass(frozen=True)
+class FoundOfImages:
+    """What was found of a batch of images.
+
+    Attributes
+    ----------
+    index : (b,) of the images.  columns : of the pose table; each is used up once.  match : (2, b) of `model_match`.
+    evidence : of the motion, of those of the images ``evidence_index`` that it is learned from; None where it is not.
+    """
+
+    index: np.ndarray
+    columns: Dict[str, np.ndarray]
+    match: np.ndarray
+    evidence: Optional[Evidence]
+    evidence_index: np.ndarray
+
+
+@dataclass(frozen=True)
+class FoundOfNulls:
+    """``others`` and ``noise`` (2, b) of `model_match` of images without a particle, by their positions among them."""
+
+    numbers: np.ndarray
+    others: np.ndarray
+    noise: np.ndarray
+
+
+Found = Union[FoundOfImages, FoundOfNulls]
+
+
 @dataclass
 class HalfFindings:
     """What is known of some images of a half-set, beside their map; batch by batch.
@@ -95,58 +126,65 @@ class HalfFindings:
     ----------
     noise : of the residuals.
     weight_sum : Σ C²/σ² of the half-plane, flattened, in integers.
-    index : (n,) of the images.  tables : columns of the pose table.  matches : (2, n) of `model_match`.
-    evidence : of the motion, of those of the images ``evidence_index`` that it is learned from; empty where it is not.
-    nulls : (2, n) like ``matches`` of images without a particle, by kind, and their positions among them.
+    images, nulls : of each batch.
     out_of_range : whether the sums of the map left their range, so that nothing of this counts.
     """
 
     noise: NoiseSums
     weight_sum: Array
-    index: List[np.ndarray] = field(default_factory=list)
-    tables: List[Dict[str, np.ndarray]] = field(default_factory=list)
-    matches: List[np.ndarray] = field(default_factory=list)
-    evidence: List[Evidence] = field(default_factory=list)
-    evidence_index: List[np.ndarray] = field(default_factory=list)
-    nulls: Dict[str, List[np.ndarray]] = field(default_factory=lambda: {"others": [], "noise": []})
-    null_index: List[np.ndarray] = field(default_factory=list)
+    images: List[FoundOfImages] = field(default_factory=list)
+    nulls: List[FoundOfNulls] = field(default_factory=list)
     out_of_range: bool = False
 
-    def include(self, other: "HalfFindings") -> None:
-        """Add what is known of other images."""
+    def include_sums(self, other: "HalfFindings") -> None:
+        """Add the sums over other images."""
         self.noise.include(other.noise)
         self.weight_sum = self.weight_sum + other.weight_sum
-        for name in ("index", "tables", "matches", "evidence", "evidence_index", "null_index"):
-            getattr(self, name).extend(getattr(other, name))
-        for kind, found in self.nulls.items():
-            found.extend(other.nulls[kind])
         self.out_of_range |= other.out_of_range
 
-    def order(self) -> np.ndarray:
-        """(n,) what brings the images into the order of the half-set."""
-        return np.argsort(np.concatenate(self.index), kind="stable")
+    def include(self, found: Found) -> None:
+        """Keep what was found of a batch."""
+        if isinstance(found, FoundOfNulls):
+            self.nulls.append(found)
+        else:
+            self.images.append(found)
 
-    def take_columns(self) -> Dict[str, np.ndarray]:
-        """Columns of the pose table (n, …) of all images; the tables of the batches are used up, column by column, so
-        that no more than one of them is in memory twice."""
-        order, names = self.order(), list(self.tables[0])
-        return {name: np.concatenate([table.pop(name) for table in self.tables])[order] for name in names}
+    def take_batches(self) -> List[Found]:
+        """What was found, batch by batch; it is kept no longer."""
+        batches: List[Found] = [*self.images, *self.nulls]
+        self.images, self.nulls = [], []
+        return batches
 
-    def all_matches(self) -> np.ndarray:
-        """(2, n) float64 of all images."""
-        result: np.ndarray = np.concatenate(self.matches, axis=1)[:, self.order()].astype(np.float64)
+    def take_columns(self, count: int) -> Dict[str, np.ndarray]:
+        """Columns of the pose table (n, …) of all ``count`` images; those of the batches are used up, one after the
+        other, so that no more than one of them is in memory twice."""
+        columns = {}
+        for name, first in list(self.images[0].columns.items()):
+            columns[name] = np.empty((count,) + first.shape[1:], first.dtype)
+            del first
+            for found in self.images:
+                columns[name][found.index] = found.columns.pop(name)
+        return columns
+
+    def all_matches(self, count: int) -> np.ndarray:
+        """(2, n) float64 of all ``count`` images."""
+        result = np.empty((2, count))
+        for found in self.images:
+            result[:, found.index] = found.match
         return result
 
     def all_nulls(self, kind: str) -> np.ndarray:
         """(2, n) of all images of a kind without a particle."""
-        order = np.argsort(np.concatenate(self.null_index), kind="stable")
-        result: np.ndarray = np.concatenate(self.nulls[kind], axis=1)[:, order]
+        order = np.argsort(np.concatenate([found.numbers for found in self.nulls]), kind="stable")
+        result: np.ndarray = np.concatenate([getattr(found, kind) for found in self.nulls], axis=1)[:, order]
         return result
 
     def all_evidence(self) -> Optional[Evidence]:
-        if not self.evidence:
+        known = [(found.evidence, found.evidence_index) for found in self.images if found.evidence is not None]
+        if not known:
             return None
-        return joined_evidence(self.evidence).take(np.argsort(np.concatenate(self.evidence_index), kind="stable"))
+        evidence, index = zip(*known)
+        return joined_evidence(evidence).take(np.argsort(np.concatenate(index), kind="stable"))
 
 
 # ---------------------------------------------------------------- the pose table
@@ -171,7 +209,7 @@ class BestPoses:
 
 
 def pose_columns(particles: Particles, found: BestPoses, plan: SearchPlan) -> Dict[str, np.ndarray]:
-    """The columns of records.PoseTable (but ``row``) for one batch."""
+    """The columns of records.PoseTable (but ``row``) for one batch; covariances `packed`."""
     best, index = found.best, found.index
     shift = found.u0 + best.shift - project(best.rotation, plan.centre)
     input_rotation, input_shift = particles.rotation[index], particles.shift_px[index]
@@ -180,11 +218,12 @@ def pose_columns(particles: Particles, found: BestPoses, plan: SearchPlan) -> Di
     rotation0 = best.rotation @ np.swapaxes(exp_map(best.w), 1, 2)
     at_fulcrum = best.shift + project(best.rotation - rotation0, plan.fulcrum - plan.centre)
     return dict(
-        rotation=best.rotation, shift_px=shift, rotation_change_deg=np.rad2deg(w),
-        shift_change_angstrom=moved * particles.pixel_size,
-        covariance=np.linalg.inv(best.precision + 1e-9 * np.eye(5)),
-        pose_error_covariance=found.pose_error_covariance.astype(np.float32), log_likelihood=best.log_likelihood,
-        modes=np.bincount(found.owner, minlength=len(index)), insertions=found.insertions,
+        rotation=best.rotation, shift_px=shift, rotation_change_deg=np.rad2deg(w).astype(np.float32),
+        shift_change_angstrom=(moved * particles.pixel_size).astype(np.float32),
+        covariance=packed(np.linalg.inv(best.precision + 1e-9 * np.eye(5))),
+        pose_error_covariance=packed(found.pose_error_covariance), log_likelihood=best.log_likelihood,
+        modes=np.bincount(found.owner, minlength=len(index)).astype(np.int32),
+        insertions=found.insertions.astype(np.int32),
         at_rotation_limit=np.linalg.norm(best.w, axis=1) > 0.98 * plan.rotation_extent,
         at_shift_limit=np.linalg.norm(at_fulcrum, axis=1) > 0.98 * plan.shift_extent)
 

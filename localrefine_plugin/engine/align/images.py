@@ -46,21 +46,26 @@ class HalfSetImages:
         self.inverse_noise = self.to_device((1 / noise_power[:, shell]).astype(np.float32))
         self.rows_of_ft = self.to_device(np.arange(-max_shell, max_shell + 1) % box)
         self.last_column = self.to_device(last_column(max_shell))
-        stack, last = particles.stack.astype(np.int64), particles.slice.max(initial=0) + 1
-        # which image a particle has; the same number for its expanded copies
-        self.image = (stack * last + particles.slice) * len(particles.optics) + particles.optics_group
+        self.last = int(np.max(particles.slice, initial=0)) + 1
         self.background = [self.to_device(part) for part in plane_fit(box)]
 
     def load(self, index: np.ndarray) -> Tuple[Array, Array]:
         """Centred transforms X without the phase of odd aberrations, and CTFs C: (n, 2M + 1, M + 1)."""
         images = self.to_device(self.read(index))
-        _, first, copy_of = np.unique(self.image[index], return_index=True, return_inverse=True)
+        _, first, copy_of = np.unique(self.image_of(index), return_index=True, return_inverse=True)
         if len(first) == len(index):
             ft = self.transforms(images, index)
         else:  # expanded particles: copies of an image
             ft = self.transforms(images[self.to_device(first)], index[first])
             ft = ft.take(self.to_device(copy_of.reshape(-1)), axis=0)
         return ft, self.ctf(index).reshape((len(index),) + self.shape)
+
+    def image_of(self, index: np.ndarray) -> np.ndarray:
+        """(n,) int64, which image a particle has; the same number for its expanded copies."""
+        particles = self.particles
+        of_stack = particles.stack[index].astype(np.int64) * self.last + particles.slice[index]
+        number: np.ndarray = of_stack * len(particles.optics) + particles.optics_group[index]
+        return number
 
     def transforms(self, images: Array, index: np.ndarray) -> Array:
         """X of ``images`` (n, N, N), which are those of particles ``index``, less the background."""

@@ -81,9 +81,13 @@ def judged(particles: Gains, others: Gains, noise: Gains, copies: float = 1.0) -
     nulls = [(float(kind.z.mean()), max(float(kind.z.std()), LEAST_SIGMA)) for kind in (others, noise)]
     some = Gains(particles.z[fitted], particles.strength[fitted])
     verdict = fit(some, nulls[0], nulls[1], LEAST_GAIN * copies)
-    density = densities(particles, verdict)
-    density /= density.sum(axis=1, keepdims=True)
-    return verdict, Probabilities(particles.z, density[:, 0], density[:, 2])
+    aligned, empty = np.empty_like(particles.z), np.empty_like(particles.z)
+    for start in range(0, len(aligned), MOST_FITTED):
+        part = slice(start, start + MOST_FITTED)
+        density = densities(Gains(particles.z[part], particles.strength[part]), verdict)
+        density /= density.sum(axis=1, keepdims=True)
+        aligned[part], empty[part] = density[:, 0], density[:, 2]
+    return verdict, Probabilities(particles.z, aligned, empty)
 
 
 def fit(particles: Gains, others: Tuple[float, float], noise: Tuple[float, float], least_gain: float) -> Verdict:

@@ -27,7 +27,7 @@ from ..align.static_part import outline_of
 from ..inputs.changes import check_stacks
 from ..io.mrc import ImageReader, read_map
 from ..io.run_folder import RunFolder
-from ..io.run_store import load_input, load_iteration, load_motion, load_noise, load_particles, load_poses
+from ..io.run_store import load_input, load_iteration, load_motion, load_noise, stored_particles, stored_poses
 from ..kernels.batches import evenly_spaced
 from ..kernels.device import Device
 from ..maps.mask import mask_centre, mask_radius
@@ -95,10 +95,10 @@ class Sample:
 
 
 def load_sample(run: RunFolder, iteration: int, device: Device, workers: int) -> Sample:
-    given, particles = load_input(run), load_particles(run)
-    rows = {}
+    given, particles = load_input(run), stored_particles(run)
+    half_set, rows = np.asarray(particles.half_set), {}
     for half in (1, 2):
-        mine = np.flatnonzero(particles.half_set == half)
+        mine = np.flatnonzero(half_set == half)
         if len(mine) < LEAST_PARTICLES:
             raise InputError(f"has only {len(mine)} particles", f"half-set {half}", "use more particles")
         count = int(np.clip(SHARE * len(mine), FEW, MANY))
@@ -165,7 +165,7 @@ def align_part(sample: Sample, part: Optional[np.ndarray], what: str) -> Aligned
         particles, reference = sample.particles.take(rows), read_map(sample.folder.reference(last, half))[0]
         with ImageReader(particles) as reader:
             task = HalfSet(particles, rows, reader.read, reference, region, load_noise(sample.folder, last, half),
-                           taken(load_poses(sample.folder, last, half), rows),
+                           taken(stored_poses(sample.folder, last, half), rows),
                            errors_of_reference(sample.folder, last, half, reference, region, plan.centre))
             found.append(aligned(sample, half, task, plan, what))
     assert plan is not None
@@ -198,7 +198,7 @@ def taken(table: Optional[PoseTable], rows: np.ndarray) -> Optional[PoseTable]:
     """The rows of a table."""
     if table is None:
         return None
-    index = np.searchsorted(table.row, rows)
+    index = np.searchsorted(np.asarray(table.row), rows)
     return PoseTable(**{name: column[index] for name, column in table.columns().items()})
 
 

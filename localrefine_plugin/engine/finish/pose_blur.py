@@ -156,10 +156,10 @@ def mean_over_poses(of: BlurredMap, covariance: np.ndarray, rotation: np.ndarray
     rng = np.random.default_rng(seed)
     middle, turns, offsets = np.full(3, of.cube.shape[0] // 2), np.empty((DRAWS, 3, 3)), np.empty((DRAWS, 3))
     for d, i in enumerate(rng.choice(len(covariance), DRAWS)):
-        values, axes = np.linalg.eigh(covariance[i])
+        values, axes = np.linalg.eigh(covariance[i].astype(np.float64))
         # by the symmetric root: it does not depend on the signs that a library gives the axes
         x = (axes * np.sqrt(np.maximum(values, 0))) @ axes.T @ rng.standard_normal(5)
         turns[d] = exp_map(x[:3])[::-1, ::-1]  # zyx
-        displacement = (of.scale * rotation[i, :2].T @ x[3:])[::-1]
+        displacement = (of.scale * rotation[i][:2].T @ x[3:])[::-1]
         offsets[d] = middle - turns[d] @ (middle + displacement)
     return sum_of_moved(of.cube, turns, offsets, of.window) / np.float32(DRAWS)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -11,9 +11,11 @@ from ..control.rest_control import rest_control
 from ..inputs.changes import changes_at_the_end
 from ..io.cryosparc import UID, go_back, write_cs
 from ..io.mrc import read_map, write_map
-from ..io.relion_particles import origins_angstrom, read_table, write_particles
+from ..io.relion_particles import origins_angstrom, read_table, write_computed
+from ..io.rows import Together
 from ..io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, remove, remove_temporary, write_atomic
-from ..io.run_store import load_input, load_iteration, load_noise, load_particles, load_tables, save_record
+from ..io.run_store import load_input, load_iteration, load_noise, save_record, stored_particles, stored_tables
+from ..io.stored import JoinedColumn
 from ..kernels.device import CPU, Device, device_for_volumes, to_host
 from ..maps.fsc import FscCurves, read_fsc
 from ..maps.half_maps import HalfMaps, read_half_maps
@@ -42,6 +44,8 @@ from .supported import support_advice, supported
 
 Array = Any
 ALIKE = 0.02  # of the share of half-map 1: closer to ½ the plain mean is as good
+Of = Callable[[PoseTable, np.ndarray], Optional[np.ndarray]]
+"""What is written of particles at these places of a pose table; None where it was not found out."""
 UNCERTAINTY_LABELS = ("lrRotationUncertainty", "lrShiftUncertainty")
 
 
@@ -76,7 +80,8 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
         selection = effect(run, k, rows, workers)
         save_record(run.final("selection.json"), selection)
         say(sentence(selection))
-    write_directions(run, halves, mask, np.concatenate([table.rotation for table in load_tables(run, k)]))
+    views: Any = JoinedColumn([table.rotation for table in stored_tables(run, k)])
+    write_directions(run, halves, mask, views)
     blur = pose_blur(run, k, BlurredMap.of(mean, mask, believed.corrected, believed.resolutions()["corrected"]
                                            / given.pixel_size, workers), believed, share)
     blur = replace(blur, advice=". ".join(text for text in (support_advice(curves, believed), blur.advice) if text))
@@ -152,11 +157,11 @@ def pose_blur(run: RunFolder, iteration: int, blurred_map: BlurredMap, curves: F
     given = load_input(run)
     resolved = given.resolved
     reported = curves.resolutions()["corrected"]
-    tables = load_tables(run, iteration)
-    rotation = np.concatenate([t.rotation for t in tables])
+    tables = stored_tables(run, iteration)
+    rotation: Any = JoinedColumn([table.rotation for table in tables])
 
     def blurred(name: str) -> np.ndarray:
-        covariance = np.concatenate([getattr(t, name) for t in tables])
+        covariance: Any = JoinedColumn([getattr(table, name) for table in tables])
         return blurred_map.correlation(covariance, rotation, resolved.seed)
     kappa = blurred("pose_error_covariance") * (blurred("covariance") if resolved.marginalize else 1)
     curve = expected_map_to_truth(curves.corrected, kappa, share)
@@ -175,51 +180,88 @@ def write_final_particles(run: RunFolder, iteration: int, kept: Optional[Dict[in
     lrProbabilityAligned and lrProbabilityEmpty (verdicts.py). ``kept``, the rows of each half-set that a selection
     keeps: these and the others are written as tables of their own as well.
     """
-    given, particles = load_input(run), load_particles(run)
-    tables = load_tables(run, iteration)
-    rotation, shift = particles.rotation.copy(), particles.shift_px.copy()
-    for poses in tables:
-        rotation[poses.row], shift[poses.row] = poses.rotation, poses.shift_px
-    extra = new_columns(particles, tables, given.resolved)
-    del tables, poses
+    given, particles = load_input(run), stored_particles(run)
+    found = FinalColumns(particles, stored_tables(run, iteration), given.resolved)
     # the run's own copy: the user's file may have changed. Older versions kept none
     source = run.given_particles if run.given_particles.exists() else given.particles
     table = read_table(source, particles)
-    used = np.flatnonzero(particles.half_set > 0)
+    used = np.flatnonzero(np.asarray(particles.half_set) > 0)
     files = {"particles.star": used}
     if kept is not None:
         is_kept = np.isin(used, np.concatenate(list(kept.values())))
         files.update({"particles_kept.star": used[is_kept], "particles_left_out.star": used[~is_kept]})
     for name, rows in files.items():
         taken = table.take(rows)
-        write_particles(run.final(name), taken, rotation[rows], shift[rows],
-                        {label: values[rows] for label, values in extra.items()})
+        write_computed(run.final(name), taken, found.poses_of(rows), found.extra(rows))
         if go_back(table.tables, table.particles):
+            rotation, shift = found.poses_of(rows)(slice(None))
             write_cs(run.final(name).with_suffix(".cs"), table.tables, taken.particles.texts([UID])[UID],
-                     rotation[rows], origins_angstrom(taken, shift[rows]))
+                     rotation, origins_angstrom(taken, shift))
 
 
-def new_columns(particles: Particles, tables: Sequence[PoseTable], resolved: ResolvedSettings) -> Dict[str, np.ndarray]:
-    """What the run found out about each particle (n,), by label; 0 of those that were left out."""
-    def column(of_table: Callable[[PoseTable], Optional[np.ndarray]], otherwise: float = 0.0) -> np.ndarray:
-        values = np.zeros(len(particles))
-        for table in tables:
-            found = of_table(table)
-            values[table.row] = otherwise if found is None else found
-        return values
+class FinalColumns:
+    """What the run found of each particle, by rows of the input: poses, and columns by label."""
 
-    uncertainty = np.zeros((len(particles), 2))
-    for table in tables:
-        uncertainty[table.row] = pose_uncertainty(table.pose_error_covariance, particles.pixel_size)
-    found = dict(zip(UNCERTAINTY_LABELS, uncertainty.T))
-    if any(table.probability_aligned is not None for table in tables):
-        found["lrProbabilityAligned"] = np.round(column(lambda table: table.probability_aligned, 1.0), 4)
-        found["lrProbabilityEmpty"] = np.round(column(lambda table: table.probability_empty), 4)
-    if resolved.resplit_half_sets:
-        found["rlnRandomSubset"] = particles.half_set
-    if resolved.per_particle_scale:
-        found["lrScale"] = column(lambda table: table.scale, 1.0)
-    return found
+    def __init__(self, particles: Particles, tables: Sequence[PoseTable], resolved: ResolvedSettings):
+        self.particles, self.tables = particles, tables
+        self.row = [np.asarray(table.row) for table in tables]
+        self.of_table: Dict[str, Tuple[Of, float]] = {
+            label: (uncertainty(k, particles.pixel_size), 0.0) for k, label in enumerate(UNCERTAINTY_LABELS)}
+        if any(table.probability_aligned is not None for table in tables):
+            for label, name, otherwise in (("lrProbabilityAligned", "probability_aligned", 1.0),
+                                           ("lrProbabilityEmpty", "probability_empty", 0.0)):
+                self.of_table[label] = rounded(name), otherwise
+        if resolved.per_particle_scale:
+            self.of_table["lrScale"] = column_named("scale"), 1.0
+        self.new_half_sets = resolved.resplit_half_sets
+
+    def mine(self, rows: np.ndarray) -> Iterator[Tuple[PoseTable, np.ndarray, np.ndarray]]:
+        """Of each table: which of ``rows`` (n,), ascending, are in it, and where."""
+        for table, row in zip(self.tables, self.row):
+            place = np.searchsorted(row, rows)
+            here = np.flatnonzero(row[np.minimum(place, len(row) - 1)] == rows)
+            yield table, here, place[here]
+
+    def poses_of(self, rows: np.ndarray) -> Callable[[slice], Tuple[np.ndarray, np.ndarray]]:
+        def poses(part: slice) -> Tuple[np.ndarray, np.ndarray]:
+            some = rows[part]
+            rotation, shift = self.particles.rotation[some], self.particles.shift_px[some]
+            for table, here, place in self.mine(some):
+                rotation[here], shift[here] = table.rotation[place], table.shift_px[place]
+            return rotation, shift
+        return poses
+
+    def extra(self, rows: np.ndarray) -> Dict[str, Any]:
+        """Columns (n,) of ``rows`` (n,), computed a slice at a time."""
+        def computed(first: int, end: int) -> List[np.ndarray]:
+            some = rows[first:end]
+            columns = [np.full(len(some), 0.0) for _ in self.of_table]
+            for table, here, place in self.mine(some):
+                for values, (of, otherwise) in zip(columns, self.of_table.values()):
+                    found = of(table, place)
+                    values[here] = otherwise if found is None else found
+            return [*columns, self.particles.half_set[some]]
+        labels = [*self.of_table, "rlnRandomSubset"]
+        columns = dict(zip(labels, Together(len(rows), computed).columns(len(labels))))
+        return columns if self.new_half_sets else {label: columns[label] for label in self.of_table}
+
+
+def column_named(name: str) -> Of:
+    def of(table: PoseTable, place: np.ndarray) -> Optional[np.ndarray]:
+        column = getattr(table, name)
+        return None if column is None else column[place]
+    return of
+
+
+def rounded(name: str) -> Of:
+    def of(table: PoseTable, place: np.ndarray) -> Optional[np.ndarray]:
+        found = column_named(name)(table, place)
+        return None if found is None else np.round(found, 4)
+    return of
+
+
+def uncertainty(number: int, pixel_size: float) -> Of:
+    return lambda table, place: pose_uncertainty(table.pose_error_covariance[place], pixel_size)[:, number]
 
 
 def pose_uncertainty(covariance: np.ndarray, pixel_size: float) -> np.ndarray:

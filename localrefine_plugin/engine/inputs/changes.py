@@ -74,7 +74,7 @@ def check_stacks(run: RunFolder, given: RunInput, used: Optional[np.ndarray] = N
     whose size and sample are the same. ``used`` (n,): only these stacks, by their number; no other is touched."""
     known = load_fingerprints(run)
     touched = []
-    for number in np.unique(np.arange(len(given.stacks)) if used is None else used) if known else ():
+    for number in np.unique(np.arange(len(given.stacks)) if used is None else np.asarray(used)) if known else ():
         path, before = given.stacks[number], known.stacks[number]  # type: ignore[union-attr]
         same = untouched(path, before)
         if same is None:

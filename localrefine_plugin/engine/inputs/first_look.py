@@ -123,7 +123,8 @@ def read_packed(particles: Particles, pixels: PixelList, start: np.ndarray, nois
             if noise_power is None:
                 # the unit of the sums: about the power of the images
                 sums = sums or NoiseSums(particles, blank * max(float(batch.power.mean()), 1e-30))
-                sums.add(index, batch.power, np.zeros((len(index), 0), np.float32), np.zeros(0, int))
+                group, nothing = particles.optics_group[index], np.zeros((len(index), 0), np.float32)
+                sums.add(group, batch.power, nothing, np.zeros(0, int))
             parts.append(pack(batch, pixels, start[index]))
     noise_power = sums.power() if sums is not None else noise_power
     assert noise_power is not None  # there is a first batch

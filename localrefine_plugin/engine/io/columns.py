@@ -1,7 +1,7 @@
 """Columns of a STAR table as texts and checked numbers."""
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -15,9 +15,13 @@ CTF = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 
 
 class Columns:
-    """Columns of one table, read in one pass: names as texts, the others as checked numbers."""
+    """Columns of one table, read in one pass: names as texts, the others as checked numbers.
 
-    def __init__(self, table: StarTable, labels: Sequence[str]):
+    Texts of a label in ``given_to`` are not kept but given to its function, row after row, a chunk at a time.
+    """
+
+    def __init__(self, table: StarTable, labels: Sequence[str],
+                 given_to: Optional[Mapping[str, Callable[[List[str]], None]]] = None):
         self.source, self.name, self.rows = table.source, table.name, len(table)
         where = [(label, table.labels.index(label)) for label in labels if label in table.labels]
         self._texts: Dict[str, List[str]] = {label: [] for label, _ in where if label in TEXTS}
@@ -26,7 +30,9 @@ class Columns:
         for start, rows in table.raw_rows():
             for label, j in where:
                 texts = [unquote(row[j]) for row in rows]
-                if label in TEXTS:
+                if label in (given_to or ()):
+                    given_to[label](texts)  # type: ignore[index]
+                elif label in TEXTS:
                     self._texts[label].extend(texts)
                 elif label not in self._wrong:
                     self._add_numbers(label, start, texts)
@@ -56,6 +62,11 @@ class Columns:
             raise self._not_a_number(label, *self._wrong[label])
         return values
 
+    def forget(self, labels: Sequence[str]) -> None:
+        """Give back the memory of numbers that nobody needs any more."""
+        for label in labels:
+            self._numbers.pop(label, None)
+
     def lists(self, label: str) -> List[Tuple[float, ...]]:
         """Finite numbers of texts [1.2,-3,…]; none where the column is missing."""
         found = []
@@ -72,6 +83,10 @@ class Columns:
         if len(wrong):
             raise self._not_a_number(label, int(wrong[0]), f"{values[wrong[0]]:g}", "a whole number")
         return values.astype(np.int64)
+
+    def require(self, label: str) -> None:
+        """Raise InputError if the table has no such column."""
+        self._present(label)
 
     def _present(self, label: str) -> str:
         if label not in self:

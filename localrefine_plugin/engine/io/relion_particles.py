@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from ..records.particles import NO_DISTORTION, OpticsGroup, Particles
 from .columns import ANGLES, CTF, Columns
 from .find_file import find_file
 from .mrc import ImageReader, open_mrc, read_map, stack_shape, write_map
+from .rows import CHUNK, Together
 from .run_folder import PathLike
 from .star import StarTable, read_star, write_star
 
@@ -30,6 +31,7 @@ __all__ = ["ImageReader", "ParticleTable", "StarTable", "read_map", "read_partic
 
 ORIGINS_ANGSTROM = ("rlnOriginXAngst", "rlnOriginYAngst")
 ORIGINS_PX = ("rlnOriginX", "rlnOriginY")
+IMAGE = "rlnImageName"
 MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 PIXEL_SIZES = ("rlnImagePixelSize", "rlnPixelSize")
 MAGNIFICATION = ("rlnDetectorPixelSize", "rlnMagnification")
@@ -70,7 +72,7 @@ class ParticleTable:
     def take(self, rows: np.ndarray) -> "ParticleTable":
         """The file with these rows of the particles only, in this order."""
         tables = list(self.tables)
-        tables[self.index] = self.particles.take(rows.tolist())
+        tables[self.index] = self.particles.take(rows)
         return replace(self, tables=tuple(tables), pixel_size=self.pixel_size[rows],
                        distortion=_of_rows(self.distortion, rows))
 
@@ -95,15 +97,19 @@ def read_particles(path: PathLike, need_half_sets: bool = True, pixel_size: Opti
     table = tables[index]
     if any(label.startswith("rlnTomo") for label in table.labels):  # RELION 4 and 5
         raise InputError("the particles are of tomograms", source, "give particles of single-particle images")
-    optics = _optics_table(tables)
-    columns = Columns(table, USED_COLUMNS)
-    stack, number, stacks = _images(columns.text("rlnImageName"), path)
+    optics, images = _optics_table(tables), ImageNames(len(table), path)
+    columns = Columns(table, USED_COLUMNS, {IMAGE: images.add})
+    stack, number, stacks = images.in_files(columns)
     group, groups = _optics_groups(optics, columns) if optics is not None else _optics_of_rows(columns)
+    columns.forget(("rlnOpticsGroup", *MICROSCOPE, *PIXEL_SIZES, *MAGNIFICATION, *BEAM_TILT))
     groups = _with_box_sizes(groups, group, stack, stacks)
     own_pixel_size = np.array([g.pixel_size for g in groups])[group]
+    rotation = _rotations(columns)
+    columns.forget(ANGLES)
+    shift = _shifts(columns, own_pixel_size)
+    columns.forget(ORIGINS_ANGSTROM + ORIGINS_PX)
     particles = Particles(
-        rotation=rotation_from_euler_deg(np.stack([columns.numbers(a) for a in ANGLES], axis=1)),
-        shift_px=_shifts(columns, own_pixel_size),
+        rotation=rotation, shift_px=shift,
         half_set=_half_sets(columns) if need_half_sets else np.ones(len(stack), np.int8),
         defocus_u=columns.numbers("rlnDefocusU"), defocus_v=columns.numbers("rlnDefocusV"),
         defocus_angle=columns.numbers("rlnDefocusAngle"), phase_shift=columns.numbers("rlnPhaseShift", 0.0),
@@ -124,9 +130,10 @@ def read_table(path: PathLike, particles: Particles) -> ParticleTable:
     """
     tables = tuple(read_star(path))
     index = _particle_index(tables, str(path))
-    columns, optics = Columns(tables[index], USED_COLUMNS), _optics_table(tables)
-    _, number, _ = _image_numbers(columns.text("rlnImageName"), path)
-    if not np.array_equal(number, particles.slice):
+    table, optics = tables[index], _optics_table(tables)
+    images, of_rows = ImageNames(len(table), path), MICROSCOPE + PIXEL_SIZES + MAGNIFICATION + BEAM_TILT
+    columns = Columns(table, (IMAGE, "rlnOpticsGroup", *(of_rows if optics is None else ())), {IMAGE: images.add})
+    if not np.array_equal(images.slices(columns), particles.slice):
         raise InputError("does not have the particles of this run in their order", str(path), "start a new run")
     group, groups = _optics_groups(optics, columns) if optics is not None else _optics_of_rows(columns)
     own_pixel_size = np.array([g.pixel_size for g in groups])[group]
@@ -154,7 +161,7 @@ def in_frame(particles: Particles, table: ParticleTable, pixel_size: float) -> T
     return particles, replace(table, distortion=_of_rows(magnifications(particles), particles.optics_group))
 
 
-def _of_rows(of_groups: Optional[np.ndarray], group: np.ndarray) -> Optional[np.ndarray]:
+def _of_rows(of_groups: Optional[np.ndarray], group: Any) -> Optional[np.ndarray]:
     return None if of_groups is None else of_groups[group]
 
 
@@ -165,22 +172,37 @@ def write_particles(path: PathLike, table: ParticleTable, rotation: np.ndarray, 
     Origins go to the columns the input has (Å, px, or both), else to the ones of its dialect; ``shift_px`` is that
     of Particles. ``extra_columns`` (label → n values) replaces columns of that label or is added at the end.
     """
-    angles = euler_deg_from_rotation(rotation)
-    labels, origin = set(table.particles.labels), origins_angstrom(table, shift_px)
-    columns: Dict[str, Any] = dict(zip(ANGLES, angles.T))
-    dialect = ORIGINS_ANGSTROM if table.optics is not None else ORIGINS_PX
-    for names, unit in ((ORIGINS_ANGSTROM, np.ones(len(angles))), (ORIGINS_PX, table.pixel_size)):
-        if labels.intersection(names) or (names is dialect and not labels.intersection(ORIGINS_ANGSTROM + ORIGINS_PX)):
-            columns.update(zip(names, (origin / unit[:, None]).T))
-    columns.update(extra_columns or {})
+    write_computed(path, table, lambda rows: (rotation[rows], shift_px[rows]), extra_columns or {})
+
+
+def write_computed(path: PathLike, table: ParticleTable, poses: Callable[[slice], Tuple[np.ndarray, np.ndarray]],
+                   extra_columns: Mapping[str, Any]) -> None:
+    """As `write_particles`, with the poses that ``poses`` gives of a slice of the rows, and columns that may be read or
+    computed a slice at a time: what is in memory does not grow with the rows."""
+    labels, dialect = set(table.particles.labels), ORIGINS_ANGSTROM if table.optics is not None else ORIGINS_PX
+    origins = [name for names in (ORIGINS_ANGSTROM, ORIGINS_PX) for name in names if labels.intersection(names) or (
+        names is dialect and not labels.intersection(ORIGINS_ANGSTROM + ORIGINS_PX))]
+
+    def computed(first: int, end: int) -> List[np.ndarray]:
+        rows = slice(first, end)
+        rotation, shift = poses(rows)
+        origin = origins_angstrom(table, shift, rows).T
+        found = dict(zip(ORIGINS_ANGSTROM, origin))
+        found.update(zip(ORIGINS_PX, origin / table.pixel_size[rows]))
+        return [*euler_deg_from_rotation(rotation).T, *(found[name] for name in origins)]
+    names = [*ANGLES, *origins]
+    columns: Dict[str, Any] = dict(zip(names, Together(len(table.particles), computed).columns(len(names))))
+    columns.update(extra_columns)
     tables = list(table.tables)
     tables[table.index] = table.particles.with_columns(columns)
     write_star(path, tables)
 
 
-def origins_angstrom(table: ParticleTable, shift_px: np.ndarray) -> np.ndarray:
-    """rlnOriginX/YAngst (n, 2) of particles with ``shift_px`` (n, 2): −shift, in the pixels of their own images."""
-    origin: np.ndarray = -(image_shift(np.asarray(shift_px), table.distortion) * table.pixel_size[:, None]) + 0.0
+def origins_angstrom(table: ParticleTable, shift_px: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+    """rlnOriginX/YAngst (n, 2) of the particles of these rows with ``shift_px`` (n, 2): −shift, in the pixels of their
+    own images."""
+    distortion = _of_rows(table.distortion, rows)
+    origin: np.ndarray = -(image_shift(np.asarray(shift_px), distortion) * table.pixel_size[rows, None]) + 0.0
     return origin
 
 
@@ -199,26 +221,50 @@ def _particle_index(tables: Sequence[StarTable], source: str) -> int:
     return found[0]
 
 
-def _images(names: Sequence[str], star: PathLike) -> Tuple[np.ndarray, np.ndarray, Tuple[str, ...]]:
-    """(stack index, 0-based slice, absolute stack paths) of names NNNNNN@stack."""
-    stack, number, known = _image_numbers(names, star)
-    return stack, number, _distinct(stack, [find_file(name, star) for name in known])
+class ImageNames:
+    """Names NNNNNN@stack of ``rows`` images, added in their order, as numbers."""
 
+    def __init__(self, rows: int, star: PathLike):
+        self.star = star
+        self.known: Dict[str, int] = {}
+        self.stack, self.number = np.empty(rows, np.int32), np.empty(rows, np.int64)
+        self.filled, self.wrong = 0, (0, "")
 
-def _image_numbers(names: Sequence[str], star: PathLike) -> Tuple[np.ndarray, np.ndarray, Tuple[str, ...]]:
-    """(index of the name of the stack, 0-based slice, names of stacks) of names NNNNNN@stack."""
-    known: Dict[str, int] = {}
-    stack = np.empty(len(names), dtype=np.int32)
-    number = np.empty(len(names), dtype=np.int64)
-    for i, name in enumerate(names):
-        before, at, after = name.partition("@")
-        stack[i] = known.setdefault(after if at else name, len(known))
-        # int() would also take '1_0' and '+1'; 18 digits fit the array
-        if at and not (before.isascii() and before.isdigit() and 0 < int(before[:18]) and len(before) < 19):
-            raise InputError(f"row {i + 1} has rlnImageName '{name}'", str(star),
+    def add(self, names: List[str]) -> None:
+        known, stacks, numbers = self.known, [], []
+        for i, name in enumerate(names):
+            before, at, after = name.partition("@")
+            stacks.append(known.setdefault(after if at else name, len(known)))
+            # int() would also take '1_0' and '+1'; 18 digits fit the array
+            if at and not (before.isascii() and before.isdigit() and 0 < int(before[:18]) and len(before) < 19):
+                self.wrong = self.wrong if self.wrong[0] else (self.filled + i + 1, name)
+                at = ""
+            numbers.append(int(before) - 1 if at else 0)
+        here = slice(self.filled, self.filled + len(names))
+        self.stack[here], self.number[here] = stacks, numbers
+        self.filled = here.stop
+
+    def slices(self, columns: Columns) -> np.ndarray:
+        """(n,) 0-based number of each image in its stack; ``columns`` are those that gave the names."""
+        columns.require(IMAGE)
+        if self.wrong[0]:
+            raise InputError(f"row {self.wrong[0]} has rlnImageName '{self.wrong[1]}'", str(self.star),
                              "image names are NNNNNN@stack.mrcs with NNNNNN counting from 1")
-        number[i] = int(before) - 1 if at else 0
-    return stack, number, tuple(known)
+        return self.number
+
+    def in_files(self, columns: Columns) -> Tuple[np.ndarray, np.ndarray, Tuple[str, ...]]:
+        """(stack index, 0-based slice, absolute stack paths)."""
+        number = self.slices(columns)
+        return self.stack, number, _distinct(self.stack, [find_file(name, self.star) for name in self.known])
+
+
+def _rotations(columns: Columns) -> np.ndarray:
+    """(n, 3, 3), a part of the rows at a time."""
+    rotation = np.empty((columns.rows, 3, 3))
+    for start in range(0, len(rotation), CHUNK):
+        part = slice(start, start + CHUNK)
+        rotation[part] = rotation_from_euler_deg(np.stack([columns.numbers(a)[part] for a in ANGLES], axis=1))
+    return rotation
 
 
 def _distinct(stack: np.ndarray, paths: Sequence[str]) -> Tuple[str, ...]:

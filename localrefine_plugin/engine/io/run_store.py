@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import IO, Any, Dict, Iterable, List, Mapping, Optional
+from typing import IO, Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ..records.results import Report
 from ..records.run_input import RunInput
 from ..records.settings import Settings
 from .run_folder import PathLike, RunFolder, read_json, reading, write_atomic, write_json
+from .stored import stored_columns
 
 OLD_NAMES = {"pose_error_covariance": "error_covariance", "probability_not_junk": "counts",
              "accumulator_mean": "coverage"}
@@ -112,6 +113,23 @@ def load_particles(run: RunFolder) -> Particles:
         return Particles(optics=given.optics, stacks=given.stacks, **columns)
 
 
+def stored_particles(run: RunFolder) -> Particles:
+    """As `load_particles`, read by rows when they are asked for."""
+    given = load_input(run)
+    with reading(run.particles):
+        columns: Dict[str, Any] = stored_columns(run.particles)
+        return Particles(optics=given.optics, stacks=given.stacks,
+                         **{name: columns[name] for name in Particles.column_names()})
+
+
+def stored_half_set(run: RunFolder, half: int) -> Tuple[np.ndarray, Particles]:
+    """Rows (m,) of a half-set in the input table, and its particles, read by rows when they are asked for."""
+    everything = stored_particles(run)
+    rows = np.flatnonzero(np.asarray(everything.half_set) == half)
+    columns: Dict[str, Any] = {name: getattr(everything, name).of_rows(rows) for name in Particles.column_names()}
+    return rows, replace(everything, **columns)
+
+
 def load_poses(run: RunFolder, iteration: int, half: int) -> Optional[PoseTable]:
     """Poses after an iteration; None after iteration 0, which is the input."""
     if iteration == 0:
@@ -119,6 +137,20 @@ def load_poses(run: RunFolder, iteration: int, half: int) -> Optional[PoseTable]
     path = run.poses(iteration, half)
     with reading(path), np.load(path, allow_pickle=False) as stored:
         return PoseTable(**columns_of(stored, PoseTable.column_names()))
+
+
+def stored_poses(run: RunFolder, iteration: int, half: int) -> Optional[PoseTable]:
+    """As `load_poses`, read by rows when they are asked for."""
+    if iteration == 0:
+        return None
+    path = run.poses(iteration, half)
+    with reading(path):
+        return PoseTable(**columns_of(stored_columns(path), PoseTable.column_names()))
+
+
+def stored_tables(run: RunFolder, iteration: int) -> List[PoseTable]:
+    """As `load_tables`, read by rows when they are asked for."""
+    return [table for half in (1, 2) for table in [stored_poses(run, iteration, half)] if table is not None]
 
 
 def load_tables(run: RunFolder, iteration: int) -> List[PoseTable]:
@@ -135,7 +167,7 @@ def load_motion(run: RunFolder, iteration: int, half: int) -> Optional[LearnedMo
         return LearnedMotion(**columns_of(stored, tuple(LearnedMotion.__dataclass_fields__)))
 
 
-def columns_of(stored: Mapping[str, np.ndarray], names: Iterable[str]) -> Dict[str, np.ndarray]:
+def columns_of(stored: Mapping[str, Any], names: Iterable[str]) -> Dict[str, Any]:
     """The columns of a file that are there, by these names or by those that older versions gave them."""
     known = {name: name if name in stored else OLD_NAMES.get(name, name) for name in names}
     return {name: stored[column] for name, column in known.items() if column in stored}

@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..records.errors import InputError
 from .other_formats import other_format
+from .rows import Chunks, Place, RowsOfFile, chunks_of, picked, positions_of_lines
 from .run_folder import PathLike, check_regular_file, write_atomic
 
 # A value: quoted (the closing quote is one that white space follows), or anything without white space.
 _VALUE = re.compile(r'''"(?:[^"]|"(?=\S))*"(?=\s|$)|'(?:[^']|'(?=\S))*'(?=\s|$)|\S+''')
 _NEEDS_QUOTES = re.compile(r'''\s|^["'#_;]|^(?:data|loop|save|stop|global)_|^$''', re.IGNORECASE)
-_CHUNK = 20_000
+KEPT_ROWS = 20_000  # a table of more rows stays in its file
 
 
 @dataclass
 class StarTable:
-    """One table: `labels` without the leading underscore, `lines` the raw text of the rows.
+    """One table: `labels` without the leading underscore, `lines` the raw text of the rows, which those of a large
+    table are read from its file for (rows.py).
 
     loop : False for a table of "label value" pairs, which is one row.
     comments : the comment lines above ``data_name`` (RELION puts its format version there).
@@ -34,7 +36,7 @@ class StarTable:
 
     name: str
     labels: List[str] = field(default_factory=list)
-    lines: List[str] = field(default_factory=list)
+    lines: Sequence[str] = field(default_factory=list)
     loop: bool = True
     comments: List[str] = field(default_factory=list)
     source: str = ""
@@ -49,52 +51,64 @@ class StarTable:
 
     def raw_rows(self) -> Iterator[Tuple[int, List[List[str]]]]:
         """Chunks of rows as (number of the first row, values as they stand in the file)."""
-        width = len(self.labels)
-        for start in range(0, len(self.lines), _CHUNK):
-            rows = [_split(line) for line in self.lines[start:start + _CHUNK]]
+        width, start = len(self.labels), 0
+        for lines in chunks_of(self.lines):
+            rows = [_split(line) for line in lines]
             for i, row in enumerate(rows):
                 if len(row) != width:
                     raise InputError(f"row {start + i + 1} of table data_{self.name} has {len(row)} values for "
                                      f"{width} columns", self.source,
                                      "complete the row, or put quotes around values that contain spaces")
             yield start, rows
+            start += len(rows)
 
     def texts(self, labels: Sequence[str]) -> Dict[str, List[str]]:
         """The values of some columns, without quotes; a label the table lacks is left out."""
         where = [(label, self.labels.index(label)) for label in labels if label in self.labels]
         columns: Dict[str, List[str]] = {label: [] for label, _ in where}
-        for _, rows in self.raw_rows():
+        for _, rows in self.raw_rows() if where else ():
             for label, j in where:
                 columns[label].extend([unquote(row[j]) for row in rows])
         return columns
 
-    def take(self, rows: Sequence[int]) -> "StarTable":
-        """The table with these rows only, in this order."""
-        return replace(self, lines=[self.lines[row] for row in rows])
+    def take(self, rows: np.ndarray) -> "StarTable":
+        """The table with these rows (m,) only, in this order, which is ascending where the table is large."""
+        return replace(self, lines=picked(self.lines, np.asarray(rows)))
 
     def without(self, labels: Sequence[str]) -> "StarTable":
         """The table without these columns, those there are."""
         kept = [j for j, label in enumerate(self.labels) if label not in labels]
-        lines = [" ".join(row[j] for j in kept) for _, rows in self.raw_rows() for row in rows]
-        return replace(self, labels=[self.labels[j] for j in kept], lines=lines)
 
-    def with_columns(self, columns: Dict[str, Any]) -> "StarTable":
-        """The table with these columns replaced where they stand, or added at the end."""
+        def lines() -> Iterator[List[str]]:
+            for _, rows in self.raw_rows():
+                yield [" ".join(row[j] for j in kept) for row in rows]
+        return replace(self, labels=[self.labels[j] for j in kept], lines=self._changed(lines))
+
+    def with_columns(self, columns: Mapping[str, Any]) -> "StarTable":
+        """The table with these columns replaced where they stand, or added at the end.
+
+        Of a column with its length, slices are taken: it need not be in memory as a whole.
+        """
         labels = self.labels + [label for label in columns if label not in self.labels]
         for label, values in columns.items():
             if len(values) != len(self):
                 raise ValueError(f"{len(values)} values of {label} for {len(self)} rows")
         pad = [""] * (len(labels) - len(self.labels))
-        lines = []
-        for start, rows in self.raw_rows():  # text takes ten times the memory of a number: of a chunk at a time
-            texts = {labels.index(label): format_values(values[start:start + len(rows)])
-                     for label, values in columns.items()}
-            for i, row in enumerate(rows):
-                row = row + pad
-                for j, column in texts.items():
-                    row[j] = column[i]
-                lines.append(" ".join(row))
-        return StarTable(self.name, labels, lines, self.loop, self.comments, self.source)
+
+        def lines() -> Iterator[List[str]]:
+            for start, rows in self.raw_rows():
+                texts = {labels.index(label): format_values(values[start:start + len(rows)])
+                         for label, values in columns.items()}
+                for i, row in enumerate(rows):
+                    row.extend(pad)
+                    for j, column in texts.items():
+                        row[j] = column[i]
+                yield [" ".join(row) for row in rows]
+        return StarTable(self.name, labels, self._changed(lines), self.loop, self.comments, self.source)
+
+    def _changed(self, lines: Callable[[], Iterator[List[str]]]) -> Sequence[str]:
+        """Lines made of this table's: of a large one when they are asked for."""
+        return Chunks(lines, len(self)) if len(self) > KEPT_ROWS else [line for chunk in lines() for line in chunk]
 
 
 def _split(line: str) -> List[str]:
@@ -140,11 +154,10 @@ def read_star(path: PathLike) -> List[StarTable]:
         check_regular_file(path)
         with open(path, "rb") as file:
             start = file.read(4096)
-        text = b"\0" not in start
         _refuse_other_format(start, source)
-        # surrogateescape: file names are bytes and come back as they were
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
-            tables = _tables(lines if text else ["\0"], source)
+        if b"\0" in start:
+            raise InputError("is not a text file", source, "give a STAR file")
+        tables = _tables(source)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", source, "give an existing STAR file") from None
     except ValueError:
@@ -167,32 +180,34 @@ def _refuse_other_format(start: bytes, source: str) -> None:
         raise InputError(f"is {what}", source, remedy)
 
 
-def _tables(lines: Iterable[str], source: str) -> List[StarTable]:
+def _tables(source: str) -> List[StarTable]:
     tables: List[StarTable] = []
     comments: List[str] = []
     table: Optional[StarTable] = None
-    for line in lines:
+    for place, line in positions_of_lines(source):
         if "\0" in line:
             raise InputError("is not a text file", source, "give a STAR file")
-        line = line.strip()
-        if not line:
-            continue
         if line[0] == "#":
             comments.append(line)
-            continue
-        if line[:5].lower() == "data_" and len(_split(line)) == 1:
+        elif line[:5].lower() == "data_" and len(_split(line)) == 1:
             table = StarTable(_split(line)[0][5:], [], [], False, comments, source)
             tables.append(table)
             comments = []
         elif table is None:
             raise InputError("has text before the first 'data_' line", source, "give a STAR file")
         else:
-            table = _add_line(tables, table, line)
+            table = _add_line(tables, table, line, place)
+    for table in tables:
+        if isinstance(table.lines, RowsOfFile) and len(table.lines) <= KEPT_ROWS:
+            table.lines = list(table.lines)
     return tables
 
 
-def _add_line(tables: List[StarTable], table: StarTable, line: str) -> StarTable:
+def _add_line(tables: List[StarTable], table: StarTable, line: str, place: Place) -> StarTable:
     """Add a line inside a table; returns the table the next line belongs to."""
+    if isinstance(table.lines, RowsOfFile) and line[:5].lower() != "loop_":
+        table.lines.add(place)  # the millions of them take no more than this
+        return table
     values = _split(line)
     if values[0].lower() == "loop_" and all(value[0] == "_" for value in values[1:]):
         if table.labels:                       # a second loop in one data block is a table of its own
@@ -204,9 +219,11 @@ def _add_line(tables: List[StarTable], table: StarTable, line: str) -> StarTable
         table.labels.append(values[0][1:])
     elif line[0] == "_" and not table.loop and len(values) == 2:
         table.labels.append(values[0][1:])
-        table.lines = [" ".join(table.lines + [values[1]])]
+        table.lines = [" ".join([*table.lines, values[1]])]
     elif table.loop:
-        table.lines.append(line)
+        if not isinstance(table.lines, RowsOfFile):
+            table.lines = RowsOfFile(table.source)
+        table.lines.add(place)
     else:
         raise InputError(f"line '{line[:60]}' of table data_{table.name} is not 'label value'", table.source,
                          "write 'loop_' above the labels of a table with rows")
@@ -241,8 +258,8 @@ def _write_table(handle: Any, table: StarTable) -> None:
                 handle.write(f"_{label} {value}\n")
     elif table.labels:
         handle.write("loop_\n" + "".join(f"_{label} #{j}\n" for j, label in enumerate(table.labels, 1)))
-        for start in range(0, len(table.lines), _CHUNK):
-            handle.write("\n".join(table.lines[start:start + _CHUNK]) + "\n")
+        for lines in chunks_of(table.lines):
+            handle.write("\n".join(lines) + "\n")
     handle.write("\n")
 
 

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..io.mrc import read_map, write_map
 from ..io.run_folder import RunFolder
-from ..io.run_store import load_input, load_iteration, load_motion, load_particles, load_poses, load_tables
+from ..io.run_store import load_input, load_iteration, load_motion, stored_particles, stored_poses, stored_tables
+from ..io.stored import JoinedColumn
 from ..kernels.device import CPU, Device, array_module, device_for_volumes, to_host
 from ..maps.fsc import FscCurves, five_curves, write_fsc
 from ..maps.half_maps import HalfMaps, read_half_maps
@@ -21,7 +22,7 @@ from ..records.poses import PoseTable
 from ..records.resolved import ResolvedSettings
 from .advice import PoseChanges, advise, verdict_advice
 from .convergence import decide
-from .hinge import Hinge, estimate_hinge
+from .hinge import ROWS_AT_ONCE, Hinge, estimate_hinge
 from .motion_report import learned_hinge, motion_advice, motion_summary
 
 Array = Any
@@ -41,11 +42,11 @@ def merge_halves(run: RunFolder, iteration: int, workers: int, device: Device = 
         write_map(run.filter_resolution(iteration), to_host(references.cutoff_angstrom), pixel_size)
     files = [run.fsc(iteration), run.reference(iteration, 1), run.reference(iteration, 2),
              run.iteration_mask(iteration), run.filter_resolution(iteration)]
-    tables = load_tables(run, iteration)
+    tables = stored_tables(run, iteration)
     now = replace(
         curves.record(iteration, align_resolution_angstrom=curves.resolutions()["corrected"]),
         reference_fsc=tuple(reference_fsc(references.maps, mask, workers)),
-        pose_change=pose_change(tables, [load_poses(run, iteration - 1, half) for half in (1, 2)], pixel_size),
+        pose_change=pose_change(tables, [stored_poses(run, iteration - 1, half) for half in (1, 2)], pixel_size),
         at_rotation_limit=mean_of(tables, "at_rotation_limit"), at_shift_limit=mean_of(tables, "at_shift_limit"),
         insertions_mean=mean_of(tables, "insertions"), share_not_aligned=share_not_aligned(tables),
         share_empty=mean_where_judged(tables, "probability_empty"),
@@ -77,9 +78,12 @@ def with_advice(run: RunFolder, now: IterationRecord, earlier: Sequence[Iteratio
 
 def hinge_of(run: RunFolder, tables: Sequence[PoseTable]) -> Hinge:
     """The point the sub-volume turns about, by the poses of both halves."""
-    given, particles, row = load_input(run), load_particles(run), joined(tables, "row")
-    return estimate_hinge(particles.rotation[row], particles.shift_px[row], joined(tables, "rotation"),
-                          joined(tables, "shift_px"), given.resolved.fulcrum_offset(given.box_size))
+    given, particles, row = load_input(run), stored_particles(run), joined(tables, "row")
+    rotation: Any = particles.rotation
+    shift: Any = particles.shift_px
+    found: List[Any] = [JoinedColumn([getattr(table, name) for table in tables]) for name in ("rotation", "shift_px")]
+    return estimate_hinge(rotation.of_rows(row), shift.of_rows(row), found[0], found[1],
+                          given.resolved.fulcrum_offset(given.box_size))
 
 
 def joined(tables: Sequence[PoseTable], name: str) -> np.ndarray:
@@ -142,10 +146,19 @@ def pose_change(tables: Sequence[PoseTable], before: Sequence[Optional[PoseTable
 def change_since(now: PoseTable, before: Optional[PoseTable],
                  pixel_size: float) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rotation in degrees, in-plane shift in px, and rotation in posterior s.d., since the last iteration."""
+    found = [change_of_rows(now, before, pixel_size, slice(first, first + ROWS_AT_ONCE))
+             for first in range(0, len(now), ROWS_AT_ONCE)]
+    rotation, shift, in_sigma = (np.concatenate(column) for column in zip(*found))
+    return rotation, shift, in_sigma
+
+
+def change_of_rows(now: PoseTable, before: Optional[PoseTable], pixel_size: float,
+                   rows: slice) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     if before is None:
-        w, shift = np.deg2rad(now.rotation_change_deg), now.shift_change_angstrom / pixel_size
+        w, shift = np.deg2rad(now.rotation_change_deg[rows]), now.shift_change_angstrom[rows] / pixel_size
     else:
-        w, shift = log_map(np.swapaxes(before.rotation, 1, 2) @ now.rotation), now.shift_px - before.shift_px
-    sigma = np.sqrt(np.trace(now.covariance[:, :3, :3], axis1=1, axis2=2))
+        w = log_map(np.swapaxes(before.rotation[rows], 1, 2) @ now.rotation[rows])
+        shift = now.shift_px[rows] - before.shift_px[rows]
+    sigma = np.sqrt(np.trace(now.covariance[rows][:, :3, :3], axis1=1, axis2=2))
     angle = np.linalg.norm(w, axis=1)
     return np.rad2deg(angle), np.linalg.norm(shift, axis=1), angle / np.maximum(sigma, 1e-9)

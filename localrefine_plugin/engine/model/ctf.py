@@ -30,17 +30,18 @@ def phase_basis(kx: Array, ky: Array, box_size: int, pixel_size: float) -> Array
     return xp.stack([s2, x * x - y * y, 2 * x * y, s2 * s2, xp.ones_like(s2)]).astype(np.float32)
 
 
-def phase_coefficients(particles: Particles) -> np.ndarray:
-    """(n, 5) float32, the factors of `phase_basis` for every particle."""
-    lam, cs, ac = (per_group(particles.optics, f)[particles.optics_group]
+def phase_coefficients(particles: Particles, index: np.ndarray) -> np.ndarray:
+    """(n, 5) float32, the factors of `phase_basis` for particles of this index (n,)."""
+    group = particles.optics_group[index]
+    lam, cs, ac = (per_group(particles.optics, f)[group]
                    for f in ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast"))
     lam = np.array([electron_wavelength(v) for v in lam])
-    mean = 0.5 * (particles.defocus_u + particles.defocus_v)
-    half_difference = 0.5 * (particles.defocus_u - particles.defocus_v)
-    angle = 2 * np.deg2rad(particles.defocus_angle)
+    u, v = particles.defocus_u[index], particles.defocus_v[index]
+    mean, half_difference = 0.5 * (u + v), 0.5 * (u - v)
+    angle = 2 * np.deg2rad(particles.defocus_angle[index])
     columns = [np.pi * lam * mean, np.pi * lam * half_difference * np.cos(angle),
                np.pi * lam * half_difference * np.sin(angle), -0.5 * np.pi * cs * 1e7 * lam ** 3,
-               np.deg2rad(particles.phase_shift) + np.arcsin(ac)]
+               np.deg2rad(particles.phase_shift[index]) + np.arcsin(ac)]
     return np.stack(columns, axis=1).astype(np.float32)
 
 
@@ -61,8 +62,7 @@ class CtfOnPixels:
     """C of particles at fixed image frequencies kx, ky (K,), with all their optics groups have."""
 
     def __init__(self, particles: Particles, kx: np.ndarray, ky: np.ndarray, to_device: Callable[[np.ndarray], Array]):
-        self.to_device, self.coefficients = to_device, phase_coefficients(particles)
-        self.group, self.optics = particles.optics_group, particles.optics
+        self.to_device, self.particles, self.optics = to_device, particles, particles.optics
         size = particles.box_size, particles.pixel_size
         self.bases = {group.magnification: to_device(phase_basis(*specimen_frequencies(group, kx, ky), *size))
                       for group in self.optics}
@@ -73,7 +73,8 @@ class CtfOnPixels:
 
     def __call__(self, index: np.ndarray) -> Array:
         """C (n, K) of these particles."""
-        coefficients, group = self.to_device(self.coefficients[index]), self.group[index]
+        coefficients = self.to_device(phase_coefficients(self.particles, index))
+        group = self.particles.optics_group[index]
         present = [0] if self.alike else np.unique(group)
         if len(present) == 1:
             return self._of_group(coefficients, present[0])

@@ -87,3 +87,12 @@ class Particles:
     @property
     def pixel_size(self) -> float:
         return self.optics[0].pixel_size
+
+
+def image_numbers(particles: Particles) -> np.ndarray:
+    """(n,) int64: the same number for the same image of a stack, which copies of a particle share."""
+    last = int(np.max(particles.slice, initial=0)) + 1
+    numbers: np.ndarray = np.asarray(particles.stack).astype(np.int64)
+    numbers *= last
+    numbers += particles.slice
+    return numbers

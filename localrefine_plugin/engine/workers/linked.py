@@ -53,6 +53,15 @@ class LinkedTeam(Team):
             forget_claims(self.folder)
         return parts
 
+    def hand_over(self, batches: List[Any]) -> Iterator[Any]:
+        for rank in self.others if self.is_first else ():
+            for _ in range(self.receive(rank)):
+                yield self.receive(rank)
+        if not self.is_first:
+            self.send(0, len(batches))
+            while batches:
+                self.send(0, batches.pop())
+
     def agree(self, value: Any) -> Any:
         if not self.is_first:
             return self.receive(0)
