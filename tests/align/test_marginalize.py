@@ -6,9 +6,9 @@ import pytest
 from experiments import experiment
 from scipy.spatial.transform import Rotation
 
-from localrefine_plugin.engine.align import half_alignment, marginalize
+from localrefine_plugin.engine.align import marginalize
 from localrefine_plugin.engine.align.half_set import align_half
-from localrefine_plugin.engine.align.search import Modes
+from localrefine_plugin.engine.align.modes import Modes
 from localrefine_plugin.engine.model.pose import log_map
 
 VOXELS_PER_RADIAN = 40.0
@@ -18,8 +18,7 @@ AXES = Rotation.random(random_state=4).as_matrix()
 def modes_with(covariance):
     """One mode for each covariance (5, 5), at the identity."""
     n = len(covariance)
-    return Modes(np.arange(n), np.zeros((n, 3)), np.zeros((n, 2)), np.tile(np.eye(3), (n, 1, 1)), np.zeros(n),
-                 np.zeros(n), np.zeros((n, 5, 5)), np.linalg.inv(covariance), np.zeros((n, 5)))
+    return Modes.of(np.arange(n), rotation=np.tile(np.eye(3), (n, 1, 1)), precision=np.linalg.inv(covariance))
 
 
 def posterior(deviations_rad):
@@ -93,9 +92,7 @@ def test_spread_of_modes_is_the_mean_square_of_where_the_others_are():
     w, u = np.array([[0, 0, 0], [0.3, 0, 0], [0, -0.2, 0.1], [0, 0, 0]]), np.array([[0, 0], [1, 2], [-3, 0.5], [4, 4]])
     base, owner, p = Rotation.random(random_state=1), np.array([0, 0, 0, 1]), np.array([0.5, 0.3, 0.2, 1.0])
     rotation = (base * Rotation.from_rotvec(w)).as_matrix()
-    zeros = np.zeros(4)
-    modes = Modes(owner, w, u.astype(float), rotation, zeros, zeros, np.zeros((4, 5, 5)), np.tile(np.eye(5), (4, 1, 1)),
-                  np.zeros((4, 5)))
+    modes = Modes.of(owner, w=w, shift=u.astype(float), rotation=rotation)
     best = modes.take(np.array([0, 3]))
     x = np.concatenate([w, u], axis=1)
     expected = sum(p[i] * np.outer(x[i], x[i]) for i in range(3))
@@ -108,7 +105,7 @@ def test_spread_of_modes_is_the_mean_square_of_where_the_others_are():
 def test_other_modes_are_in_the_stated_error_and_in_nothing_else(monkeypatch):
     e = experiment(60, box=32, noise=12.0, seed=3)
     found = align_half(e.half_set(), e.plan(8.0, prior="off"))
-    monkeypatch.setattr(half_alignment, "spread_of_modes", lambda modes, best, weights, n: np.zeros((n, 5, 5)))
+    monkeypatch.setattr(marginalize, "spread_of_modes", lambda modes, best, weights, n: np.zeros((n, 5, 5)))
     without = align_half(e.half_set(), e.plan(8.0, prior="off"))
     more = np.trace(found.poses.pose_error_covariance - without.poses.pose_error_covariance, axis1=1, axis2=2)
     several = found.poses.modes > 1

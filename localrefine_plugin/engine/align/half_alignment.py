@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 import numpy as np
 
 from ..kernels.batches import evenly_spaced
-from ..kernels.device import Device, array_module, to_host
+from ..kernels.device import Device, array_module, to_host, to_host_at_once
 from ..kernels.fixed_point import FixedPointSums, exact_sums, exponents
 from ..kernels.insert import insert_slices
 from ..kernels.prefetch import Read
@@ -26,11 +26,12 @@ from ..records.particles import Particles
 from ..records.poses import PoseTable
 from .half_sums import BestPoses, FoundOfImages, FoundOfNulls, HalfFindings, NoiseSums, pose_columns
 from .images import Batch, HalfSetImages, pack, scaled
-from .marginalize import Insertions, best_only, mode_weights, posterior_insertions, spread_of_modes
+from .marginalize import Insertions, best_only, posterior_insertions, weigh
+from .modes import Modes, best_modes
 from .prior import PosePrior, log_prior
 from .reference import Reference, make_reference, slice_rows
 from .reference_errors import ReferenceErrors, SelfNoiseBias, pose_error_covariance, self_noise_bias, signal_share
-from .search import Modes, PackedImages, best_modes, search
+from .search import PackedImages, search
 from .search_plan import SearchPlan, grid_of, levels_of
 from .starts import known_start, pose_prior, search_centre, unsettled
 from .static_part import SIGMA, static_reference, subtract, surface_motion
@@ -157,12 +158,10 @@ class HalfAlignment:
         with self.timer("search"):
             modes = self.search(index, packed, prior, u0)
             best = best_modes(modes, n)
-            gradient = self.likelihood_gradient(prior, best) if plan.prior.learns else None
         with self.timer("noise"):
             cross, energy = model_match(self.reference, packed, best)
-            match = match_sums(cross, energy)
-            weights = mode_weights(modes, n)
-            errors = to_host(self.pose_error_covariance(best, energy) + spread_of_modes(modes, best, weights, n))
+            weights, spread = weigh(modes, best, n)
+            errors = self.pose_error_covariance(best, energy) + spread
             factor = None if counts is None else to_device(counts.astype(np.float32))
             weight_sum = found.weight_sum + exact_sums(batch.weight, self.weight_scale, factor)
         with self.timer("insert"):
@@ -173,26 +172,22 @@ class HalfAlignment:
             found.noise.add(self.particles.optics_group[index], batch.power, energy - 2 * cross + removed,
                             self.pixels.shell)
         found.weight_sum = weight_sum
-        best = best.to_host()
+        *of_best, owner, inserted, errors, match = to_host_at_once(
+            best.owner, best.table, modes.owner, chosen.owner, errors, match_sums(cross, energy))
+        best = Modes(*of_best)
         evidence, some = None, np.isin(index, evenly_spaced(len(self.particles), MOST_PARTICLES))
         if plan.prior.learns:
-            evidence = evidence_at(rotation0, best.w, best.shift, best.curvature, to_host(gradient),
+            gradient = likelihood_gradient(pose_prior(plan, rotation0), best)
+            evidence = evidence_at(rotation0, best.w, best.shift, best.curvature, gradient,
                                    np.ones(n) if counts is None else counts).take(some)
-        inserted = np.bincount(to_host(chosen.owner), minlength=n)
-        at = BestPoses(index, best, to_host(modes.owner), u0, inserted, errors)
+        at = BestPoses(index, best, owner, u0, np.bincount(inserted, minlength=n), errors)
         found.include(FoundOfImages(index, pose_columns(self.particles, at, plan), match, evidence, index[some]))
 
     def search(self, index: np.ndarray, packed: PackedImages, prior: PosePrior, u0: np.ndarray) -> Modes:
         known = known_start(self.previous, prior.rotation0, u0, self.plan, index)
         start = None if known is None else (self.to_device(known[0]), self.to_device(known[1]))
-        return search(self.reference, packed, prior.to_device(self.to_device), self.grid, self.levels, start,
-                      self.to_device(unsettled(self.previous, index)))
-
-    def likelihood_gradient(self, prior: PosePrior, best: Modes) -> Array:
-        """(n, 5) at the best poses of n images: the posterior's less the prior's."""
-        everyone = self.device.xp.arange(len(best.owner))
-        return best.gradient - log_prior(prior.to_device(self.to_device), everyone, best.w, best.rotation,
-                                         best.shift)[1]
+        there = prior.to_device(self.to_device, packed.magnification)
+        return search(self.reference, packed, there, self.grid, self.levels, start, unsettled(self.previous, index))
 
     def self_noise_bias(self, index: np.ndarray, packed: PackedImages, u0: np.ndarray) -> Optional[SelfNoiseBias]:
         """What the own noise of images (n,) in the reference adds to their scores; None before there are last poses."""
@@ -245,10 +240,16 @@ class HalfAlignment:
         """Sums (2, n) of `model_match` of images that do not show what is looked for about these poses."""
         u0 = shift0 + project(rotation0, self.plan.centre)
         packed = pack(images, self.pixels, self.to_device(u0))
-        prior = pose_prior(self.plan, rotation0).to_device(self.to_device)
-        everyone = self.to_device(np.ones(len(index), bool))
-        modes = search(self.reference, packed, prior, self.grid, self.levels, None, everyone)
-        return match_sums(*model_match(self.reference, packed, best_modes(modes, len(index))))
+        prior = pose_prior(self.plan, rotation0).to_device(self.to_device, packed.magnification)
+        modes = search(self.reference, packed, prior, self.grid, self.levels, None, np.ones(len(index), bool))
+        return to_host(match_sums(*model_match(self.reference, packed, best_modes(modes, len(index)))))
+
+
+def likelihood_gradient(prior: PosePrior, best: Modes) -> np.ndarray:
+    """(n, 5) at the best poses of n images, all on the host: the posterior's less the prior's."""
+    of_prior = log_prior(prior, np.arange(len(best.owner)), best.w, best.rotation, best.shift)[1]
+    gradient: np.ndarray = best.gradient - of_prior
+    return gradient
 
 
 def model_match(reference: Reference, packed: PackedImages, best: Modes) -> Tuple[Array, Array]:
@@ -261,10 +262,9 @@ def model_match(reference: Reference, packed: PackedImages, best: Modes) -> Tupl
     return cross, packed.weight * (slices.real ** 2 + slices.imag ** 2)
 
 
-def match_sums(cross: Array, energy: Array) -> np.ndarray:
-    """(2, n) of `model_match`, summed over the pixels, on the host."""
-    sums: np.ndarray = to_host(array_module(cross).stack([cross.sum(axis=1), energy.sum(axis=1)]))
-    return sums
+def match_sums(cross: Array, energy: Array) -> Array:
+    """(2, n) of `model_match`, summed over the pixels."""
+    return array_module(cross).stack([cross.sum(axis=1), energy.sum(axis=1)])
 
 
 def particle_counts(previous: Optional[PoseTable]) -> Optional[np.ndarray]:

@@ -17,7 +17,7 @@ from ..model.pose import exp_map, log_map, project
 from ..motion.motion_prior import Evidence, joined_evidence
 from ..records.particles import Particles
 from ..records.poses import packed
-from .search import Modes
+from .modes import Modes
 from .search_plan import SearchPlan
 
 Array = Any
@@ -53,15 +53,18 @@ class NoiseSums:
         |X − C Y|² − |X|²."""
         xp = array_module(power)
         change_scale = xp.asarray(np.full(len(change_shell), 2.0 ** POWER_BITS))
-        for group in np.unique(group_of):
+        groups, sums = np.unique(group_of), []
+        for group in groups:
             mine = group_of == group
             chosen = slice(None) if mine.all() else xp.asarray(np.flatnonzero(mine))
             scale = xp.asarray(np.ldexp(1.0, self.exponent[group])[self.plane_shell])
-            total = to_host(exact_sums(power[chosen], scale)).reshape(self.counted.shape)[self.counted]
-            self.power_sums[group] += integers_by_shell(total, self.shell, self.max_shell)
-            total = to_host(exact_sums(change[chosen], change_scale))
-            self.change_sums[group] += integers_by_shell(total, change_shell, self.max_shell)
+            sums += [exact_sums(power[chosen], scale), exact_sums(change[chosen], change_scale)]
             self.images[group] += mine.sum()
+        for group, total in zip(groups, to_host(xp.concatenate(sums)).reshape(len(groups), -1)):
+            of_power, of_change = np.split(total, [self.counted.size])
+            of_power = of_power.reshape(self.counted.shape)[self.counted]
+            self.power_sums[group] += integers_by_shell(of_power, self.shell, self.max_shell)
+            self.change_sums[group] += integers_by_shell(of_change, change_shell, self.max_shell)
 
     def power(self) -> np.ndarray:
         """σ² (groups, M + 1)."""

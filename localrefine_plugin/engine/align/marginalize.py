@@ -21,10 +21,11 @@ from typing import Any, Tuple
 
 import numpy as np
 
+from ..kernels import poses
 from ..kernels.device import array_module, stable_argsort
 from ..kernels.fixed_point import summable
 from ..model.pose import exp_map, log_map
-from .search import Modes
+from .modes import Modes
 
 Array = Any
 SMALLEST_WEIGHT = 1e-3
@@ -43,41 +44,41 @@ class Insertions:
     shift_variance: Array
 
 
-def mode_weights(modes: Modes, n: int) -> Array:
+def weigh(modes: Modes, best: Modes, n: int) -> Tuple[Array, Array]:
+    """`mode_weights` and `spread_of_modes` of modes in the order of their images, the best of each first."""
+    if array_module(modes.table) is not np:
+        return poses.weigh_modes(modes.owner, modes.table, n)
+    weights = mode_weights(modes, n)
+    return weights, spread_of_modes(modes, best, weights, n)
+
+
+def mode_weights(modes: Modes, n: int) -> np.ndarray:
     """Posterior probability (m,) of each mode among those of its image (Laplace): ∝ e^score |A|^{−½}."""
-    xp = array_module(modes.w)
-    _, log_det = xp.linalg.slogdet(modes.precision + 1e-9 * xp.eye(5))
+    _, log_det = np.linalg.slogdet(modes.precision + 1e-9 * np.eye(5))
     log_mass = modes.score - 0.5 * log_det
-    start = xp.searchsorted(modes.owner, xp.arange(n))
-    top = xp.full(n, -xp.inf)
-    maximum_at(top, modes.owner, log_mass)
-    mass = summable(xp.exp(log_mass - top[modes.owner]))
-    total = xp.add.reduceat(mass, start) if xp is np else xp.bincount(modes.owner, mass, n)
-    return mass / total[modes.owner]
+    top = np.full(n, -np.inf)
+    np.maximum.at(top, modes.owner, log_mass)
+    mass = summable(np.exp(log_mass - top[modes.owner]))
+    weights: np.ndarray = mass / np.add.reduceat(mass, np.searchsorted(modes.owner, np.arange(n)))[modes.owner]
+    return weights
 
 
-def spread_of_modes(modes: Modes, best: Modes, weights: Array, n: int) -> Array:
+def spread_of_modes(modes: Modes, best: Modes, weights: np.ndarray, n: int) -> np.ndarray:
     """Σ p x xᵀ (n, 5, 5) over the modes of each of n images: p (m,) their `mode_weights`, x how far they are from its
     best (rotation vector of the right increment, displacement of the mask's centre in px).
 
     The mean square error of the best pose is this, where the truth may be at any mode, and the width of the modes.
     """
-    xp = array_module(modes.w)
-    turn = log_map(xp.swapaxes(best.rotation[modes.owner], 1, 2) @ modes.rotation)
-    x = xp.concatenate([turn, modes.shift - best.shift[modes.owner]], axis=1)
+    turn = log_map(np.swapaxes(best.rotation[modes.owner], 1, 2) @ modes.rotation)
+    x = np.concatenate([turn, modes.shift - best.shift[modes.owner]], axis=1)
     terms = summable(weights[:, None, None] * x[:, :, None] * x[:, None, :])
-    place = 25 * modes.owner[:, None] + xp.arange(25)
-    return xp.bincount(place.ravel(), terms.ravel(), 25 * n).reshape(n, 5, 5)
-
-
-def maximum_at(target: Array, index: Array, values: Array) -> None:
-    xp = array_module(target)
-    xp.maximum.at(target, index, values)
+    place = 25 * modes.owner[:, None] + np.arange(25)
+    return np.bincount(place.ravel(), terms.ravel(), 25 * n).reshape(n, 5, 5)
 
 
 def best_only(modes: Modes) -> Insertions:
     """One insertion per mode, no smearing (modes: the best of each image)."""
-    xp = array_module(modes.w)
+    xp = array_module(modes.table)
     m = len(modes.owner)
     return Insertions(modes.owner, modes.rotation, modes.shift, xp.ones(m), xp.zeros(m))
 
@@ -87,24 +88,27 @@ def posterior_insertions(modes: Modes, weights: Array, voxels_per_radian: float,
 
     ``voxels_per_radian``: how far one radian moves the outermost sample in the padded grid.
     """
-    xp = array_module(modes.w)
+    if array_module(modes.table) is not np:
+        found, index = poses.make_insertions(modes.owner, modes.table, weights, SMALLEST_WEIGHT, voxels_per_radian)
+        return Insertions(modes.owner[index], found[:, :9].reshape(len(found), 3, 3), found[:, 9:11], found[:, 11],
+                          found[:, 12])
     keep = weights > SMALLEST_WEIGHT
     modes, weights = modes.take(keep), summable(weights[keep])
-    weights = weights / xp.bincount(modes.owner, weights, n)[modes.owner]
-    covariance = xp.linalg.inv(modes.precision + 1e-9 * xp.eye(5))
+    weights = weights / np.bincount(modes.owner, weights, n)[modes.owner]
+    covariance = np.linalg.inv(modes.precision + 1e-9 * np.eye(5))
     count, root, pair = split_rotation(covariance[:, :3, :3], voxels_per_radian)
-    gain = covariance[:, 3:, :3] @ xp.linalg.inv(covariance[:, :3, :3])  # E[u | w] = gain·w
+    gain = covariance[:, 3:, :3] @ np.linalg.inv(covariance[:, :3, :3])  # E[u | w] = gain·w
     given_rotation = covariance[:, 3:, 3:] - gain @ covariance[:, :3, 3:]
-    variance_of_shift = 0.5 * xp.trace(given_rotation, axis1=1, axis2=2)
-    parts = [(count == 0, xp.zeros((len(count), 3)), xp.ones(len(count)))]
+    variance_of_shift = 0.5 * np.trace(given_rotation, axis1=1, axis2=2)
+    parts = [(count == 0, np.zeros((len(count), 3)), np.ones(len(count)))]
     for number, corner in enumerate(TETRAHEDRON):
-        offset = root @ xp.asarray(corner)
+        offset = root @ corner
         if number < 2:
-            offset = xp.where((count == 1)[:, None], (1 - 2 * number) * pair, offset)
-        parts.append((count > (0 if number < 2 else 1), offset, xp.where(count == 1, 0.5, 0.25)))
-    index = xp.concatenate([xp.nonzero(chosen)[0] for chosen, _, _ in parts])
-    offset = xp.concatenate([o[chosen] for chosen, o, _ in parts])
-    share = xp.concatenate([s[chosen] for chosen, _, s in parts])
+            offset = np.where((count == 1)[:, None], (1 - 2 * number) * pair, offset)
+        parts.append((count > (0 if number < 2 else 1), offset, np.where(count == 1, 0.5, 0.25)))
+    index = np.concatenate([np.flatnonzero(chosen) for chosen, _, _ in parts])
+    offset = np.concatenate([o[chosen] for chosen, o, _ in parts])
+    share = np.concatenate([s[chosen] for chosen, _, s in parts])
     order = stable_argsort(index)
     index, offset, share = index[order], offset[order], share[order]
     return Insertions(modes.owner[index], modes.rotation[index] @ exp_map(offset),
@@ -112,7 +116,7 @@ def posterior_insertions(modes: Modes, weights: Array, voxels_per_radian: float,
                       weights[index] * share, variance_of_shift[index])
 
 
-def split_rotation(covariance: Array, voxels_per_radian: float) -> Tuple[Array, Array, Array]:
+def split_rotation(covariance: np.ndarray, voxels_per_radian: float) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How far a rotation's posterior is spread, from covariances (n, 3, 3) in rad².
 
     Returns
@@ -121,13 +125,12 @@ def split_rotation(covariance: Array, voxels_per_radian: float) -> Tuple[Array, 
     root : (n, 3, 3) S, the symmetric root of the covariance along these axes.
     pair : (n, 3) σ a of the widest axis, with its largest component positive.
     """
-    xp = array_module(covariance)
-    variance, axes = xp.linalg.eigh(covariance)
-    deviation = xp.sqrt(xp.maximum(variance, 0))
+    variance, axes = np.linalg.eigh(covariance)
+    deviation = np.sqrt(np.maximum(variance, 0))
     split = deviation * voxels_per_radian > 0.5
-    root = (axes * (split * deviation)[:, None]) @ xp.swapaxes(axes, 1, 2)
-    each = xp.arange(len(axes))
+    root = (axes * (split * deviation)[:, None]) @ np.swapaxes(axes, 1, 2)
+    each = np.arange(len(axes))
     first = deviation.argmax(axis=1)
     widest = axes[each, :, first]
-    sign = xp.sign(widest[each, xp.abs(widest).argmax(axis=1)])
-    return xp.sum(split, axis=1), root, widest * (sign * deviation[each, first])[:, None]
+    sign = np.sign(widest[each, np.abs(widest).argmax(axis=1)])
+    return np.sum(split, axis=1), root, widest * (sign * deviation[each, first])[:, None]

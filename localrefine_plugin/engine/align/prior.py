@@ -15,6 +15,7 @@ from typing import Any, Callable, Optional, Tuple
 
 import numpy as np
 
+from ..kernels import poses
 from ..kernels.device import array_module
 from ..model.pose import cross_matrix, exp_map, inverse_right_jacobian, project
 from .reference_errors import SelfNoiseBias
@@ -36,6 +37,7 @@ class PosePrior:
     rotation_extent : rad.  shift_extent : px; both hard, the shift at the fulcrum.
     tails : ν of a Student-t prior, 0 = a Gaussian.
     self_noise_bias : what the image's own noise in the reference adds to the score, or None.
+    table : all of this as the kernels of a GPU take it; None on the CPU.
     """
 
     rotation0: Array
@@ -47,16 +49,28 @@ class PosePrior:
     shift_extent: float
     tails: float = 0.0
     self_noise_bias: Optional[SelfNoiseBias] = None
+    table: Optional[poses.PoseTable] = None
 
     def take(self, index: Array) -> "PosePrior":
         bias = self.self_noise_bias
         return replace(self, rotation0=self.rotation0[index], precision=self.precision[index], mean=self.mean[index],
-                       self_noise_bias=None if bias is None else bias.each(lambda column: column[index]))
+                       self_noise_bias=None if bias is None else bias.each(lambda column: column[index]),
+                       table=None if self.table is None else self.table.take(index))
 
-    def to_device(self, to_device: Callable[[np.ndarray], Array]) -> "PosePrior":
-        """The same with its arrays on the device."""
+    def to_device(self, to_device: Callable[[np.ndarray], Array],
+                  magnification: Optional[Array] = None) -> "PosePrior":
+        """The same with its arrays on the device; ``magnification`` (n, 2, 2) of the images is there already."""
         names = ("rotation0", "precision", "mean", "prior_offset", "fulcrum_offset")
-        return replace(self, **{name: to_device(getattr(self, name)) for name in names})
+        there = replace(self, **{name: to_device(getattr(self, name)) for name in names})
+        if array_module(there.rotation0) is np:
+            return there
+        limits = [*self.prior_offset, *self.fulcrum_offset, self.rotation_extent, self.shift_extent, self.tails]
+        table = poses.PoseTable.of(there.rotation0, there.precision, there.mean, np.array(limits, float), magnification)
+        if self.self_noise_bias is not None:
+            bias = self.self_noise_bias
+            table = table.with_self_noise(bias.strength, (bias.rotation_rate, bias.shift_rate), bias.form,
+                                          bias.rotation, bias.shift)
+        return replace(there, table=table)
 
 
 def with_tails(m2: Array, tails: float) -> Tuple[Array, Array]:
@@ -75,51 +89,48 @@ def prior_displacement(prior: PosePrior, owner: Array, rotation: Array, shift: A
 def log_prior(prior: PosePrior, owner: Array, w: Array, rotation: Array, shift: Array) -> Tuple[Array, Array, Array]:
     """log prior (m,) with its gradient (m, 5) and curvature (m, 5, 5) in (δ, u); that of heavy tails is of the Gaussian
     with the same pull."""
-    xp = array_module(w)
     point = prior_displacement(prior, owner, rotation, shift, prior.prior_offset)
-    x = xp.concatenate([w, point], axis=-1) - prior.mean[owner]
-    jacobian = xp.zeros(x.shape[:-1] + (5, 5))
+    x = np.concatenate([w, point], axis=-1) - prior.mean[owner]
+    jacobian = np.zeros(x.shape[:-1] + (5, 5))
     jacobian[:, :3, :3] = inverse_right_jacobian(w)
     jacobian[:, 3:, :3] = -(rotation[:, :2] @ cross_matrix(prior.prior_offset))
     jacobian[:, 3, 3] = jacobian[:, 4, 4] = 1
     q = prior.precision[owner]
     pull = (q @ x[..., None])
-    transposed = xp.swapaxes(jacobian, 1, 2)
-    value, factor = with_tails(xp.sum(x * pull[..., 0], axis=-1), prior.tails)
+    transposed = np.swapaxes(jacobian, 1, 2)
+    value, factor = with_tails(np.sum(x * pull[..., 0], axis=-1), prior.tails)
     gradient = -factor[:, None] * (transposed @ pull)[..., 0]
     return value, gradient, factor[:, None, None] * (transposed @ q @ jacobian)
 
 
 def clip_to_extents(prior: PosePrior, owner: Array, w: Array, shift: Array) -> Tuple[Array, Array, Array]:
     """(w, u, R) moved to the nearest pose inside both extents."""
-    xp = array_module(w)
     inside = 1 - 1e-7  # so that rounding of a later R0ᵀR never shows a pose outside
-    angle = xp.sqrt(xp.sum(w * w, axis=-1))
-    w = w * xp.minimum(1.0, inside * prior.rotation_extent / xp.maximum(angle, 1e-12))[:, None]
+    angle = np.sqrt(np.sum(w * w, axis=-1))
+    w = w * np.minimum(1.0, inside * prior.rotation_extent / np.maximum(angle, 1e-12))[:, None]
     rotation = prior.rotation0[owner] @ exp_map(w)
     lever = project(rotation - prior.rotation0[owner], prior.fulcrum_offset)
     at_fulcrum = shift + lever
-    length = xp.sqrt(xp.sum(at_fulcrum * at_fulcrum, axis=-1))
-    factor = xp.minimum(1.0, inside * prior.shift_extent / xp.maximum(length, 1e-12))
+    length = np.sqrt(np.sum(at_fulcrum * at_fulcrum, axis=-1))
+    factor = np.minimum(1.0, inside * prior.shift_extent / np.maximum(length, 1e-12))
     return w, at_fulcrum * factor[:, None] - lever, rotation
 
 
 def grid_log_prior(prior: PosePrior, w: Array, shifts: Array, rotation: Array, reach: float) -> Array:
     """log prior (n, G, S) float32 on the grid, −inf further than ``reach`` px outside the shift extent, which may be
     narrower than the grid's step: nearer, a grid pose stands for those inside, where it is moved to."""
-    xp = array_module(w)
     turned = rotation - prior.rotation0[:, None]
     # x − μ = a + b: a (n, G, 5) depends on the rotation, b (S, 5) on the shift
-    a = xp.concatenate([xp.broadcast_to(w, turned.shape[:2] + (3,)), project(turned, prior.prior_offset)], axis=-1)
+    a = np.concatenate([np.broadcast_to(w, turned.shape[:2] + (3,)), project(turned, prior.prior_offset)], axis=-1)
     a = a - prior.mean[:, None]
-    b = xp.concatenate([xp.zeros((len(shifts), 3)), shifts], axis=-1)
+    b = np.concatenate([np.zeros((len(shifts), 3)), shifts], axis=-1)
     q_a, q_b = a @ prior.precision, b @ prior.precision
     # float32 from here on, where rotations meet shifts
-    energy = (xp.sum(q_a * a, axis=-1).astype(np.float32)[:, :, None]
-              + xp.sum(q_b * b, axis=-1).astype(np.float32)[:, None]
+    energy = (np.sum(q_a * a, axis=-1).astype(np.float32)[:, :, None]
+              + np.sum(q_b * b, axis=-1).astype(np.float32)[:, None]
               + 2 * q_a.astype(np.float32) @ b.T.astype(np.float32))
     lever = project(turned, prior.fulcrum_offset).astype(np.float32)
-    moved2 = (xp.sum(lever * lever, axis=-1)[:, :, None] + xp.sum(shifts * shifts, axis=-1).astype(np.float32)
+    moved2 = (np.sum(lever * lever, axis=-1)[:, :, None] + np.sum(shifts * shifts, axis=-1).astype(np.float32)
               + 2 * lever @ shifts.T.astype(np.float32))
     value, _ = with_tails(energy, prior.tails)
-    return xp.where(moved2 > (prior.shift_extent + reach) ** 2, -xp.inf, value).astype(np.float32)
+    return np.where(moved2 > (prior.shift_extent + reach) ** 2, -np.inf, value).astype(np.float32)

@@ -33,6 +33,7 @@ from typing import Any, Callable, Tuple
 import numpy as np
 import scipy.fft
 
+from ..kernels import poses
 from ..kernels.device import array_module
 from ..model.fourier import shell_index_rfft
 from ..model.pixels import PixelList
@@ -75,16 +76,15 @@ class SelfNoiseBias:
 
     def at(self, owner: Array, rotation: Array, shift: Array) -> Tuple[Array, Array]:
         """S (m,) at poses of images ``owner``, and its gradient (m, 5) in (right increment of R, u)."""
-        xp = array_module(shift)
-        w = log_map(xp.swapaxes(self.rotation[owner], 1, 2) @ rotation)
+        w = log_map(np.swapaxes(self.rotation[owner], 1, 2) @ rotation)
         u = shift - self.shift[owner]
         rotation_rate, shift_rate = self.rotation_rate[owner], self.shift_rate[owner]
         turned = (self.form[owner] @ w[..., None])[..., 0]
-        w2, u2 = (xp.sum(v * along, axis=1)[:, None].astype(np.float32) for v, along in ((w, turned), (u, u)))
-        term = self.strength[owner] * xp.exp(-0.5 * (rotation_rate * w2 + shift_rate * u2))
-        turned = (xp.swapaxes(inverse_right_jacobian(w), 1, 2) @ turned[..., None])[..., 0]
-        pulls = [xp.sum(term * rate, axis=1)[:, None] * v for rate, v in ((rotation_rate, turned), (shift_rate, u))]
-        return xp.sum(term, axis=1).astype(np.float64), -xp.concatenate(pulls, axis=1)
+        w2, u2 = (np.sum(v * along, axis=1)[:, None].astype(np.float32) for v, along in ((w, turned), (u, u)))
+        term = self.strength[owner] * np.exp(-0.5 * (rotation_rate * w2 + shift_rate * u2))
+        turned = (np.swapaxes(inverse_right_jacobian(w), 1, 2) @ turned[..., None])[..., 0]
+        pulls = [np.sum(term * rate, axis=1)[:, None] * v for rate, v in ((rotation_rate, turned), (shift_rate, u))]
+        return np.sum(term, axis=1).astype(np.float64), -np.concatenate(pulls, axis=1)
 
 
 def accumulator_mean(weight: np.ndarray, shell: np.ndarray, max_shell: int) -> np.ndarray:
@@ -151,7 +151,10 @@ def self_noise_bias(errors: ReferenceErrors, pixels: PixelList, weight: Array, c
     xp = array_module(weight)
     shells = np.unique(pixels.shell)
     first = np.append(np.searchsorted(pixels.shell, shells), len(pixels))
-    by_shell = xp.stack([weight[:, a:b].sum(axis=1) for a, b in zip(first[:-1], first[1:])], axis=1)
+    if xp is np:
+        by_shell = np.stack([weight[:, a:b].sum(axis=1) for a, b in zip(first[:-1], first[1:])], axis=1)
+    else:
+        by_shell = poses.sum_shells(weight, first)
     k2 = (2 * np.pi / pixels.box_size * shells) ** 2
     form = turning_form(xp.asarray(errors.moment), rotation)
     spread = (xp.trace(form @ covariance[:, :3, :3], axis1=1, axis2=2) / 3,
@@ -175,7 +178,8 @@ def signal_share(agreement: np.ndarray, pixels: PixelList, energy: Array) -> Arr
 
 def pose_error_covariance(curvature: Array, precision: Array, share: Array) -> Array:
     """(ρH + Q)⁻¹ (H + Q) (ρH + Q)⁻¹ (n, 5, 5) from H, H + Q and ρ (n,)."""
-    xp = array_module(curvature)
-    precision = precision + 1e-9 * xp.eye(5)  # a direction of which nothing is known has no small error
-    shrunk = xp.linalg.inv(precision - (1 - share)[:, None, None] * curvature)
+    if array_module(curvature) is not np:
+        return poses.pose_errors(curvature, precision, share)
+    precision = precision + 1e-9 * np.eye(5)  # a direction of which nothing is known has no small error
+    shrunk = np.linalg.inv(precision - (1 - share)[:, None, None] * curvature)
     return shrunk @ precision @ shrunk

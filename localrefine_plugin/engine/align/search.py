@@ -14,11 +14,14 @@ from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
 
-from ..kernels.device import array_module, stable_argsort, to_host, working_bytes
+from ..kernels import poses
+from ..kernels.cuda import pose_sums
+from ..kernels.device import array_module, stable_argsort, working_bytes
 from ..kernels.slices import gauss_newton_sums, score_grid
 from ..model.optics import derivatives_by_specimen_shift, image_shift, specimen_shift
 from ..model.pixels import PixelList
 from ..model.pose import exp_map, log_map, rotation_vector_ball, shift_disc
+from .modes import Modes
 from .prior import PosePrior, clip_to_extents, grid_log_prior, log_prior
 from .reference import Reference, slice_rows
 
@@ -52,9 +55,11 @@ class PackedImages:
 
 @dataclass(frozen=True)
 class Grid:
-    """The coarse grid: rotations (G, 3) in rad with their neighbours (G, B), shifts (S, 2) in px."""
+    """The coarse grid: rotations (G, 3) in rad, also as matrices ``turns`` (G, 3, 3), with their neighbours (G, B);
+    shifts (S, 2) in px."""
 
     rotations: Array
+    turns: Array
     neighbours: Array
     shifts: Array
     rotation_step: float
@@ -62,8 +67,8 @@ class Grid:
 
     def to_device(self, to_device: Callable[[np.ndarray], Array]) -> "Grid":
         """The grid where ``to_device`` puts arrays."""
-        return replace(self, rotations=to_device(self.rotations), neighbours=to_device(self.neighbours),
-                       shifts=to_device(self.shifts))
+        names = ("rotations", "turns", "neighbours", "shifts")
+        return replace(self, **{name: to_device(getattr(self, name)) for name in names})
 
 
 @dataclass(frozen=True)
@@ -72,45 +77,6 @@ class Levels:
 
     pixels: List[int]
     steps: List[int]
-
-
-@dataclass(frozen=True)
-class Modes:
-    """m pose hypotheses, several per image.
-
-    owner (m,) int; w (m, 3) rad; shift (m, 2) px (u of the mask centre); rotation (m, 3, 3);
-    log_likelihood (m,); score (m,) = log likelihood + log prior; curvature (m, 5, 5) of the
-    likelihood; precision (m, 5, 5) and gradient (m, 5) of the posterior, in (right increment of R in rad, u in px).
-    """
-
-    owner: Array
-    w: Array
-    shift: Array
-    rotation: Array
-    log_likelihood: Array
-    score: Array
-    curvature: Array
-    precision: Array
-    gradient: Array
-
-    def take(self, index: Array) -> "Modes":
-        """These modes, or those where ``index`` is true; a mask is counted once: that waits."""
-        index = array_module(index).nonzero(index)[0] if index.dtype == bool else index
-        return Modes(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
-
-    def join(self, other: "Modes") -> "Modes":
-        xp = array_module(self.w)
-        names = self.__dataclass_fields__
-        return Modes(*(xp.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
-
-    def assign(self, index: Array, other: "Modes") -> None:
-        """Overwrite these modes in place."""
-        for name in self.__dataclass_fields__:
-            getattr(self, name)[index] = getattr(other, name)
-
-    def to_host(self) -> "Modes":
-        """The modes as numpy arrays."""
-        return Modes(*(to_host(getattr(self, name)) for name in self.__dataclass_fields__))
 
 
 def make_grid(rotation_extent: float, shift_reach_px: float, rotation_step: float, shift_step_px: float) -> Grid:
@@ -122,7 +88,8 @@ def make_grid(rotation_extent: float, shift_reach_px: float, rotation_step: floa
     neighbours = np.argsort(np.where(near, distance, np.inf), axis=1, kind="stable")[:, :width]
     own = np.arange(len(rotations))[:, None]
     neighbours = np.where(np.take_along_axis(near, neighbours, axis=1), neighbours, own)
-    return Grid(rotations, neighbours, shift_disc(shift_reach_px, shift_step_px), rotation_step, shift_step_px)
+    shifts = shift_disc(shift_reach_px, shift_step_px)
+    return Grid(rotations, exp_map(rotations), neighbours, shifts, rotation_step, shift_step_px)
 
 
 def evaluate(reference: Reference, images: PackedImages, prior: PosePrior, modes: Modes, n_pixels: int,
@@ -137,10 +104,10 @@ def evaluate(reference: Reference, images: PackedImages, prior: PosePrior, modes
     if prior.self_noise_bias is not None:
         own, own_gradient = prior.self_noise_bias.at(modes.owner, modes.rotation, modes.shift)
         log_l, gradient = log_l - own, gradient - own_gradient
-    modes = replace(modes, log_likelihood=log_l, score=log_l + log_p)
+    found = dict(log_likelihood=log_l, score=log_l + log_p)
     if curvature:
-        modes = replace(modes, curvature=h, precision=h + prior_curvature)
-    return modes, gradient + prior_gradient
+        found.update(curvature=h, precision=h + prior_curvature)
+    return modes.changed(**found), gradient + prior_gradient
 
 
 def gauss_newton(reference: Reference, images: PackedImages, prior: PosePrior, modes: Modes, n_pixels: int,
@@ -151,14 +118,15 @@ def gauss_newton(reference: Reference, images: PackedImages, prior: PosePrior, m
     With noisy images the part it leaves out is not small, so the curvature the steps go by is
     corrected by the change of the gradient (BFGS), which also spares its sums at every later pose.
     """
-    xp = array_module(modes.w)
+    if prior.table is not None:
+        return newton_on_gpu(reference, images, prior.table, modes, n_pixels, max_steps)
     modes, gradient = evaluate(reference, images, prior, modes, n_pixels, curvature=True)
     hessian = modes.precision.copy()
-    damping = xp.full(len(modes.owner), 1e-3)
-    active = xp.arange(len(modes.owner))
+    damping = np.full(len(modes.owner), 1e-3)
+    active = np.arange(len(modes.owner))
     for _ in range(max_steps):
         step = damped_step(hessian[active], gradient[active], damping[active])
-        going = xp.nonzero(xp.sum(step * gradient[active], axis=-1) > 2 * CONVERGED_GAIN)[0]
+        going = np.flatnonzero(np.sum(step * gradient[active], axis=-1) > 2 * CONVERGED_GAIN)
         active, step = active[going], step[going]
         if len(active) == 0:
             break
@@ -167,11 +135,27 @@ def gauss_newton(reference: Reference, images: PackedImages, prior: PosePrior, m
         trial, trial_gradient = evaluate(reference, images, prior, target, n_pixels, curvature=False)
         hessian[active] = secant_update(hessian[active], step, gradient[active] - trial_gradient)
         better = trial.score > current.score
-        damping[active] = xp.where(better, damping[active] * 0.1, damping[active] * 10)
-        better = xp.nonzero(better)[0]
+        damping[active] = np.where(better, damping[active] * 0.1, damping[active] * 10)
+        better = np.flatnonzero(better)
         modes.assign(active[better], trial.take(better))
         gradient[active[better]] = trial_gradient[better]
-    return replace(modes, gradient=gradient)
+    return modes.changed(gradient=gradient)
+
+
+def newton_on_gpu(reference: Reference, images: PackedImages, table: poses.PoseTable, modes: Modes, n_pixels: int,
+                  max_steps: int) -> Modes:
+    """`gauss_newton` where nobody waits to hear which modes go on."""
+    p = images.pixels
+    newton = poses.Newton(table, modes.owner, modes.table.copy(), reference.scale, p.box_size)
+
+    def sums(active: Optional[Array]) -> Array:
+        return pose_sums(reference.ft, newton.rows, newton.shifts, modes.owner, p.kx, p.ky, n_pixels, images.matched,
+                         images.weight, p.box_size, active)
+    newton.begin(sums(None))
+    for _ in range(max_steps):
+        newton.propose(2 * CONVERGED_GAIN)
+        newton.accept(sums(newton.active))
+    return Modes(modes.owner, newton.records)
 
 
 def secant_update(hessian: Array, step: Array, change: Array) -> Array:
@@ -179,32 +163,29 @@ def secant_update(hessian: Array, step: Array, change: Array) -> Array:
 
     A stays as it is where yᵀs ≤ 0.1 sᵀA s: there the model or the trial is not to be trusted.
     """
-    xp = array_module(step)
     pushed = (hessian @ step[..., None])[..., 0]
-    model = xp.sum(step * pushed, axis=-1)
-    actual = xp.sum(step * change, axis=-1)
+    model = np.sum(step * pushed, axis=-1)
+    actual = np.sum(step * change, axis=-1)
     trusted = actual > 0.1 * model
-    gain = change[:, :, None] * change[:, None, :] / xp.where(trusted, actual, 1.0)[:, None, None]
-    loss = pushed[:, :, None] * pushed[:, None, :] / xp.where(trusted, model, 1.0)[:, None, None]
-    return hessian + xp.where(trusted[:, None, None], gain - loss, 0.0)
+    gain = change[:, :, None] * change[:, None, :] / np.where(trusted, actual, 1.0)[:, None, None]
+    loss = pushed[:, :, None] * pushed[:, None, :] / np.where(trusted, model, 1.0)[:, None, None]
+    return hessian + np.where(trusted[:, None, None], gain - loss, 0.0)
 
 
 def moved(prior: PosePrior, modes: Modes, step: Array) -> Modes:
     """The modes after steps (δ, Δu) (m, 5), inside the extents."""
-    xp = array_module(step)
     rotation = modes.rotation @ exp_map(step[:, :3])
-    w = log_map(xp.swapaxes(prior.rotation0[modes.owner], 1, 2) @ rotation)
+    w = log_map(np.swapaxes(prior.rotation0[modes.owner], 1, 2) @ rotation)
     w, shift, rotation = clip_to_extents(prior, modes.owner, w, modes.shift + step[:, 3:])
-    return replace(modes, w=w, shift=shift, rotation=rotation)
+    return modes.changed(w=w, shift=shift, rotation=rotation)
 
 
 def damped_step(precision: Array, gradient: Array, damping: Array) -> Array:
     """(A + λ diag A)⁻¹ g (m, 5) for A (m, 5, 5) and g (m, 5)."""
-    xp = array_module(gradient)
-    diagonal = xp.diagonal(precision, axis1=1, axis2=2)
-    ridge = 1e-6 * xp.sum(diagonal, axis=-1, keepdims=True) + 1e-12
-    a = precision + (damping[:, None] * diagonal + ridge)[:, :, None] * xp.eye(5)
-    return xp.linalg.solve(a, gradient[..., None])[..., 0]
+    diagonal = np.diagonal(precision, axis1=1, axis2=2)
+    ridge = 1e-6 * np.sum(diagonal, axis=-1, keepdims=True) + 1e-12
+    a = precision + (damping[:, None] * diagonal + ridge)[:, :, None] * np.eye(5)
+    return np.linalg.solve(a, gradient[..., None])[..., 0]
 
 
 def grid_scores(reference: Reference, images: PackedImages, prior: PosePrior, grid: Grid, n_pixels: int) -> Array:
@@ -215,17 +196,19 @@ def grid_scores(reference: Reference, images: PackedImages, prior: PosePrior, gr
     w, shifts = grid.rotations, grid.shifts
     kx, ky = p.kx[:n_pixels], p.ky[:n_pixels]
     phase = xp.exp(2j * np.pi / p.box_size * (shifts[:, :1] * kx + shifts[:, 1:] * ky)).astype(np.complex64)
-    turn = exp_map(w)
     out = xp.empty((len(images.matched), len(w), len(shifts)), np.float32)
     chunk = max(1, working_bytes(images.matched) // (8 * n_pixels * (len(shifts) + len(w))))
     for start in range(0, len(out), chunk):  # the prior too: its float64 would be most of the memory of a batch
         part = slice(start, start + chunk)
-        rotation = prior.rotation0[part, None] @ turn
+        rotation = prior.rotation0[part, None] @ grid.turns
         matched = images.matched[part, None, :n_pixels] * phase
         weight = xp.ascontiguousarray(images.weight[part, :n_pixels])
         rows = slice_rows(rotation, reference.scale, images.magnification_of((part, None)))
         out[part] = score_grid(reference.ft, rows, kx, ky, matched, weight)
-        out[part] += grid_log_prior(prior.take(part), w, shifts, rotation, REACH * grid.shift_step)
+        if prior.table is None:
+            out[part] += grid_log_prior(prior.take(part), w, shifts, rotation, REACH * grid.shift_step)
+    if prior.table is not None:
+        poses.add_grid_prior(prior.table, w, grid.turns, shifts, REACH * grid.shift_step, out)
     return out
 
 
@@ -246,8 +229,11 @@ def grid_candidates(scores: Array, grid: Grid) -> Tuple[Array, Array, Array]:
 
 def prune(modes: Modes, n: int, same_rotation: float, same_shift: float, margin: float = KEEP_LOG_LIKELIHOOD) -> Modes:
     """Drop modes far below the best of their image, and duplicates; modes stay ordered by image, best first."""
-    xp = array_module(modes.w)
+    xp = array_module(modes.table)
     order = xp.lexsort(xp.stack([-modes.score, modes.owner.astype(np.float64)]))
+    if xp is not np:
+        kept = poses.kept_modes(order, modes.owner, modes.table, MAX_MODES, margin, (same_rotation, same_shift))
+        return modes.take(order[xp.nonzero(kept)[0]])
     modes = modes.take(order)
     start = xp.searchsorted(modes.owner, xp.arange(n))
     rank = xp.arange(len(modes.owner)) - start[modes.owner]
@@ -261,47 +247,38 @@ def prune(modes: Modes, n: int, same_rotation: float, same_shift: float, margin:
 
 
 def search(reference: Reference, images: PackedImages, prior: PosePrior, grid: Grid, levels: Levels,
-           known: Optional[Tuple[Array, Array]], unsettled: Array) -> Modes:
+           known: Optional[Tuple[Array, Array]], unsettled: np.ndarray) -> Modes:
     """All modes of n images, ordered by image, best first.
 
     Parameters
     ----------
     known : (w, u) of the last iteration's pose of every image, one more start; or None.
-    unsettled : (n,) bool, the images that go through the grid; the others start from ``known`` at the
+    unsettled : (n,) bool on the host, the images that go through the grid; the others start from ``known`` at the
         last level.
     """
     xp = array_module(images.matched)
     n = len(images.matched)
     same = SAME_MODE * grid.rotation_step, SAME_MODE * grid.shift_step
-    everyone = xp.arange(n)
-    modes = None if known is None else modes_at(prior, everyone, *known)
-    if bool(unsettled.any()):
-        index = xp.nonzero(unsettled)[0]
-        scores = grid_scores(reference, images.take(index), prior.take(index), grid, levels.pixels[0])
-        owner, w, shift = grid_candidates(scores, grid)
+    modes = None if known is None else modes_at(prior, xp.arange(n), *known)
+    if unsettled.any():
+        index, rest = (xp.asarray(np.flatnonzero(some)) for some in (unsettled, ~unsettled))
+        those = (images, prior) if unsettled.all() else (images.take(index), prior.take(index))
+        owner, w, shift = grid_candidates(grid_scores(reference, *those, grid, levels.pixels[0]), grid)
         owner = index[owner]
         found = modes_at(prior, owner, w, specimen_shift(shift, images.magnification_of(owner)))
         if modes is not None:
-            found = found.join(modes.take(unsettled))
+            found = found.join(modes.take(index))
         for n_pixels, steps in zip(levels.pixels[1:-1], levels.steps):
             found = prune(gauss_newton(reference, images, prior, found, n_pixels, steps), n, *same)
-        modes = found if modes is None else found.join(modes.take(~unsettled))
+        modes = found if modes is None else found.join(modes.take(rest))
     assert modes is not None
     return prune(gauss_newton(reference, images, prior, modes, levels.pixels[-1], levels.steps[-1]), n, *same)
 
 
 def modes_at(prior: PosePrior, owner: Array, w: Array, shift: Array) -> Modes:
     """Modes not yet evaluated at poses w (m, 3), shift (m, 2) of images owner (m,), moved inside the extents."""
-    xp = array_module(w)
+    if prior.table is not None:
+        owner = owner.astype(np.int32)
+        return Modes(owner, poses.place_modes(prior.table, owner, w, shift))
     w, shift, rotation = clip_to_extents(prior, owner, w, shift)
-    m = len(owner)
-    return Modes(owner, w, shift, rotation, xp.zeros(m), xp.zeros(m), xp.zeros((m, 5, 5)), xp.zeros((m, 5, 5)),
-                 xp.zeros((m, 5)))
-
-
-def best_modes(modes: Modes, n: int) -> Modes:
-    """The best mode of each image, in image order."""
-    xp = array_module(modes.w)
-    return modes.take(xp.searchsorted(modes.owner, xp.arange(n)))
-
-
+    return Modes.of(owner, w=w, shift=shift, rotation=rotation)

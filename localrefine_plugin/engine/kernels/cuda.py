@@ -1,13 +1,13 @@
 """Launchers of the .cu files: every array and scalar that a kernel gets is checked here.
 
 The functions are the CUDA twins of those of the same names in slices.py, insert.py, fixed_point.py, shells.py and
-moved.py, which call them when their arrays are CuPy's.
+moved.py, which call them when their arrays are CuPy's. poses.py has the launchers of newton.cu and posterior.cu.
 """
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
@@ -18,11 +18,13 @@ BLOCK = 128  # threads; also the lanes that share the pixels of a sum
 GRADIENT_SUMS = 7
 SUMS = 22
 IMAGES = 128  # that a thread of exact_sums adds up
+INCLUDE = '#include "poses.cuh"\n'
 
 
 def source_text(source: str) -> str:
-    """The text of a .cu file of this folder."""
-    return (Path(__file__).parent / source).read_text(encoding="ascii")
+    """The text of a .cu file of this folder, with what it includes in it."""
+    text = (Path(__file__).parent / source).read_text(encoding="ascii")
+    return text.replace(INCLUDE, source_text("poses.cuh")) if INCLUDE in text else text
 
 
 @lru_cache(maxsize=None)
@@ -43,7 +45,9 @@ def checked(xp: Any, name: str, array: Array, dtype: Any, shape: Tuple[int, ...]
 
 def small(xp: Any, name: str, array: Array, dtype: Any, shape: Tuple[int, ...]) -> Array:
     """A small array, cast to what the kernel takes."""
-    return checked(xp, name, xp.ascontiguousarray(array.astype(dtype, copy=False)), dtype, shape)
+    if array.dtype != dtype:
+        array = array.astype(dtype)
+    return checked(xp, name, array if array.flags.c_contiguous else xp.ascontiguousarray(array), dtype, shape)
 
 
 def blocks(count: int) -> int:
@@ -93,7 +97,19 @@ def score_grid(ft: Array, rows: Array, kx: Array, ky: Array, matched: Array, wei
 
 def gauss_newton_sums(ft: Array, rows: Array, shift_px: Array, owner: Array, kx: Array, ky: Array, n_pixels: int,
                       matched: Array, weight: Array, box_size: int, curvature: bool) -> Array:
-    """The sums (m, 22) float64 of slices.gauss_newton_sums; those of the curvature are zero unless asked for.
+    """The sums (m, 22) float64 of slices.gauss_newton_sums; those of the curvature are zero unless asked for."""
+    xp, m = array_module(ft), len(rows)
+    sums = xp.zeros((m, SUMS), np.float64)
+    active = None if curvature else xp.ones(m, np.int32)
+    found = pose_sums(ft, rows, shift_px, owner, kx, ky, n_pixels, matched, weight, box_size, active)
+    sums[:, :len(found)] = found.T
+    return sums
+
+
+def pose_sums(ft: Array, rows: Array, shift_px: Array, owner: Array, kx: Array, ky: Array, n_pixels: int,
+              matched: Array, weight: Array, box_size: int, active: Optional[Array]) -> Array:
+    """The sums (7, m) float64 of the gradient, only of modes that are ``active`` (m,) int32; None: (22, m), with those
+    of the curvature.
 
     A lane's sums are float32 of at most n_pixels / BLOCK terms; lanes are added in float64, in a fixed order.
     """
@@ -101,20 +117,19 @@ def gauss_newton_sums(ft: Array, rows: Array, shift_px: Array, owner: Array, kx:
     m, n, n_k = len(rows), len(matched), matched.shape[1]
     if not 0 <= n_pixels <= min(n_k, len(kx)):
         raise ValueError(f"{n_pixels} pixels of {min(n_k, len(kx))}")
-    sums = xp.zeros((m, SUMS), np.float64)
-    name, count = ("curvature_sums", SUMS) if curvature else ("gradient_sums", GRADIENT_SUMS)
+    name, count = ("curvature_sums", SUMS) if active is None else ("gradient_sums", GRADIENT_SUMS)
+    lanes = xp.empty((count, m, BLOCK), np.float32)
+    arguments = [
+        *volume(xp, ft), small(xp, "rows", rows, np.float32, (m, 2, 3)),
+        small(xp, "shift", shift_px, np.float32, (m, 2)), small(xp, "owner", owner, np.int32, (m,)),
+        *frequencies(xp, kx, ky), np.int32(n_pixels), np.int32(n_k),
+        checked(xp, "matched", matched, np.complex64, (n, n_k)),
+        checked(xp, "weight", weight, np.float32, (n, n_k)), np.float32(2 / box_size)]
+    if active is not None:
+        arguments.append(checked(xp, "active", active, np.int32, (m,)))
     if m:
-        lanes = xp.empty((count, m, BLOCK), np.float32)
-        arguments = [
-            *volume(xp, ft), small(xp, "rows", rows, np.float32, (m, 2, 3)),
-            small(xp, "shift", shift_px, np.float32, (m, 2)), small(xp, "owner", owner, np.int32, (m,)),
-            *frequencies(xp, kx, ky), np.int32(n_pixels), np.int32(n_k),
-            checked(xp, "matched", matched, np.complex64, (n, n_k)),
-            checked(xp, "weight", weight, np.float32, (n, n_k)),
-            np.float32(2 / box_size), lanes]
-        kernel(xp, "slices.cu", name)((m, 1), (BLOCK,), tuple(arguments))
-        sums[:, :count] = lanes.sum(axis=2, dtype=np.float64).T
-    return sums
+        kernel(xp, "slices.cu", name)((m, 1), (BLOCK,), (*arguments, lanes))
+    return lanes.sum(axis=2, dtype=np.float64)
 
 
 def insert_slices(sums: Array, scales: Tuple[np.float32, np.float32], rows: Array, owner: Array, gamma: Array,

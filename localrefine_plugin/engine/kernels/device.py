@@ -49,6 +49,16 @@ def to_host(array: Any) -> np.ndarray:
     return array if array_module(array) is np else array.get()
 
 
+def to_host_at_once(*arrays: Any) -> List[np.ndarray]:
+    """Arrays of numbers that float64 holds, as numpy's; one wait for all of them."""
+    xp = array_module(arrays[0])
+    if xp is np:
+        return list(arrays)
+    flat = xp.concatenate([array.ravel().astype(np.float64) for array in arrays]).get()
+    parts = np.split(flat, np.cumsum([array.size for array in arrays])[:-1])
+    return [part.reshape(array.shape).astype(array.dtype) for part, array in zip(parts, arrays)]
+
+
 def stable_argsort(values: Any, axis: int = -1) -> Any:
     """The order that sorts values; equal ones keep theirs. CuPy always does, numpy when it is told to."""
     return np.argsort(values, axis=axis, kind="stable") if array_module(values) is np else array_module(

@@ -178,8 +178,10 @@ extern "C" __global__ void gradient_sums(
     const float2* __restrict__ v, int nz, int ny, int nx, const float* __restrict__ rows,
     const float* __restrict__ shift, const int* __restrict__ owner, const float* __restrict__ kx,
     const float* __restrict__ ky, int n_pixels, int n_k, const float2* __restrict__ matched,
-    const float* __restrict__ weight, float two_over_n, float* __restrict__ out)
+    const float* __restrict__ weight, float two_over_n, const int* __restrict__ active, float* __restrict__ out)
 {
+    if (!active[blockIdx.x])
+        return;
     const long long item = blockIdx.x, first = (long long)owner[item] * n_k;
     float t[SUMS_OF_GRADIENT] = {0.0f};
     for (int k = (int)threadIdx.x; k < n_pixels; k += (int)blockDim.x) {
