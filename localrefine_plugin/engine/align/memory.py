@@ -118,8 +118,8 @@ def need_of(plan: SearchPlan, particles: Particles, max_shell: int, mask: np.nda
 
 
 def together(needs: Sequence[MemoryNeed]) -> MemoryNeed:
-    """Of bodies that are aligned to the same images at once, one after the other with each batch: sums and references of
-    all, images as the body that takes the most of them, and besides the transforms and CTFs that they share."""
+    """Of bodies that are aligned to each batch of images one after the other: sums and references of all, images as for
+    the body that takes the most of them, and besides the transforms and CTFs that they share."""
     if len(needs) == 1:
         return needs[0]
     most, shared = max(needs, key=lambda need: need.image), SHARED_BYTES * needs[0].half_plane
