@@ -55,7 +55,7 @@ def layout_words(found: Bodies) -> Bodies:
             text += f"; {100 * common:.0f} % of that lie in masks of other bodies, too"
         words.append(text)
         if common > MUCH:
-            warnings.append(f"body {k} shares {100 * common:.0f} % of its density with other bodies. What belongs to one "
+            warnings.append(f"body {k} shares {100 * common:.0f} % of its density with others. What belongs to one "
                             "rigid part pulls at the poses of both. Draw the masks so that their soft edges meet")
     if found.rest_share > LEAST_TOLD:
         words.append(f"{100 * found.rest_share:.0f} % of the density lie outside of all masks and are not refined. The "
