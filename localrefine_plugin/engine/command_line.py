@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
         return verb
 
     add("settings", verbs.run_settings, "print every setting as JSON")
-    _add_inputs(add("refine", verbs.run_refine, "the whole refinement: prepare, iterate, finish"))
+    _add_inputs(add("refine", verbs.run_refine, "the whole refinement: prepare, iterate, finish"), several=True)
     _add_inputs(add("prepare", verbs.run_prepare, "check every input and make the run folder"))
     align = add("align", verbs.run_align, "align and reconstruct a half-set, or both, in one iteration")
     merge = add("merge", verbs.run_merge, "FSC, convergence and new references of one iteration")
@@ -61,16 +61,24 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_inputs(verb: argparse.ArgumentParser) -> None:
+def _add_inputs(verb: argparse.ArgumentParser, several: bool = False) -> None:
+    """``several``: masks, each of a body, and settings are lists."""
     verb.add_argument("--particles", required=True, metavar="STAR", help="aligned particles with half-sets; a .cs file "
                       "of cryoSPARC as well")
     verb.add_argument("--passthrough", metavar="CS", help="of a .cs file: the file of the fields that its job passed "
                       "through; sought beside it if not given")
     verb.add_argument("--half-map-1", required=True, metavar="MRC", help="unmasked half-map of rlnRandomSubset 1")
     verb.add_argument("--half-map-2", required=True, metavar="MRC", help="unmasked half-map of rlnRandomSubset 2")
-    verb.add_argument("--mask", required=True, metavar="MRC", help="soft mask of the part to refine, values 0 … 1")
+    mask, settings = "soft mask of the part to refine, values 0 … 1", "settings that differ from their defaults"
+    if several:
+        verb.add_argument("--mask", required=True, metavar="MRC", action="append", help=mask + "; given several times: "
+                          "of several bodies, which are refined side by side")
+        verb.add_argument("--settings", metavar="JSON", action="append", default=[], help=settings + "; given several "
+                          "times: of each body, in the order of the masks")
+    else:
+        verb.add_argument("--mask", required=True, metavar="MRC", help=mask)
+        verb.add_argument("--settings", metavar="JSON", help=settings)
     verb.add_argument("--output", required=True, metavar="RUN", help="the run folder to make")
-    verb.add_argument("--settings", metavar="JSON", help="settings that differ from their defaults")
     _add_devices(verb)
     _add_processes(verb)
     _add_threads(verb)

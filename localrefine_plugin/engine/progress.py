@@ -3,17 +3,31 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import contextmanager
+from typing import Iterator
 
 REFRESH_SECONDS = 2.0  # a summary made from the last line is never more than a few seconds old
 WIDTH = 24
 
 
 _heard = True
+_spoken_of = ""
 
 
 def say(text: str) -> None:
     if _heard:
-        print(text, flush=True)
+        print(_spoken_of + text, flush=True)
+
+
+@contextmanager
+def speaking_of(name: str) -> Iterator[None]:
+    """What is said meanwhile begins with a name: one of several bodies."""
+    global _spoken_of  # noqa: PLW0603
+    before, _spoken_of = _spoken_of, f"{name}: "
+    try:
+        yield
+    finally:
+        _spoken_of = before
 
 
 def be_silent() -> None:
@@ -26,7 +40,7 @@ class ProgressBar:
     """One line per refresh: phase, bar, count, particles per second, time left."""
 
     def __init__(self, phase: str, total: int):
-        self.phase, self.total = phase, total
+        self.phase, self.total = _spoken_of + phase, total
         self.start = self.shown = time.perf_counter()
 
     def update(self, done: int, total: int) -> None:

@@ -2,14 +2,16 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, List, Sequence
+from typing import Any, List, Sequence, Tuple
+
+import numpy as np
 
 from .align.half_alignment import HalfSet
-from .align.half_set import HalfResult, HalfTask
+from .align.half_set import HalfResult, HalfTask, align_together
 from .align.of_run import errors_of_reference
-from .align.search_plan import search_plan
+from .align.search_plan import SearchPlan, search_plan
 from .finish.results import write_results
 from .inputs.changes import check_stacks
 from .io.mrc import ImageReader, read_map, write_map
@@ -31,6 +33,7 @@ from .prepare.prepare import prepare as prepare
 from .progress import ProgressBar, be_silent, say
 from .records.errors import InputError
 from .records.iteration import FSC_THRESHOLD, HalfRecord, IterationRecord
+from .records.particles import Particles
 from .records.settings import Settings
 from .team import ALONE, Team
 from .workers.selftest import ensure_tested
@@ -67,44 +70,64 @@ def align(run: str, iteration: int, halves: Sequence[int], device: str = "auto",
           team: Team = ALONE) -> None:
     """Align the particles of half-sets and reconstruct their maps, with the other members of the team; ``device`` as in
     `refine`."""
-    folder = RunFolder(run)
-    if folder.stopped_before(iteration):
+    align_bodies([run], iteration, halves, device, threads, team)
+
+
+def align_bodies(runs: Sequence[str], iteration: int, halves: Sequence[int], device: str = "auto", threads: int = 0,
+                 team: Team = ALONE) -> None:
+    """`align` of runs of the same particles with other masks, whose images are read and transformed once for all."""
+    folders = [folder for folder in map(RunFolder, runs) if not folder.stopped_before(iteration)]
+    if not folders:
         say(f"iteration {iteration}: the refinement has stopped, nothing to do")
         return
     todo = []
     for half in halves:
-        if folder.half_complete(iteration, half):
-            say(f"iteration {iteration} half {half}: done before")
+        waiting = [str(folder.path.resolve()) for folder in folders if not folder.half_complete(iteration, half)]
+        if waiting:
+            todo.append(HalfOrder(half, waiting))
         else:
-            todo.append(half)
+            say(f"iteration {iteration} half {half}: done before")
     if not todo:
         return
     if "," in device and team.size == 1:
         raise ValueError(f"{device} needs a team (workers/assemble.py)")
-    require(folder, iteration, folder.complete(folder.iteration_done(iteration - 1)), f"iteration {iteration - 1}")
-    for half in todo:
-        folder.forget_align(iteration, half)
+    for folder in folders:
+        require(folder, iteration, folder.complete(folder.iteration_done(iteration - 1)), f"iteration {iteration - 1}")
+    for part in todo:
+        for folder in part.folders:
+            folder.forget_align(iteration, part.half)
     chosen = choose_device(device.split(",")[0])
     ensure_tested(chosen)
-    order = AlignOrder(str(folder.path.resolve()), iteration, todo, uuid.uuid4().hex)
+    order = AlignOrder(iteration, todo, uuid.uuid4().hex)
     team.order(order)
-    for half in todo:
-        align_half_set(order, half, chosen, threads, team)
+    for part in todo:
+        align_half_set(order, part, chosen, threads, team)
     team.done()
 
 
 @dataclass(frozen=True)
+class HalfOrder:
+    """A half-set to be aligned in run folders that have the same particles."""
+
+    half: int
+    runs: List[str]
+
+    @property
+    def folders(self) -> List[RunFolder]:
+        return [RunFolder(run) for run in self.runs]
+
+
+@dataclass(frozen=True)
 class AlignOrder:
-    """What the members of a team are told: the run folder, which half-sets, and a word for their claims that is used
+    """What the members of a team are told: which half-sets of which runs, and a word for their claims that is used
     once."""
 
-    run: str
     iteration: int
-    halves: List[int]
+    parts: List[HalfOrder]
     word: str
 
-    def claims(self, half: int) -> Path:
-        return RunFolder(self.run).iteration(self.iteration) / f".half_{half}_claims.tmp.{self.word}"
+    def claims(self, part: HalfOrder) -> Path:
+        return part.folders[0].iteration(self.iteration) / f".half_{part.half}_claims.tmp.{self.word}"
 
 
 def serve(team: Any, device: str, threads: int) -> None:
@@ -114,42 +137,54 @@ def serve(team: Any, device: str, threads: int) -> None:
     ensure_tested(chosen)
 
     def work(order: AlignOrder) -> None:
-        for half in order.halves:
-            align_half_set(order, half, chosen, threads, team)
+        for part in order.parts:
+            align_half_set(order, part, chosen, threads, team)
     team.serve(work)
 
 
-def align_half_set(order: AlignOrder, half: int, chosen: Device, threads: int, team: Team) -> None:
+def align_half_set(order: AlignOrder, part: HalfOrder, chosen: Device, threads: int, team: Team) -> None:
     """The part of this member in the alignment of a half-set; the first writes the results. Opens nothing of the other
     half."""
-    folder, iteration, workers = RunFolder(order.run), order.iteration, team.share(worker_count(threads))
+    folders, iteration, half, workers = part.folders, order.iteration, part.half, team.share(worker_count(threads))
     with measured() as cost, few_threads(workers):
-        given = load_input(folder)
+        given = load_input(folders[0])
         if team.is_first and chosen.word not in given.device_word.split(","):  # those were named at the beginning
             say(f"iteration {iteration} half {half}: on {chosen.description}")
-        row, particles = stored_half_set(folder, half)
-        before = load_iteration(folder, iteration - 1)
-        mask, _ = read_map(folder.mask_in_use(iteration - 1))
-        reference_map, _ = read_map(folder.reference(iteration - 1, half))
-        motion = load_motion(folder, iteration - 1, half)
-        plan = search_plan(given.resolved, particles, before.align_resolution_angstrom,
-                           None if motion is None else motion.covariance)
-        errors = errors_of_reference(folder, iteration - 1, half, reference_map, mask, plan.centre)
+        row, particles = stored_half_set(folders[0], half)
         bar = ProgressBar(f"iteration {iteration} half {half}: align and insert", len(particles))
-        check_stacks(folder, given, particles.stack)
-        noise, poses = load_noise(folder, iteration - 1, half), stored_poses(folder, iteration - 1, half)
-        static_part = read_map(folder.static_part(half))[0] if given.resolved.subtract else None
+        check_stacks(folders[0], given, particles.stack)
         with ImageReader(particles, min(READ_THREADS, workers) if chosen.on_gpu else 1) as reader:
-            half_set = HalfSet(particles, row, reader.read, reference_map, mask, noise, poses, errors, static_part)
-            result = HalfTask(half_set, plan, chosen, workers, team, order.claims(half)).align(bar.update)
-        check_stacks(folder, given, particles.stack)  # what was read may have been another file's
-        if result is None:
+            tasks = [HalfTask(half_set, plan, chosen, workers, team, order.claims(part)) for half_set, plan in (
+                half_task(folder, iteration, half, (row, particles), reader) for folder in folders)]
+            results = align_together(tasks, bar.update)
+        check_stacks(folders[0], given, particles.stack)  # what was read may have been another file's
+        if results is None:
             return
-        files = save_half(folder, iteration, half, result, particles.pixel_size)
-    save_record(folder.half_done(iteration, half), HalfRecord(
-        iteration=iteration, half=half, particles=len(particles), verdict=result.verdict,
-        phase_seconds=result.phase_seconds, device=chosen.description, processes=team.size,
-        files=folder.sizes(files)), cost)
+        saved = [save_half(folder, iteration, half, result, particles.pixel_size)
+                 for folder, result in zip(folders, results)]
+    share = replace(cost, wall_seconds=cost.wall_seconds / len(folders), cpu_seconds=cost.cpu_seconds / len(folders))
+    for folder, result, files in zip(folders, results, saved):
+        save_record(folder.half_done(iteration, half), HalfRecord(
+            iteration=iteration, half=half, particles=len(particles), verdict=result.verdict,
+            phase_seconds=result.phase_seconds, device=chosen.description, processes=team.size,
+            files=folder.sizes(files)), share)
+
+
+def half_task(folder: RunFolder, iteration: int, half: int, of_half: Tuple[np.ndarray, Particles],
+              reader: ImageReader) -> Tuple[HalfSet, SearchPlan]:
+    """What is aligned of a half-set in an iteration of a run, and how it is searched; ``of_half`` as
+    `stored_half_set` has it for another run, whose grey scales of optics groups may differ."""
+    given, before = load_input(folder), load_iteration(folder, iteration - 1)
+    row, particles = of_half[0], replace(of_half[1], optics=given.optics)
+    mask, _ = read_map(folder.mask_in_use(iteration - 1))
+    reference_map, _ = read_map(folder.reference(iteration - 1, half))
+    motion = load_motion(folder, iteration - 1, half)
+    plan = search_plan(given.resolved, particles, before.align_resolution_angstrom,
+                       None if motion is None else motion.covariance)
+    errors = errors_of_reference(folder, iteration - 1, half, reference_map, mask, plan.centre)
+    noise, poses = load_noise(folder, iteration - 1, half), stored_poses(folder, iteration - 1, half)
+    static_part = read_map(folder.static_part(half))[0] if given.resolved.subtract else None
+    return HalfSet(particles, row, reader.read, reference_map, mask, noise, poses, errors, static_part), plan
 
 
 def save_half(folder: RunFolder, iteration: int, half: int, result: HalfResult, pixel_size: float) -> List[Path]:

@@ -22,10 +22,15 @@ def run_refine(options: argparse.Namespace) -> None:
     from . import refine
     from .workers.assemble import assembled
     with assembled(options.device, options.threads, options.processes) as (team, options.device):
-        if team.is_first:
+        if not team.is_first:
+            _serve(team, options)
+        elif len(options.mask) == 1:
+            _check_settings_of(options, 1)
+            options.mask, options.settings = options.mask[0], next(iter(options.settings), None)
             refine.refine(**_checked_arguments(options), team=team)
         else:
-            _serve(team, options)
+            from .refine_bodies import refine_bodies
+            refine_bodies(**_arguments_of_bodies(options), team=team)
 
 
 def run_prepare(options: argparse.Namespace) -> None:
@@ -53,6 +58,35 @@ def _checked_arguments(options: argparse.Namespace) -> Dict[str, Any]:
         check_same_run(run, inputs)
     return dict(inputs, output=options.output, settings=settings, device=options.device, threads=options.threads,
                 mode=options.mode)
+
+
+def _arguments_of_bodies(options: argparse.Namespace) -> Dict[str, Any]:
+    """The arguments of `refine_bodies`, which itself looks at the output folder."""
+    from .io.cryosparc import is_cs
+    from .io.run_folder import BodiesFolder
+    from .prepare.arguments import check_output, read_settings
+    _check_settings_of(options, len(options.mask))
+    if is_cs(options.particles):
+        options.particles = _star_of_cs(options)
+    check_output(options.output, options.mode, {})
+    forget_error(options)
+    given = list(options.settings) or [None]
+    settings = []
+    for number, source in enumerate(given * len(options.mask) if len(given) == 1 else given, 1):
+        before = BodiesFolder(options.output).body(number).settings
+        use_before = source is None and options.mode == "continue" and before.exists()
+        settings.append(read_settings(before if use_before else source))
+    return dict(particles=options.particles, half_map_1=options.half_map_1, half_map_2=options.half_map_2,
+                masks=options.mask, output=options.output, settings=settings, device=options.device,
+                threads=options.threads, mode=options.mode)
+
+
+def _check_settings_of(options: argparse.Namespace, bodies: int) -> None:
+    from .records.errors import InputError
+    if len(options.settings) not in (0, 1, bodies):
+        raise InputError(f"is given {len(options.settings)} times for {bodies} "
+                         f"{'mask' if bodies == 1 else 'masks'}", "--settings",
+                         "give it once for all masks, or once for each of them")
 
 
 def _star_of_cs(options: argparse.Namespace) -> str:
@@ -164,9 +198,12 @@ def run_selftest(options: argparse.Namespace) -> None:
 
 def _check_run(options: argparse.Namespace) -> None:
     """Refuse a folder that `prepare` has not completed; nothing is written there."""
-    from .io.run_folder import RunFolder
+    from .io.run_folder import BodiesFolder, RunFolder
     from .prepare.arguments import OutputError
-    run = RunFolder(options.run)
+    run, bodies = RunFolder(options.run), BodiesFolder(options.run).bodies()
+    if bodies:
+        raise OutputError(f"holds a run of {len(bodies)} masks, each in a folder of its own",
+                          f"run folder {options.run}", f"give one of these folders, as {bodies[0].path}")
     if run.iterations_done() < 0:
         raise OutputError("holds no prepared run", f"run folder {options.run}", "run the verb prepare first")
     forget_error(options)

@@ -193,7 +193,7 @@ def test_a_file_that_changes_during_a_run_is_named_and_changes_nothing(data, inp
 def test_a_stack_that_changes_during_a_run_ends_it(inputs, tmp_path, monkeypatch, moment, case):
     """Between two align steps, and while one reads it: no pose of other images is kept."""
     change, words = STACKS[case]
-    owner, name = (engine, "merge") if moment == "between" else (engine.HalfTask, "align")
+    owner, name = (engine, "merge") if moment == "between" else (engine, "align_together")
     done = getattr(owner, name)
 
     def and_change(*arguments):

@@ -25,7 +25,7 @@ from ..motion.motion_prior import MOST_PARTICLES, evidence_at
 from ..records.particles import Particles
 from ..records.poses import PoseTable
 from .half_sums import BestPoses, FoundOfImages, FoundOfNulls, HalfFindings, NoiseSums, pose_columns
-from .images import Batch, HalfSetImages, pack, scaled
+from .images import Batch, HalfSetImages, LastTransforms, pack, scaled
 from .marginalize import Insertions, best_only, posterior_insertions, weigh
 from .modes import Modes, best_modes
 from .prior import PosePrior, log_prior
@@ -93,9 +93,11 @@ class HalfAlignment:
     Parameters
     ----------
     lowered : how often the sums of the map have been out of their range; None: they are float32.
+    shared : the transforms that another body has just made of the same images; None without other bodies.
     """
 
-    def __init__(self, half: HalfSet, plan: SearchPlan, device: Device, workers: int, lowered: Optional[int] = 0):
+    def __init__(self, half: HalfSet, plan: SearchPlan, device: Device, workers: int,
+                 lowered: Optional[int] = 0, shared: Optional[LastTransforms] = None):
         self.half, self.plan, self.device, self.workers = half, plan, device, workers
         self.to_device, self.timer = device.to_device, PhaseTimer(device)
         self.particles, self.previous = half.particles, half.previous
@@ -107,7 +109,8 @@ class HalfAlignment:
         grid, grid_shell = grid_of(plan, box, self.particles.pixel_size)
         self.levels = levels_of(pixels, grid_shell, plan.align_shell)
         self.pixels, self.grid = pixels.to_device(self.to_device), grid.to_device(self.to_device)
-        self.images = HalfSetImages(self.particles, half.read, half.noise_power, half.max_shell, workers, device)
+        self.images = HalfSetImages(self.particles, half.read, half.noise_power, half.max_shell, workers, device,
+                                    shared)
         largest = float((1 / half.noise_power).max()) * (1.0 if self.scale is None else float(self.scale.max()) ** 2)
         self.exponent = exponents(largest, len(self.particles) * len(plan.symmetry), lowered or 0)
         self.accumulator = self.empty_accumulator(lowered is not None)

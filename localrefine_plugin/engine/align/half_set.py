@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from ..records.poses import Covariances, PoseTable
 from ..team import ALONE, NOWHERE, Team, spans
 from .half_alignment import HalfAlignment, HalfSet
 from .half_sums import HalfFindings, refitted_scales
-from .memory import MemoryNeed, check_fits, need_of
+from .images import LastTransforms
+from .memory import MemoryNeed, check_fits, need_of, together
 from .reference_errors import accumulator_mean
 from .search_plan import SearchPlan
 from .verdicts import LEAST_PARTICLES, Probabilities, gains, judged, null_images
@@ -74,67 +75,104 @@ class HalfTask:
     claims: Path = NOWHERE
     verdicts: bool = True
 
+    def need(self) -> MemoryNeed:
+        """What this member takes of memory."""
+        half = self.half
+        return need_of(self.plan, half.particles, half.max_shell, half.mask, self.device, half.static_part is not None)
+
     def align(self, progress: Callable[[int, int], None]) -> Optional[HalfResult]:
         """The result for the first member of the team, None for others. It has the same bits for any team, as long as
         the sums of the map are integers."""
-        half, device = self.half, self.device
-        need = need_of(self.plan, half.particles, half.max_shell, half.mask, device, half.static_part is not None)
-        check_fits(device, need)
-        parts = self.team.collect(need.fixed)
-        fixed = self.team.agree(parts is not None and all(parts))  # those of one GPU with little memory, if need be
-        if not fixed:
-            say("the GPU's memory does not hold sums in 64-bit integers: the last bits of the map may differ between "
-                "runs")
-        try:
-            return self.attempt(progress, need, 0 if fixed else None)
-        except OutOfRange:
-            if not self.team.is_first:
-                return None
-        alone = replace(self, team=ALONE)
-        for lowered in range(1, MOST_LOWERED):
-            say("images are much brighter than their noise tells: the sums of the map are made again, less fine")
-            try:
-                return alone.attempt(progress, need, lowered)
-            except OutOfRange:
-                continue
-        raise InputError("images are too bright for the sums of a map", "particles",
-                         "normalise the images, or leave out those with hot pixels")
+        results = align_together([self], progress)
+        return None if results is None else results[0]
 
     def attempt(self, progress: Callable[[int, int], None], need: MemoryNeed,
                 lowered: Optional[int]) -> Optional[HalfResult]:
         """``lowered`` as in HalfAlignment. Raises OutOfRange."""
-        count, team = len(self.half.particles), self.team
-        with Prefetch(self.half.read, count, self.half.particles.box_size, self.device) as ahead:
-            work = HalfAlignment(replace(self.half, read=ahead), self.plan, self.device, self.workers, lowered)
-            size = batch_size(need, self.device)
-            if self.device.on_gpu:
-                say(f"{min(size, count)} images at a time")
+        results = attempt_together([self], progress, need, lowered)
+        return None if results is None else results[0]
 
+
+def align_together(tasks: Sequence[HalfTask], progress: Callable[[int, int], None]) -> Optional[List[HalfResult]]:
+    """The results of several bodies of one half-set, whose images are read and transformed once, for the first member
+    of the team; None for others. Each body has the bits that it has on its own."""
+    team, device = tasks[0].team, tasks[0].device
+    need = together([task.need() for task in tasks])
+    check_fits(device, need)
+    parts = team.collect(need.fixed)
+    fixed = team.agree(parts is not None and all(parts))  # those of one GPU with little memory, if need be
+    if not fixed:
+        say("the GPU's memory does not hold sums in 64-bit integers: the last bits of the map may differ between "
+            "runs")
+    try:
+        return attempt_together(tasks, progress, need, 0 if fixed else None)
+    except OutOfRange:
+        if not team.is_first:
+            return None
+    alone = [replace(task, team=ALONE) for task in tasks]
+    for lowered in range(1, MOST_LOWERED):
+        say("images are much brighter than their noise tells: the sums of the map are made again, less fine")
+        try:
+            return attempt_together(alone, progress, need, lowered)
+        except OutOfRange:
+            continue
+    raise InputError("images are too bright for the sums of a map", "particles",
+                     "normalise the images, or leave out those with hot pixels")
+
+
+def attempt_together(tasks: Sequence[HalfTask], progress: Callable[[int, int], None], need: MemoryNeed,
+                     lowered: Optional[int]) -> Optional[List[HalfResult]]:
+    """``lowered`` as in HalfAlignment. Raises OutOfRange."""
+    first, device, team = tasks[0], tasks[0].device, tasks[0].team
+    count, shared = len(first.half.particles), LastTransforms() if len(tasks) > 1 else None
+    with Prefetch(first.half.read, count, first.half.particles.box_size, device) as ahead:
+        works = [HalfAlignment(replace(task.half, read=ahead), task.plan, device, task.workers, lowered, shared)
+                 for task in tasks]
+        size = batch_size(need, device)
+        if device.on_gpu:
+            say(f"{min(size, count)} images at a time")
+
+        def in_parts(do: Sequence[Callable[[np.ndarray], None]], part: Tuple[int, int], most: int) -> None:
+            ahead.end = part[1]
+            for span in [part] if len(do) == 1 else pieces(part, most):
+                for one in do:
+                    in_batches(one, span, most, device, need.remedy)
+
+        def adding(work: HalfAlignment) -> Callable[[np.ndarray], None]:
             def batch(index: np.ndarray) -> None:
                 team.check()
                 work.add(index)
-                progress(int(index[-1]) + 1, count)
-
-            def in_parts(do: Callable[[np.ndarray], None], part: Tuple[int, int], most: int) -> None:
-                ahead.end = part[1]
-                in_batches(do, part, most, self.device, need.remedy)
-            images = spans(count, team.size)
-            judging = self.verdicts and count >= LEAST_PARTICLES
-            nulls = spans(len(null_images(count)) * judging, team.size)
-            try:
-                for number in team.claims(len(images) + len(nulls), self.claims):
-                    if number < len(images):
-                        in_parts(batch, images[number], size)
-                    else:
-                        in_parts(work.add_nulls, nulls[number - len(images)], min(size, NULLS_AT_ONCE))
-            except OutOfRange:
+                if work is works[-1]:
+                    progress(int(index[-1]) + 1, count)
+            return batch
+        images = spans(count, team.size)
+        judging = first.verdicts and count >= LEAST_PARTICLES
+        nulls = spans(len(null_images(count)) * judging, team.size)
+        try:
+            for number in team.claims(len(images) + len(nulls), first.claims):
+                if number < len(images):
+                    in_parts([adding(work) for work in works], images[number], size)
+                else:
+                    in_parts([work.add_nulls for work in works], nulls[number - len(images)], min(size, NULLS_AT_ONCE))
+        except OutOfRange:
+            for work in works:
                 work.findings.out_of_range = True
+    shared = None
+    results = []
+    while works:
+        work = works.pop(0)  # the memory of each is free before the next map is made
         total = collected(work, team)
-        if team.size > 1:  # another member had the last images
-            progress(count, count)
-        result = None if total is None else finished(work, total)
-        self.device.release()
-        return result
+        if total is not None:
+            results.append(finished(work, total))
+    if team.size > 1:  # another member had the last images
+        progress(count, count)
+    device.release()
+    return results if team.is_first else None
+
+
+def pieces(part: Tuple[int, int], most: int) -> List[Tuple[int, int]]:
+    """A span (first, end) in spans of at most so many images."""
+    return [(start, min(start + most, part[1])) for start in range(part[0], part[1], most)]
 
 
 def collected(work: HalfAlignment, team: Team) -> Optional[HalfFindings]:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -29,11 +29,29 @@ class Batch:
     magnification: Optional[Array] = None
 
 
-class HalfSetImages:
-    """Reads, transforms and weighs the images of a half-set, on ``device``."""
+class LastTransforms:
+    """What was last made of images, for the other bodies of the same images: transforms and CTFs, and random noise."""
 
-    def __init__(self, particles: Particles, read: Callable[[np.ndarray], np.ndarray], noise_power: np.ndarray,
-                 max_shell: int, workers: int, device: Device = CPU):
+    def __init__(self) -> None:
+        self.made: Dict[str, Tuple[np.ndarray, Any, Any]] = {}
+
+    def of(self, what: str, index: np.ndarray, key: Any, make: Callable[[], Any]) -> Any:
+        """``make()`` of images ``index`` (n,), or what was made of the same before; ``key`` is what it depends on
+        besides. Nobody may write to it."""
+        known = self.made.pop(what, None)
+        if known is None or known[1] != key or not np.array_equal(known[0], index):
+            known = None  # its memory is free before the new one is taken
+            known = index, key, make()
+        self.made[what] = known
+        return known[2]
+
+
+class HalfSetImages:
+    """Reads, transforms and weighs the images of a half-set, on ``device``; ``shared`` between its bodies."""
+
+    def __init__(self, particles: Particles, read: Callable[[np.ndarray], np.ndarray], noise_power: np.ndarray,  # noqa: PLR0913
+                 max_shell: int, workers: int, device: Device = CPU, shared: Optional[LastTransforms] = None):
+        self.shared = shared
         self.particles, self.read, self.workers, self.to_device = particles, read, workers, device.to_device
         self.max_shell, box = max_shell, particles.box_size
         kx, ky = half_plane_frequencies(max_shell)
@@ -50,6 +68,13 @@ class HalfSetImages:
         self.background = [self.to_device(part) for part in plane_fit(box)]
 
     def load(self, index: np.ndarray) -> Tuple[Array, Array]:
+        """`loaded`, or a copy of what another body has just loaded; C is not to be written to."""
+        if self.shared is None:
+            return self.loaded(index)
+        ft, c = self.shared.of("images", index, (self.max_shell, self.particles.optics), lambda: self.loaded(index))
+        return ft.copy(), c
+
+    def loaded(self, index: np.ndarray) -> Tuple[Array, Array]:
         """Centred transforms X without the phase of odd aberrations, and CTFs C: (n, 2M + 1, M + 1)."""
         images = self.to_device(self.read(index))
         _, first, copy_of = np.unique(self.image_of(index), return_index=True, return_inverse=True)
@@ -93,12 +118,16 @@ class HalfSetImages:
     def noise_like(self, batch: Batch, index: np.ndarray) -> Batch:
         """Images of nothing but noise, of the power and with the CTFs of the ``batch`` of particles ``index``; the same
         noise for a particle in any batch."""
-        noise = np.stack([np.random.default_rng(i).standard_normal((2,) + self.shape, dtype=np.float32) for i in index])
-        unit = self.to_device(noise[:, 0] + 1j * noise[:, 1])
+        unit = self.unit_noise(index) if self.shared is None else self.shared.of(
+            "noise", index, self.max_shell, lambda: self.unit_noise(index))
         inverse_noise = self.inverse_noise[self.to_device(self.particles.optics_group[index])]
         signal = unit * (0.5 * batch.weight) ** 0.5  # C N / σ² with E|N|² = σ² and |C| for C
         return replace(batch, signal=signal, power=(unit.real ** 2 + unit.imag ** 2) / (2 * inverse_noise))
 
+    def unit_noise(self, index: np.ndarray) -> Array:
+        """N + iN' (n, 2M + 1, M + 1), both of standard deviation 1."""
+        noise = np.stack([np.random.default_rng(i).standard_normal((2,) + self.shape, dtype=np.float32) for i in index])
+        return self.to_device(noise[:, 0] + 1j * noise[:, 1])
 
 
 def phase_corrections(particles: Particles, kx: np.ndarray, ky: np.ndarray) -> List[np.ndarray]:

@@ -23,6 +23,7 @@ PROGRAM_BYTES = 170 * 2 ** 20  # interpreter, libraries, compiled kernels
 ROW_BYTES = 1300  # a particle in tables: poses, covariances, text of the STAR file
 MAP_BYTES = 8  # a voxel of the reference's map and of the mask
 HOST_RECONSTRUCTION = 0.345  # of working_bytes, which is for a GPU
+SHARED_BYTES = 12  # a pixel of a transform and of its CTF
 KEPT_BYTES, KEPT_SHARE = 40 * 2 ** 20, 0.1  # of a batch, that the allocator has not given back when it begins
 
 
@@ -114,6 +115,17 @@ def need_of(plan: SearchPlan, particles: Particles, max_shell: int, mask: np.nda
                        len(pixels), GridSize(pixels.prefix(shell), len(grid.rotations), len(grid.shifts)))
     fit = not device.on_gpu or device.memory_bytes() >= need.in_integers().least
     return need.in_integers() if fit else need
+
+
+def together(needs: Sequence[MemoryNeed]) -> MemoryNeed:
+    """Of bodies that are aligned to each batch of images one after the other: sums and references of all, images as for
+    the body that takes the most of them, and besides the transforms and CTFs that they share."""
+    if len(needs) == 1:
+        return needs[0]
+    most, shared = max(needs, key=lambda need: need.image), SHARED_BYTES * needs[0].half_plane
+    return replace(most, sums=sum(need.sums for need in needs), reference=sum(need.reference for need in needs),
+                   image=most.image + shared, temporaries=max(need.temporaries for need in needs),
+                   host_image=max(need.host_image for need in needs) + shared, fixed=all(need.fixed for need in needs))
 
 
 def host_image(half_plane: int, pixels: int, rotations: int, shifts: int) -> float:

@@ -6,7 +6,7 @@ not, is a warning.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Sequence, Tuple
+from typing import Callable, List, Sequence, Tuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from ..records.iteration import FSC_THRESHOLD
 from ..records.particles import Particles
 from ..records.run_input import Excluded
 from ..records.settings import Settings
-from .exclude import GREY_RANGE, exclude_unusable, exclusion_warning
+from .exclude import GREY_RANGE, Images, exclude_unusable, exclusion_warning
 from .frames import place_mask, refuse_other_frame, same_frame_warnings
 from .grey_scales import split_by_level
 from .grids import read_on_grid, read_pixel_size
@@ -57,6 +57,9 @@ LEAST_RADIANS = 0.1  # smaller phase shifts would be no phase plate's in either 
 USUAL_OPTICS = (60, 1250), (0, 8), (0.01, 0.4)  # kV, mm, amplitude contrast: what microscopes and specimens have
 
 
+Look = Callable[[Particles, str], Tuple[Particles, Tuple[Excluded, ...], Images]]
+
+
 @dataclass(frozen=True)
 class CheckedInputs:
     """Inputs that passed: the two half-maps and `mask`, (N, N, N) float32, the mask within [0, 1].
@@ -78,10 +81,12 @@ class CheckedInputs:
         return to_host(self.halves.maps[0]), to_host(self.halves.maps[1])
 
 
-def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: PathLike, mask: PathLike,
-                 settings: Settings, workers: int = 1, device: Device = CPU) -> CheckedInputs:
+def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: PathLike, mask: PathLike,  # noqa: PLR0913
+                 settings: Settings, workers: int = 1, device: Device = CPU,
+                 look: Look = exclude_unusable) -> CheckedInputs:
     """Read and check the inputs of a local refinement; every image is looked at once, maps are compared on ``device``.
 
+    ``look`` : what looks at the images; a run of several masks lets it look once for all of them.
     Memory: three maps, the STAR file and a batch of images.
 
     Raises
@@ -126,7 +131,7 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     warnings += _check_mask(volumes[2], halves, names[2], particles)
     warnings += _check_symmetry(volumes[2], settings, names[2])
     warnings += _check_settings(settings, particles)
-    particles, excluded, seen = exclude_unusable(particles, star)
+    particles, excluded, seen = look(particles, star)
     if settings.resplit_half_sets:
         particles = resplit_with_copies(particles, settings.seed, tubes, relatives, seen.copies)
     warnings += exclusion_warning(excluded, len(particles)) + check_copies(seen.copies, particles, relatives, star)
@@ -134,6 +139,17 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     warnings += said
     return CheckedInputs(particles, table, halves, np.clip(volumes[2], 0, 1), particles.pixel_size, tuple(warnings),
                          excluded)
+
+
+def check_readable(particles_star: PathLike, half_map_1: PathLike, masks: Sequence[PathLike],
+                   settings: Settings) -> None:
+    """InputError for a mask of several that cannot be one, before anything is done with the others."""
+    particles, table = read_particles(particles_star, need_half_sets=not settings.resplit_half_sets)
+    _check_optics(particles, str(particles_star))
+    particles, _, _ = _in_frame_of_half_map(particles, table, half_map_1, str(particles_star))
+    for path in masks:
+        mask, _ = read_on_grid(path, f"mask {path}", particles, settings.resample_maps)
+        check_mask(mask, particles.box_size, particles.pixel_size, 0.0, source=f"mask {path}")
 
 
 def _check_optics(particles: Particles, star: str) -> List[str]:

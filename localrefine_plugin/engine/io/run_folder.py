@@ -29,6 +29,13 @@
                                  particles.cs, _kept.cs, _left_out.cs if the input was a .cs file
     RUN/final/film/              path/frame_NNN.mrc axis_K/frame_NNN.mrc film.cxc film.json, if a film was made
 
+A run of several masks has instead
+
+    RUN/body_N/                  an ordinary run with mask N
+    RUN/bodies.json              how the masks lie, and how the bodies move together (written last)
+    RUN/final/body_N             a link to RUN/body_N/final
+    RUN/final/composite/         what the verb compose made of the bodies
+
 A step is done when the file it writes last is there (half_H.json, iteration.json, report.json), and so are all files
 that are listed in it under "files", each as long as it was.
 """
@@ -263,6 +270,28 @@ class RunFolder:
     def iteration_folders(self) -> List[Path]:
         folders = [path for path in self.path.glob("iter_*") if path.name[len("iter_"):].isdigit()]
         return sorted(folders, key=lambda path: int(path.name[len("iter_"):]))
+
+
+class BodiesFolder:
+    """The names of a run of several masks; its bodies are run folders."""
+
+    def __init__(self, path: PathLike):
+        self.path = Path(path)
+
+    record = property(lambda self: self.path / "bodies.json")
+    composite = property(lambda self: self.path / "final" / "composite")
+
+    def body(self, number: int) -> RunFolder:
+        """Of mask ``number``, counted from 1."""
+        return RunFolder(self.path / f"body_{number}")
+
+    def link(self, number: int) -> Path:
+        return self.path / "final" / f"body_{number}"
+
+    def bodies(self) -> List[RunFolder]:
+        """Those that are there, by their number."""
+        found = [path for path in self.path.glob("body_*") if path.name[len("body_"):].isdigit()]
+        return [RunFolder(path) for path in sorted(found, key=lambda path: int(path.name[len("body_"):]))]
 
 
 FINAL_FILES = ("particles.star", "half_map_1.mrc", "half_map_2.mrc", "map.mrc", "map_sharpened.mrc",

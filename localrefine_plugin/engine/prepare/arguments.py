@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
-from ..io.run_folder import PathLike, RunFolder, check_regular_file, read_json
+from ..io.run_folder import BodiesFolder, PathLike, RunFolder, check_regular_file, read_json
 from ..records.errors import InputError
 from ..records.run_input import INPUT_NAMES
 from ..records.settings import Settings
@@ -71,12 +71,16 @@ def check_output(output: PathLike, mode: str, inputs: Mapping[str, PathLike]) ->
 
 def _of_a_run(name: str, run: RunFolder) -> bool:
     """Whether a run has a file or folder of this name, or leaves it behind when it is killed."""
-    names = {path.name for path in (run.input, run.report, run.particles, run.mask)} | {"final"}
-    return name in names or re.fullmatch(r"iter_\d{3,}|\..*\.tmp\.\w+", name) is not None
+    names = {path.name for path in (run.input, run.report, run.particles, run.mask)} | {"final", "bodies.json"}
+    return name in names or re.fullmatch(r"iter_\d{3,}|body_\d+|\..*\.tmp\.\w+", name) is not None
 
 
 def check_same_run(run: RunFolder, inputs: Mapping[str, PathLike]) -> None:
     """Raise OutputError, naming what differs, unless the run in the folder has these inputs."""
+    bodies = BodiesFolder(run.path).bodies()
+    if bodies:
+        raise OutputError(f"holds a run of {len(bodies)} masks", f"output {run.path}",
+                          "continue with the same masks, or give another name")
     known = _content(run.input)
     differences = [f"{name} (was {known[name]}, now {os.path.abspath(inputs[name])})" for name in INPUT_NAMES
                    if name in known and os.path.realpath(str(known[name])) != os.path.realpath(inputs[name])]

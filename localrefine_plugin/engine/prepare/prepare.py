@@ -15,10 +15,11 @@ from ..align.search_plan import resolve, search_plan
 from ..align.static_part import static_parts
 from ..inputs.belonging import check_belonging
 from ..inputs.changes import check_continued, file_states, keep_inputs
-from ..inputs.checks import CheckedInputs, check_inputs
+from ..inputs.checks import CheckedInputs, Look, check_inputs
+from ..inputs.exclude import exclude_unusable
 from ..inputs.first_look import FirstLook, first_warnings, look_at, view_warnings
 from ..io.mrc import write_map
-from ..io.run_folder import RunFolder, remove, remove_temporary
+from ..io.run_folder import BodiesFolder, RunFolder, remove, remove_temporary
 from ..io.run_store import save_arrays, save_particles, save_record
 from ..kernels.batches import evenly_spaced
 from ..kernels.device import Device, array_module, choose_device, to_host
@@ -29,6 +30,7 @@ from ..maps.reference_filter import joined
 from ..model.fourier import lowpass_weight
 from ..model.pixels import highest_shell
 from ..progress import say
+from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
 from ..records.run_input import RunInput
 from ..records.settings import Settings
@@ -39,8 +41,9 @@ FIRST_IMAGES = 500  # per half-set: shells of a few hundred pixels times this ma
 
 
 def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,  # noqa: PLR0913
-            device: str = "auto", threads: int = 0, mode: str = "new") -> RunFolder:
-    """Check the inputs and write RUN with iteration 0; see refine.refine for the arguments."""
+            device: str = "auto", threads: int = 0, mode: str = "new", look: Look = exclude_unusable) -> RunFolder:
+    """Check the inputs and write RUN with iteration 0; see refine.refine for the arguments, check_inputs for ``look``.
+    """
     run = RunFolder(output)
     paths = {name: os.path.realpath(path) for name, path in dict(
         particles=particles, half_map_1=half_map_1, half_map_2=half_map_2, mask=mask).items()}
@@ -53,7 +56,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
     workers, before = worker_count(threads), file_states(paths)
     with measured() as cost:
         say("checking particles, maps and mask")
-        inputs = check_inputs(particles, half_map_1, half_map_2, mask, settings, workers, devices[0])
+        inputs = check_inputs(particles, half_map_1, half_map_2, mask, settings, workers, devices[0], look)
         on_device = array_module(inputs.halves.maps[0]).asarray(inputs.mask)
         curves = five_curves(inputs.halves, on_device, inputs.pixel_size, settings.seed, settings.fsc_randomise_below)
         resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
@@ -120,6 +123,11 @@ def open_run(run: RunFolder, paths: Dict[str, str], settings: Settings, mode: st
 
 def clear(run: RunFolder) -> None:
     """Remove what an earlier run wrote, and only that; first of all what would make it look prepared."""
+    several = BodiesFolder(run.path)
+    remove(several.record)
+    for body in several.bodies():
+        clear(body)
+        remove(body.path)
     remove(run.iteration_done(0))
     run.forget_merge(0)
     for path in (run.settings, run.input, run.error, run.particles, run.mask, run.iteration(0), run.path / "final"):
@@ -143,7 +151,7 @@ def first_references(inputs: CheckedInputs, resolved: ResolvedSettings,
 
 def check_memory(inputs: CheckedInputs, resolved: ResolvedSettings, device: Device) -> float:
     """Say what memory the run will take, or refuse it; bytes of the machine's, 0 where the work is done on a GPU."""
-    need = finest_need(inputs, resolved, device)
+    need = finest_need(inputs.particles, inputs.mask, resolved, device)
     if device.on_gpu:
         check_fits(device, need)
         say(prediction(device, need))
@@ -154,11 +162,10 @@ def check_memory(inputs: CheckedInputs, resolved: ResolvedSettings, device: Devi
     return taken
 
 
-def finest_need(inputs: CheckedInputs, resolved: ResolvedSettings, device: Device) -> MemoryNeed:
+def finest_need(particles: Particles, mask: np.ndarray, resolved: ResolvedSettings, device: Device) -> MemoryNeed:
     """What the alignment takes of memory once it goes as far as it may."""
-    particles = inputs.particles
-    plan = search_plan(resolved, particles, 2 * inputs.pixel_size)
-    return need_of(plan, particles, highest_shell(particles.box_size), inputs.mask, device, resolved.subtract)
+    plan = search_plan(resolved, particles, 2 * particles.pixel_size)
+    return need_of(plan, particles, highest_shell(particles.box_size), mask, device, resolved.subtract)
 
 
 def versions() -> Dict[str, str]:
