@@ -149,6 +149,7 @@ def turned_run(name, gauge, suffix):
             columns = dict(stored)
         rotation = columns["rotation"] @ gauge
         columns["shift_px"] = columns["shift_px"] + (columns["rotation"] - rotation)[:, :2] @ body.centre
-        columns["rotation"], columns["covariance"] = rotation, both @ columns["covariance"] @ both.T
+        covariance = both @ columns["covariance"] @ both.T
+        columns["rotation"], columns["covariance"] = rotation, covariance.astype(columns["covariance"].dtype)
         np.savez(path, **columns)
     return run

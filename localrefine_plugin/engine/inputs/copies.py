@@ -26,6 +26,7 @@ BAND = 0.2, 0.9  # of Nyquist: finer than what two views of a particle share, co
 BLOCK = 32  # frequencies next to each other in |k|, of which pairs are drawn
 LEAST_GROUP = 10  # bits that pairs must share to be compared; more for more images: about 100 comparisons each
 FARTHEST = 64  # neighbours in the order of such bits that are compared
+KEYS_AT_ONCE = 50_000
 CERTAIN = 8.0  # s.d. by which marks agree, and by which the cross-correlation has a peak: of 10¹⁰ pairs, none by chance
 MOST_COMPARED, MOST_AGREE = 100, 0.9  # pairs whose images are compared; share of them that speaks for all
 
@@ -103,8 +104,10 @@ def pairs_of_marks(marks: np.ndarray) -> np.ndarray:
     count = np.unpackbits(words.view(np.uint8)).reshape(-1, 16).sum(axis=1, dtype=np.uint8)
     found = [np.zeros((0, 2), np.int64)]
     for first in range(0, bits - group + 1, group):
-        those = np.unpackbits(packed[:, first // 8:-(-(first + group) // 8)], axis=1)[:, first % 8:first % 8 + group]
-        key = (those @ place).astype(np.uint16 if group <= 16 else np.uint32)  # of 16 bits they are sorted by radix
+        key = np.empty(n, np.uint16 if group <= 16 else np.uint32)  # of 16 bits they are sorted by radix
+        for start in range(0, n, KEYS_AT_ONCE):
+            part = packed[start:start + KEYS_AT_ONCE, first // 8:-(-(first + group) // 8)]
+            key[start:start + KEYS_AT_ONCE] = np.unpackbits(part, axis=1)[:, first % 8:first % 8 + group] @ place
         order = np.argsort(key, kind="stable")
         ordered = key[order]
         for step in range(1, FARTHEST):

@@ -81,9 +81,9 @@ def _balanced(tubes: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 def tubes_of(table: StarTable) -> Optional[np.ndarray]:
     """(n,) number of each row's filament, by rlnHelicalTubeID in its micrograph; None where no row has one."""
-    columns = table.texts(["rlnMicrographName", TUBE])
-    if TUBE not in columns:
+    if TUBE not in table.labels:
         return None
+    columns = table.texts(["rlnMicrographName", TUBE])
     numbers = np.array([_number(text) for text in columns[TUBE]])
     if not (numbers > 0).any():  # other programs fill the column with 0
         return None
@@ -266,10 +266,9 @@ def families(particles: Particles, tubes: Optional[np.ndarray], relatives: Seque
 
 def _pairs_of_one_name(table: StarTable, label: str) -> np.ndarray:
     """Rows (m, 2) of neighbours in the order of their names, which are the same."""
-    names = table.texts([label]).get(label)
-    if names is None:
+    if label not in table.labels:
         return np.zeros((0, 2), np.int64)
-    _, number = np.unique(np.array(names), return_inverse=True)
+    number = table.numbered(label)
     order = np.argsort(number, kind="stable")
     same = np.diff(number[order]) == 0
     return np.stack([order[:-1][same], order[1:][same]], axis=1)
@@ -277,13 +276,13 @@ def _pairs_of_one_name(table: StarTable, label: str) -> np.ndarray:
 
 def _places(particles: Particles, table: ParticleTable) -> Optional[Tuple[np.ndarray, np.ndarray]]:
     """Number of the micrograph (n,) and x, y in Å (n, 2) of each particle's centre on it; None without coordinates."""
-    columns = table.particles.texts([MICROGRAPH, *COORDINATES])
-    if len(columns) < 3:
+    if not {MICROGRAPH, *COORDINATES} <= set(table.particles.labels):
         return None
-    at = np.array([[_number(text) for text in columns[label]] for label in COORDINATES]).T
+    at = np.concatenate([np.array([[_number(text) for text in part[label]] for label in COORDINATES]).T
+                         for part in table.particles.texts_in_chunks(COORDINATES)])
     if (at == at[0]).all():  # other programs fill the columns with 0
         return None
-    _, micrograph = np.unique(np.array(columns[MICROGRAPH]), return_inverse=True)
+    micrograph = table.particles.numbered(MICROGRAPH)
     optics = table.optics.texts(MICROGRAPH_PIXEL_SIZES) if table.optics is not None else {}
     sizes = [_number(text) for label in MICROGRAPH_PIXEL_SIZES for text in optics.get(label, [])]
     pixel = sizes[0] if sizes and sizes[0] > 0 else particles.pixel_size
@@ -292,6 +291,8 @@ def _places(particles: Particles, table: ParticleTable) -> Optional[Tuple[np.nda
 
 def _pairs_of_one_place(micrograph: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Rows (m, 2) that are closer than ONE_PLACE_ANGSTROM: micrographs are put side by side, far from each other."""
-    apart = np.column_stack([at - at.min(axis=0), micrograph * (2 * ONE_PLACE_ANGSTROM)])
+    apart = np.empty((len(at), 3))
+    apart[:, :2] = at - at.min(axis=0)
+    apart[:, 2] = micrograph * (2 * ONE_PLACE_ANGSTROM)
     pairs: np.ndarray = cKDTree(apart).query_pairs(ONE_PLACE_ANGSTROM, output_type="ndarray")
     return pairs

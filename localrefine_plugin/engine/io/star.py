@@ -62,14 +62,30 @@ class StarTable:
             yield start, rows
             start += len(rows)
 
-    def texts(self, labels: Sequence[str]) -> Dict[str, List[str]]:
-        """The values of some columns, without quotes; a label the table lacks is left out."""
+    def texts_in_chunks(self, labels: Sequence[str]) -> Iterator[Dict[str, List[str]]]:
+        """The values of some columns, without quotes, a part of the rows at a time; a label the table lacks is left
+        out."""
         where = [(label, self.labels.index(label)) for label in labels if label in self.labels]
-        columns: Dict[str, List[str]] = {label: [] for label, _ in where}
         for _, rows in self.raw_rows() if where else ():
-            for label, j in where:
-                columns[label].extend([unquote(row[j]) for row in rows])
+            yield {label: [unquote(row[j]) for row in rows] for label, j in where}
+
+    def texts(self, labels: Sequence[str]) -> Dict[str, List[str]]:
+        """The values of some columns of all rows, as `texts_in_chunks`."""
+        columns: Dict[str, List[str]] = {label: [] for label in labels if label in self.labels}
+        for part in self.texts_in_chunks(labels):
+            for label, values in part.items():
+                columns[label].extend(values)
         return columns
+
+    def numbered(self, label: str) -> np.ndarray:
+        """(n,) int32: the number of each row's text among the different ones of the column, which are sorted."""
+        known: Dict[str, int] = {}
+        found = [np.array([known.setdefault(text, len(known)) for text in part[label]], np.int32)
+                 for part in self.texts_in_chunks([label])]
+        place = np.empty(len(known), np.int32)
+        place[[known[text] for text in sorted(known)]] = np.arange(len(known))
+        number: np.ndarray = place[np.concatenate([np.zeros(0, np.int32), *found])]
+        return number
 
     def take(self, rows: np.ndarray) -> "StarTable":
         """The table with these rows (m,) only, in this order, which is ascending where the table is large."""
