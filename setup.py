@@ -38,7 +38,7 @@ setup(
     ],
     python_requires=">=3.8",
     packages=find_packages(include=["localrefine_plugin", "localrefine_plugin.*"]),
-    package_data={"localrefine_plugin": ["protocols.conf", "*.png"], "": ["*.cu", "*.h", "*.template"]},
+    package_data={"localrefine_plugin": ["protocols.conf", "*.png"], "": ["*.cu", "*.cuh", "*.h", "*.template"]},
     # Lower bounds only where an older one is known not to work: pyworkflow and pwem pin the exact versions.
     install_requires=[
         "scipion-pyworkflow>=3.9",

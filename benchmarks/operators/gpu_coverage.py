@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Set, Tuple
 
+from localrefine_plugin.engine.kernels.cuda import SOURCES
+
 from ..measure import commit
 from ..page import DOCS, path_of_test, table, write_section
 
@@ -27,11 +29,10 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "localrefine_plugin" / "engine"
 PAGE = DOCS / "reference" / "gpu-coverage.md"
 TESTS = ("test_cuda_source", "test_fixed_point", "test_prefetch", "test_device", "test_selftest", "test_cupy_engine",
-         "test_gpu_cost", "test_gpu_check", "test_half_sums", "test_images", "test_volume_kernels")
-SOURCES = ("slices.cu", "insert.cu", "sums.cu", "shells.cu", "moved.cu")
+         "test_gpu_cost", "test_gpu_check", "test_half_sums", "test_images", "test_volume_kernels", "test_pose_kernels")
 # Not entered by the alignment of a half-set, and about a GPU nevertheless
-ALWAYS = ("kernels/cuda.py", "kernels/device.py", "kernels/prefetch.py", "kernels/batches.py", "kernels/fixed_point.py",
-          "workers/selftest.py", "align/memory.py")
+ALWAYS = ("kernels/cuda.py", "kernels/poses.py", "kernels/device.py", "kernels/prefetch.py", "kernels/batches.py",
+          "kernels/fixed_point.py", "workers/selftest.py", "align/memory.py")
 HOST = ("io/mrc.py", "io/other_formats.py", "io/run_folder.py", "records/particles.py")  # files: the same for both
 WHY = {"kernels/slices.py": "CPU version", "kernels/insert.py": "CPU version",
        "kernels/device.py": "needs a driver", "workers/selftest.py": "where the cache cannot be written",
@@ -180,7 +181,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run_tests(folder)
-        text = page(python_rows(folder), {source: cuda_lines(folder, source) for source in SOURCES})
+        text = page(python_rows(folder), {source: cuda_lines(folder, source) for source in (*SOURCES, "poses.cuh")})
     text += f"\n\nCommit {commit()}: `python -m benchmarks.operators.gpu_coverage --write`."
     print(text)
     if options.write:

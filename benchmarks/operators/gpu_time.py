@@ -122,12 +122,15 @@ def counted_run(folder: Path, options: simulate.Options, iterations: int) -> Tup
 @dataclass
 class Work:
     """Operations on arrays other than our kernels, in the alignment of a half-set: bytes they read and write for a
-    particle, calls for a batch, bytes of the reconstruction, host's waits for a batch."""
+    particle, calls for a batch, bytes of the reconstruction, host's waits for a batch; calls and waits of its search.
+    Launches of our kernels are calls, too."""
 
     bytes_per_particle: float
     calls: int
     reconstruction_bytes: float
     waits: int
+    search_calls: int = 0
+    search_waits: int = 0
 
 
 def array_work(run: RunFolder, iteration: int) -> Work:
@@ -147,7 +150,7 @@ def array_work(run: RunFolder, iteration: int) -> Work:
         return kept, wrapped
     with tempfile.TemporaryDirectory() as folder:
         cupy = make_cupy(Path(folder))
-        owners = {"add": align.HalfAlignment, "finished": half_set}
+        owners = {"add": align.HalfAlignment, "search": align.HalfAlignment, "finished": half_set}
         functions = {name: counted(owner, name) for name, owner in owners.items()}
         choose, test = refine.choose_device, refine.ensure_tested
         try:
@@ -163,8 +166,9 @@ def array_work(run: RunFolder, iteration: int) -> Work:
             for name, (kept, _) in functions.items():
                 setattr(owners[name], name, kept)
     particles = read_json(run.half_done(iteration, 1))["particles"]
-    add = count["add"]
-    return Work(add["traffic"] / particles, add["calls"] + add["launches"], count["finished"]["traffic"], add["waits"])
+    add, of_search = count["add"], count["search"]
+    return Work(add["traffic"] / particles, add["calls"] + add["launches"], count["finished"]["traffic"], add["waits"],
+                of_search["calls"] + of_search["launches"], of_search["waits"])
 
 
 def seconds_of(name: str, count: Count, gpu: Gpu) -> float:
@@ -192,9 +196,9 @@ def page(counts: Dict[str, Count], work: Work, options: simulate.Options) -> str
     head = ["for a particle and iteration", "slices", "pixels", "MB through L2", "MB memory", "MFLOP",
             *(f"{name}, µs" for name in GPUS)]
     return table(head, rows) + (
-        f"\n\nA batch of any size makes {work.calls} calls of CuPy and {work.waits} waits. At "
-        f"{1e6 * CALL_SECONDS:.0f} µs a call, this is {1e3 * CALL_SECONDS * work.calls:.0f} ms for all images of "
-        f"the batch together. A reconstruction moves {1e-9 * work.reconstruction_bytes:.2f} GB, once for each "
+        f"\n\nA batch of any size makes {work.calls} calls of CuPy and {work.waits} waits; {work.search_calls} of the "
+        f"calls and {work.search_waits} of the waits are the search's. At {1e6 * CALL_SECONDS:.0f} µs a call, this is "
+        f"{1e3 * CALL_SECONDS * work.calls:.0f} ms for all images of the batch together. A reconstruction moves {1e-9 * work.reconstruction_bytes:.2f} GB, once for each "
         "half-set.")
 
 

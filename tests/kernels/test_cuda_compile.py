@@ -17,13 +17,18 @@ import pytest
 from conftest import REQUIRE_OPTIONAL, _missing
 
 from localrefine_plugin.engine.kernels import cuda
+from localrefine_plugin.engine.kernels.cuda import SOURCES
 
-SOURCES = ("slices.cu", "insert.cu", "sums.cu", "shells.cu", "moved.cu")
 ARCHITECTURES = (60, 61, 70, 75, 80, 86, 89, 90, 100, 120)  # Pascal … Blackwell
 KERNELS = {"extract_slices", "slices_and_power", "gradient_sums", "curvature_sums", "insert_slices",
-           "insert_slices_fixed", "exact_sums", "shell_sums", "density_sums", "sum_of_moved"}
+           "insert_slices_fixed", "exact_sums", "shell_sums", "density_sums", "sum_of_moved",
+           "place_modes", "sample_modes", "begin_newton", "propose_steps", "accept_steps", "mark_modes", "weigh_modes",
+           "pose_errors", "make_insertions", "add_grid_prior", "sum_shells"}
 # 128 threads of 96 registers: five blocks on a multiprocessor of 65,536 registers, 31 % of its threads at the least
 MOST_REGISTERS = 96
+# One thread for a pose: there are a few thousand of them, which fit in any number of registers. CUDA's sine and cosine
+# of float64 keep an array for large angles.
+POSES, MOST_REGISTERS_OF_POSES, STACK_OF_SINE = ("newton.cu", "posterior.cu"), 255, 40
 
 
 @lru_cache(maxsize=None)
@@ -62,11 +67,15 @@ def usage(log: str):
             for name, stack, stores, loads, registers in found}
 
 
-def assert_lean(log: str, kernels):
+def assert_lean(log: str, kernels, most_registers=MOST_REGISTERS, most_stack=0):
     used = usage(log)
     assert set(used) == set(kernels)
     for name, (registers, spilled, stack) in used.items():
-        assert registers <= MOST_REGISTERS and spilled == 0 and stack == 0, (name, registers, spilled, stack)
+        assert registers <= most_registers and spilled == 0 and stack <= most_stack, (name, registers, spilled, stack)
+
+
+def limits(source: str):
+    return (MOST_REGISTERS_OF_POSES, STACK_OF_SINE) if source in POSES else (MOST_REGISTERS, 0)
 
 
 def kernels_of(source: str):
@@ -81,7 +90,7 @@ def test_all_kernels_are_known():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("source", SOURCES)
 def test_compiles_without_spills(source, architecture):
-    assert_lean(compile_log(cuda.source_text(source), architecture), kernels_of(source))
+    assert_lean(compile_log(cuda.source_text(source), architecture), kernels_of(source), *limits(source))
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -92,7 +101,7 @@ def test_compiles_with_nvcc_as_well(source, tmp_path):
     done = subprocess.run(["nvcc", "-std=c++11", "-arch=sm_75", "-cubin", "-Xptxas", "-v", "-o", str(tmp_path / "out"),
                            str(Path(cuda.__file__).parent / source)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert_lean(done.stderr, kernels_of(source))
+    assert_lean(done.stderr, kernels_of(source), *limits(source))
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -1,14 +1,18 @@
 """What the engine asks of a GPU: bytes over the bus, waits, memory; and what happens where memory is full."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gpu.fixtures import STAND_IN, install
 from small_experiments import BOX, RESOLUTION, aligned, assert_same, small_experiment
 
 from localrefine_plugin.engine.align import half_set as align_module
+from localrefine_plugin.engine.align.half_alignment import HalfAlignment
 from localrefine_plugin.engine.align.half_set import align_half
 from localrefine_plugin.engine.align.memory import MemoryNeed, check_fits, need_of, prediction
+from localrefine_plugin.engine.align.reference_errors import ReferenceErrors
 from localrefine_plugin.engine.align.search_plan import grid_of
 from localrefine_plugin.engine.kernels import batches
 from localrefine_plugin.engine.kernels.device import CPU
@@ -22,10 +26,10 @@ def cupy(monkeypatch):
     return install(monkeypatch)
 
 
-def cost(cupy, e, monkeypatch, batch):
+def cost(cupy, e, monkeypatch, batch, **settings):
     monkeypatch.setattr(align_module, "LARGEST_BATCH", batch)
     before = dict(vars(cupy.ledger.counts))
-    aligned(e, STAND_IN, prior="gaussian", marginalize=True)
+    aligned(e, STAND_IN, **dict(dict(prior="gaussian", marginalize=True), **settings))
     return {name: value - before[name] for name, value in vars(cupy.ledger.counts).items()}
 
 
@@ -39,10 +43,45 @@ def test_bytes_moved_per_particle_are_its_image_and_little_more(cupy, monkeypatc
 
 
 def test_waits_are_per_batch_and_not_per_particle(cupy, monkeypatch):
-    """How many poses go on from a Newton step is the host's to know: two waits a step, a few for each level."""
     one = cost(cupy, small_experiment(24), monkeypatch, 100)["waits"]
     two = cost(cupy, small_experiment(24), monkeypatch, 12)["waits"]
-    assert one <= 60 and two <= 2 * one
+    assert one <= 25 and two <= 2 * one
+
+
+def cost_of_a_batch(cupy, e, previous, resolution, **settings):
+    """Calls (kernels among them) and waits of the second iteration's one batch, and of its search alone."""
+    plan = e.plan(resolution, **dict(dict(prior="learned", marginalize=True), **settings))
+    errors = ReferenceErrors(np.full((BOX - 1) // 2 + 1, 0.8), np.full((BOX - 1) // 2 + 1, 0.01), 20 * np.eye(3))
+    half = e.half_set(previous=previous, reference_errors=errors)
+    work, found = HalfAlignment(half, plan, STAND_IN, 1), {}
+
+    def counted(name, do):
+        def wrapped(*arguments):
+            before = dict(vars(cupy.ledger.counts))
+            result = do(*arguments)
+            count = {key: value - before[key] for key, value in vars(cupy.ledger.counts).items()}
+            found[name] = count["calls"] + count["launches"], count["waits"]
+            return result
+        return wrapped
+    work.search = counted("search", work.search)
+    counted("batch", work.add)(np.arange(len(e.particles)))
+    return found
+
+
+def test_calls_and_waits_of_a_batch_have_bounds(cupy):
+    """Whatever is optional in it, from known poses and from the grid, with self-noise. A wait: one for the candidates,
+    one for each level, one each for the number of insertions, the range of the sums, the noise and the poses; and six
+    that end the clock's phases. A level more costs 41 calls and a wait."""
+    e = small_experiment(24)
+    previous = replace(aligned(e, CPU, prior="learned", marginalize=True).poses, modes=1 + np.arange(24) % 2)
+    two = cost_of_a_batch(cupy, e, previous, RESOLUTION)
+    three = cost_of_a_batch(cupy, e, previous, 8.8)
+    assert two["batch"][0] <= 370 and two["batch"][1] <= 13
+    assert two["search"][0] <= 130 and two["search"][1] <= 3
+    assert 0 < three["search"][0] - two["search"][0] <= 41 and three["search"][1] - two["search"][1] == 1
+    more = small_experiment(48)
+    previous = replace(aligned(more, CPU, prior="learned", marginalize=True).poses, modes=1 + np.arange(48) % 2)
+    assert cost_of_a_batch(cupy, more, previous, RESOLUTION) == two
 
 
 def watched(e, after_batch, **settings):

@@ -18,6 +18,7 @@ BLOCK = 128  # threads; also the lanes that share the pixels of a sum
 GRADIENT_SUMS = 7
 SUMS = 22
 IMAGES = 128  # that a thread of exact_sums adds up
+SOURCES = ("slices.cu", "insert.cu", "sums.cu", "shells.cu", "moved.cu", "newton.cu", "posterior.cu")
 INCLUDE = '#include "poses.cuh"\n'
 
 

@@ -40,7 +40,6 @@ from ..records.particles import OpticsGroup, Particles
 from ..records.poses import PoseTable
 from ..records.settings import Settings
 
-SOURCES = ("slices.cu", "insert.cu", "shells.cu", "moved.cu")
 BOX, PIXEL_SIZE, PARTICLES, RESOLUTION_ANGSTROM = 32, 4.0, 16, 12.0
 
 
@@ -100,7 +99,7 @@ def cache_folder() -> Path:
 
 def key_of(device: Device) -> str:
     """Changes with GPU, driver, CuPy and CUDA sources."""
-    sources = "".join(cuda.source_text(name) for name in SOURCES)
+    sources = "".join(cuda.source_text(name) for name in cuda.SOURCES)
     return f"{device.identity} sources {hashlib.sha256(sources.encode()).hexdigest()[:12]}"
 
 
