@@ -29,7 +29,7 @@ import numpy as np
 from ..io.run_folder import PathLike
 from ..kernels.batches import evenly_spaced
 from ..model.pose import cross_matrix
-from ..motion.motion_prior import STILL, expected, log_junk, maximised, mean_motion
+from ..motion.motion_prior import STILL, expected, floored, log_junk, maximised, mean_motion
 from ..progress import say
 from ..records.bodies import JointMotion, MovingPair
 from .axes import size_of_motion
@@ -113,7 +113,11 @@ def about_mean(seen: Seen) -> Seen:
     whole, and that has no correlation with anything."""
     step = expected(seen.information, seen.pull, seen.alone)
     mean, _ = mean_motion(step, seen.weight, seen.alone)
-    return seen._replace(pull=seen.pull - seen.information @ mean)
+    alone = seen.alone.copy()
+    for k in range(0, len(mean), 6):
+        part = slice(k, k + 6)
+        alone[part, part] = floored(alone[part, part] - np.outer(mean[part], mean[part]))
+    return seen._replace(pull=seen.pull - seen.information @ mean, alone=alone)
 
 
 def learned(seen: Seen, start: np.ndarray) -> np.ndarray:
