@@ -7,6 +7,7 @@ run of its own. A body that has converged is left out of the iterations of the o
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from .align.half_set import batch_size
 from .align.memory import GIB, MemoryNeed, free_host_memory, host_memory, together
 from .bodies.compose import compose
+from .bodies.joint import joint_motion
 from .bodies.layout import layout_of, layout_words
 from .inputs.checks import Look, check_readable
 from .inputs.exclude import exclude_unusable
@@ -114,7 +116,7 @@ def write_results(folder: BodiesFolder, masks: Sequence[str], said: Bodies, thre
             link.symlink_to(os.path.join("..", run.path.name, "final"), target_is_directory=True)
         except OSError as error:  # a file system without links
             say(f"{link} could not be made ({error.strerror}); the results of body {number} are in {run.path}/final")
-    save_record(folder.record, said)
+    save_record(folder.record, replace(said, motion=joint_motion([run.path for run in runs])))
     say(f"results of {len(runs)} bodies are in {folder.path / 'final'}")
 
 

@@ -2,7 +2,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Optional, Tuple
+
+
+@dataclass(frozen=True)
+class MovingPair:
+    """Two bodies that move together, or not.
+
+    Attributes
+    ----------
+    first, second : their numbers, from 1.  frame : the body that their motion is told against; 0: the input poses.
+    correlation, error : of the strongest pair of movements, each half-set along what the other one shows; its standard
+        error, NaN of too few particles.
+    move_first : (6,) degrees and Å, one standard deviation of the first body's movement, with what goes with it.
+    move_second : (6,) the mean motion of the second body then.
+    """
+
+    first: int
+    second: int
+    frame: int
+    correlation: float
+    error: float
+    move_first: Tuple[float, ...]
+    move_second: Tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class JointMotion:
+    """Attributes
+    ----------
+    bodies : N.  covariance : of each half-set (6N, 6N), of the motions against the input poses, in degrees and Å.
+    pairs : of the bodies.  words : in sentences.
+    """
+
+    bodies: int
+    covariance: Tuple[Tuple[Tuple[float, ...], ...], ...]
+    pairs: Tuple[MovingPair, ...]
+    words: Tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -15,6 +51,7 @@ class Bodies:
     shared_with_others : of each body, the share of its density that is in other masks, too.
     rest_share : of the particle's density, that no mask covers.
     words : how the masks lie, in sentences.  warnings : what is doubtful.
+    motion : of all bodies together; None before the end.
     """
 
     density_share: Tuple[float, ...]
@@ -22,3 +59,4 @@ class Bodies:
     rest_share: float
     words: Tuple[str, ...] = ()
     warnings: Tuple[str, ...] = ()
+    motion: Optional[JointMotion] = None

@@ -1,0 +1,217 @@
+"""Several masks in one run: each body has the bits of a run of its own, and what the command line refuses and finds."""
+from __future__ import annotations
+
+import os
+import shutil
+from functools import lru_cache
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+from run_results import assert_same_bits, results, temporary_folder
+from two_bodies import BOX, PIXEL_SIZE, mask_of, run_of, write_two_bodies
+
+from localrefine_plugin.engine import __main__ as cli
+from localrefine_plugin.engine import refine as engine
+from localrefine_plugin.engine import refine_bodies as several
+from localrefine_plugin.engine.align.images import HalfSetImages
+from localrefine_plugin.engine.io.run_folder import BodiesFolder, RunFolder, read_json
+from localrefine_plugin.engine.records.settings import Settings
+
+SETTINGS, SHORT = Settings(max_iterations=3), Settings(max_iterations=1)
+
+
+@lru_cache(maxsize=None)
+def inputs():
+    """Particles, half-maps, and the masks of A and B."""
+    folder = temporary_folder() / "several"
+    given = write_two_bodies(folder, "A")
+    masks = []
+    for name in "AB":
+        masks.append(str(folder / f"mask_{name}.mrc"))
+        with mrcfile.new(masks[-1], overwrite=True) as mrc:
+            mrc.set_data(mask_of(name).astype(np.float32))
+            mrc.voxel_size = PIXEL_SIZE
+    return given[:3], masks
+
+
+def refined(output, mode="new", masks=None, settings=SETTINGS, **named):
+    given, known = inputs()
+    masks = known if masks is None else masks
+    return several.refine_bodies(*given, masks, str(output), [settings] * len(masks), "cpu", 1, mode, **named)
+
+
+@lru_cache(maxsize=None)
+def together():
+    """A run of both bodies."""
+    return refined(temporary_folder() / "both")
+
+
+@lru_cache(maxsize=None)
+def short():
+    """One of one iteration."""
+    return refined(temporary_folder() / "short", settings=SHORT)
+
+
+def test_each_body_has_the_bits_of_a_run_of_its_own():
+    folder = together()
+    for number, name in enumerate("AB", 1):
+        assert_same_bits(run_of(name), folder.body(number))
+
+
+def test_images_are_transformed_once_for_all_bodies(tmp_path, monkeypatch):
+    """In the first iteration, with the null images, of which there are as many for any body."""
+    given, masks = inputs()
+    counts, transforms = {}, HalfSetImages.transforms
+    for name, of in (("A", masks[:1]), ("both", masks)):
+        counts[name] = 0
+
+        def counted(self, images, index, name=name):
+            counts[name] += len(index)
+            return transforms(self, images, index)
+        runs = [engine.prepare(*given, mask, str(tmp_path / f"{name}_{k}"), SETTINGS, "cpu", 1)
+                for k, mask in enumerate(of)]
+        monkeypatch.setattr(HalfSetImages, "transforms", counted)
+        engine.align_bodies([str(run.path) for run in runs], 1, (1, 2), "cpu", 1)
+        monkeypatch.setattr(HalfSetImages, "transforms", transforms)
+    assert counts["both"] == counts["A"] >= 400
+
+
+def test_images_are_looked_at_once_before_the_run(tmp_path, monkeypatch):
+    """… and a mask that cannot be one is refused before."""
+    looked, look = [], several.exclude_unusable
+
+    def counted(particles, star):
+        looked.append(star)
+        return look(particles, star)
+
+    class Stop(BaseException):
+        pass
+
+    def stopping(*_):
+        raise Stop
+    monkeypatch.setattr(several, "exclude_unusable", counted)
+    monkeypatch.setattr(several, "iterate", stopping)
+    with pytest.raises(Stop):
+        refined(tmp_path / "run")
+    assert len(looked) == 1
+
+
+def test_results_are_found_below_final():
+    folder = together()
+    for number in (1, 2):
+        link, final = folder.link(number), folder.body(number).path / "final"
+        assert not os.path.isabs(os.readlink(link))
+        assert link.resolve() == final.resolve()
+    composite = read_json(folder.composite / "composite.json")
+    assert [body["is_frame"] for body in composite["bodies"]] == [True, False]
+    record = read_json(folder.record)
+    assert record["rest_share"] < 0.2
+    assert record["motion"]["bodies"] == 2
+
+
+def test_a_finished_run_continues_to_itself(capsys):
+    folder = together()
+    before = [results(folder.body(number)) for number in (1, 2)], folder.record.read_bytes()
+    refined(folder.path, "continue")
+    assert ([results(folder.body(number)) for number in (1, 2)], folder.record.read_bytes()) == before
+    assert "written before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, call", [("merge", 2), ("compose", 1)])
+def test_a_stopped_run_continues_to_the_same_bits(tmp_path, monkeypatch, name, call):
+    """Between the bodies, and before the composite."""
+    class Stop(BaseException):
+        pass
+    original, calls = getattr(several, name), []
+
+    def stopping(*arguments, **named):
+        calls.append(name)
+        if len(calls) == call:
+            raise Stop
+        return original(*arguments, **named)
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(several, name, stopping)
+        refined(tmp_path / "run", settings=SHORT)
+    assert not BodiesFolder(tmp_path / "run").record.exists()
+    folder = refined(tmp_path / "run", "continue", settings=SHORT)
+    for number in (1, 2):
+        assert_same_bits(short().body(number), folder.body(number))
+    assert (folder.composite / "map.mrc").read_bytes() == (short().composite / "map.mrc").read_bytes()
+
+
+def test_without_memory_for_all_bodies_they_are_aligned_one_by_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(several, "free_host_memory", lambda: 1e6)
+    folder = refined(tmp_path / "run", settings=SHORT)
+    assert "the memory holds one body at a time" in capsys.readouterr().out
+    for number in (1, 2):
+        assert_same_bits(short().body(number), folder.body(number))
+
+
+# ---------------------------------------------------------------- the command line
+
+def command(output, masks, *more):
+    star, half_1, half_2 = inputs()[0]
+    return ["refine", "--particles", star, "--half-map-1", half_1, "--half-map-2", half_2, "--output", str(output),
+            "--device", "cpu", "--threads", "1", *(word for mask in masks for word in ("--mask", mask)), *more]
+
+
+def refused(words, capsys):
+    assert cli.main(words) == 1
+    return capsys.readouterr().err
+
+
+def test_what_is_refused(tmp_path, capsys):
+    _, masks = inputs()
+    assert "is given twice" in refused(command(tmp_path / "a", masks[:1] * 2), capsys)
+    settings = tmp_path / "settings.json"
+    settings.write_text("{}")
+    other = tmp_path / "other.json"
+    other.write_text('{"seed": 7}')
+    assert "given 3 times for 2 masks" in refused(
+        command(tmp_path / "a", masks, *["--settings", str(settings)] * 3), capsys)
+    assert "setting seed differs between the bodies" in refused(
+        command(tmp_path / "a", masks, "--settings", str(settings), "--settings", str(other)), capsys)
+    small = tmp_path / "small.mrc"
+    with mrcfile.new(small) as mrc:
+        mrc.set_data(np.ones((BOX // 2,) * 3, np.float32))
+        mrc.voxel_size = PIXEL_SIZE
+    assert str(small) in refused(command(tmp_path / "a", [*masks, str(small)]), capsys)
+    assert not (tmp_path / "a" / "body_1").exists()
+
+
+def test_a_run_of_one_mask_and_one_of_several_do_not_continue_each_other(tmp_path, capsys):
+    _, masks = inputs()
+    folder = together()
+    assert "holds a run of 2 masks" in refused(command(folder.path, masks[:1], "--continue"), capsys)
+    assert "holds a run of one mask" in refused(command(run_of("A").path, masks, "--continue"), capsys)
+    assert cli.main(["film", str(folder.path)]) == 1
+    assert "body_1" in capsys.readouterr().err
+    assert folder.body(2).results_complete()
+    assert not RunFolder(folder.path).error.exists()
+
+
+def test_overwriting_by_a_run_of_one_mask_leaves_nothing_of_the_bodies(tmp_path):
+    _, masks = inputs()
+    run, (given, _) = tmp_path / "run", inputs()
+    shutil.copytree(short().path, run, symlinks=True)
+    engine.prepare(*given, masks[0], str(run), SETTINGS, "cpu", 1, "overwrite")
+    assert short().body(1).results_complete()
+    assert not list(Path(run).glob("body_*"))
+    assert not (run / "bodies.json").exists()
+
+
+def test_settings_of_each_body(tmp_path, monkeypatch):
+    """Given once for each mask, in the order of the masks."""
+    _, masks = inputs()
+    given = []
+    monkeypatch.setattr(several, "refine_bodies", lambda **arguments: given.append(arguments))
+    files = []
+    for k, text in enumerate(('{"fulcrum": [10, 11, 12]}', '{"prior": "off", "rotation_extent_deg": 9, '
+                              '"shift_extent_angstrom": 5}')):
+        files += ["--settings", str(tmp_path / f"{k}.json")]
+        Path(files[-1]).write_text(text)
+    assert cli.main(command(tmp_path / "run", masks, *files)) == 0
+    assert [one.prior for one in given[0]["settings"]] == ["learned", "off"]
+    assert list(given[0]["settings"][0].fulcrum) == [10, 11, 12]
