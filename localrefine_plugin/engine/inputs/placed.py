@@ -8,7 +8,7 @@ far better than the best of so many by chance, and the images of these rows do n
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..align.verdicts import Gains, densities, fit
 from ..kernels.batches import evenly_spaced
 from ..kernels.slices import extract_slices
 from ..model.optics import image_shift
-from ..model.pose import project
+from ..model.pose import exp_map, project
 from ..records.errors import InputError
 from ..records.iteration import Verdict
 from ..records.particles import Particles
@@ -29,9 +29,10 @@ LEAST_GAIN = 2.0  # log L over "all images fit", as in align/verdicts.py
 SURELY_NOT = 0.1  # probability to fit, below which an image is tried with the poses of other rows
 SAID_SHARE, LEAST_IMAGES = 0.1, 50  # of images that do not fit, and of images, to say so
 ROWS_SAID, ROWS_REFUSED = 0.03, 0.08  # of images that fit other rows; as of the next row
-FEWEST_HITS = 4  # images that fit other rows, to believe it
-CHANCE_MARGIN = 0.5  # s.d. above the expected best of as many by chance
-MOST_TRIED, MOST_ROWS, MOST_PIXELS, AT_ONCE = 100, 100_000, 1500, 500
+FEWEST_HITS, LEAST_HITS = 4, 0.1  # images that fit other rows, and their share of those that do not fit, to believe it
+CONTROL_TURNS = np.array([[1.9, 1.1, 0.6], [-0.8, 1.5, -1.7]])  # rad: no symmetry of a particle
+BEYOND_CHANCE = 2.5  # s.d. above the best by chance: 1 to 2 % of the images
+MOST_TRIED, MOST_ROWS, MOST_PIXELS, AT_ONCE = 100, 50_000, 1500, 500
 HOLD, ERRORS = 0.5, 2.0  # of the power of the others, by so many standard errors: images hold a particle, or do not
 
 
@@ -175,47 +176,47 @@ def other_rows(found: Sequence[Explained], here: Optional[Placed], particles: Pa
                references: Sequence[Reference], workers: int) -> Optional[OtherRows]:
     """Which rows' poses the images fit that do not fit their own; None if this may be chance.
 
-    here : which images fit; None if none does.
+    here : which images fit; None if none does. How well an image fits the best of as many poses by chance is measured:
+    at the poses of all rows, turned in the frame of the map by CONTROL_TURNS, which are the poses of no image.
     """
     starts = np.cumsum([0] + [len(f.own.cross) for f in found])
-    hits, tried = [], 0
+    turned = [replace(particles, rotation=particles.rotation @ turn) for turn in exp_map(CONTROL_TURNS)]
+    tried, chance = [], []
     for f, reference, start in zip(found, references, starts):
         fits = np.zeros(len(f.own.cross)) if here is None else here.fits[start:start + len(f.own.cross)]
         not_here = np.flatnonzero(fits < SURELY_NOT)
-        not_here = not_here[evenly_spaced(len(not_here), MOST_TRIED)] if len(not_here) else not_here
-        tried += len(not_here)
-        hits.append(best_rows(f.sample.some(not_here), reference, particles, spread_of(f)))
-    found_rows = OtherRows(*(np.concatenate([getattr(h, name) for h in hits]) for name in OtherRows._fields))
-    if len(found_rows.image) < max(FEWEST_HITS, ROWS_SAID * tried):
+        sample = f.sample.some(not_here[evenly_spaced(len(not_here), MOST_TRIED)] if len(not_here) else not_here)
+        tried.append((sample.index, *best_rows(sample, reference, particles)))
+        chance += [best_rows(sample, reference, control)[1] for control in turned]
+    image, row, best = (np.concatenate(parts) for parts in zip(*tried))
+    by_chance = np.concatenate(chance)
+    if len(image) < FEWEST_HITS:
         return None
-    if here is not None and not also_misplaced(found_rows, found, here, particles, references, workers):
+    surely = best > by_chance.mean() + BEYOND_CHANCE * by_chance.std()
+    rows = OtherRows(image[surely], row[surely])
+    if len(rows.image) < max(FEWEST_HITS, LEAST_HITS * len(image)):
         return None
-    return found_rows
+    if here is not None and not also_misplaced(rows, found, here, particles, references, workers):
+        return None
+    return rows
 
 
-def spread_of(found: Explained) -> Tuple[float, float]:
-    """Mean and s.d. of z of images at the poses of others."""
-    z = found.other.cross / np.sqrt(np.maximum(found.other.energy, 1e-12))
-    return float(z.mean()), max(float(z.std()), 1.0)
-
-
-def best_rows(sample: Sample, reference: Reference, particles: Particles, spread: Tuple[float, float]) -> OtherRows:
-    """Images (n) of which one of the poses of all particles explains more than chance, and that row."""
+def best_rows(sample: Sample, reference: Reference, particles: Particles) -> Tuple[np.ndarray, np.ndarray]:
+    """The row (n,) other than its own whose pose explains each image best, and z (n,) there."""
     n, rows = len(sample.index), evenly_spaced(len(particles), MOST_ROWS)
     best, row = np.full(n, -np.inf), np.zeros(n, dtype=int)
     for group in np.unique(sample.particles.optics_group):
         mine = np.flatnonzero(sample.particles.optics_group == group)
         some = sample.some(mine)
         for first in range(0, len(rows), AT_ONCE):
-            z = at_poses(some, reference, particles, rows[first:first + AT_ONCE])
-            z[some.index[:, None] == rows[first:first + AT_ONCE]] = -np.inf
+            here = rows[first:first + AT_ONCE]
+            z = at_poses(some, reference, particles, here)
+            z[some.index[:, None] == here] = -np.inf
             highest = z.argmax(axis=1)
             value = z[np.arange(len(mine)), highest]
             better = value > best[mine]
-            best[mine[better]], row[mine[better]] = value[better], rows[first + highest[better]]
-    chance = spread[0] + spread[1] * (np.sqrt(2 * np.log(max(n * len(rows), 2))) + CHANCE_MARGIN)
-    surely = np.flatnonzero(best > chance)
-    return OtherRows(sample.index[surely], row[surely])
+            best[mine[better]], row[mine[better]] = value[better], here[highest[better]]
+    return row, best
 
 
 def at_poses(sample: Sample, reference: Reference, particles: Particles, rows: np.ndarray) -> np.ndarray:
