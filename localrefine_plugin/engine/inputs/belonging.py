@@ -33,6 +33,7 @@ from ..records.errors import InputError
 from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
 from .checks import CheckedInputs
+from .other_ctf import Against, against, check_other_ctf
 from .parts import check_groups, check_half_sets, check_some
 from .placed import check_placed, other_rows
 from .readings import (
@@ -72,6 +73,7 @@ from .samples import (
 
 IMAGES, MOST_IMAGES = 100, 1000  # of each half-set: at first, and where these do not surely belong
 FRAME_IMAGES = 100  # to choose among 48 frames
+FINER, MOST_COEFFICIENTS = 1.4, 4e6  # detail to look at for CTFs, over that of the first alignment; memory
 COARSE_ANGSTROM = 60.0, 30.0  # where the search for a common motion begins: the coarser, the further it sees
 FEWEST_SHELLS = 4
 FROM_AFAR = 0.25  # α of finer pixels over that of coarser ones of things that only look alike from afar
@@ -121,7 +123,9 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
         crossed = [explained(particles, f.sample, reference) for f, reference in zip(found, others)]
         said += (check_some(found, lambda: look(particles, references, shell, MOST_IMAGES, workers))
                  or check_some(crossed, lambda: look(particles, others, shell, MOST_IMAGES, workers))
-                 or check_placed((found, references), (crossed, others), particles, workers))
+                 or check_other_ctf([Against(f.sample, f.slices) for f in crossed],
+                                    lambda: finer_look(inputs, resolved, workers), particles)
+                 + check_placed((found, references), (crossed, others), particles, workers))
     if not resolved.resplit_half_sets:
         said += check_half_maps(inputs, found, workers)
     return Belonging(tuple(said), scales)
@@ -152,6 +156,17 @@ def look(particles: Particles, references: Sequence[Reference], shell: int, most
     """How well each half-map explains at most so many images of its half-set."""
     return [explained(particles, sample_of(particles, chosen_images(particles, half, most), shell, workers=workers),
                       reference) for half, reference in zip((1, 2), references)]
+
+
+def finer_look(inputs: CheckedInputs, resolved: ResolvedSettings, workers: int) -> List[Against]:
+    """Many images of each half-set against the half-map of the other, to finer detail."""
+    particles = inputs.particles
+    angstrom = resolved.initial_lowpass_angstrom / FINER
+    shell = align_shell_of(angstrom, resolved, particles)
+    cutoff = lowpass_weight(particles.box_size * inputs.pixel_size / angstrom)
+    most = int(np.clip(MOST_COEFFICIENTS / (np.pi / 2 * shell ** 2), IMAGES, MOST_IMAGES))
+    return [against(sample_of(particles, chosen_images(particles, half, most), shell, workers=workers), reference)
+            for half, reference in zip((1, 2), crossed_references(inputs.halves, cutoff, shell, workers))]
 
 
 # ---------------------------------------------------------------- the whole set

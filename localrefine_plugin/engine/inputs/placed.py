@@ -1,10 +1,10 @@
 """Images that do not show the particle at their poses: how many, and whether they fit the poses of other rows.
 
-Of an image at its pose z = cross / √energy (`samples.Match`) is about its signal in standard deviations; of an image at the
-pose of another, or of noise, it is about 0. The images are a mixture of both: that of align/verdicts.py, without its
-search. An image that was given the pose of another row has its own pose in some other row of the file. So the poses of
-all rows are tried with images that do not fit their own. Mixed-up rows are known by two things: images fit poses of other rows
-far better than the best of so many by chance, and the images of these rows do not fit there either.
+Of an image at its pose z = cross / √energy (`samples.Match`) is about its signal in standard deviations; of an image at
+the pose of another, or of noise, it is about 0. The images are a mixture of both: that of align/verdicts.py, without
+its search. An image that was given the pose of another row has its own pose in some other row of the file. So the poses
+of all rows are tried with images that do not fit their own. Mixed-up rows are known by two things: images fit poses of
+other rows far better than the best of as many by chance, and the images of these rows do not fit there either.
 """
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def check_placed(own: Matched, crossed: Matched, particles: Particles, workers: 
     rows = other_rows(found, less, particles, references, workers)
     about = f"about {100 * less.share:.0f} ± {100 * less.error:.0f} % of the images"
     if rows is not None:
-        problem = f"are mixed up with images: {about} do not fit their own poses and fit those of other rows ({rows.words})"
+        problem = (f"are mixed up with images: {about} do not fit their own poses and fit those of other rows "
+                   f"({rows.words})")
         remedy = READINGS["next row"].remedy
         if less.share > ROWS_REFUSED:
             raise InputError(problem, "poses", remedy)
@@ -100,7 +101,7 @@ def check_placed(own: Matched, crossed: Matched, particles: Particles, workers: 
 # ---------------------------------------------------------------- what they hold instead
 
 def what_they_hold(found: Sequence[Explained], fits: np.ndarray) -> str:
-    """Noise, or particles at other poses: by the power of the images, at the frequencies where the others' signal is."""
+    """Noise, or particles at other poses: by the power of the images where the others have signal."""
     share, error = held_share(found, fits)
     leave_out = "Leave them out if a classification finds them"
     if share - ERRORS * error > HOLD:
