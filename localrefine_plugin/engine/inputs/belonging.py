@@ -17,7 +17,7 @@ None depends on the grey scale. docs/explanation/belonging.md has error rates.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Callable, List, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -33,7 +33,9 @@ from ..records.errors import InputError
 from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
 from .checks import CheckedInputs
+from .other_ctf import Against, against, check_other_ctf
 from .parts import check_groups, check_half_sets, check_some
+from .placed import check_placed, other_rows
 from .readings import (
     AXES,
     BELONG,
@@ -42,6 +44,7 @@ from .readings import (
     MOTION,
     PHASES,
     READINGS,
+    ROWS,
     Explained,
     Reading,
     evidence_of,
@@ -70,6 +73,7 @@ from .samples import (
 
 IMAGES, MOST_IMAGES = 100, 1000  # of each half-set: at first, and where these do not surely belong
 FRAME_IMAGES = 100  # to choose among 48 frames
+FINER, MOST_COEFFICIENTS = 1.4, 4e6  # detail to look at for CTFs, over that of the first alignment; memory
 COARSE_ANGSTROM = 60.0, 30.0  # where the search for a common motion begins: the coarser, the further it sees
 FEWEST_SHELLS = 4
 FROM_AFAR = 0.25  # α of finer pixels over that of coarser ones of things that only look alike from afar
@@ -109,14 +113,19 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     said, scales = check_groups(found, particles)  # first: a bad part spoils the whole
     said += check_half_sets(found)
     after = moved_match(samples, references, motion)
-    said += check_whole(found, references, volumes, (motion, after), workers)
+    said += check_whole(found, particles, references, volumes, (motion, after), workers)
     fits_better = is_better(after, joined_matches([f.own for f in found]))
     moved = slight_motion(motion, particles.pixel_size) if fits_better else []
     said += moved
     said += moved_apart(samples, references, motion)
     if evidence_of(found) > BELONG and not moved:
+        others = crossed_references(inputs.halves, lowpass_weight(cutoff), shell, workers)
+        crossed = [explained(particles, f.sample, reference) for f, reference in zip(found, others)]
         said += (check_some(found, lambda: look(particles, references, shell, MOST_IMAGES, workers))
-                 or check_some(*crossed(inputs, found, lowpass_weight(cutoff), workers)))
+                 or check_some(crossed, lambda: look(particles, others, shell, MOST_IMAGES, workers))
+                 or check_other_ctf([Against(f.sample, f.slices) for f in crossed],
+                                    lambda: finer_look(inputs, resolved, workers), particles)
+                 + check_placed((found, references), (crossed, others), particles, workers))
     if not resolved.resplit_half_sets:
         said += check_half_maps(inputs, found, workers)
     return Belonging(tuple(said), scales)
@@ -129,21 +138,17 @@ def coarse_halves(halves: HalfMaps, filtered: Radial, shell: int) -> List[np.nda
             for one, other in ((filtered, np.zeros_like), (np.zeros_like, filtered))]
 
 
-def crossed(inputs: CheckedInputs, found: Sequence[Explained], filtered: Radial, workers: int
-            ) -> Tuple[List[Explained], Callable[[], List[Explained]]]:
-    """The images of each half-set and the half-map of the other, and a way to look at more of them.
+def crossed_references(halves: HalfMaps, filtered: Radial, shell: int, workers: int) -> List[Reference]:
+    """For the images of each half-set, the half-map of the other.
 
     An image agrees with the map that it was averaged into by its own noise, even if it was averaged in upside down. The
     map of the other half-set does not hold it. It is filtered by the FSC F: then cross = energy for all |k|.
     """
-    halves, shell = inputs.halves, int(found[0].sample.packed.pixels.shell[-1])
     fsc = np.clip(to_host(halves.unmasked), 0, 1)
 
     def weight(radius: np.ndarray) -> np.ndarray:
         return filtered(radius) * np.interp(radius, np.arange(len(fsc)), fsc)
-    references = [whole_map(v, shell, workers) for v in coarse_halves(halves, weight, shell)][::-1]
-    few = [explained(inputs.particles, f.sample, reference) for f, reference in zip(found, references)]
-    return few, lambda: look(inputs.particles, references, shell, MOST_IMAGES, workers)
+    return [whole_map(v, shell, workers) for v in coarse_halves(halves, weight, shell)][::-1]
 
 
 def look(particles: Particles, references: Sequence[Reference], shell: int, most: int, workers: int
@@ -153,10 +158,21 @@ def look(particles: Particles, references: Sequence[Reference], shell: int, most
                       reference) for half, reference in zip((1, 2), references)]
 
 
+def finer_look(inputs: CheckedInputs, resolved: ResolvedSettings, workers: int) -> List[Against]:
+    """Many images of each half-set against the half-map of the other, to finer detail."""
+    particles = inputs.particles
+    angstrom = resolved.initial_lowpass_angstrom / FINER
+    shell = align_shell_of(angstrom, resolved, particles)
+    cutoff = lowpass_weight(particles.box_size * inputs.pixel_size / angstrom)
+    most = int(np.clip(MOST_COEFFICIENTS / (np.pi / 2 * shell ** 2), IMAGES, MOST_IMAGES))
+    return [against(sample_of(particles, chosen_images(particles, half, most), shell, workers=workers), reference)
+            for half, reference in zip((1, 2), crossed_references(inputs.halves, cutoff, shell, workers))]
+
+
 # ---------------------------------------------------------------- the whole set
 
-def check_whole(found: Sequence[Explained], references: Sequence[Reference], volumes: Sequence[np.ndarray],
-                moved: Tuple[CommonMotion, Match], workers: int) -> List[str]:
+def check_whole(found: Sequence[Explained], particles: Particles, references: Sequence[Reference],  # noqa: PLR0913
+                volumes: Sequence[np.ndarray], moved: Tuple[CommonMotion, Match], workers: int) -> List[str]:
     """InputError where the images do not belong to half-maps and poses, or do in another reading of the input or after
     one motion of the maps; a sentence where too few images say so."""
     motion, after = moved
@@ -178,6 +194,9 @@ def check_whole(found: Sequence[Explained], references: Sequence[Reference], vol
         return []
     problem = (f"do not belong together: the half-maps explain {len(own.cross)} images no better at their own poses "
                f"than at those of other particles ({z:.1f} standard deviations; good input has more than {sure:.0f})")
+    rows = other_rows(found, None, particles, references, workers)
+    if rows is not None:
+        raise InputError(f"do not fit each other: the images fit the poses of other rows ({rows.words})", SOURCE, ROWS)
     remedy = "give particles and half-maps of one refinement; check that rows and images were not mixed up"
     if len(own.cross) >= ENOUGH_IMAGES:
         raise InputError(problem, SOURCE, remedy)

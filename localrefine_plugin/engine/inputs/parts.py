@@ -15,6 +15,7 @@ from .readings import (
     BETTER,
     PHASES,
     READINGS,
+    RIVALS,
     Explained,
     Reading,
     evidence_of,
@@ -94,7 +95,7 @@ def different_kind(found: Sequence[Explained]) -> Optional[Tuple[Kind, float, np
     None where the other images do not fit in detail either (LEAST_FINE), unless the share is large.
     """
     own = joined_matches([f.own for f in found])
-    of_kinds = [(kind, *share_of(kind.match, own)) for kind in kinds_of(found, own)]
+    of_kinds = [(kind, *share_of(kind.match, or_rival(found, own, kind))) for kind in kinds_of(found, own)]
     certain = [(gain, i) for i, (kind, share, gain, _) in enumerate(of_kinds)
                if is_of_a_kind(share, gain, kind.shares.said, len(own.cross))]
     if not certain:
@@ -103,6 +104,17 @@ def different_kind(found: Sequence[Explained]) -> Optional[Tuple[Kind, float, np
     coarse, fine, error = own.some(np.flatnonzero(belongs < 0.5)).fine_scales
     believed = share > kind.shares.afar or fine > LEAST_FINE * coarse - error
     return (kind, share, belongs) if believed else None
+
+
+def or_rival(found: Sequence[Explained], own: Match, kind: Kind) -> Match:
+    """What a kind must be better than: the images as they are, or with other origins, which may be mostly error."""
+    if kind.reading.name not in RIVALS:
+        return own
+    rival = joined_matches([f.readings[RIVALS[kind.reading.name]] for f in found])
+    scale = max(own.scale, 0.0)
+    better = rival.likelihood(scale) > own.likelihood(scale)
+    return Match(np.where(better, rival.cross, own.cross), np.where(better, rival.energy, own.energy),
+                 np.where(better[:, None], rival.fine, own.fine))
 
 
 def kinds_of(found: Sequence[Explained], own: Match) -> List[Kind]:
