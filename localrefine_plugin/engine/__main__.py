@@ -18,8 +18,8 @@ from .startup import discard_output, find_compiler_cache, open_streams
 THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 # The matrices given to BLAS and LAPACK are small, and with more threads their last bits may differ (OpenBLAS 0.3.21)
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-COMPILED = ("refine", "prepare", "align", "merge", "finish", "validate", "film", "compose", "recentre", "selftest",
-            "member")
+COMPILED = ("refine", "prepare", "forecast", "align", "merge", "finish", "validate", "film", "compose", "recentre",
+            "selftest", "member")
 SHARED = ("refine", "align", "member")  # done by all ranks that mpirun started
 STOPPED = 130  # as a shell calls a program that Ctrl-C ended
 

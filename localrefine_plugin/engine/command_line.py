@@ -8,7 +8,10 @@ from typing import Any, List
 
 from . import verbs
 from .records.film import AXES, FRAMES
+from .records.forecast import SAMPLE
 from .startup import PROGRAM
+
+SETTINGS = "settings that differ from their defaults"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,6 +26,8 @@ def parser() -> argparse.ArgumentParser:
     add("settings", verbs.run_settings, "print every setting as JSON")
     _add_inputs(add("refine", verbs.run_refine, "the whole refinement: prepare, iterate, finish"), several=True)
     _add_inputs(add("prepare", verbs.run_prepare, "check every input and make the run folder"))
+    _add_forecasting(add("forecast", verbs.run_forecast, "what a refinement will reach, from some of the particles: "
+                         "resolution, errors of the poses, time, memory, particles needed"))
     align = add("align", verbs.run_align, "align and reconstruct a half-set, or both, in one iteration")
     merge = add("merge", verbs.run_merge, "FSC, convergence and new references of one iteration")
     finish = add("finish", verbs.run_finish, "write the final maps, particles and report")
@@ -61,23 +66,32 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_forecasting(verb: argparse.ArgumentParser) -> None:
+    _add_data(verb)
+    verb.add_argument("--mask", required=True, nargs="+", metavar="MRC", help="soft mask of the part to refine; "
+                      "of several, each is forecast")
+    verb.add_argument("--settings", metavar="JSON", help=SETTINGS)
+    verb.add_argument("--sample", type=_number, default=SAMPLE, metavar="N",
+                      help=f"particles of each half-set that are looked at (default: {SAMPLE})")
+    verb.add_argument("--resolution", type=_resolution, metavar="ANGSTROM",
+                      help="say how many particles this resolution takes")
+    verb.add_argument("--json", metavar="FILE", help="write the forecasts to this file as well")
+    _add_device(verb)
+    _add_threads(verb)
+
+
 def _add_inputs(verb: argparse.ArgumentParser, several: bool = False) -> None:
     """``several``: masks, each of a body, and settings are lists."""
-    verb.add_argument("--particles", required=True, metavar="STAR", help="aligned particles with half-sets; a .cs file "
-                      "of cryoSPARC as well")
-    verb.add_argument("--passthrough", metavar="CS", help="of a .cs file: the file of the fields that its job passed "
-                      "through; sought beside it if not given")
-    verb.add_argument("--half-map-1", required=True, metavar="MRC", help="unmasked half-map of rlnRandomSubset 1")
-    verb.add_argument("--half-map-2", required=True, metavar="MRC", help="unmasked half-map of rlnRandomSubset 2")
-    mask, settings = "soft mask of the part to refine, values 0 … 1", "settings that differ from their defaults"
+    _add_data(verb)
+    mask = "soft mask of the part to refine, values 0 … 1"
     if several:
         verb.add_argument("--mask", required=True, metavar="MRC", action="append", help=mask + "; given several times: "
                           "of several bodies, which are refined side by side")
-        verb.add_argument("--settings", metavar="JSON", action="append", default=[], help=settings + "; given several "
+        verb.add_argument("--settings", metavar="JSON", action="append", default=[], help=SETTINGS + "; given several "
                           "times: of each body, in the order of the masks")
     else:
         verb.add_argument("--mask", required=True, metavar="MRC", help=mask)
-        verb.add_argument("--settings", metavar="JSON", help=settings)
+        verb.add_argument("--settings", metavar="JSON", help=SETTINGS)
     verb.add_argument("--output", required=True, metavar="RUN", help="the run folder to make")
     _add_devices(verb)
     _add_processes(verb)
@@ -88,6 +102,15 @@ def _add_inputs(verb: argparse.ArgumentParser, several: bool = False) -> None:
     mode.add_argument("--continue", dest="mode", action="store_const", const="continue",
                       help="go on with the run in the folder, from the first step that is not complete or "
                            "depends on a setting that was changed")
+
+
+def _add_data(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--particles", required=True, metavar="STAR", help="aligned particles with half-sets; a .cs file "
+                      "of cryoSPARC as well")
+    verb.add_argument("--passthrough", metavar="CS", help="of a .cs file: the file of the fields that its job passed "
+                      "through; sought beside it if not given")
+    verb.add_argument("--half-map-1", required=True, metavar="MRC", help="unmasked half-map of rlnRandomSubset 1")
+    verb.add_argument("--half-map-2", required=True, metavar="MRC", help="unmasked half-map of rlnRandomSubset 2")
 
 
 def _add_film(verb: argparse.ArgumentParser) -> None:
@@ -170,6 +193,18 @@ def _point(text: str) -> List[float]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not X,Y,Z") from None
     return [x, y, z]
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"\d{1,6}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of particles")
+    return int(text)
+
+
+def _resolution(text: str) -> float:
+    if not re.fullmatch(r"\d{1,3}(\.\d{1,4})?", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a resolution in Å")
+    return float(text)
 
 
 def _count(text: str) -> int:

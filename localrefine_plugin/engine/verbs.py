@@ -99,6 +99,18 @@ def _star_of_cs(options: argparse.Namespace) -> str:
     return star
 
 
+def run_forecast(options: argparse.Namespace) -> None:
+    from .forecast.forecast import Inputs, forecast
+    from .prepare.arguments import read_settings
+    from .records.codec import as_json
+    given = Inputs(options.particles, options.half_map_1, options.half_map_2, read_settings(options.settings),
+                   options.sample, options.resolution)
+    found = forecast(given, options.mask, options.device, options.threads)
+    if options.json is not None:
+        from .io.run_folder import write_json
+        write_json(options.json, {"forecasts": [as_json(one) for one in found]})
+
+
 def run_align(options: argparse.Namespace) -> None:
     from . import refine
     from .workers.assemble import assembled

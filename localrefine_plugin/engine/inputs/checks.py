@@ -6,7 +6,7 @@ not, is a warning.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, List, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -83,10 +83,13 @@ class CheckedInputs:
 
 def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: PathLike, mask: PathLike,  # noqa: PLR0913
                  settings: Settings, workers: int = 1, device: Device = CPU,
-                 look: Look = exclude_unusable) -> CheckedInputs:
+                 look: Look = exclude_unusable,
+                 given: Optional[Tuple[Particles, ParticleTable]] = None) -> CheckedInputs:
     """Read and check the inputs of a local refinement; every image is looked at once, maps are compared on ``device``.
 
     ``look`` : what looks at the images; a run of several masks lets it look once for all of them.
+    ``given`` : some particles of the table, read before; the others are not looked at.
+
     Memory: three maps, the STAR file and a batch of images.
 
     Raises
@@ -95,7 +98,7 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
         settings, images.
     """
     star = str(particles_star)
-    particles, table = read_particles(particles_star, need_half_sets=not settings.resplit_half_sets)
+    particles, table = given or read_particles(particles_star, need_half_sets=not settings.resplit_half_sets)
     optics = _check_optics(particles, star)
     particles, table, warnings = _in_frame_of_half_map(particles, table, half_map_1, star)
     warnings += optics

@@ -1,0 +1,145 @@
+"""The verb forecast: what a refinement will reach and take, from some particles of each half-set."""
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import List, NamedTuple, Optional, Sequence
+
+import numpy as np
+
+from ..align.half_set import batch_size
+from ..align.memory import host_memory
+from ..align.search_plan import resolve
+from ..inputs.belonging import check_belonging
+from ..inputs.checks import CheckedInputs, check_inputs
+from ..io.relion_particles import ParticleTable, read_particles
+from ..io.run_folder import PathLike
+from ..kernels.batches import evenly_spaced
+from ..kernels.device import Device, choose_device
+from ..kernels.host import worker_count
+from ..maps.fsc import five_curves
+from ..prepare.prepare import finest_need, with_grey_scales
+from ..progress import say
+from ..records.errors import InputError
+from ..records.forecast import SAMPLE, Forecast
+from ..records.particles import Particles
+from ..records.resolved import ResolvedSettings
+from ..records.settings import Settings
+from .iterate import End, Refinement, count_for
+from .sample import SampleRun, align_sample, expected_motion, views_of
+from .spectrum import spectrum_of
+
+LEAST_SAMPLE = 100
+MULTIPLES = 0.25, 1.0, 4.0, 16.0  # of the particles there are
+ITERATIONS = 5  # that a run takes, typically
+SETTLED = 0.08  # of the first search's time per pixel is a later one's
+
+
+class Inputs(NamedTuple):
+    """Files and settings that all masks share."""
+
+    particles: PathLike
+    half_map_1: PathLike
+    half_map_2: PathLike
+    settings: Settings
+    sample: int = SAMPLE
+    wanted_angstrom: Optional[float] = None
+
+
+def forecast(given: Inputs, masks: Sequence[PathLike], device: str = "auto", threads: int = 0) -> List[Forecast]:
+    """A forecast for each mask; says one line about each.
+
+    Raises
+    ------
+    InputError : as the run itself would, by what the sample shows; or for too few particles.
+    """
+    chosen, workers = choose_device(device), worker_count(threads)
+    everyone, table = read_particles(given.particles, need_half_sets=not given.settings.resplit_half_sets)
+    rows = sample_rows(everyone, given.sample, str(given.particles))
+    some = everyone.take(rows), table.take(rows)
+    found = []
+    for mask in masks:
+        found.append(of_mask(given, mask, len(everyone), some, (chosen, workers)))
+        say(sentence(found[-1]))
+    return found
+
+
+def sample_rows(particles: Particles, sample: int, source: str) -> np.ndarray:
+    """Rows of so many particles of each half-set, evenly spaced; of twice as many where there are no half-sets yet."""
+    if sample < LEAST_SAMPLE:
+        raise InputError(f"a sample of {sample} particles of each half-set is too small for a forecast", "--sample",
+                         f"take at least {LEAST_SAMPLE}")
+    sets = [np.flatnonzero(particles.half_set == half) for half in (1, 2)]
+    if not all(len(rows) for rows in sets):
+        sets = [np.arange(len(particles))[half::2] for half in (0, 1)]
+    if min(len(rows) for rows in sets) < LEAST_SAMPLE:
+        raise InputError(f"has fewer than {LEAST_SAMPLE} particles in a half-set, too few for a forecast", source,
+                         "run the refinement itself: it takes less than a minute")
+    return np.sort(np.concatenate([rows[evenly_spaced(len(rows), sample)] for rows in sets]))
+
+
+def of_mask(given: Inputs, mask: PathLike, count: int, some: "tuple[Particles, ParticleTable]",
+            where: "tuple[Device, int]") -> Forecast:
+    """``count`` of all particles, ``some`` of them, on a device with so many threads."""
+    (device, workers), settings = where, given.settings
+    inputs = check_inputs(given.particles, given.half_map_1, given.half_map_2, mask, settings, workers, device,
+                          given=some)
+    curves = five_curves(inputs.halves, inputs.mask, inputs.pixel_size, settings.seed, settings.fsc_randomise_below)
+    resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
+    inputs = with_grey_scales(inputs, check_belonging(inputs, resolved, workers).grey_scale)
+    run = align_sample(inputs, resolved, device, workers)
+    used = count * float(np.mean(inputs.particles.half_set > 0))
+    views = views_of(run, inputs, expected_motion(run), settings.seed, workers)
+    spectrum = spectrum_of(run, views, inputs.mask, resolved.initial_lowpass_angstrom, resolved.marginalize, workers)
+    refinement = Refinement(views, spectrum, resolved, inputs.particles)
+    end = refinement.end(used / 2)
+    plain = Forecast(
+        str(mask), int(used), len(inputs.particles), end.resolution, end.to_report, end.rotation_error,
+        end.shift_error, run.curves.resolutions()["corrected"], seconds_of(run, resolved, end, used),
+        0.0 if device.on_gpu else memory_of(inputs, resolved, device, int(used)) / 2 ** 20,
+        tuple((int(used * times), refinement.end(times * used / 2).to_report) for times in MULTIPLES))
+    wanted = given.wanted_angstrom
+    if wanted is None:
+        return plain
+    needed = 2 * count_for(refinement.end, wanted, used / 2)
+    return replace(plain, wanted_angstrom=wanted, wanted_particles=int(needed) if np.isfinite(needed) else None)
+
+
+def seconds_of(run: SampleRun, resolved: ResolvedSettings, end: End, particles: float) -> float:
+    """Of all iterations: the first as the sample took, later ones without a grid search and with more pixels."""
+    search, insertion = run.seconds("search"), run.seconds("read and transform", "pack", "noise", "insert")
+    pixels = (resolved.initial_lowpass_angstrom / end.resolution) ** 2
+    each = search * (1 + SETTLED * (ITERATIONS - 1) * pixels) + insertion * ITERATIONS
+    maps = (run.seconds() - search - insertion) * 2 * run.per_half
+    return particles * each + 2 * ITERATIONS * maps
+
+
+def memory_of(inputs: CheckedInputs, resolved: ResolvedSettings, device: Device, particles: int) -> float:
+    """Bytes on the CPU."""
+    need = finest_need(inputs.particles, inputs.mask, resolved, device)
+    return host_memory(need, batch_size(need, device), particles)
+
+
+def sentence(found: Forecast) -> str:
+    """One line for the log and the wizard."""
+    fewer, _, _, most = found.by_number
+    text = (f"forecast for {found.mask}: about {found.to_report_angstrom:.1f} Å to report with {found.particles} "
+            f"particles, poses known to {found.rotation_error_deg:.1f}° and {found.shift_error_angstrom:.1f} Å per "
+            f"axis; {fewer[1]:.1f} Å with {fewer[0]} particles, {most[1]:.1f} Å with {most[0]}")
+    if found.wanted_angstrom is not None:
+        text += (f"; {found.wanted_angstrom:g} Å would take about {rounded(found.wanted_particles)} particles"
+                 if found.wanted_particles is not None else
+                 f"; {found.wanted_angstrom:g} Å is out of reach for any number of particles")
+    text += f"; about {duration(found.seconds)}"
+    return text + (f" and {found.memory_mb / 1024:.1f} GiB" if found.memory_mb else "")
+
+
+def rounded(number: int) -> str:
+    """To two digits."""
+    return f"{float(f'{number:.2g}'):,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """To a person."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,38 @@
+"""What a refinement is expected to reach, before it is run."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+SAMPLE = 500  # particles of each half-set that are aligned for it
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """For one mask; docs/explanation/forecast.md says how good it is.
+
+    Attributes
+    ----------
+    mask : its file.  particles : of both half-sets.  sample : of these, how many were aligned once.
+    resolution_angstrom : FSC 0.143, corrected.  to_report_angstrom : the resolution to report.
+    rotation_error_deg, shift_error_angstrom : s.d. per axis of the poses in the end, in the median.
+    measured_to_angstrom : to where the sample itself shows signal; what lies beyond is extrapolated.
+    seconds : of the whole run on this machine.  memory_mb : on the CPU; 0 where a GPU does the work.
+    by_number : (particles, Å to report) for a quarter to 16 times as many particles.
+    wanted_angstrom, wanted_particles : a resolution that was asked for and the particles it takes; None where it was
+        not asked for, or where no number reaches it.
+    """
+
+    mask: str
+    particles: int
+    sample: int
+    resolution_angstrom: float
+    to_report_angstrom: float
+    rotation_error_deg: float
+    shift_error_angstrom: float
+    measured_to_angstrom: float
+    seconds: float
+    memory_mb: float
+    by_number: Tuple[Tuple[int, float], ...]
+    wanted_angstrom: Optional[float] = None
+    wanted_particles: Optional[int] = None
