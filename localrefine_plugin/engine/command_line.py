@@ -30,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
     validate = add("validate", verbs.run_validate,
                    "null tests of a finished run: noise for images, random phases, and so on")
     film = add("film", verbs.run_film, "the learned motion of a finished run as series of maps, for ChimeraX")
-    found = add("rigidity", verbs.run_rigidity, "which parts of the particle of a finished run move, and which together")
+    found = add("rigidity", verbs.run_rigidity, "which parts of the particle move, and which together, from a finished "
+                "run")
     compose = add("compose", verbs.run_compose, "one map of several bodies and the consensus, with half-maps, from "
                   "finished runs of the same particles")
     _add_composing(compose)

@@ -1,8 +1,8 @@
 """What an image says of small motions of the cells that a map is divided into.
 
 Cell c has four Fourier volumes on one grid (slices.py has the layout): F of its density V about its centre, and G_j of
-v_j V(v), j = x, y, z, v in px from its centre. A motion of the cell by v → v + d + w × v, w in rad and d in px in the body
-frame, changes its slice by
+v_j V(v), j = x, y, z, v in px from its centre. A motion of the cell by v → v + d + w × v, w in rad and d in px in the
+body frame, changes its slice by
 
     ∂P/∂d_j = −(2πi/N) κ_j F,      ∂P/∂w = −(2πi/N) G × κ,      κ = Rᵀ(kx, ky, 0).
 
@@ -62,9 +62,9 @@ def cell_slices(volumes: Any, rows: Any, scale: float, kx: Any, ky: Any, phase: 
     """Add the slices of one cell to those of the whole, and write their derivatives.
 
     volumes (4, nz, ny, nx) complex64; rows (n, 2, 3) float32, rotation times ``scale``; kx, ky (K,) float32; phase
-    (n, K) complex64, which moves the cell from its centre to its place; root √W (n, K) float32, that all is multiplied
-    by; plane (n, K) complex64, added to; jacobian (n, 6, K) complex64, written.
+    (n, K) complex64, which moves the cell from its centre to its place; root √W (n, K) float32, that all is
+    multiplied by; plane (n, K) complex64, added to; jacobian (n, 6, K) complex64, written.
     """
     real = [array.view(np.float32) for array in (phase, plane, jacobian)]
-    _cell_slices(volumes.view(np.float32).reshape(-1), volumes.shape[1:], rows, np.float32(scale), kx, ky, real[0], root,
-                 np.float32(2 * np.pi / box_size), real[1], real[2])
+    _cell_slices(volumes.view(np.float32).reshape(-1), volumes.shape[1:], rows, np.float32(scale), kx, ky, real[0],
+                 root, np.float32(2 * np.pi / box_size), real[1], real[2])

@@ -1,14 +1,14 @@
 """Which cells move together.
 
-In a set of cells whose common pose is free, let cell c move by z_c δ, with one motion δ of each image, and weights z that
-all images share. This is a factor analysis of motions. EM (Rubin & Thayer 1982, doi:10.1007/BF02293851) finds both: the E
-step is that of the motion prior, with g = Σ z_c g_c and H = Σ z_c z_d H_cd; the M step for z is linear,
+In a set of cells whose common pose is free, let cell c move by z_c δ, with one motion δ of each image, and weights z
+that all images share. This is a factor analysis of motions. EM (Rubin & Thayer 1982, doi:10.1007/BF02293851) finds
+both: the E step is that of the motion prior, with g = Σ z_c g_c and H = Σ z_c z_d H_cd; the M step for z is linear,
 
     A z = b,        A_cd = Σ_i tr H_cd ⟨δ δᵀ⟩,        b_c = Σ_i g_c·⟨δ⟩.
 
 Two rigid bodies show as two values of z. So the set is cut where the likelihood of two rigid bodies is highest, and
-each part is looked at again. A cut stays if its gain in log likelihood over one rigid body is more than ½ (21 + C) ln n:
-the Bayesian information criterion (Schwarz 1978, doi:10.1214/aos/1176344136), for Σ and the side of each cell.
+each part is looked at again. A cut stays if its gain in log likelihood over one rigid body is more than
+½ (21 + C) ln n: the Bayesian information criterion (Schwarz 1978, doi:10.1214/aos/1176344136), for Σ and the side of each cell.
 """
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from .relative import chunks, displacement_variance, grouped, learned, regular_i
 OF_COVARIANCE = 21  # parameters of Σ
 ROUNDS, WITHIN_ROUND, SAME = 20, 4, 0.02
 RIDGE = 1e-3  # of the mean diagonal of A, which does not tell a constant in z
-SIGNIFICANT = 4.0  # standard errors of a displacement
 Array = np.ndarray
 
 
@@ -129,7 +128,8 @@ def first_cuts(place: Array, share: Array, moving: Array) -> List[Array]:
 def bodies_of(evidence: CellEvidence, place: Array, share: Array, pixel_size: float,
               told: Callable[[str], None]) -> List[Array]:
     """The cells of every rigid body, the largest body first. place (C, 3) px; share (C,) of the density."""
-    waiting, done = [np.arange(len(share))], []
+    waiting: List[Array] = [np.arange(len(share))]
+    done: List[Array] = []
     while waiting:
         cells = waiting.pop()
         cut = cut_of(evidence, cells, [cells, *waiting, *done], place, share, pixel_size)
@@ -161,9 +161,10 @@ def significance(pull: Array, curvature: Array) -> float:
 
 def merged(evidence: CellEvidence, bodies: List[Array], pixel_size: float) -> List[Array]:
     """Bodies of which no two move alike: cutting in two may part what belongs together."""
+    needed = 0.5 * OF_COVARIANCE * np.log(len(evidence.score))
     for first in range(len(bodies)):
         for second in range(first + 1, len(bodies)):
-            if pair_gain(evidence, bodies, first, second, pixel_size) < 0.5 * OF_COVARIANCE * np.log(len(evidence.score)):
+            if pair_gain(evidence, bodies, first, second, pixel_size) < needed:
                 rest = [body for k, body in enumerate(bodies) if k not in (first, second)]
                 return merged(evidence, [*rest, np.concatenate([bodies[first], bodies[second]])], pixel_size)
     return bodies

@@ -68,7 +68,7 @@ def means(place: np.ndarray, weight: np.ndarray, count: int) -> np.ndarray:
     for _ in range(SWEEPS):
         label = cKDTree(centres).query(place)[1]
         total = np.maximum(np.bincount(label, weight, count), 1e-30)
-        moved = np.stack([np.bincount(label, weight * place[:, axis], count) for axis in range(3)], axis=1) / total[:, None]
+        moved = np.stack([np.bincount(label, weight * place[:, k], count) / total for k in range(3)], axis=1)
         still = np.abs(moved - centres).max() < 0.05
         centres = moved
         if still:

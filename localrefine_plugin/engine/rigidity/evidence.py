@@ -1,14 +1,14 @@
 """What the images say of the motion of every cell at the poses found.
 
 An image of half-set h is compared with the half-map of the OTHER half-set, which does not hold its noise. With Y the
-whole particle at the pose of the image, J_c the derivative of cell c (kernels/cells.py), and W the weight of the pixels,
+whole particle at the pose of the image, J_c the derivative of cell c (kernels/cells.py), and W the weight of pixels,
 
     g_c = J_cᵀ W (x − α Y),        H_cd = J_cᵀ W J_d.
 
 Where the cells move by x_c, g_c is Σ_d H_cd x_d and noise of covariance H. Blur does not spoil this: of a cell whose
-place has the variance v, the map shows F exp(−k² v/2), and the regression of Re(conj(−ik F e^(−k²v/2)) F e^(−iku)) on u is
-k² F² e^(−k²v), which is H of the blurred map. Noise in the map would spoil it. So each cell is filtered by f = ⟨F₁* F₂⟩ /
-⟨|F₂|²⟩, shell by shell: then the mean of f F₂* F₁ is that of |f F₂|².
+place u has the variance v, the map shows F exp(−k² v/2), and the regression of Re(conj(−ik F e^(−k²v/2)) F e^(−iku))
+on u is k² F² e^(−k²v), which is H of the blurred map. Noise in the map would spoil it. So each cell is filtered by
+f = ⟨F₁* F₂⟩ / ⟨|F₂|²⟩, shell by shell: then the mean of f F₂* F₁ is that of |f F₂|².
 """
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def cell_references(cells: Cells, other: np.ndarray, own: np.ndarray, last: int)
     return [cell_reference(mask, centre, other, own, last) for mask, centre in zip(cells.masks, cells.centres)]
 
 
-def cell_reference(mask: np.ndarray, centre: np.ndarray, other: np.ndarray, own: np.ndarray, last: int) -> CellReference:
+def cell_reference(mask: np.ndarray, centre: np.ndarray, other: np.ndarray, own: np.ndarray,
+                   last: int) -> CellReference:
+    """Of a cell of the other half-set's map (N, N, N)."""
     box, edge = len(mask), support_box(mask, centre)
     padded = scipy.fft.next_fast_len(int(np.ceil(edge * PADDING)), real=True)
     padded += padded % 2

@@ -22,7 +22,7 @@ from ..motion.motion_prior import along_first_axes, learning_error, mean_motion
 from ..progress import ProgressBar, say
 from ..records.errors import InputError
 from ..records.motion import LearnedMotion, PrincipalMotion
-from ..records.rigidity import CELLS, PARTICLES, CellMotion, Rigidity, RigidBody
+from ..records.rigidity import CELLS, PARTICLES, CellMotion, RigidBody, Rigidity
 from .bodies import bodies_of, pair
 from .cells import Cells, divide
 from .evidence import CellEvidence, HalfTask, cell_evidence, cell_references
@@ -108,11 +108,12 @@ def written(body: Body, cells: Cells, evidence: CellEvidence, found: List[Array]
     record.parent.mkdir(parents=True, exist_ok=True)
     bodies, names = [], ["motion.mrc", "motion_error.mrc", "rigidity.cxc"]
     for number, members in enumerate(found, 1):
-        mask = dilate_soft(np.minimum(cells.masks[members].sum(axis=0), 1), pixel_size, NEAR_ANGSTROM, EDGE * resolution)
+        region = np.minimum(cells.masks[members].sum(axis=0), 1)
+        mask = dilate_soft(region, pixel_size, NEAR_ANGSTROM, EDGE * resolution)
         names.append(f"body_{number}.mrc")
         write_map(record.with_name(names[-1]), mask, pixel_size)
         share = float(cells.share[members].sum())
-        motion, gain = (None, None) if number == 1 else motion_of(body, cells, evidence, found, number - 1, mask)
+        motion, gain = (None, None) if number == 1 else motion_of(body, cells, evidence, found, number - 1)
         bodies.append(RigidBody(number, share, names[-1], motion, gain))
     for name, values in (("motion.mrc", [cell.displacement_angstrom for cell in told]),
                          ("motion_error.mrc", [cell.displacement_error_angstrom for cell in told])):
@@ -145,8 +146,8 @@ def cells_told(cells: Cells, evidence: CellEvidence, found: List[Array], body: B
     return told
 
 
-def motion_of(body: Body, cells: Cells, evidence: CellEvidence, found: List[Array], k: int,
-              mask: Array) -> Tuple[PrincipalMotion, float]:
+def motion_of(body: Body, cells: Cells, evidence: CellEvidence, found: List[Array],
+              k: int) -> Tuple[PrincipalMotion, float]:
     """How body k moves against the first, and what that gains in log likelihood."""
     pixel_size, members = body.given.pixel_size, found[k]
     centre = np.rint(cells.share[members] @ cells.centres[members] / cells.share[members].sum())
