@@ -9,6 +9,7 @@ from typing import Any, List
 from . import verbs
 from .records.film import AXES, FRAMES
 from .records.forecast import SAMPLE
+from .records.rigidity import CELLS, PARTICLES
 from .startup import PROGRAM
 
 SETTINGS = "settings that differ from their defaults"
@@ -34,6 +35,8 @@ def parser() -> argparse.ArgumentParser:
     validate = add("validate", verbs.run_validate,
                    "null tests of a finished run: noise for images, random phases, and so on")
     film = add("film", verbs.run_film, "the learned motion of a finished run as series of maps, for ChimeraX")
+    found = add("rigidity", verbs.run_rigidity, "which parts of the particle move, and which together, from a finished "
+                "run")
     compose = add("compose", verbs.run_compose, "one map of several bodies and the consensus, with half-maps, from "
                   "finished runs of the same particles")
     _add_composing(compose)
@@ -50,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     member.set_defaults(run_verb=verbs.run_member)
     for name in ("descriptor", "rank", "size"):
         member.add_argument(name, type=int)
-    for verb in (align, merge, finish, validate, film, report, bundle):
+    for verb in (align, merge, finish, validate, film, found, report, bundle):
         verb.add_argument("run", metavar="RUN", help="the run folder")
     for verb in (align, merge):
         verb.add_argument("--iteration", type=_positive, required=True, metavar="K")
@@ -61,7 +64,8 @@ def parser() -> argparse.ArgumentParser:
     for verb in (validate, member):
         _add_device(verb)
     _add_film(film)
-    for verb in (align, merge, finish, validate, member, film, compose):
+    _add_rigidity(found)
+    for verb in (align, merge, finish, validate, member, film, found, compose):
         _add_threads(verb)
     return top
 
@@ -120,6 +124,13 @@ def _add_film(verb: argparse.ArgumentParser) -> None:
                       help=f"maps of each series (default: {FRAMES})")
     verb.add_argument("--axes", type=_count, default=AXES, metavar="N",
                       help=f"principal axes, at most 6 (default: {AXES})")
+
+
+def _add_rigidity(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--cells", type=_count, default=CELLS, metavar="N",
+                      help=f"parts that the particle is divided into (default: {CELLS})")
+    verb.add_argument("--particles", type=_number, default=PARTICLES, metavar="N",
+                      help=f"particles to look at, half of each half-set (default: {PARTICLES})")
 
 
 def _add_composing(verb: argparse.ArgumentParser) -> None:
@@ -210,6 +221,12 @@ def _resolution(text: str) -> float:
 def _count(text: str) -> int:
     if not re.fullmatch(r"\d{1,3}", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"\d{1,7}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of particles")
     return int(text)
 
 

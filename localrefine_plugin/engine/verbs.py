@@ -172,6 +172,12 @@ def run_film(options: argparse.Namespace) -> None:
     film(options.run, options.rest, options.frames, options.axes, options.threads)
 
 
+def run_rigidity(options: argparse.Namespace) -> None:
+    _check_run(options)
+    from .rigidity.rigidity import rigidity
+    rigidity(options.run, options.cells, options.particles)
+
+
 def run_compose(options: argparse.Namespace) -> None:
     from .bodies.compose import compose
     forget_error(options)

@@ -14,7 +14,17 @@ from matplotlib.figure import Figure
 
 from ..engine.model.pose import log_map, project
 from ..engine.records.resolved import ResolvedSettings
-from . import direction_plots, film_picture, map_plots, motion_plots, plots, pose_plots, validation_plots, verdict_plots
+from . import (
+    direction_plots,
+    film_picture,
+    map_plots,
+    motion_plots,
+    plots,
+    pose_plots,
+    rigidity_picture,
+    validation_plots,
+    verdict_plots,
+)
 from .run_state import RunState, read_npz
 
 logger = logging.getLogger(__name__)
@@ -183,6 +193,13 @@ def film(state: RunState, _k: int, _other: Other) -> Figure:
     return found
 
 
+def rigidity(state: RunState, _k: int, _other: Other) -> Figure:
+    found = rigidity_picture.still(state)
+    if found is None:
+        raise NotThere(rigidity_picture.NO_RIGIDITY)
+    return found
+
+
 def progress(state: RunState, _k: int, _other: Other) -> Figure:
     if not state.iterations:
         raise NotThere("No iteration has finished yet.")
@@ -259,6 +276,9 @@ PICTURES: List[Picture] = [
             "point, and whether one Gaussian describes it. Both half-sets must agree.", learned_motion),
     Picture("film", "Frames of the film", "Only after a film was made: the refined part at both ends of its motion, "
             "and where the particles are. Dotted: its place in the middle.", film, of_one_iteration=False),
+    Picture("rigidity", "Motion inside the particle", "Only after the verb rigidity: how far every part moves against "
+            "the largest body, and which parts move together. Cells below the dotted line say nothing.", rigidity,
+            of_one_iteration=False),
     Picture("progress", "Resolution and poses over the iterations", "Both should settle. Poses that keep changing "
             "while the resolution does not improve are being fitted to noise.", progress, of_one_iteration=False),
     Picture("orientations", "Viewing directions", "Local refinement should leave the distribution as it was.",

@@ -26,6 +26,7 @@ from ..engine.records.results import (
     Sharpening,
     Validation,
 )
+from ..engine.records.rigidity import Rigidity
 from ..engine.records.run_input import InputChanges, RunInput
 from ..engine.records.settings import Settings
 
@@ -174,6 +175,11 @@ class RunState:
     def film(self) -> Optional[Film]:
         """The film of the motion, where one was made."""
         return read_record(self.folder.film, Film)
+
+    @property
+    def rigidity(self) -> Optional[Rigidity]:
+        """Which parts of the particle move, where somebody looked for them."""
+        return read_record(self.folder.rigidity, Rigidity)
 
     def fsc(self, k: int) -> Optional[Dict[str, np.ndarray]]:
         return read_fsc(self.folder.fsc(k))

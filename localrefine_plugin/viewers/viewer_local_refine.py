@@ -19,7 +19,7 @@ from .figure_window import FigureView
 NO_RUN = "no other run"
 INPUT_POSES = "the input poses"
 SECTIONS = (("Resolution", ("fsc", "fsc_history", "progress", "directions", "validation")),
-            ("Poses", ("pose_change", "pose_uncertainty", "learned_motion", "axis_change", "film")),
+            ("Poses", ("pose_change", "pose_uncertainty", "learned_motion", "axis_change", "film", "rigidity")),
             ("Particles", ("particles", "orientations")),
             ("Maps and images", ("map_slices", "filter_resolution", "noise", "scale")))
 MAPS = (("map_sharpened.mrc", "sharpened map"), ("map.mrc", "map"), ("half_map_1.mrc", "half-map 1"),

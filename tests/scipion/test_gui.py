@@ -16,7 +16,7 @@ from conftest import require_program
 from examples import screen
 from localrefine_plugin.report.run_figures import PICTURES
 
-NOT_IN_THE_FAKE_RUN = ("scale", "filter_resolution", "validation", "film")
+NOT_IN_THE_FAKE_RUN = ("scale", "filter_resolution", "validation", "film", "rigidity")
 NO_LEGEND = ("orientations", "map_slices", "axis_change")  # one thing drawn, or named in titles and caption
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from localrefine_plugin.report.html_report import png
 
-NOT_IN_THE_FAKE_RUN = ("scale", "filter_resolution", "validation", "film")
+NOT_IN_THE_FAKE_RUN = ("scale", "filter_resolution", "validation", "film", "rigidity")
 
 
 def pixels(figure):

@@ -28,6 +28,7 @@
                                  input_changes.json if input files changed meanwhile,
                                  particles.cs, _kept.cs, _left_out.cs if the input was a .cs file
     RUN/final/film/              path/frame_NNN.mrc axis_K/frame_NNN.mrc film.cxc film.json, if a film was made
+    RUN/final/rigidity/          motion.mrc motion_error.mrc body_K.mrc rigidity.cxc rigidity.json, if it was looked for
 
 A run of several masks has instead
 
@@ -203,6 +204,17 @@ class RunFolder:
         for path in (self.film, *(folder / name for name in FILM_FILES), *folder.glob("*/frame_*.mrc")):
             remove(path)
 
+    @property
+    def rigidity(self) -> Path:
+        """Written last by the verb rigidity; its maps lie beside it."""
+        return self.path / "final" / "rigidity" / "rigidity.json"
+
+    def forget_rigidity(self) -> None:
+        """Remove what the verb rigidity wrote, and nothing else: its record first."""
+        folder = self.rigidity.parent
+        for path in (self.rigidity, *(folder / name for name in RIGIDITY_FILES), *folder.glob("body_*.mrc")):
+            remove(path)
+
     def sizes(self, paths: Iterable[Path]) -> Dict[str, int]:
         """What the last file of a step holds as "files": the others by their names in the run folder, in bytes."""
         return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in paths}
@@ -298,6 +310,7 @@ FINAL_FILES = ("particles.star", "half_map_1.mrc", "half_map_2.mrc", "map.mrc", 
                "mask.mrc", "fsc.star", "mask_ladder.json", "tightest_mask.mrc", "sharpening.json", "pose_blur.json",
                "directions.json", "directions.npz")
 FILM_FILES = ("film.cxc", "film.gif")
+RIGIDITY_FILES = ("motion.mrc", "motion_error.mrc", "rigidity.cxc", "rigidity.png")
 OPTIONAL_FINAL_FILES = ("filter_resolution.mrc",  # where the filter was non-uniform
                         "particles_kept.star", "particles_left_out.star", "selection.json",  # of a selection
                         "particles.cs", "particles_kept.cs", "particles_left_out.cs",  # of particles of cryoSPARC

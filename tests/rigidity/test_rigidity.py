@@ -1,0 +1,141 @@
+"""The verb rigidity on runs of a particle of two bodies, of which one turns about a hinge, or rests."""
+from __future__ import annotations
+
+import json
+
+import mrcfile
+import numpy as np
+import pytest
+from experiments import contrast_of, inputs_of, make_particles
+from oracles import imaged, soft_ball
+from relion_files import write_map, write_star
+from scipy.spatial.transform import Rotation
+from two_bodies import ANGLE_DEG, AXIS, BOX, CENTRES, FULCRUM, PIXEL_SIZE, at_angle, bodies, hinge, turned
+
+from localrefine_plugin.engine import __main__ as cli
+from localrefine_plugin.engine import refine as engine
+from localrefine_plugin.engine.io.mrc import read_map
+from localrefine_plugin.engine.records.errors import InputError
+from localrefine_plugin.engine.records.settings import Settings
+from localrefine_plugin.engine.rigidity.rigidity import rigidity
+from localrefine_plugin.report.rigidity_picture import still, write_png
+from localrefine_plugin.report.run_state import RunState
+
+N, NOISE = 700, 0.5
+
+
+def whole_run(folder, angle_deg, seed=4):
+    """A run in a mask of the whole particle, of images with the CTF, white noise and input poses 0.7° off."""
+    rng = np.random.default_rng(seed)
+    rotation, shift = Rotation.random(N, random_state=seed).as_matrix(), rng.uniform(-1.5, 1.5, (N, 2))
+    angle = rng.normal(0, 1, N) * angle_deg
+    given = rotation @ Rotation.from_rotvec(rng.normal(0, 0.7, (N, 3)), degrees=True).as_matrix()
+    particles = make_particles(N, BOX, PIXEL_SIZE, given, shift + rng.normal(0, 0.3, (N, 2)), rng)
+    both = bodies()
+    clean = both["A"].projections(rotation, shift, BOX)
+    for i, degrees in enumerate(angle):
+        clean[i] += turned(both["B"], hinge(degrees)).projections(rotation[i:i + 1], shift[i:i + 1], BOX)[0]
+    images = imaged(clean, contrast_of(particles)) + NOISE * rng.standard_normal(clean.shape)
+    blurred = np.mean([at_angle(degrees) for degrees in angle[:60]], axis=0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for half in (1, 2):
+        write_map(folder / f"input_{half}.mrc", blurred + 0.05 * blurred.std() * rng.standard_normal(blurred.shape),
+                  PIXEL_SIZE)
+        with mrcfile.new(str(folder / f"half_{half}.mrcs"), overwrite=True) as mrc:
+            mrc.set_data(images[particles.half_set == half].astype(np.float32))
+            mrc.set_image_stack()
+            mrc.voxel_size = PIXEL_SIZE
+    write_map(folder / "mask.mrc", soft_ball(BOX, 15, 18), PIXEL_SIZE)
+    write_star(folder / "particles.star", particles, {1: "half_1.mrcs", 2: "half_2.mrcs"})
+    return engine.refine(*inputs_of(folder), str(folder / "run"), Settings(max_iterations=2), device="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory):
+    run = whole_run(tmp_path_factory.mktemp("moving"), ANGLE_DEG)
+    assert cli.main(["rigidity", str(run.path), "--cells", "8", "--threads", "1"]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def rigid(tmp_path_factory):
+    run = whole_run(tmp_path_factory.mktemp("rigid"), 0.0)
+    return run, rigidity(str(run.path), cells=8)
+
+
+def truth_of(run, mask):
+    """The share of the density of A and of B in a mask."""
+    density = [np.maximum(body.density(BOX), 0) for body in bodies().values()]
+    return [float((one * mask).sum() / one.sum()) for one in density]
+
+
+def test_both_bodies_are_found_with_their_hinge_and_the_angle_that_was_planted(moving):
+    found = RunState(str(moving.path)).rigidity
+    assert len(found.bodies) == 2
+    folder = moving.rigidity.parent
+    shares = [truth_of(moving, read_map(folder / body.mask)[0] > 0.5) for body in found.bodies]
+    of_a = int(shares[0][0] < shares[1][0])  # which of the bodies is A
+    assert shares[of_a][0] > 0.9 and shares[1 - of_a][1] > 0.9
+    motion = found.bodies[1].motion
+    assert motion.rotation_widths_deg[0] == pytest.approx(ANGLE_DEG, rel=0.25)
+    assert abs(np.array(motion.rotation_axes[0]) @ AXIS) > 0.95
+    at = np.array(motion.hinge.point_px) - BOX // 2 - FULCRUM
+    off_axis = at - (at @ AXIS) * AXIS  # a turn about one axis tells no point on it
+    assert np.linalg.norm(off_axis) * PIXEL_SIZE < 5
+
+
+def test_cells_that_move_are_told_from_cells_that_rest(moving):
+    found = RunState(str(moving.path)).rigidity
+    assert all(cell.moves == (cell.body == 2) for cell in found.cells)
+    motion, mask = read_map(moving.rigidity.with_name("motion.mrc"))[0], read_map(
+        moving.rigidity.with_name(found.bodies[0].mask))[0]
+    assert motion.max() == pytest.approx(max(cell.displacement_angstrom for cell in found.cells), rel=0.2)
+    assert motion[mask > 0.9].mean() < 0.5 * motion.max()
+
+
+def test_a_rigid_particle_is_one_body_and_no_cell_moves(rigid):
+    run, found = rigid
+    assert len(found.bodies) == 1 and not any(cell.moves for cell in found.cells)
+    assert "one rigid body" in found.words[0]
+    excess = [cell.variance_angstrom2 / cell.variance_error_angstrom2 for cell in found.cells]
+    assert abs(np.mean(excess)) < 1.5
+    errors = [cell.variance_error_angstrom2 for cell in found.cells]
+    predicted = [0.5 * cell.detectable_angstrom ** 2 for cell in found.cells]
+    np.testing.assert_allclose(errors, predicted, rtol=0.35)
+
+
+def test_the_script_and_the_record_name_what_was_written(moving):
+    folder = moving.rigidity.parent
+    script, record = (folder / "rigidity.cxc").read_text(), json.loads(moving.rigidity.read_text())
+    opened = [line.split()[1] for line in script.splitlines() if line.startswith("open ")]
+    assert all((folder / name).exists() for name in opened) and len(opened) == 4
+    assert moving.complete(moving.rigidity) and len(record["files"]) == 5
+    assert not list(folder.glob(".*.tmp*"))
+
+
+def test_the_picture_shows_both_bodies_and_nothing_where_nobody_looked(moving, tmp_path):
+    figure = still(RunState(str(moving.path)))
+    assert {"body 1", "body 2"} <= {text.get_text().split(",")[0] for text in figure.axes[-2].get_legend().get_texts()
+                                    } | {text.get_text().split(",")[0] for axes in figure.axes if axes.get_legend()
+                                         for text in axes.get_legend().get_texts()}
+    written = write_png(str(moving.path), tmp_path / "picture.png")
+    assert written.stat().st_size > 10_000
+    assert still(RunState(str(tmp_path))) is None
+
+
+def test_a_second_call_replaces_what_the_first_wrote(rigid):
+    run, first = rigid
+    (run.rigidity.with_name("body_7.mrc")).write_bytes(b"of an earlier call")
+    again = rigidity(str(run.path), cells=8)
+    assert again.cells == first.cells  # the same numbers from the same run
+    assert not run.rigidity.with_name("body_7.mrc").exists()
+
+
+def test_what_cannot_be_looked_at_is_said_before_any_computing(moving, tmp_path):
+    with pytest.raises(InputError, match="not 4 to 60"):
+        rigidity(str(moving.path), cells=2)
+    with pytest.raises(InputError, match="particles of half-set 1 can be looked at"):
+        rigidity(str(moving.path), particles=60)
+    with pytest.raises(InputError, match="is not finished"):
+        rigidity(str(tmp_path))
+    assert CENTRES["A"][0] < 0 < CENTRES["B"][0]
