@@ -206,12 +206,6 @@ def _point(text: str) -> List[float]:
     return [x, y, z]
 
 
-def _number(text: str) -> int:
-    if not re.fullmatch(r"\d{1,6}", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of particles")
-    return int(text)
-
-
 def _resolution(text: str) -> float:
     if not re.fullmatch(r"\d{1,3}(\.\d{1,4})?", text) or float(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not a resolution in Å")
