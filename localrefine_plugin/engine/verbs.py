@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import traceback
-from typing import Any, Dict
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator
 
 from .failures import described, forget_error
 
@@ -23,7 +24,8 @@ def run_refine(options: argparse.Namespace) -> None:
     from .workers.assemble import assembled
     with assembled(options.device, options.threads, options.processes) as (team, options.device):
         if team.is_first:
-            refine.refine(**_checked_arguments(options), team=team)
+            with _naming(team):
+                refine.refine(**_checked_arguments(options), team=team)
         else:
             _serve(team, options)
 
@@ -72,7 +74,8 @@ def run_align(options: argparse.Namespace) -> None:
         if team.is_first:
             _check_run(options)
             halves = (1, 2) if options.half == "both" else (int(options.half),)
-            refine.align(options.run, options.iteration, halves, options.device, options.threads, team)
+            with _naming(team):
+                refine.align(options.run, options.iteration, halves, options.device, options.threads, team)
         else:
             _serve(team, options)
 
@@ -89,6 +92,21 @@ def run_member(options: argparse.Namespace) -> None:
             traceback.print_exc()
         team.send(0, Failure(error))
         sys.exit(1)
+
+
+@contextmanager
+def _naming(team: Any) -> Iterator[None]:
+    """What stops the first member of a team and is its machine's fault says which machine that is."""
+    from .records.errors import InputError
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (OSError, MemoryError) as failure:
+        if team.size == 1:
+            raise
+        error = described(failure, "align")
+        raise InputError(error.problem, f"{error.source} ({team.name()})", error.remedy) from failure
 
 
 def _serve(team: Any, options: argparse.Namespace) -> None:
