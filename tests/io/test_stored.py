@@ -12,7 +12,8 @@ from localrefine_plugin.engine.records.poses import Covariances, packed
 
 N = 3 * LONGEST_GAP
 INDEXES = {"neighbours": np.arange(10, 200), "in disorder": np.array([700, 3, 4, 699, 3]),
-           "far apart": np.array([0, N - 1]), "none": np.zeros(0, int), "a slice": slice(5, None, 7), "of which": np.arange(N) % 3 == 1, "one": 17,
+           "far apart": np.array([0, N - 1]),
+           "none": np.zeros(0, int), "a slice": slice(5, None, 7), "of which": np.arange(N) % 3 == 1, "one": 17,
            "rows and columns": (slice(0, 9), slice(None, 2))}
 
 
