@@ -140,7 +140,7 @@ def align_half_set(order: AlignOrder, half: int, chosen: Device, threads: int, t
         noise, poses = load_noise(folder, iteration - 1, half), stored_poses(folder, iteration - 1, half)
         static_part = read_map(folder.static_part(half))[0] if given.resolved.subtract else None
         with ImageReader(particles, min(READ_THREADS, workers) if chosen.on_gpu else 1) as reader:
-            half_set = HalfSet(particles, row, reader.read, reference_map, mask, noise, poses, errors, static_part)
+            half_set = HalfSet(particles, row, reader, reference_map, mask, noise, poses, errors, static_part)
             result = HalfTask(half_set, plan, chosen, workers, team, order.claims(half)).align(bar.update)
         check_stacks(folder, given, particles.stack)  # what was read may have been another file's
         if result is None:
