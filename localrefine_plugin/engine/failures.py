@@ -69,10 +69,21 @@ def described(failure: Exception, command: str) -> InputError:
         return InputError("what reads it has gone: the terminal, mpirun, or the queue has ended it", "standard output",
                           "continue the run")
     if isinstance(failure, OSError):
-        return InputError(failure.strerror or str(failure), str(failure.filename or "a file"),
+        return InputError(failure.strerror or str(failure), _file_of(failure),
                           "check free space and permissions, then continue the run")
     return InputError(f"unexpected {type(failure).__name__} ({failure})", f"{PROGRAM} {command}",
                       "please report it, with the file error.json of the run folder")
+
+
+def _file_of(failure: OSError) -> str:
+    """The file an error is about. Numba, where it keeps compiled code, says none, but knows the folder."""
+    if failure.filename:
+        return str(failure.filename)
+    for frame, _ in traceback.walk_tb(failure.__traceback__):
+        folder = getattr(frame.f_locals.get("self"), "_cache_path", None)
+        if folder:
+            return f"compiled code in {folder}"
+    return "a file"
 
 
 def fail_because(failure: Exception, options: argparse.Namespace) -> int:

@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import traceback
-from typing import Any, Dict
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator
 
 from .failures import described, forget_error
 
@@ -24,13 +25,15 @@ def run_refine(options: argparse.Namespace) -> None:
     with assembled(options.device, options.threads, options.processes) as (team, options.device):
         if not team.is_first:
             _serve(team, options)
-        elif len(options.mask) == 1:
-            _check_settings_of(options, 1)
-            options.mask, options.settings = options.mask[0], next(iter(options.settings), None)
-            refine.refine(**_checked_arguments(options), team=team)
-        else:
-            from .refine_bodies import refine_bodies
-            refine_bodies(**_arguments_of_bodies(options), team=team)
+            return
+        with _naming(team):
+            if len(options.mask) == 1:
+                _check_settings_of(options, 1)
+                options.mask, options.settings = options.mask[0], next(iter(options.settings), None)
+                refine.refine(**_checked_arguments(options), team=team)
+            else:
+                from .refine_bodies import refine_bodies
+                refine_bodies(**_arguments_of_bodies(options), team=team)
 
 
 def run_prepare(options: argparse.Namespace) -> None:
@@ -118,7 +121,8 @@ def run_align(options: argparse.Namespace) -> None:
         if team.is_first:
             _check_run(options)
             halves = (1, 2) if options.half == "both" else (int(options.half),)
-            refine.align(options.run, options.iteration, halves, options.device, options.threads, team)
+            with _naming(team):
+                refine.align(options.run, options.iteration, halves, options.device, options.threads, team)
         else:
             _serve(team, options)
 
@@ -135,6 +139,21 @@ def run_member(options: argparse.Namespace) -> None:
             traceback.print_exc()
         team.send(0, Failure(error))
         sys.exit(1)
+
+
+@contextmanager
+def _naming(team: Any) -> Iterator[None]:
+    """What stops the first member of a team and is its machine's fault says which machine that is."""
+    from .records.errors import InputError
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (OSError, MemoryError) as failure:
+        if team.size == 1:
+            raise
+        error = described(failure, "align")
+        raise InputError(error.problem, f"{error.source} ({team.name()})", error.remedy) from failure
 
 
 def _serve(team: Any, options: argparse.Namespace) -> None:

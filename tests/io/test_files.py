@@ -25,9 +25,10 @@ from particle_files import (
 
 from localrefine_plugin.engine.io import mrc, star
 from localrefine_plugin.engine.io import rows as rows_of_text
+from localrefine_plugin.engine.io.image_problems import image_problems
 from localrefine_plugin.engine.io.mrc import ImageReader, read_map, write_map
 from localrefine_plugin.engine.io.relion_particles import read_particles, write_particles
-from localrefine_plugin.engine.records.errors import InputError
+from localrefine_plugin.engine.records.errors import InputError, OtherPixels
 
 
 @pytest.fixture
@@ -312,12 +313,42 @@ def test_images_of_many_stacks_in_the_order_asked(inputs, monkeypatch, threads):
     with ImageReader(particles, threads) as reader:
         images = reader.read(rows)
         assert reader.read(rows, given) is given
-        assert [len(opened) <= 1 for opened in reader._open] == [True] * threads and any(reader._open)
+        assert len(reader._open) == 1
         assert reader.read([]).shape == (0, BOX, BOX)
-    assert not any(reader._open)
+    assert not reader._open
     data = np.concatenate([mrcfile.read(str(path)) for path in inputs.stacks])
     np.testing.assert_array_equal(images, data[rows])
     np.testing.assert_array_equal(given, data[rows])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_stack_is_opened_once_for_neighbours(inputs, monkeypatch, threads):
+    """Whatever the number of threads, and of batches."""
+    opened, begin = [], mrc.Stack.__init__
+    monkeypatch.setattr(mrc.Stack, "__init__", lambda self, path: opened.append(path) or begin(self, path))
+    with ImageReader(read_particles(inputs.star)[0], threads) as reader:
+        for rows in np.split(np.arange(PARTICLES), 4):
+            reader.read(rows)
+    assert sorted(opened) == sorted(map(str, inputs.stacks))
+
+
+def test_float16_is_read_into_float16_and_nothing_else_is(inputs):
+    data = np.random.default_rng(1).standard_normal((6, BOX, BOX)).astype(np.float16)
+    write_mrc(inputs.stacks[0], data)
+    with ImageReader(read_particles(inputs.star)[0]) as reader:
+        assert [reader.pixels_of(row) for row in (5, 6)] == [np.float16, np.float32]
+        np.testing.assert_array_equal(reader.read([3, 1], np.zeros((2, BOX, BOX), np.float16)), data[[3, 1]])
+        with pytest.raises(OtherPixels):
+            reader.read([5, 6], np.zeros((2, BOX, BOX), np.float16))
+
+
+def test_float16_images_that_cannot_be_used_are_those_of_float32():
+    good = np.random.default_rng(1).standard_normal((BOX, BOX))
+    images = np.stack([good, 0 * good + 3, 0 * good, np.where(good > 0, 0.0, -0.0), good, good, 1000 * good, good])
+    images[4, 2, 3], images[5, 1, 1], images[7, 0, 0] = np.nan, -np.inf, np.inf
+    images = images.astype(np.float16)
+    found = image_problems(images)
+    assert found == image_problems(images.astype(np.float32)) and sorted(found) == [1, 2, 3, 4, 5, 7]
 
 
 def test_an_image_of_several_particles_is_read_once_and_neighbours_at_once(inputs, monkeypatch):

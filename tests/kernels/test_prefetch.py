@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from gpu.fixtures import install
 from gpu.streams import Event, Stream
+from particle_files import Inputs, write_mrc
 
+from localrefine_plugin.engine.io.mrc import ImageReader
+from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.kernels import prefetch
 from localrefine_plugin.engine.kernels.device import CPU, Device, to_host
 from localrefine_plugin.engine.kernels.prefetch import Prefetch, from_array
@@ -102,6 +105,36 @@ def test_bytes_and_waits(cupy):
     counts = cupy.ledger.counts
     assert counts.bytes_to_device == IMAGES.nbytes
     assert counts.waits_of_reader == 3 and counts.waits == 3  # the three of `to_host` in this test
+
+
+def halves_and_floats(folder, kinds):
+    """An ImageReader of two stacks of these types, and the values of their images."""
+    inputs = Inputs(folder)
+    images = np.random.default_rng(2).standard_normal((12, 16, 16)).astype(np.float16)
+    for path, part, kind in zip(inputs.stacks, np.split(images, 2), kinds):
+        write_mrc(path, part.astype(kind))
+    return ImageReader(read_particles(inputs.star)[0], 2), images.astype(np.float32)
+
+
+@pytest.mark.parametrize("kinds, bytes_of_a_pixel", [((np.float16, np.float16), 2), ((np.float32, np.float32), 4),
+                                                     ((">f2", ">f2"), 4)], ids=str)
+def test_float16_is_sent_as_it_is_and_becomes_float32_there(cupy, tmp_path, kinds, bytes_of_a_pixel):
+    reader, images = halves_and_floats(tmp_path, kinds)
+    with reader, Prefetch(reader, 12, 16, GPU) as ahead:
+        for rows in np.split(np.arange(12), 3):
+            found = to_host(ahead(rows))
+            assert found.dtype == np.float32
+            np.testing.assert_array_equal(found, images[rows])
+    assert cupy.ledger.counts.bytes_to_device == bytes_of_a_pixel * images.size
+
+
+def test_stacks_of_both_kinds_are_sent_as_float32_from_where_they_meet(cupy, tmp_path):
+    reader, images = halves_and_floats(tmp_path, (np.float16, np.float32))
+    with reader, Prefetch(reader, 12, 16, GPU) as ahead:
+        for rows in np.split(np.arange(12), 3):
+            np.testing.assert_array_equal(to_host(ahead(rows)), images[rows])
+    # images 0 to 3 as float16; 4 and 5 as float16 before 6 turned out to be another kind; all from 4 on as float32
+    assert 2 * 4 * 256 + 4 * 8 * 256 <= cupy.ledger.counts.bytes_to_device <= 2 * 6 * 256 + 4 * 8 * 256
 
 
 # planted bugs: what happens when a line of Transfer is missing

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -15,13 +16,15 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
-from conftest import require_mpi, require_program
+from conftest import require_program
 from experiments import write_inputs
-from gpu.fixtures import folder
 from run_results import accept_changed_files
 from small_experiments import small_experiment
+from teams import assert_same_results, engine, ranks, start
 
+from benchmarks.faults.disk import small_disk
 from localrefine_plugin.engine.__main__ import main
+from localrefine_plugin.engine.align.verdicts import null_images
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
 from localrefine_plugin.engine.io.run_store import load_particles
 from localrefine_plugin.engine.kernels.host import rank_of_launcher
@@ -29,31 +32,7 @@ from localrefine_plugin.engine.team import ALONE, claimed, spans
 from localrefine_plugin.engine.workers import assemble
 
 ROOT = Path(__file__).resolve().parents[2]
-SUPPORT = ROOT / "tests" / "support"
 PARTICLES = 640  # spans for five members of either half-set
-COSTS = ("wall_seconds", "cpu_seconds", "phase_seconds", "peak_memory_mb", "device", "device_word", "processes")
-
-
-def start(words, launcher=(), gpus=False, **variables):
-    """A verb as a process of its own, which finds two GPUs if told to."""
-    paths = [SUPPORT / "gpu" / "pretend"] * gpus + [ROOT]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, paths)), KERNELS_OF_STAND_IN=str(folder()),
-                       OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", **variables)
-    command = [*launcher, sys.executable, "-m", "localrefine_plugin.engine", *map(str, words)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            universal_newlines=True)
-
-
-def engine(words, launcher=(), gpus=False, **variables):
-    process = start(words, launcher, gpus, **variables)
-    said, failed = process.communicate()
-    return subprocess.CompletedProcess(words, process.returncode, said, failed)
-
-
-def ranks(count):
-    """The launcher of so many MPI ranks; skips where there is none."""
-    require_mpi()
-    return ["mpirun", "--oversubscribe", "-n", str(count)]
 
 
 @pytest.fixture(scope="module")
@@ -75,30 +54,6 @@ def refined(path, inputs, *more, **options):
 @pytest.fixture(scope="module")
 def alone(inputs, tmp_path_factory):
     return refined(tmp_path_factory.mktemp("alone") / "run", inputs, "--device", "cpu")
-
-
-def results(path):
-    """Every file of a run but for what tells its cost and its folder: name → bytes, or text."""
-    found = {}
-    for file in sorted(Path(path).rglob("*")):
-        name = file.relative_to(path).as_posix()
-        if file.is_file() and file.suffix in (".mrc", ".npz", ".star"):
-            found[name] = file.read_bytes()
-        elif file.name in ("iteration.json", "report.json", "pose_blur.json", "mask_ladder.json"):
-            found[name] = without_costs(json.loads(file.read_text().replace(str(path), "RUN")))
-    return found
-
-
-def without_costs(content):
-    if isinstance(content, dict):
-        return {key: without_costs(value) for key, value in content.items() if key not in COSTS}
-    return [without_costs(value) for value in content] if isinstance(content, list) else content
-
-
-def assert_same_results(one, other):
-    one, other = results(one), results(other)
-    assert list(one) == list(other) and len(one) > 20
-    assert [name for name in one if one[name] != other[name]] == []
 
 
 # ---------------------------------------------------------------- the same bits
@@ -329,6 +284,69 @@ def test_ctrl_c_ends_all_and_one_speaks(inputs, tmp_path):
     assert process.returncode == 130
     assert failed.strip() == "stopped; to go on, give the same command with --continue"
     assert len(others) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in others)
+
+
+def test_others_take_the_images_of_a_member_that_stands_still(alone, inputs, tmp_path):
+    """It is stopped until all images have been taken, and finishes those it had."""
+    path = tmp_path / "run"
+    process = start(["refine", *inputs, "--output", path, "--device", "cpu", "--processes", "3"])
+    while not list(path.glob("iter_001/.half_1_claims*/*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    stopped, half = members_of(process.pid)[-1], PARTICLES // 2
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        expected = len(spans(half, 3)) + len(spans(len(null_images(half)), 3))
+        while len(list(path.glob("iter_001/.half_1_claims*/*"))) < expected:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    _, failed = process.communicate()
+    assert process.returncode == 0, failed
+    assert_same_results(alone, path)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """(folder, function that mounts it with other options) of a file system in memory; skips where none may be
+    mounted."""
+    try:
+        with small_disk(tmp_path / "disk", 100_000) as mount:
+            yield tmp_path / "disk", mount
+    except (PermissionError, FileNotFoundError) as error:
+        pytest.skip(f"a file system cannot be mounted: {error}")
+
+
+def said_once(done, place):
+    """That a run of MPI ranks ended with one sentence, which names a file of the folder, the rank and its machine."""
+    assert done.returncode != 0
+    assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr, done.stderr
+    assert re.search(rf"error: {place}\S* \(rank \d on {re.escape(platform.node())}\): No space left", done.stderr)
+
+
+@pytest.mark.parametrize("room", ("size=1000k", "nr_inodes=36"))  # less than two iterations take
+def test_a_full_disk_ends_all_ranks_with_one_sentence_and_continue_has_the_same_bits(alone, inputs, disk, room):
+    folder, mount = disk
+    mount(room)
+    done = engine(["refine", *inputs, "--output", folder / "run", "--device", "cpu"], ranks(3))
+    said_once(done, folder / "run" / "iter_002")
+    mount("size=100000k,nr_inodes=1000")
+    assert_same_results(alone, refined(folder / "run", inputs, "--device", "cpu", "--continue", launcher=ranks(3)))
+
+
+def test_a_rank_whose_own_disk_is_full_says_which_folder_it_needs(alone, inputs, disk, tmp_path):
+    """Another machine's disk, where it keeps compiled code."""
+    folder, mount = disk
+    mount("size=200k")
+    (folder / "full").write_bytes(bytes(200 << 10))
+    of_one = f'[ "$OMPI_COMM_WORLD_RANK" = 0 ] || export NUMBA_CACHE_DIR={folder}; exec "$@"'
+    done = engine(["refine", *inputs, "--output", tmp_path / "run", "--device", "cpu"],
+                  [*ranks(2), "sh", "-c", of_one, "sh"])
+    said_once(done, f"compiled code in {folder}/")
+    assert "(rank 1 on" in done.stderr
+    again = refined(tmp_path / "run", inputs, "--device", "cpu", "--continue", launcher=ranks(2))
+    assert_same_results(alone, again)
 
 
 # ---------------------------------------------------------------- words

@@ -164,7 +164,7 @@ def align_part(sample: Sample, part: Optional[np.ndarray], what: str) -> Aligned
                 else plan_about(sample, part, resolution, covariance))
         particles, reference = sample.particles.take(rows), read_map(sample.folder.reference(last, half))[0]
         with ImageReader(particles) as reader:
-            task = HalfSet(particles, rows, reader.read, reference, region, load_noise(sample.folder, last, half),
+            task = HalfSet(particles, rows, reader, reference, region, load_noise(sample.folder, last, half),
                            taken(stored_poses(sample.folder, last, half), rows),
                            errors_of_reference(sample.folder, last, half, reference, region, plan.centre))
             found.append(aligned(sample, half, task, plan, what))
@@ -181,7 +181,7 @@ def align_rest(sample: Sample, rest: np.ndarray, references: List[np.ndarray]) -
         rows = sample.rows[half]
         particles = sample.particles.take(rows)
         with ImageReader(particles) as reader:
-            task = HalfSet(particles, rows, reader.read, reference, rest,
+            task = HalfSet(particles, rows, reader, reference, rest,
                            load_noise(sample.folder, sample.iteration, half), at_input(particles, rows),
                            errors_of_input(sample, half, reference, rest, plan.centre, agreement))
             found.append(aligned(sample, half, task, plan, "the rest of the particle"))

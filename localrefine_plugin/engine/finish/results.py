@@ -10,6 +10,7 @@ import numpy as np
 from ..control.rest_control import rest_control
 from ..inputs.changes import changes_at_the_end
 from ..io.cryosparc import UID, go_back, write_cs
+from ..io.later import Later
 from ..io.mrc import read_map, write_map
 from ..io.relion_particles import origins_angstrom, read_table, write_computed
 from ..io.rows import Together
@@ -52,7 +53,7 @@ UNCERTAINTY_LABELS = ("lrRotationUncertainty", "lrShiftUncertainty")
 def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
     """Unfiltered half-maps, their mean, the sharpened map, poses, mask and FSC of the best iteration; maps are worked
     on on ``device``."""
-    given, last = load_input(run), run.iterations_done()
+    last = run.iterations_done()
     k = load_iteration(run, last).best_iteration
     final, names = run.path / "final", FINAL_FILES + OPTIONAL_FINAL_FILES
     for path in [run.report] + [run.final(name) for name in names]:
@@ -61,33 +62,8 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
     final.mkdir(exist_ok=True)
     for folder in (run.path, final):
         remove_temporary(folder)
-    for half in (1, 2):
-        copy(run.half_map(k, half), run.final(f"half_map_{half}.mrc"))
-    copy(run.mask_in_use(k), run.final("mask.mrc"))
-    if run.filter_resolution(k).exists():
-        copy(run.filter_resolution(k), run.final("filter_resolution.mrc"))
-    copy(run.fsc(k), run.final("fsc.star"))
-    halves = read_half_maps(run, k, workers, device_for_volumes(device, given.box_size))
-    curves = read_fsc(run.fsc(k))
-    share = share_of_first(run, k, len(curves.corrected))
-    mean, mask = weighted_mean(halves, share), read_map(run.mask_in_use(k))[0]
-    believed = supported(curves, mask)
-    write_maps(run, mean, curves, workers)
-    write_ladder(run, halves, mask, curves)
-    rows = select(run, k) if wanted(given.resolved) else None
-    write_final_particles(run, k, rows)
-    if rows is not None:
-        selection = effect(run, k, rows, workers)
-        save_record(run.final("selection.json"), selection)
-        say(sentence(selection))
-    views: Any = JoinedColumn([table.rotation for table in stored_tables(run, k)])
-    write_directions(run, halves, mask, views)
-    blur = pose_blur(run, k, BlurredMap.of(mean, mask, believed.corrected, believed.resolutions()["corrected"]
-                                           / given.pixel_size, workers), believed, share)
-    blur = replace(blur, advice=". ".join(text for text in (support_advice(curves, believed), blur.advice) if text))
-    save_record(run.final("pose_blur.json"), blur)
-    del halves, mean  # their memory is the control's now
-    control = write_control(run, k, workers, device)
+    with Later() as later:
+        blur, control = results_of(run, k, workers, device, later)
     changes = changes_at_the_end(run)
     if changes:
         save_record(run.final("input_changes.json"), InputChanges(tuple(changes)))
@@ -103,6 +79,38 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
     say(f"results of iteration {k} are in {final}")
 
 
+def results_of(run: RunFolder, k: int, workers: int, device: Device, later: Later) -> Tuple[PoseBlur, RestControl]:
+    """All of `write_results` but its report, of iteration k."""
+    given = load_input(run)
+    for half in (1, 2):
+        later(copy, run.half_map(k, half), run.final(f"half_map_{half}.mrc"))
+    later(copy, run.mask_in_use(k), run.final("mask.mrc"))
+    if run.filter_resolution(k).exists():
+        later(copy, run.filter_resolution(k), run.final("filter_resolution.mrc"))
+    later(copy, run.fsc(k), run.final("fsc.star"))
+    halves = read_half_maps(run, k, workers, device_for_volumes(device, given.box_size))
+    curves = read_fsc(run.fsc(k))
+    share = share_of_first(run, k, len(curves.corrected))
+    mean, mask = weighted_mean(halves, share), read_map(run.mask_in_use(k))[0]
+    believed = supported(curves, mask)
+    write_maps(run, mean, curves, workers, later)
+    write_ladder(run, halves, mask, curves, later)
+    rows = select(run, k) if wanted(given.resolved) else None
+    later(write_final_particles, run, k, rows)
+    if rows is not None:
+        selection = effect(run, k, rows, workers)
+        save_record(run.final("selection.json"), selection)
+        say(sentence(selection))
+    views: Any = JoinedColumn([table.rotation for table in stored_tables(run, k)])
+    write_directions(run, halves, mask, views)
+    blur = pose_blur(run, k, BlurredMap.of(mean, mask, believed.corrected, believed.resolutions()["corrected"]
+                                           / given.pixel_size, workers), believed, share)
+    blur = replace(blur, advice=". ".join(text for text in (support_advice(curves, believed), blur.advice) if text))
+    save_record(run.final("pose_blur.json"), blur)
+    del halves, mean  # their memory is the control's now
+    return blur, write_control(run, k, workers, device)
+
+
 def write_control(run: RunFolder, iteration: int, workers: int, device: Device) -> RestControl:
     """What the rest of the particle says of the poses found, and a mask of what moves where not all of it does."""
     control, part = rest_control(run, iteration, device, workers)
@@ -114,23 +122,23 @@ def write_control(run: RunFolder, iteration: int, workers: int, device: Device) 
     return control
 
 
-def write_maps(run: RunFolder, mean: Array, curves: FscCurves, workers: int) -> None:
+def write_maps(run: RunFolder, mean: Array, curves: FscCurves, workers: int, later: Later) -> None:
     """The mean of the half-maps, as it is and sharpened, and how it was sharpened."""
     given = load_input(run)
     pixel_size, b_factor = given.pixel_size, given.resolved.sharpen_bfactor
-    write_map(run.final("map.mrc"), to_host(mean), pixel_size)
+    later(write_map, run.final("map.mrc"), to_host(mean), pixel_size)
     sharpened, fit = sharpen(mean, pixel_size, curves.corrected, curves.resolutions()["corrected"], b_factor, workers)
-    write_map(run.final("map_sharpened.mrc"), to_host(sharpened), pixel_size)
+    later(write_map, run.final("map_sharpened.mrc"), to_host(sharpened), pixel_size)
     save_record(run.final("sharpening.json"), Sharpening(
         b_factor_applied=applied_b_factor(fit, b_factor), b_factor_guinier=fit.b_factor,
         guinier_correlation=fit.correlation, guinier_shells=fit.shells))
 
 
-def write_ladder(run: RunFolder, halves: HalfMaps, mask: np.ndarray, curves: FscCurves) -> None:
+def write_ladder(run: RunFolder, halves: HalfMaps, mask: np.ndarray, curves: FscCurves, later: Later) -> None:
     """The resolution in ever tighter masks, and the tightest that adds no correlation of its own."""
     given = load_input(run)
     ladder = mask_ladder(halves, mask, curves, given.resolved.seed)
-    write_map(run.final("tightest_mask.mrc"), ladder.mask, given.pixel_size)
+    later(write_map, run.final("tightest_mask.mrc"), ladder.mask, given.pixel_size)
     save_record(run.final("mask_ladder.json"), ladder.record)
 
 

@@ -66,7 +66,7 @@ def align_sample(inputs: CheckedInputs, resolved: ResolvedSettings, device: Devi
         index = np.flatnonzero(inputs.particles.half_set == half)
         particles = inputs.particles.take(index)
         with ImageReader(particles) as reader:
-            given = HalfSet(particles, index, reader.read, references[half - 1] * looks[half - 1].scale, inputs.mask,
+            given = HalfSet(particles, index, reader, references[half - 1] * looks[half - 1].scale, inputs.mask,
                             looks[half - 1].noise_power)
             results.append(align_half(given, plan, device, workers, verdicts=False))
         sets.append(particles)

@@ -11,7 +11,8 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from ..io.mrc import ImageReader, image_problems
+from ..io.image_problems import image_problems
+from ..io.mrc import ImageReader
 from ..records.errors import InputError
 from ..records.particles import Particles
 from ..records.run_input import Excluded

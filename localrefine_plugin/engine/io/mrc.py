@@ -6,14 +6,15 @@ import struct
 import warnings
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import mrcfile
 import numpy as np
 
-from ..records.errors import InputError
+from ..records.errors import InputError, OtherPixels
 from ..records.particles import Particles
 from .find_file import did_you_mean
+from .image_problems import image_problems
 from .other_formats import other_format
 from .run_folder import PathLike, check_regular_file, write_atomic
 
@@ -231,6 +232,7 @@ class Stack:
         with open_mrc(path) as mrc:
             self.shape = stack_shape(mrc, path)
             self._dtype, self._offset = pixel_type(mrc, path), int(mrc.data.offset)
+        self.pixels = np.dtype(np.float16 if self._dtype == np.float16 else np.float32)
         self._path, self._handle = path, open(path, "rb", buffering=0)
 
     def close(self) -> None:
@@ -243,6 +245,8 @@ class Stack:
         Where the file holds what the array holds, the bytes go from the file's cache to the array and nowhere else.
         """
         direct = self._dtype == out.dtype
+        if not direct and out.dtype != np.float32:
+            raise OtherPixels
         content = out if direct else np.empty(out.shape, self._dtype)
         offset = self._offset + number * (content.nbytes // len(out))
         try:
@@ -256,15 +260,15 @@ class Stack:
 
 
 class ImageReader:
-    """Reads images of `Particles` from their stacks, with one or several threads.
+    """Reads images of `Particles` from their stacks, with one or several threads, which read from one file together.
 
-    Each thread keeps at most 32 stacks open; the memory it needs does not depend on the number of particles.
-    Not to be shared between threads.
+    At most 32 stacks are open; the memory it needs does not depend on the number of particles. A stack whose images
+    are asked for one after the other is opened once. Not to be shared between threads.
     """
 
     def __init__(self, particles: Particles, threads: int = 1):
         self._particles, self._threads = particles, threads
-        self._open: List["OrderedDict[int, Stack]"] = [OrderedDict() for _ in range(threads)]
+        self._open: "OrderedDict[int, Stack]" = OrderedDict()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images") if threads > 1 else None
 
     def __enter__(self) -> "ImageReader":
@@ -276,13 +280,12 @@ class ImageReader:
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
-        for opened in self._open:
-            while opened:
-                opened.popitem()[1].close()
+        while self._open:
+            self._open.popitem()[1].close()
 
     def read(self, index: Any, out: Optional[np.ndarray] = None) -> np.ndarray:
         """Images (m, N, N) float32 of the particles of this index (m,), a sequence or an array of int, in its order;
-        in ``out`` (m, N, N) if it is given.
+        in ``out`` (m, N, N) if it is given, which may be float16 if all stacks are (else `OtherPixels`).
 
         Raises InputError, naming row, image and stack, for an image that lies beyond the stack, has another box
         size, holds NaN or infinity, or is constant.
@@ -292,34 +295,50 @@ class ImageReader:
             raise self._error(int(index[i]), problem, "remove or re-extract the particle")
         return images
 
+    __call__ = read
+
     def read_unchecked(self, index: Any) -> np.ndarray:
         """As `read`, whatever the pixels hold."""
         return self._read(index, None, False)[0]
+
+    def pixels_of(self, particle: int) -> np.dtype:
+        """float16 if that is what the stack of this particle holds, else float32."""
+        stack = int(self._particles.stack[np.array([particle])][0])
+        self._open_stacks([stack])
+        return self._open[stack].pixels
 
     def _read(self, index: Any, out: Optional[np.ndarray], check: bool) -> Tuple[np.ndarray, Dict[int, str]]:
         """The images, and what `image_problems` says of them; read in the order they have on disk."""
         index, n = np.asarray(index, dtype=np.int64), self._particles.box_size
         images = np.empty((len(index), n, n), dtype=np.float32) if out is None else out
-        order = np.lexsort((self._particles.slice[index], self._particles.stack[index]))
+        stack, number = self._particles.stack[index], self._particles.slice[index]
+        order = np.lexsort((number, stack))
         piece = max(1, _CHECKED_BYTES // (4 * n * n))
         problems: Dict[int, str] = {}
 
-        def some(part: np.ndarray, opened: "OrderedDict[int, Stack]") -> None:
+        def some(part: np.ndarray) -> None:
             for start in range(0, len(part), piece):
                 rows = part[start:start + piece]
-                self._fill(images, rows, index, opened)
+                self._fill(images, rows, index, (stack[rows], number[rows]))
                 if check:
                     problems.update({int(rows[i]): text for i, text in image_problems(images[_as_slice(rows)]).items()})
-        if self._pool is None:
-            some(order, self._open[0])
-        else:
-            list(self._pool.map(some, np.array_split(order, self._threads), self._open))
+        distinct = np.unique(stack)
+        for start in range(0, len(distinct), _OPEN_STACKS):
+            opened = distinct[start:start + _OPEN_STACKS]
+            self._open_stacks(opened.tolist())
+            here = order[slice(*np.searchsorted(stack[order], [opened[0], opened[-1] + 1]))]
+            if self._pool is None:
+                some(here)
+            else:
+                list(self._pool.map(some, np.array_split(here, self._threads)))
         return images, problems
 
-    def _fill(self, images: np.ndarray, rows: np.ndarray, index: np.ndarray, opened: "OrderedDict[int, Stack]") -> None:
-        """The images of ``rows``, which are in the order of the disk: neighbours at once, because each call hands the
-        lock of the interpreter over; one that several particles share is read once."""
-        stack, number = self._particles.stack[index[rows]], self._particles.slice[index[rows]]
+    def _fill(self, images: np.ndarray, rows: np.ndarray, index: np.ndarray,
+              place: Tuple[np.ndarray, np.ndarray]) -> None:
+        """The images of ``rows``, which are in the order of the disk, at ``place``, stack and number: neighbours at
+        once, because each call hands the lock of the interpreter over; one that several particles share is read
+        once."""
+        stack, number = place
         same, step = np.diff(stack) == 0, np.diff(number)
         shared = np.append(False, same & (step == 0))
         follows = np.append(False, same & (step == 1) & (np.diff(rows) == 1)) & ~np.append(False, shared[:-1])
@@ -329,18 +348,21 @@ class ImageReader:
                 if shared[a]:
                     images[rows[a]] = images[rows[a - 1]]
                     continue
-                held = self._stack(int(stack[a]), opened)
+                held = self._open[int(stack[a])]
                 self._check(held, number[a:b], index[rows[a:b]])
                 held.images_into(int(number[a]), images[rows[a]:rows[a] + b - a])
 
-    def _stack(self, stack: int, opened: "OrderedDict[int, Stack]") -> Stack:
-        images = opened.pop(stack, None)
-        if images is None:
-            while len(opened) >= _OPEN_STACKS:
-                opened.popitem(last=False)[1].close()
-            images = Stack(self._particles.stacks[stack])
-        opened[stack] = images
-        return images
+    def _open_stacks(self, stacks: Sequence[int]) -> None:
+        """These stacks, as many as may be open, are open afterwards."""
+        for stack in stacks:
+            if stack in self._open:
+                self._open.move_to_end(stack)
+        missing = [stack for stack in stacks if stack not in self._open]
+        while self._open and len(self._open) + len(missing) > _OPEN_STACKS:
+            self._open.popitem(last=False)[1].close()
+        opened = map if self._pool is None else self._pool.map
+        for stack, held in zip(missing, opened(Stack, [self._particles.stacks[stack] for stack in missing])):
+            self._open[stack] = held
 
     def _check(self, held: Stack, numbers: np.ndarray, particles: np.ndarray) -> None:
         """Raise InputError unless the stack holds images of these numbers, of the particles' box size."""
@@ -363,16 +385,3 @@ def _as_slice(rows: np.ndarray) -> Any:
     """``rows`` as a slice where they follow one another: a view instead of a copy."""
     follow = bool(np.all(np.diff(rows) == 1))
     return slice(int(rows[0]), int(rows[-1]) + 1) if follow else rows
-
-
-def image_problems(images: np.ndarray) -> Dict[int, str]:
-    """What is wrong with those of the images (m, N, N) that cannot be used, by their index."""
-    # A minimum and a maximum tell both: NaN and infinity propagate into their difference, a constant has none.
-    with np.errstate(invalid="ignore", over="ignore"):
-        span = np.ptp(images, axis=(1, 2))
-    problems = {}
-    for i in np.flatnonzero(~(span > 0) | ~np.isfinite(span)):
-        finite = span[i] == 0
-        problems[int(i)] = (f"is constant ({images[i, 0, 0]:g} everywhere)" if finite else
-                            "holds NaN or infinite values")
-    return problems

@@ -7,6 +7,7 @@ from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
 
+from ..records.errors import OtherPixels
 from .device import Device
 
 Array = Any
@@ -14,7 +15,11 @@ PINNED_BYTES = 32 << 20  # of each of the two buffers; long enough a copy to hid
 
 
 Read = Callable[..., np.ndarray]
-"""Images (b, N, N) float32 of an index (b,); with a second argument (b, N, N), in that array."""
+"""Images (b, N, N) float32 of an index (b,); with a second argument (b, N, N), in that array.
+
+One that has ``pixels_of`` (io.mrc.ImageReader) says by it whether the file of an image holds float16, and also fills
+arrays of that type.
+"""
 
 
 def from_array(images: np.ndarray) -> Read:
@@ -29,7 +34,8 @@ class Prefetch:
 
     Called as ``read`` is. For index a … b it hands out the images and begins to read as many of those that follow.
     Whoever asks for other images gets them as well, only later. On a GPU the images are the GPU's, and their memory is
-    written to again during the call after the next: a batch must have been asked of the GPU before that.
+    written to again during the call after the next: a batch must have been asked of the GPU before that. Images that
+    are float16 in their files are sent as they are and become float32 on the GPU.
 
     Parameters
     ----------
@@ -56,8 +62,16 @@ class Prefetch:
             self.forget()
             self.begin(index)
         assert self.images is not None
-        images = self.images.result()
+        try:
+            images = self.images.result()
+        except OtherPixels:  # the stacks are of both kinds
+            assert self.transfer is not None
+            self.transfer.pixels_of = None
+            self.begin(index)
+            images = self.images.result()
         self.images = None
+        if images.dtype != np.float32:
+            images = images.astype(np.float32)
         following = np.arange(index[-1] + 1, min(index[-1] + 1 + len(index), self.end))
         if len(following):
             self.begin(following)
@@ -86,6 +100,7 @@ class Transfer:
     def __init__(self, read: Read, box_size: int, device: Device):
         self.read, self.device, self.shape = read, device, (box_size, box_size)
         self.piece = max(1, PINNED_BYTES // (4 * box_size ** 2))
+        self.pixels_of: Optional[Callable[[int], np.dtype]] = getattr(read, "pixels_of", None)
         self.targets: List[Array] = []
         self.pinned: List[Tuple[np.ndarray, Any]] = []
         self.stream = device.xp.cuda.Stream(non_blocking=True)
@@ -93,38 +108,40 @@ class Transfer:
     def order(self, index: np.ndarray) -> Callable[[], Array]:
         """What the other thread has to do to bring these images to the GPU."""
         xp = self.device.xp
-        if not self.targets or len(index) > len(self.targets[0]):
+        kind = np.dtype(np.float32) if self.pixels_of is None else self.pixels_of(int(index[0]))
+        if not self.targets or len(index) > len(self.targets[0]) or self.targets[0].dtype != kind:
             self.targets = []  # before the new ones
-            self.targets = [xp.empty((len(index),) + self.shape, np.float32) for _ in range(2)]
+            self.targets = [xp.empty((len(index),) + self.shape, kind) for _ in range(2)]
         self.targets.reverse()
         target, free = self.targets[0][:len(index)], xp.cuda.Event(disable_timing=True)
         free.record()
-        return partial(self.fill, target, index, free)
+        return partial(self.fill, target, index, free, kind)
 
-    def fill(self, target: Array, index: np.ndarray, free: Any) -> Array:
+    def fill(self, target: Array, index: np.ndarray, free: Any, kind: np.dtype) -> Array:
         """``target``, once the images of ``index`` are there."""
         with self.device.current():  # which is each thread's own
             self.stream.wait_event(free)
             try:
                 for turn, start in enumerate(range(0, len(index), self.piece)):
-                    self.send(index[start:start + self.piece], target[start:start + self.piece], turn % 2)
+                    self.send(index[start:start + self.piece], target[start:start + self.piece], turn % 2, kind)
             finally:  # also after an image that cannot be read nothing may still be on its way
                 self.stream.synchronize()
         return target
 
-    def send(self, index: np.ndarray, target: Array, turn: int) -> None:
+    def send(self, index: np.ndarray, target: Array, turn: int, kind: np.dtype) -> None:
         buffer, sent = self.buffer(turn)
         sent.synchronize()
-        self.read(index, buffer[:len(index)])
-        target.set(buffer[:len(index)], stream=self.stream)
+        shape = (len(index),) + self.shape
+        part = buffer.view(kind)[:int(np.prod(shape))].reshape(shape)
+        self.read(index, part)
+        target.set(part, stream=self.stream)
         sent.record(self.stream)
 
     def buffer(self, index: int) -> Tuple[np.ndarray, Any]:
-        """A pinned buffer (piece, N, N) float32 and the event that its content has been sent."""
+        """A pinned buffer for ``piece`` images of float32, flat, and the event that its content has been sent."""
         cuda = self.device.xp.cuda
         if index == len(self.pinned):
-            shape = (self.piece,) + self.shape
-            memory = cuda.alloc_pinned_memory(4 * int(np.prod(shape)))
-            array = np.frombuffer(memory, np.float32, int(np.prod(shape))).reshape(shape)
+            pixels = self.piece * int(np.prod(self.shape))
+            array = np.frombuffer(cuda.alloc_pinned_memory(4 * pixels), np.float32, pixels)
             self.pinned.append((array, cuda.Event(disable_timing=True)))
         return self.pinned[index]

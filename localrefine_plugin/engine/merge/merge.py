@@ -6,6 +6,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ..io.later import Later
 from ..io.mrc import read_map, write_map
 from ..io.run_folder import RunFolder
 from ..io.run_store import load_input, load_iteration, load_motion, stored_particles, stored_poses, stored_tables
@@ -36,21 +37,22 @@ def merge_halves(run: RunFolder, iteration: int, workers: int, device: Device = 
     curves, mask = curves_in_mask(run, iteration, halves, resolved, pixel_size)
     write_fsc(run.fsc(iteration), curves)
     references = next_references(halves, mask, curves, resolved)
-    for half, volume in enumerate(references.maps, 1):
-        write_map(run.reference(iteration, half), to_host(volume), pixel_size)
-    if references.cutoff_angstrom is not None:
-        write_map(run.filter_resolution(iteration), to_host(references.cutoff_angstrom), pixel_size)
     files = [run.fsc(iteration), run.reference(iteration, 1), run.reference(iteration, 2),
              run.iteration_mask(iteration), run.filter_resolution(iteration)]
-    tables = stored_tables(run, iteration)
-    now = replace(
-        curves.record(iteration, align_resolution_angstrom=curves.resolutions()["corrected"]),
-        reference_fsc=tuple(reference_fsc(references.maps, mask, workers)),
-        pose_change=pose_change(tables, [stored_poses(run, iteration - 1, half) for half in (1, 2)], pixel_size),
-        at_rotation_limit=mean_of(tables, "at_rotation_limit"), at_shift_limit=mean_of(tables, "at_shift_limit"),
-        insertions_mean=mean_of(tables, "insertions"), share_not_aligned=share_not_aligned(tables),
-        share_empty=mean_where_judged(tables, "probability_empty"),
-        files=run.sizes(path for path in files if path.exists()))
+    with Later() as later:
+        for half, volume in enumerate(references.maps, 1):
+            later(write_map, run.reference(iteration, half), to_host(volume), pixel_size)
+        if references.cutoff_angstrom is not None:
+            later(write_map, run.filter_resolution(iteration), to_host(references.cutoff_angstrom), pixel_size)
+        tables = stored_tables(run, iteration)
+        now = replace(
+            curves.record(iteration, align_resolution_angstrom=curves.resolutions()["corrected"]),
+            reference_fsc=tuple(reference_fsc(references.maps, mask, workers)),
+            pose_change=pose_change(tables, [stored_poses(run, iteration - 1, half) for half in (1, 2)], pixel_size),
+            at_rotation_limit=mean_of(tables, "at_rotation_limit"), at_shift_limit=mean_of(tables, "at_shift_limit"),
+            insertions_mean=mean_of(tables, "insertions"), share_not_aligned=share_not_aligned(tables),
+            share_empty=mean_where_judged(tables, "probability_empty"))
+    now = replace(now, files=run.sizes(path for path in files if path.exists()))
     earlier = [load_iteration(run, k) for k in range(iteration)]
     now = replace(now, **asdict(decide(earlier + [now], resolved, given.box_size * pixel_size)))
     return with_advice(run, now, earlier, tables, curves)

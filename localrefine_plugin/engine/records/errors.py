@@ -20,3 +20,7 @@ class InputError(Exception):
 
     def as_dict(self) -> Dict[str, str]:
         return {"message": str(self), "problem": self.problem, "input": self.source, "remedy": self.remedy}
+
+
+class OtherPixels(Exception):
+    """A stack does not hold pixels of the type that its images are asked for in."""

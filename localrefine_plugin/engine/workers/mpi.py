@@ -18,6 +18,8 @@ from .linked import PIECE, LinkedTeam
 Array = Any
 LOOK_SECONDS = 0.002  # how often a rank that waits looks for a message: MPI itself would keep a core busy
 
+TURN_SECONDS, MOST_TURN_SECONDS = 0.3, 3.0
+
 
 class Ranks(LinkedTeam):
     """The ranks of this MPI job."""
@@ -41,6 +43,8 @@ class Ranks(LinkedTeam):
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         if kind is not None and self.busy or not self.is_first and kind is not None:
+            # where all stumble over one thing, as a full disk, the one with the lowest rank ends all and says why
+            time.sleep(min(self.rank * TURN_SECONDS, MOST_TURN_SECONDS))
             atexit.register(self.world.Abort, 1)  # once this process has said why: the others are waiting for it
         elif self.is_first:
             self.order(None)
