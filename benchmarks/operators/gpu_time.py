@@ -198,7 +198,8 @@ def page(counts: Dict[str, Count], work: Work, options: simulate.Options) -> str
     return table(head, rows) + (
         f"\n\nA batch of any size makes {work.calls} calls of CuPy and {work.waits} waits; {work.search_calls} of the "
         f"calls and {work.search_waits} of the waits are the search's. At {1e6 * CALL_SECONDS:.0f} µs a call, this is "
-        f"{1e3 * CALL_SECONDS * work.calls:.0f} ms for all images of the batch together. A reconstruction moves {1e-9 * work.reconstruction_bytes:.2f} GB, once for each "
+        f"{1e3 * CALL_SECONDS * work.calls:.0f} ms for all images of the batch together. A "
+        f"reconstruction moves {1e-9 * work.reconstruction_bytes:.2f} GB, once for each "
         "half-set.")
 
 

@@ -14,7 +14,7 @@ from ..io.mrc import read_map, write_map
 from ..io.relion_particles import origins_angstrom, read_table, write_particles
 from ..io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, remove, remove_temporary, write_atomic
 from ..io.run_store import load_input, load_iteration, load_noise, load_particles, load_tables, save_record
-from ..kernels.device import CPU, Device, device_for_volumes, to_host
+from ..kernels.device import CPU, Device, array_module, device_for_volumes, to_host
 from ..maps.fsc import FscCurves, read_fsc
 from ..maps.half_maps import HalfMaps, read_half_maps
 from ..maps.sharpen import applied_b_factor, sharpen
@@ -67,21 +67,22 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
     curves = read_fsc(run.fsc(k))
     share = share_of_first(run, k, len(curves.corrected))
     mean, mask = weighted_mean(halves, share), read_map(run.mask_in_use(k))[0]
+    there = array_module(mean).asarray(mask)
     believed = supported(curves, mask)
     write_maps(run, mean, curves, workers)
-    write_ladder(run, halves, mask, curves)
+    write_ladder(run, halves, there, curves)
     rows = select(run, k) if wanted(given.resolved) else None
     write_final_particles(run, k, rows)
     if rows is not None:
         selection = effect(run, k, rows, workers)
         save_record(run.final("selection.json"), selection)
         say(sentence(selection))
-    write_directions(run, halves, mask, np.concatenate([table.rotation for table in load_tables(run, k)]))
+    write_directions(run, halves, there, np.concatenate([table.rotation for table in load_tables(run, k)]))
     blur = pose_blur(run, k, BlurredMap.of(mean, mask, believed.corrected, believed.resolutions()["corrected"]
                                            / given.pixel_size, workers), believed, share)
     blur = replace(blur, advice=". ".join(text for text in (support_advice(curves, believed), blur.advice) if text))
     save_record(run.final("pose_blur.json"), blur)
-    del halves, mean  # their memory is the control's now
+    del halves, mean, there  # their memory is the control's now
     control = write_control(run, k, workers, device)
     changes = changes_at_the_end(run)
     if changes:
@@ -121,11 +122,11 @@ def write_maps(run: RunFolder, mean: Array, curves: FscCurves, workers: int) -> 
         guinier_correlation=fit.correlation, guinier_shells=fit.shells))
 
 
-def write_ladder(run: RunFolder, halves: HalfMaps, mask: np.ndarray, curves: FscCurves) -> None:
+def write_ladder(run: RunFolder, halves: HalfMaps, mask: Array, curves: FscCurves) -> None:
     """The resolution in ever tighter masks, and the tightest that adds no correlation of its own."""
     given = load_input(run)
     ladder = mask_ladder(halves, mask, curves, given.resolved.seed)
-    write_map(run.final("tightest_mask.mrc"), ladder.mask, given.pixel_size)
+    write_map(run.final("tightest_mask.mrc"), to_host(ladder.mask), given.pixel_size)
     save_record(run.final("mask_ladder.json"), ladder.record)
 
 
