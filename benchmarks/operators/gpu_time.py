@@ -110,7 +110,10 @@ def counted_run(folder: Path, options: simulate.Options, iterations: int) -> Tup
     try:
         search.gauss_newton_sums, search.score_grid = sums, grid  # type: ignore[assignment]
         align.extract_slices, align.insert_slices = slices, insert  # type: ignore[assignment]
-        run = refine.refine(*inputs, str(folder / "run"), Settings(max_iterations=iterations), device="cpu")
+        run = refine.prepare(*inputs, str(folder / "run"), Settings(max_iterations=iterations), device="cpu")
+        for iteration in range(1, iterations + 1):  # without the end of a run, whose control aligns images again
+            refine.align(str(run.path), iteration, (1, 2), "cpu")
+            refine.merge(str(run.path), iteration, device="cpu")
     finally:
         search.gauss_newton_sums, search.score_grid, align.extract_slices, align.insert_slices = kept
     visits = sum(read_json(run.half_done(k, half))["particles"]
