@@ -3,7 +3,8 @@
     python -m benchmarks.operators.gpu [--device cuda:N]
 
 The record goes to docs/gpu-records/<GPU>-<date>.md. Without a GPU it says what is missing and ends with status 1;
-so it does, after the record has been written, where a test, the self-test or a value failed.
+so it does, after the record has been written, where a test, the self-test or a value failed. Each part is a process
+with a time limit, 12 minutes in all; what a part had measured before it was stopped is in the record.
 
 The operators get a smooth reference: with one of noise, single pixels jump where a coordinate rounds to the other side
 of a cell. Values are compared in norm; accumulators after what Friedel mates bring has been added.
@@ -17,6 +18,7 @@ import argparse
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +26,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numba
 import numpy as np
@@ -32,7 +34,7 @@ import numpy as np
 from examples import simulate
 from localrefine_plugin.engine import refine
 from localrefine_plugin.engine.align.reference import transform_cube
-from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
 from localrefine_plugin.engine.kernels.device import CPU, Device, choose_device, to_host
 from localrefine_plugin.engine.kernels.fixed_point import FixedPointSums, exponents
 from localrefine_plugin.engine.kernels.insert import insert_slices
@@ -52,6 +54,9 @@ SHAPE = Shape(images=512)
 SIMULATED = simulate.Options(particles=2000, box_size=96, pixel_size=3.0)
 LARGE = simulate.Options(particles=2000, box_size=256, pixel_size=1.4)
 ITERATIONS = 3
+TESTS = "pytest -m gpu"
+SELFTEST = "engine selftest"
+LIMITS = {TESTS: 210, SELFTEST: 90, "operators": 60, "transfers": 30, "small box": 90, "large box": 240}  # seconds
 LOOK_SECONDS = 0.5  # between two looks at how busy the GPU is
 TRANSFER_BYTES = 1 << 28
 
@@ -222,23 +227,25 @@ def refined(device: Device, data: Path, run: Path) -> Tuple[RunFolder, float]:
 
 
 def refinement_figures(device: Device, options: simulate.Options, folder: Path,
-                       make: Callable[[Path, simulate.Options], None]) -> List[Tuple[str, str]]:
-    """A whole run: seconds in all and by step, of the align steps by phase, how busy the GPU was, and the same run on
-    all cores."""
+                       make: Callable[[Path, simulate.Options], None]) -> Iterator[List[Tuple[str, str]]]:
+    """A whole run: seconds in all and by step, of the align steps by phase, how busy the GPU was; then also the same
+    run on all cores."""
     make(folder / "data", options)
     with Busy(device) as busy:
         run, seconds = refined(device, folder / "data", folder / "run")
-    cpu_run, cpu_seconds = refined(CPU, folder / "data", folder / "cpu")
     name = f"{options.particles} particles of {options.box_size}² px, {run.iterations_done()} iterations"
     steps = seconds_by_step(run, seconds)
     used = "not known" if busy.mean is None else f"{busy.mean:.0f} %"
-    rows = [("seconds in all", f"{seconds:.1f}"), ("on all CPU cores", f"{cpu_seconds:.1f}"),
-            ("that many times as long", f"{cpu_seconds / seconds:.1f}"), ("GPU busy, by nvidia-smi", used),
+    rows = [("seconds in all", f"{seconds:.1f}"), ("GPU busy, by nvidia-smi", used),
             *((f"seconds in {step}", f"{value:.2f}") for step, value in steps.items()),
             ("particles per second in align", f"{particles_aligned(run) / steps['align']:.0f}"),
-            *((f"resolution after the last, Å, {where}", f"{resolution(found):.2f}")
-              for where, found in (("GPU", run), ("CPU", cpu_run)))]
-    return [(f"{name}: {what}", value) for what, value in rows]
+            ("resolution after the last, Å, GPU", f"{resolution(run):.2f}")]
+    yield [(f"{name}: {what}", value) for what, value in rows]
+    cpu_run, cpu_seconds = refined(CPU, folder / "data", folder / "cpu")
+    rows += [("resolution after the last, Å, CPU", f"{resolution(cpu_run):.2f}"),
+             ("seconds on all CPU cores", f"{cpu_seconds:.1f}"),
+             ("that many times as long", f"{cpu_seconds / seconds:.1f}")]
+    yield [(f"{name}: {what}", value) for what, value in rows]
 
 
 def halves_of(run: RunFolder) -> List[Dict[str, Any]]:
@@ -268,10 +275,21 @@ def seconds_by_step(run: RunFolder, total: float) -> Dict[str, float]:
 
 
 def outcome(name: str, command: Sequence[str], lines: int, **environment: str) -> Outcome:
-    done = subprocess.run([sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          env=dict(os.environ, **environment))
-    print(done.stdout, flush=True)
-    return Outcome(name, done.returncode == 0, done.stdout.strip().splitlines()[-lines:])
+    """Of a program, stopped with its children at the limit of its name."""
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen([sys.executable, "-m", *command], stdout=said, stderr=subprocess.STDOUT,
+                                   env=dict(os.environ, **environment), start_new_session=True)
+        stopped = ""
+        try:
+            process.wait(LIMITS[name])
+        except subprocess.TimeoutExpired:
+            stopped = f"\nstopped after {LIMITS[name]} s"
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        said.seek(0)
+        text = said.read() + stopped
+    print(text, flush=True)
+    return Outcome(name, process.returncode == 0, text.strip().splitlines()[-lines:])
 
 
 def versions(device: Device) -> str:
@@ -307,31 +325,60 @@ def write_record(record: Record, folder: Path, date: str) -> Path:
     return path
 
 
-def measure(device: Device, shape: Shape, runs: Sequence[simulate.Options], turns: int) -> Tuple[
-        List[Tuple[str, str]], Dict[str, float]]:
-    """``runs``: of a small box, made by examples/simulate.py, and of a large one, by growth_data.py."""
-    figures, differences = operator_figures(device, shape, turns)
-    figures += transfer_figures(device)
-    for options, make in zip(runs, (simulate.simulate, growth_data.write)):
+def measured(part: str, device: Device) -> Iterator[Dict[str, Any]]:
+    """Figures and differences of a part; the last of them are all there are."""
+    if part == "operators":
+        figures, differences = operator_figures(device, SHAPE, 10)
+        yield dict(figures=figures, differences=differences)
+    elif part == "transfers":
+        yield dict(figures=transfer_figures(device, TRANSFER_BYTES), differences={})
+    else:
+        options, make = {"small box": (SIMULATED, simulate.simulate), "large box": (LARGE, growth_data.write)}[part]
         with tempfile.TemporaryDirectory() as folder:
-            figures += refinement_figures(device, options, Path(folder), make)
-    return figures, differences
+            for figures in refinement_figures(device, options, Path(folder), make):
+                yield dict(figures=figures, differences={})
+
+
+def measure(part: str, word: str, into: Path) -> None:
+    """Write what a part finds, as soon as it is found."""
+    for found in measured(part, choose_device(word)):
+        write_json(into, found)
+
+
+def measure_apart(word: str) -> Tuple[List[Outcome], List[Tuple[str, str]], Dict[str, float]]:
+    """All parts, each in a process of its own."""
+    outcomes, figures, differences = [], [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        for part in (name for name in LIMITS if name not in (TESTS, SELFTEST)):
+            into = Path(folder) / f"{part}.json"
+            command = ["benchmarks.operators.gpu", "--device", word, "--part", part, "--into", str(into)]
+            outcomes.append(outcome(part, command, 3))
+            if into.exists():
+                found = read_json(into)
+                figures += [(what, value) for what, value in found["figures"]]
+                differences.update(found["differences"])
+    return outcomes, figures, differences
 
 
 def main(arguments: Optional[Sequence[str]] = None, folder: Path = RECORDS) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda or cuda:N")
+    parser.add_argument("--part", choices=list(LIMITS), help=argparse.SUPPRESS)  # one of them, in its own process
+    parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.part:
+        measure(options.part, options.device, options.into)
+        return 0
     try:
         device = choose_device(options.device)
     except InputError as missing:
         print(f"gpu-check needs an NVIDIA GPU: {missing}", file=sys.stderr)
         return 1
     print(device.description, flush=True)
-    outcomes = [outcome("pytest -m gpu", ["pytest", "-q", "-m", "gpu"], 3, LOCALREFINE_REQUIRE_GPU="1"),
-                outcome("engine selftest", ["localrefine_plugin.engine", "selftest", "--device", options.device], 40)]
-    figures, differences = measure(device, SHAPE, (SIMULATED, LARGE), turns=10)
-    record = Record(device, versions(device), commit(), machine(), outcomes, figures, differences)
+    outcomes = [outcome(TESTS, ["pytest", "-q", "-m", "gpu"], 3, LOCALREFINE_REQUIRE_GPU="1"),
+                outcome(SELFTEST, ["localrefine_plugin.engine", "selftest", "--device", options.device], 40)]
+    parts, figures, differences = measure_apart(options.device)
+    record = Record(device, versions(device), commit(), machine(), outcomes + parts, figures, differences)
     path = write_record(record, folder, time.strftime("%Y-%m-%d"))
     print(path.read_text(encoding="utf-8"))
     print(f"{'passed' if record.passed else 'FAILED'}; record: {path}")

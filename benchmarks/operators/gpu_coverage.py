@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "localrefine_plugin" / "engine"
 PAGE = DOCS / "reference" / "gpu-coverage.md"
 TESTS = ("test_cuda_source", "test_fixed_point", "test_prefetch", "test_device", "test_selftest", "test_cupy_engine",
-         "test_gpu_cost", "test_gpu_check", "test_half_sums", "test_images", "test_volume_kernels", "test_pose_kernels")
+         "test_gpu_cost", "test_gpu_check", "test_half_sums", "test_images", "test_volume_kernels", "test_pose_kernels",
+         "test_distance")
 # Not entered by the alignment of a half-set, and about a GPU nevertheless
 ALWAYS = ("kernels/cuda.py", "kernels/poses.py", "kernels/device.py", "kernels/prefetch.py", "kernels/batches.py",
           "kernels/fixed_point.py", "workers/selftest.py", "align/memory.py")

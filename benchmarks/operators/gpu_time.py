@@ -110,7 +110,10 @@ def counted_run(folder: Path, options: simulate.Options, iterations: int) -> Tup
     try:
         search.gauss_newton_sums, search.score_grid = sums, grid  # type: ignore[assignment]
         align.extract_slices, align.insert_slices = slices, insert  # type: ignore[assignment]
-        run = refine.refine(*inputs, str(folder / "run"), Settings(max_iterations=iterations), device="cpu")
+        run = refine.prepare(*inputs, str(folder / "run"), Settings(max_iterations=iterations), device="cpu")
+        for iteration in range(1, iterations + 1):  # without the end of a run, whose control aligns images again
+            refine.align(str(run.path), iteration, (1, 2), "cpu")
+            refine.merge(str(run.path), iteration, device="cpu")
     finally:
         search.gauss_newton_sums, search.score_grid, align.extract_slices, align.insert_slices = kept
     visits = sum(read_json(run.half_done(k, half))["particles"]
@@ -198,7 +201,8 @@ def page(counts: Dict[str, Count], work: Work, options: simulate.Options) -> str
     return table(head, rows) + (
         f"\n\nA batch of any size makes {work.calls} calls of CuPy and {work.waits} waits; {work.search_calls} of the "
         f"calls and {work.search_waits} of the waits are the search's. At {1e6 * CALL_SECONDS:.0f} µs a call, this is "
-        f"{1e3 * CALL_SECONDS * work.calls:.0f} ms for all images of the batch together. A reconstruction moves {1e-9 * work.reconstruction_bytes:.2f} GB, once for each "
+        f"{1e3 * CALL_SECONDS * work.calls:.0f} ms for all images of the batch together. A "
+        f"reconstruction moves {1e-9 * work.reconstruction_bytes:.2f} GB, once for each "
         "half-set.")
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from benchmarks.operators import gpu
 from benchmarks.operators.operators import Shape
 from examples import simulate
 from localrefine_plugin.engine import refine as refine_module
+from localrefine_plugin.engine.io.run_folder import read_json, write_json
 from localrefine_plugin.engine.kernels import device as device_module
 from localrefine_plugin.engine.kernels.device import CPU, Device
 from localrefine_plugin.engine.prepare import prepare as prepare_module
@@ -80,14 +82,16 @@ def test_figures_of_transfers_and_of_a_refinement(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu, "LOOK_SECONDS", 0.01)
     assert all(float(value) > 0 for _, value in gpu.transfer_figures(STAND_IN, 1 << 16, 1))
     options = simulate.Options(particles=40, box_size=40, pixel_size=7.2, threads=1)
-    figures = dict(gpu.refinement_figures(STAND_IN, options, tmp_path, simulate.simulate))
+    first, last = gpu.refinement_figures(STAND_IN, options, tmp_path, simulate.simulate)
+    assert last[:len(first)] == first and len(last) == len(first) + 3
+    figures = dict(last)
     found = {name.partition(": ")[2]: value for name, value in figures.items()}
     assert all(name.startswith("40 particles of 40² px, ") for name in figures)
     assert float(found["particles per second in align"]) > 0 and found["GPU busy, by nvidia-smi"] == "37 %"
     steps = ("prepare", "align", "merge", "finish, starts and the rest")
     parts = [float(found[f"seconds in {step}"]) for step in steps]
     assert sum(parts) == pytest.approx(float(found["seconds in all"]), abs=0.2)
-    assert "seconds in align: search" in found and float(found["on all CPU cores"]) > 0
+    assert "seconds in align: search" in found and float(found["seconds on all CPU cores"]) > 0
 
 
 def test_without_nvidia_smi_how_busy_the_gpu_is_is_not_known(monkeypatch, tmp_path):
@@ -104,17 +108,53 @@ def test_the_whole_of_it_with_its_parts_made_up(monkeypatch, tmp_path, capsys):
 
     def outcome(name, command, lines, **environment):
         asked.append((command, environment))
-        return gpu.Outcome(name, name != "engine selftest", ["said"])
+        if "--part" in command and name != "large box":  # which is stopped before it has written anything
+            differences = {"slice": 0.0} if name == "operators" else {}
+            write_json(command[-1], dict(figures=[[f"of {name}", "1"]], differences=differences))
+        return gpu.Outcome(name, name != "large box", ["said"])
     monkeypatch.setattr(gpu, "choose_device", lambda word: MADE_UP)
     monkeypatch.setattr(gpu, "outcome", outcome)
-    monkeypatch.setattr(gpu, "measure", lambda *_, **__: ([("images", "1")], {"slice": 0.0}))
     assert gpu.main(["--device", "cuda:1"], tmp_path) == 1
-    assert len(list(tmp_path.glob("nvidia-made-up-9000-*.md"))) == 1
+    text = next(tmp_path.glob("nvidia-made-up-9000-*.md")).read_text(encoding="utf-8")
+    assert "| of operators | 1 |" in text and "| of small box | 1 |" in text and "of large box" not in text
+    assert "**large box: FAILED**" in text and "| slice | 0e+00 |" in text
+    assert [command[command.index("--part") + 1] for command, _ in asked[2:]] == list(gpu.LIMITS)[2:]
     assert asked[0] == (["pytest", "-q", "-m", "gpu"], {"LOCALREFINE_REQUIRE_GPU": "1"})
     assert asked[1][0] == ["localrefine_plugin.engine", "selftest", "--device", "cuda:1"]
     assert "FAILED; record:" in capsys.readouterr().out
 
 
 def test_a_program_that_fails_is_an_outcome_that_did_not_pass():
-    assert not gpu.outcome("none", ["localrefine_plugin.engine", "no-such-verb"], 1).passed
-    assert gpu.outcome("settings", ["localrefine_plugin.engine", "settings"], 1) == gpu.Outcome("settings", True, ["]"])
+    assert not gpu.outcome(gpu.SELFTEST, ["localrefine_plugin.engine", "no-such-verb"], 1).passed
+    assert gpu.outcome(gpu.SELFTEST, ["localrefine_plugin.engine", "settings"], 1) == gpu.Outcome(
+        gpu.SELFTEST, True, ["]"])
+
+
+def test_a_program_that_hangs_is_stopped_with_its_children(monkeypatch, tmp_path):
+    monkeypatch.setitem(gpu.LIMITS, gpu.TESTS, 3)
+    (tmp_path / "hangs.py").write_text("import subprocess, sys, time\nchild = subprocess.Popen(['sleep', '60'])\n"
+                                       "print(child.pid, flush=True)\ntime.sleep(60)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = gpu.outcome(gpu.TESTS, ["hangs"], 3)
+    assert not found.passed and found.lines[-1] == "stopped after 3 s"
+    state = Path(f"/proc/{found.lines[0]}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_all_parts_together_take_at_most_twelve_minutes():
+    assert sum(gpu.LIMITS.values()) <= 720
+
+
+@pytest.mark.parametrize("part", ["operators", "transfers", "small box", "large box"])
+def test_a_part_writes_what_it_finds(monkeypatch, tmp_path, part):
+    """As main does it in a process of its own, with less to do."""
+    install(monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for module in (gpu, prepare_module, refine_module):
+        monkeypatch.setattr(module, "choose_device", lambda word: CPU if word == "cpu" else STAND_IN)
+    few = simulate.Options(particles=40, box_size=40, pixel_size=7.2, threads=1)
+    for name, value in dict(SHAPE=TINY, SIMULATED=few, LARGE=few, ITERATIONS=1, TRANSFER_BYTES=1 << 16).items():
+        monkeypatch.setattr(gpu, name, value)
+    assert gpu.main(["--part", part, "--device", "cuda", "--into", str(tmp_path / "found.json")], tmp_path) == 0
+    found = read_json(tmp_path / "found.json")
+    assert len(found["figures"]) >= 3 and (len(found["differences"]) == 6) == (part == "operators")

@@ -23,7 +23,7 @@ ARCHITECTURES = (60, 61, 70, 75, 80, 86, 89, 90, 100, 120)  # Pascal … Blackwe
 KERNELS = {"extract_slices", "slices_and_power", "gradient_sums", "curvature_sums", "insert_slices",
            "insert_slices_fixed", "exact_sums", "shell_sums", "density_sums", "sum_of_moved",
            "place_modes", "sample_modes", "begin_newton", "propose_steps", "accept_steps", "mark_modes", "weigh_modes",
-           "pose_errors", "make_insertions", "add_grid_prior", "sum_shells"}
+           "pose_errors", "make_insertions", "add_grid_prior", "sum_shells", "nearest_along", "cell_sums"}
 # 128 threads of 96 registers: five blocks on a multiprocessor of 65,536 registers, 31 % of its threads at the least
 MOST_REGISTERS = 96
 # One thread for a pose: there are a few thousand of them, which fit in any number of registers. CUDA's sine and cosine

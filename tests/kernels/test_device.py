@@ -129,7 +129,6 @@ def test_auto_takes_the_first_gpu(driver, cupy):
     ("NVRTC", "nvidia-cuda-runtime-cu12==12.9.*", "RawModule"),
     ("cuFFT", "nvidia-cufft-cu12", "fft.rfft2"),
     ("cuBLAS", "nvidia-cublas-cu12", "matmul"),
-    ("cuSOLVER", "nvidia-cusolver-cu12", "linalg.eigh"),
 ])
 def test_a_missing_library_is_named_with_the_package_that_brings_it(driver, cupy, library, package, broken):
     def fail(*_, **__):

@@ -27,10 +27,12 @@ from localrefine_plugin.engine.align.half_set import align_half
 from localrefine_plugin.engine.align.prior import PosePrior
 from localrefine_plugin.engine.align.search import Grid
 from localrefine_plugin.engine.align.search_plan import levels_of
-from localrefine_plugin.engine.io.mrc import read_map
+from localrefine_plugin.engine.finish import results as results_module
+from localrefine_plugin.engine.io.mrc import read_map, write_map
 from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.io.run_store import load_motion
 from localrefine_plugin.engine.kernels.device import CPU
+from localrefine_plugin.engine.merge import merge as merge_module
 from localrefine_plugin.engine.model.pixels import PixelList, pixel_list
 from localrefine_plugin.engine.prepare import prepare as prepare_module
 from localrefine_plugin.engine.records.settings import Settings
@@ -151,6 +153,29 @@ def test_a_whole_refinement_is_that_of_the_cpu(cupy, monkeypatch, tmp_path, choi
         np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max())
     if settings.mask_mode == "dynamic":
         assert not np.array_equal(read_map(runs[0].mask_in_use(1))[0], read_map(runs[0].mask)[0])
+
+
+def test_volumes_come_to_the_host_to_be_written_and_for_nothing_else(cupy, monkeypatch, tmp_path):
+    """In merge and finish: as many as there are files of maps that were not copied from other files."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    on_stand_in(monkeypatch)
+    came, written, counts = [], [], cupy.ledger.counts
+
+    def counted(do):
+        def wrapped(*arguments):
+            before, files = counts.volumes_to_host, len(written)
+            result = do(*arguments)
+            came.append((counts.volumes_to_host - before, len(written) - files))
+            return result
+        return wrapped
+    for module in (merge_module, results_module):
+        monkeypatch.setattr(module, "write_map", lambda path, *rest: (written.append(path), write_map(path, *rest)))
+    for name in ("merge_halves", "write_results"):
+        monkeypatch.setattr(refine_module, name, counted(getattr(refine_module, name)))
+    settings = Settings(max_iterations=1, rotation_extent_deg=12.0, shift_extent_angstrom=8.0, **DYNAMIC)
+    refine_module.refine(*write_inputs(tmp_path / "in", small_experiment(24)), str(tmp_path / "run"), settings,
+                         device="cuda", threads=1)
+    assert came == [(4, 4), (3, 3)]  # two references, where the filter cuts, mask; map, sharpened, tightest mask
 
 
 def test_the_device_is_named_once_in_a_run(cupy, monkeypatch, tmp_path, capsys):

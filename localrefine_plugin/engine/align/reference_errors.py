@@ -149,12 +149,7 @@ def self_noise_bias(errors: ReferenceErrors, pixels: PixelList, weight: Array, c
     in_reference : (n,) how much each counted at that pose; those that were inserted elsewhere too have 0, and no S.
     """
     xp = array_module(weight)
-    shells = np.unique(pixels.shell)
-    first = np.append(np.searchsorted(pixels.shell, shells), len(pixels))
-    if xp is np:
-        by_shell = np.stack([weight[:, a:b].sum(axis=1) for a, b in zip(first[:-1], first[1:])], axis=1)
-    else:
-        by_shell = poses.sum_shells(weight, first)
+    shells, by_shell = sums_by_shell(pixels, weight)
     k2 = (2 * np.pi / pixels.box_size * shells) ** 2
     form = turning_form(xp.asarray(errors.moment), rotation)
     spread = (xp.trace(form @ covariance[:, :3, :3], axis1=1, axis2=2) / 3,
@@ -166,13 +161,25 @@ def self_noise_bias(errors: ReferenceErrors, pixels: PixelList, weight: Array, c
     return SelfNoiseBias(strength, rates[0] / wide[0], rates[1] / wide[1], form, rotation, shift)
 
 
+def sums_by_shell(pixels: PixelList, values: Array) -> Tuple[np.ndarray, Array]:
+    """The shells (S,) that pixels lie on, and the sums (n, S) of values (n, K) float32 at the pixels of each."""
+    shells = np.unique(pixels.shell)
+    first = np.append(np.searchsorted(pixels.shell, shells), len(pixels))
+    if array_module(values) is not np:
+        return shells, poses.sum_shells(values, first)
+    return shells, np.stack([values[:, a:b].sum(axis=1) for a, b in zip(first[:-1], first[1:])], axis=1)
+
+
 def signal_share(agreement: np.ndarray, pixels: PixelList, energy: Array) -> Array:
     """ρ (n,) from F (M + 1,) and W |Y|² (n, K) at ``pixels``."""
-    xp = array_module(energy)
-    k2 = (pixels.shell ** 2).astype(np.float32)
-    signal = xp.asarray((np.clip(agreement, 0, 1)[pixels.shell] * k2).astype(np.float32))
-    # einsum: the sums of a threaded BLAS depend on the number of threads
-    total, of_signal = (xp.einsum("nk,k->n", energy, factor) for factor in (xp.asarray(k2), signal))
+    xp, shell = array_module(energy), pixels.shell
+    if xp is not np:
+        shell, energy = sums_by_shell(pixels, energy)
+    k2 = (shell ** 2).astype(np.float32)
+    factors = k2, (np.clip(agreement, 0, 1)[shell] * k2).astype(np.float32)
+    # no product by BLAS: its sums depend on the number of threads, those of a GPU's on the number of images
+    total, of_signal = (np.einsum("nk,k->n", energy, factor) if xp is np else (energy * xp.asarray(factor)).sum(axis=1)
+                        for factor in factors)
     return xp.maximum(of_signal / xp.maximum(total, 1e-30), LEAST_SIGNAL)
 
 

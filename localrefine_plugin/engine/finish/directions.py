@@ -1,27 +1,26 @@
 """What a run says of the directions of its map: record, arrays for the picture, and a sentence."""
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
 from ..io.run_folder import RunFolder
 from ..io.run_store import load_input, save_arrays, save_record
-from ..kernels.device import array_module
 from ..maps.directions import CONE_DEG, ConeFsc, Sampling, cone_fsc, sampling
 from ..maps.half_maps import HalfMaps
 from ..model.symmetry import operators
 from ..records.results import Directions
 
+Array = Any
 EVEN_SCF, EVEN_CFAR = 0.81, 0.5  # the field's: views from all sides about one axis; cryoSPARC's orientation diagnostics
 SEEN_BY_NONE = 0.005  # share of the directions
 
 
-def write_directions(run: RunFolder, halves: HalfMaps, mask: np.ndarray, rotation: np.ndarray) -> Directions:
+def write_directions(run: RunFolder, halves: HalfMaps, mask: Array, rotation: np.ndarray) -> Directions:
     """directions.json and directions.npz of half-maps made of views ``rotation`` (n, 3, 3), in a mask (N, N, N)."""
     given = load_input(run)
     views = sampling(rotation, operators(given.resolved.symmetry))
-    mask = array_module(halves.maps[0]).asarray(mask)
     cones = cone_fsc(halves.maps[0] * mask, halves.maps[1] * mask, given.pixel_size, halves.workers)
     save_arrays(run.final("directions.npz"), sampling_directions=views.directions, views=views.views,
                 cone_directions=cones.directions, cone_curves=cones.curves.astype(np.float32),

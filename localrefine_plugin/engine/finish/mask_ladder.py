@@ -9,11 +9,10 @@ FSC to the truth).
 """
 from __future__ import annotations
 
-from typing import List, NamedTuple
+from typing import Any, List, NamedTuple
 
 import numpy as np
 
-from ..kernels.device import array_module, to_host
 from ..maps.fsc import FscCurves, masked_curves, random_phases, resolution_at
 from ..maps.half_maps import HalfMaps, region_of
 from ..maps.mask import density_mask, volume_angstrom3
@@ -21,6 +20,7 @@ from ..model.fourier import lowpass_weight
 from ..records.iteration import FSC_THRESHOLD
 from ..records.results import MaskLadder, Rung
 
+Array = Any
 RUNGS = ((1.5, 3.0), (1.0, 2.0), (0.5, 1.5), (0.25, 1.0))
 """near, far in units of the resolution."""
 
@@ -36,25 +36,24 @@ class Ladder(NamedTuple):
     """The record, and the mask of its tightest rung (N, N, N) float32."""
 
     record: MaskLadder
-    mask: np.ndarray
+    mask: Array
 
 
-def mask_ladder(halves: HalfMaps, mask: np.ndarray, curves: FscCurves, seed: int = 1) -> Ladder:
+def mask_ladder(halves: HalfMaps, mask: Array, curves: FscCurves, seed: int = 1) -> Ladder:
     """The resolution of two half-maps in the mask in use (N, N, N) and in ever tighter masks inside it.
 
     ``curves`` are those in the mask in use, whose resolution sets the distances. The ladder ends at the first rung
     whose mask correlates with itself.
     """
-    xp = array_module(halves.maps[0])
     pixel_size, d = curves.pixel_size, curves.resolutions()["corrected"]
-    smooth = to_host(halves.mean(lowpass_weight(halves.box_size * pixel_size / (LOWPASS_IN_RESOLUTIONS * d))))
+    smooth = halves.mean(lowpass_weight(halves.box_size * pixel_size / (LOWPASS_IN_RESOLUTIONS * d)))
     phases = random_phases(halves, curves.randomise_shell, region_of(mask), seed)
     rungs = [_rung("mask in use", mask, curves, curves.tight, curves.randomised, curves.corrected)]
     kept = mask
     for near, far in RUNGS:
         tighter = density_mask(smooth, mask, pixel_size, DENSITY_LEVEL, near * d, far * d)
         rungs.append(_rung(f"{near * d:.1f} to {far * d:.1f} Å about the density", tighter, curves,
-                           *masked_curves(halves, xp.asarray(tighter), phases)))
+                           *masked_curves(halves, tighter, phases)))
         if rungs[-1].mask_correlation > MASK_CORRELATION:
             return Ladder(_ladder(rungs, len(rungs) - 2), kept)
         kept = tighter
@@ -65,7 +64,7 @@ def _ladder(rungs: List[Rung], tightest: int) -> MaskLadder:
     return MaskLadder(tuple(rungs), tightest, rungs[tightest].resolution_angstrom)
 
 
-def _rung(name: str, mask: np.ndarray, curves: FscCurves, tight: np.ndarray, randomised: np.ndarray,
+def _rung(name: str, mask: Array, curves: FscCurves, tight: np.ndarray, randomised: np.ndarray,
           corrected: np.ndarray) -> Rung:
     box, pixel = curves.box_size, curves.pixel_size
     resolution = resolution_at(corrected, FSC_THRESHOLD, box, pixel)

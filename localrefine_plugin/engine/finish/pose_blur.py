@@ -28,7 +28,7 @@ from typing import Any, Tuple, Union
 import numpy as np
 
 from ..align.reference import cube_about, integer_centre, support_box
-from ..kernels.device import array_module, to_host
+from ..kernels.device import array_module
 from ..kernels.moved import sum_of_moved
 from ..maps.fsc import FscCurves, fsc, resolution_at
 from ..model.fourier import apply_shell_filter, resample_map
@@ -121,10 +121,9 @@ class BlurredMap:
         f = np.clip(corrected, 0, 1)
         filtered = apply_shell_filter(volume, np.sqrt(2 * f / (1 + f)), workers)
         edge = min(support_box(mask, centre), 2 * (box // 2))
-        cube, window, scale = coarser(to_host(cube_about(filtered, centre, edge)), cube_about(mask, centre, edge),
-                                      resolution_px)
-        xp = array_module(volume)
-        return cls(xp.asarray(cube), xp.asarray(window), scale, np.arange(box // 2 + 1) * edge / box)
+        window = array_module(volume).asarray(cube_about(mask, centre, edge))
+        cube, window, scale = coarser(cube_about(filtered, centre, edge), window, resolution_px)
+        return cls(cube, window, scale, np.arange(box // 2 + 1) * edge / box)
 
     def correlation(self, covariance: np.ndarray, rotation: np.ndarray, seed: int) -> np.ndarray:
         """κ (N // 2 + 1,) of poses with posteriors ``covariance`` (n, 5, 5) of (rotation in rad, displacement of the
@@ -135,14 +134,14 @@ class BlurredMap:
         return result
 
 
-def coarser(cube: np.ndarray, window: np.ndarray, resolution_px: float) -> Tuple[np.ndarray, np.ndarray, float]:
+def coarser(cube: Array, window: Array, resolution_px: float) -> Tuple[Array, Array, float]:
     """Cube and window on the fewest voxels that hold the resolution, and the new voxels per old one."""
     edge = cube.shape[0]
     new = int(np.ceil(edge / max(1.0, 0.5 * FINEST * resolution_px)))
     new += new % 2
     if new >= edge:
         return cube, window, 1.0
-    return resample_map(cube, new), np.clip(resample_map(window, new), 0, 1), new / edge
+    return resample_map(cube, new), resample_map(window, new).clip(0, 1), new / edge
 
 
 def mean_over_poses(of: BlurredMap, covariance: np.ndarray, rotation: np.ndarray, seed: int) -> Array:

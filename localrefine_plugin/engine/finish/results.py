@@ -17,7 +17,7 @@ from ..io.rows import Together
 from ..io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, remove, remove_temporary, write_atomic
 from ..io.run_store import load_input, load_iteration, load_noise, save_record, stored_particles, stored_tables
 from ..io.stored import JoinedColumn
-from ..kernels.device import CPU, Device, device_for_volumes, to_host
+from ..kernels.device import CPU, Device, array_module, device_for_volumes, to_host
 from ..maps.fsc import FscCurves, read_fsc
 from ..maps.half_maps import HalfMaps, read_half_maps
 from ..maps.sharpen import applied_b_factor, sharpen
@@ -92,9 +92,10 @@ def results_of(run: RunFolder, k: int, workers: int, device: Device, later: Late
     curves = read_fsc(run.fsc(k))
     share = share_of_first(run, k, len(curves.corrected))
     mean, mask = weighted_mean(halves, share), read_map(run.mask_in_use(k))[0]
+    there = array_module(mean).asarray(mask)
     believed = supported(curves, mask)
     write_maps(run, mean, curves, workers, later)
-    write_ladder(run, halves, mask, curves, later)
+    write_ladder(run, halves, there, curves, later)
     rows = select(run, k) if wanted(given.resolved) else None
     later(write_final_particles, run, k, rows)
     if rows is not None:
@@ -102,12 +103,12 @@ def results_of(run: RunFolder, k: int, workers: int, device: Device, later: Late
         save_record(run.final("selection.json"), selection)
         say(sentence(selection))
     views: Any = JoinedColumn([table.rotation for table in stored_tables(run, k)])
-    write_directions(run, halves, mask, views)
+    write_directions(run, halves, there, views)
     blur = pose_blur(run, k, BlurredMap.of(mean, mask, believed.corrected, believed.resolutions()["corrected"]
                                            / given.pixel_size, workers), believed, share)
     blur = replace(blur, advice=". ".join(text for text in (support_advice(curves, believed), blur.advice) if text))
     save_record(run.final("pose_blur.json"), blur)
-    del halves, mean  # their memory is the control's now
+    del halves, mean, there  # their memory is the control's now
     return blur, write_control(run, k, workers, device)
 
 
@@ -134,11 +135,11 @@ def write_maps(run: RunFolder, mean: Array, curves: FscCurves, workers: int, lat
         guinier_correlation=fit.correlation, guinier_shells=fit.shells))
 
 
-def write_ladder(run: RunFolder, halves: HalfMaps, mask: np.ndarray, curves: FscCurves, later: Later) -> None:
+def write_ladder(run: RunFolder, halves: HalfMaps, mask: Array, curves: FscCurves, later: Later) -> None:
     """The resolution in ever tighter masks, and the tightest that adds no correlation of its own."""
     given = load_input(run)
     ladder = mask_ladder(halves, mask, curves, given.resolved.seed)
-    later(write_map, run.final("tightest_mask.mrc"), ladder.mask, given.pixel_size)
+    later(write_map, run.final("tightest_mask.mrc"), to_host(ladder.mask), given.pixel_size)
     save_record(run.final("mask_ladder.json"), ladder.record)
 
 

@@ -1,7 +1,8 @@
 """Launchers of the .cu files: every array and scalar that a kernel gets is checked here.
 
-The functions are the CUDA twins of those of the same names in slices.py, insert.py, fixed_point.py, shells.py and
-moved.py, which call them when their arrays are CuPy's. poses.py has the launchers of newton.cu and posterior.cu.
+The functions are the CUDA twins of those of the same names in slices.py, insert.py, fixed_point.py, shells.py,
+moved.py, distance.py and cones.py, which call them when their arrays are CuPy's. poses.py has the launchers of
+newton.cu and posterior.cu.
 """
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ BLOCK = 128  # threads; also the lanes that share the pixels of a sum
 GRADIENT_SUMS = 7
 SUMS = 22
 IMAGES = 128  # that a thread of exact_sums adds up
-SOURCES = ("slices.cu", "insert.cu", "sums.cu", "shells.cu", "moved.cu", "newton.cu", "posterior.cu")
+SOURCES = ("slices.cu", "insert.cu", "sums.cu", "shells.cu", "moved.cu", "newton.cu", "posterior.cu", "distance.cu",
+           "cones.cu")
 INCLUDE = '#include "poses.cuh"\n'
 
 
@@ -203,3 +205,27 @@ def sum_of_moved(volume_on_device: Array, turns: np.ndarray, offsets: np.ndarray
                  checked(xp, "window", window, np.float32, shape), out)
     kernel(xp, "moved.cu", "sum_of_moved")((nz * ny, blocks(nx)), (BLOCK,), arguments)
     return out
+
+
+def nearest_along(squares: Array, axis: int, reach: int) -> Array:
+    """(nz, ny, nx) int32: the minimum along an axis of squares plus the square of the way; see distance.py."""
+    xp, shape = array_module(squares), squares.shape
+    out = xp.empty(shape, np.int32)
+    arguments = (checked(xp, "squares", squares, np.int32, shape), np.int32(squares.size), np.int32(shape[axis]),
+                 np.int32(int(np.prod(shape[axis + 1:], dtype=int))), np.int32(reach), out)
+    kernel(xp, "distance.cu", "nearest_along")((blocks(squares.size),), (BLOCK,), arguments)
+    return out
+
+
+def cell_sums(cells: Array, first: Array, second: Array, count: int) -> Tuple[Array, Array]:
+    """(count, 3) float64 and (count,) int32; see cones.cell_sums."""
+    xp, n = array_module(cells), cells.size
+    order = cells.ravel().argsort()  # CuPy's sorts are stable: samples of a cell stay in their order
+    begins = xp.searchsorted(cells.ravel()[order], xp.arange(count + 1, dtype=cells.dtype)).astype(np.int32)
+    out = xp.empty((count, 3), np.float64)
+    arguments = (checked(xp, "order", order.astype(np.int32), np.int32, (n,)),
+                 checked(xp, "begins", begins, np.int32, (count + 1,)),
+                 checked(xp, "first", first, np.complex64, cells.shape),
+                 checked(xp, "second", second, np.complex64, cells.shape), np.int32(count), out)
+    kernel(xp, "cones.cu", "cell_sums")((blocks(count),), (BLOCK,), arguments)
+    return out, begins[1:] - begins[:-1]

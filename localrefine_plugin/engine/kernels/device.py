@@ -24,11 +24,10 @@ OLDEST_DRIVER = 11020  # as cuDriverGetVersion counts: CUDA 11.2, the oldest tha
 # The pip packages of each library; CuPy wants the headers (cuda-runtime) of the same release as NVRTC.
 PACKAGES: Dict[str, Dict[str, List[str]]] = {
     cuda: {"NVRTC": [f"nvidia-cuda-nvrtc{suffix}=={release}.*", f"nvidia-cuda-runtime{suffix}=={release}.*"],
-           "cuFFT": [f"nvidia-cufft{suffix}"], "cuBLAS": [f"nvidia-cublas{suffix}"],
-           "cuSOLVER": [f"nvidia-cusolver{suffix}"]}
+           "cuFFT": [f"nvidia-cufft{suffix}"], "cuBLAS": [f"nvidia-cublas{suffix}"]}
     for cuda, suffix, release in (("11", "-cu11", "11.8"), ("12", "-cu12", "12.9"), ("13", "", "13.0"))}
 LIBRARIES = ("cudart", "nvrtc", "nvJitLink", "cublasLt", "cublas", "cufft", "cusparse", "cusolver")  # load order
-# How CUDA's runtime and driver, cuFFT, cuBLAS and cuSOLVER say that they found no memory
+# How CUDA's runtime and driver, cuFFT and cuBLAS say that they found no memory
 MEMORY_FULL = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "ALLOC_FAILED")
 MEMORY_SHARE = 0.9  # of what is free when we start: the rest is for the driver and cuFFT's own needs
 VOLUMES_AT_ONCE = 16  # maps, transforms and temporaries of the FSC with random phases
@@ -155,8 +154,8 @@ class Unusable(Exception):
 def choose_device(word: str) -> Device:
     """The device of "auto", "cpu", "cuda" or "cuda:N"; N counts the GPUs that CUDA_VISIBLE_DEVICES leaves.
 
-    Without a driver this takes microseconds. On a GPU, NVRTC, cuFFT, cuBLAS and cuSOLVER are each called
-    once, so that a missing library is found here and not in the middle of a run.
+    Without a driver this takes microseconds. On a GPU, NVRTC, cuFFT and cuBLAS are each called once, so that a missing
+    library is found here and not in the middle of a run.
 
     Raises
     ------
@@ -272,7 +271,6 @@ def library_calls(cupy: Any) -> Dict[str, Callable[[], Any]]:
         "NVRTC": compiled,
         "cuFFT": lambda: cupy.fft.rfft2(cupy.zeros((1, 8, 8), np.float32)).get(),
         "cuBLAS": lambda: cupy.matmul(cupy.ones((8, 8), np.float32), cupy.ones((8, 8), np.float32)).get(),
-        "cuSOLVER": lambda: cupy.linalg.eigh(cupy.broadcast_to(cupy.eye(3), (2, 3, 3)))[0].get(),
     }
 
 

@@ -21,7 +21,8 @@ from typing import Any, Tuple
 import numpy as np
 
 from ..kernels.batches import evenly_spaced
-from ..kernels.device import to_host
+from ..kernels.cones import cell_sums
+from ..kernels.device import array_module
 from ..model import fourier
 from ..records.iteration import FSC_THRESHOLD
 from .fsc import first_below, resolution_at
@@ -85,20 +86,16 @@ def sampling(rotation: np.ndarray, symmetry: np.ndarray) -> Sampling:
 def cone_fsc(map1: Array, map2: Array, pixel_size: float, workers: int = 1) -> ConeFsc:
     """FSC of two maps (N, N, N) in cones."""
     box = fourier.box_of(map1.shape)
-    spectra = [to_host(fourier.forward(volume, workers)) for volume in (map1, map2)]
-    shell, place = shells_and_places(box)
-    inside = shell <= box // 2
-    cell = (shell * (BELTS * SECTORS) + place)[inside]
-    length = (box // 2 + 1) * BELTS * SECTORS
-    cross, power1, power2 = (
-        np.bincount(cell, values[inside].ravel(), length).reshape(-1, BELTS * SECTORS)
-        for values in ((spectra[0] * spectra[1].conj()).real, np.abs(spectra[0]) ** 2, np.abs(spectra[1]) ** 2))
+    ft1, ft2 = (fourier.forward(volume, workers) for volume in (map1, map2))
+    shell, place = shells_and_places(box, array_module(map1))
+    found, numbers = cell_sums(shell * (BELTS * SECTORS) + place, ft1, ft2, (box // 2 + 1) * BELTS * SECTORS)
+    cross, power1, power2 = (values.reshape(-1, BELTS * SECTORS) for values in found.T)
     directions = half_sphere(CONES)
     in_cone = (np.abs(directions @ places().T) > np.cos(np.deg2rad(CONE_DEG))).astype(np.float64)
     # einsum: the sums of a threaded BLAS depend on the number of threads
     sums = [np.einsum("cp,sp->cs", in_cone, values) for values in (cross, power1, power2)]
     curves = sums[0] / np.sqrt(np.maximum(sums[1] * sums[2], 1e-30))
-    samples = np.einsum("cp,sp->cs", in_cone, np.bincount(cell, minlength=length).reshape(-1, BELTS * SECTORS))
+    samples = np.einsum("cp,sp->cs", in_cone, numbers.reshape(-1, BELTS * SECTORS))
     everywhere = cross.sum(axis=1) / np.sqrt(np.maximum(power1.sum(axis=1) * power2.sum(axis=1), 1e-30))
     curves = np.where(samples < FEWEST_SAMPLES, everywhere, curves)
     area = np.array([curve[1:first_below(curve, FSC_THRESHOLD)].clip(0).sum() for curve in curves])
@@ -106,17 +103,19 @@ def cone_fsc(map1: Array, map2: Array, pixel_size: float, workers: int = 1) -> C
     return ConeFsc(directions, curves, resolution, float(area.min() / max(area.max(), 1e-12)))
 
 
-def shells_and_places(box: int) -> Tuple[np.ndarray, np.ndarray]:
+def shells_and_places(box: int, xp: Any = np) -> Tuple[Array, Array]:
     """Shell and cell of the half sphere (N, N, N // 2 + 1) int32 of each sample of a half-spectrum."""
     k = np.rint(np.fft.fftfreq(box, 1 / box)).astype(np.float32)
     y, x = k[:, None], np.arange(box // 2 + 1, dtype=np.float32)
-    around = {up: (SECTORS * (np.arctan2(up * y, up * x) / (2 * np.pi) % 1)).astype(np.int32) % SECTORS
-              for up in (1, -1)}  # the other half of the sphere is the complex conjugate
-    shell, place = (np.empty((box, box, box // 2 + 1), np.int32) for _ in range(2))
+    # the other half of the sphere is the complex conjugate
+    around = {up: xp.asarray((SECTORS * (np.arctan2(up * y, up * x) / (2 * np.pi) % 1)).astype(np.int32) % SECTORS)
+              for up in (1, -1)}
+    shell, place = (xp.empty((box, box, box // 2 + 1), np.int32) for _ in range(2))
+    plane = xp.asarray(y ** 2), xp.asarray(x ** 2)
     for i, z in enumerate(k):
-        radius = np.sqrt(z ** 2 + y ** 2 + x ** 2)
-        belt = np.minimum((BELTS * abs(z) / np.maximum(radius, 1)).astype(np.int32), BELTS - 1)
-        shell[i], place[i] = np.rint(radius), belt * SECTORS + around[-1 if z < 0 else 1]
+        radius = xp.sqrt(z ** 2 + plane[0] + plane[1])
+        belt = xp.minimum((BELTS * abs(z) / xp.maximum(radius, 1)).astype(np.int32), BELTS - 1)
+        shell[i], place[i] = xp.rint(radius).astype(np.int32), belt * SECTORS + around[-1 if z < 0 else 1]
     return shell, place
 
 

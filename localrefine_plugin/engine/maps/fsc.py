@@ -13,7 +13,7 @@ import numpy as np
 from emtable import Table
 
 from ..io.run_folder import write_atomic
-from ..kernels.device import array_module, to_host
+from ..kernels.device import array_module
 from ..kernels.shells import shell_sums
 from ..model import fourier
 from ..records.iteration import (
@@ -124,11 +124,11 @@ def five_curves(halves: HalfMaps, mask: Array, pixel_size: float, seed: int = 1,
     n, xp = halves.box_size, array_module(mask)
     start = first_below(halves.unmasked, randomise_below)
     tight, randomised, corrected = masked_curves(halves, mask, random_phases(halves, start, region_of(mask), seed))
-    loose = dilate_soft(to_host(mask), pixel_size, LOOSE_DILATE_ANGSTROM, LOOSE_EDGE_ANGSTROM)
+    loose = dilate_soft(mask, pixel_size, LOOSE_DILATE_ANGSTROM, LOOSE_EDGE_ANGSTROM)
     return FscCurves(
         box_size=n, pixel_size=float(pixel_size), spatial_frequency=np.arange(n // 2 + 1) / (n * pixel_size),
         unmasked=halves.unmasked, spherical=halves.under(spherical_mask(n, xp)),
-        loose=halves.under(xp.asarray(loose)), tight=tight, randomised=randomised, corrected=corrected,
+        loose=halves.under(loose), tight=tight, randomised=randomised, corrected=corrected,
         corrected_error=standard_error(corrected, mask, halves.workers), randomise_shell=start)
 
 

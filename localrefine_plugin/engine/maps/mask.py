@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, List, NamedTuple, Optional
 
 import numpy as np
-import scipy.ndimage
 
-from ..kernels.device import blank, to_host
+from ..kernels.device import array_module, blank, to_host
+from ..kernels.distance import connected_parts, squared_distances
 from ..model.fourier import forward, inverse, lowpass, lowpass_weight, multiply_radial
 from ..records.errors import InputError
 from .half_maps import HalfMaps, region_of
@@ -195,7 +195,7 @@ def _check_overlap(mask: np.ndarray, dense: np.ndarray, source: str) -> List[str
     return []
 
 
-def dilate_soft(mask: np.ndarray, pixel_size: float, dilate_angstrom: float, edge_angstrom: float) -> np.ndarray:
+def dilate_soft(mask: Array, pixel_size: float, dilate_angstrom: float, edge_angstrom: float) -> Array:
     """Grow a mask (N, N, N) and give it a raised-cosine edge.
 
     1 up to ``dilate_angstrom`` from the region where the mask is ≥ 0.5, a raised cosine over the next
@@ -206,34 +206,36 @@ def dilate_soft(mask: np.ndarray, pixel_size: float, dilate_angstrom: float, edg
     mask.shape float32.
     """
     grown = _soft_edge_around(mask >= 0.5, pixel_size, dilate_angstrom, dilate_angstrom + edge_angstrom)
-    return np.maximum(grown, np.asarray(mask, dtype=np.float32))
+    return array_module(mask).maximum(grown, mask.astype(np.float32))
 
 
-def density_mask(smooth: np.ndarray, within: np.ndarray, pixel_size: float, level: float, near_angstrom: float,
-                 far_angstrom: float) -> np.ndarray:
+def density_mask(smooth: Array, within: Array, pixel_size: float, level: float, near_angstrom: float,
+                 far_angstrom: float) -> Array:
     """A mask times a soft mask about the low-passed density in it: what lies above ``level`` × its peak there.
 
     1 up to ``near_angstrom`` from that density, a cosine to 0 at ``far_angstrom``; dust left out. (N, N, N) float32.
     """
-    box, mask = region_of(within), blank(within.shape)
+    xp = array_module(within)
+    box, mask = region_of(within), blank(within.shape, np.float32, xp)
     smooth, within = smooth[box], within[box]
     inside = within >= 0.5
-    core = _large_parts(inside & (smooth >= level * smooth[inside].max()))
+    core = _large_parts(inside & (smooth >= level * xp.where(inside, smooth, -np.inf).max()))
     mask[box] = within * _soft_edge_around(core, pixel_size, near_angstrom, far_angstrom)
     return mask
 
 
-def _soft_edge_around(region: np.ndarray, pixel_size: float, near: float, far: float) -> np.ndarray:
+def _soft_edge_around(region: Array, pixel_size: float, near: float, far: float) -> Array:
     """1 within ``near`` Å of a boolean region, cosine to 0 at ``far`` Å: float32."""
-    out = blank(region.shape)
-    if not region.any():
+    xp = array_module(region)
+    out, reach = blank(region.shape, np.float32, xp), int(np.ceil(far / pixel_size))
+    if not bool(region.any()):
         return out
-    box = region_of(region, int(np.ceil(far / pixel_size)) + 1)  # the distance transform is the cost
-    distance = scipy.ndimage.distance_transform_edt(~region[box]) * pixel_size
-    part = (distance <= near).astype(np.float32)
+    box = region_of(region, reach + 1)
+    distance = np.sqrt(np.arange((reach + 1) ** 2 + 1)) * pixel_size  # of each square that there is
+    value = (distance <= near).astype(np.float32)
     edge = (distance > near) & (distance < far)
-    part[edge] = 0.5 + 0.5 * np.cos(np.pi * (distance[edge] - near) / (far - near))
-    out[box] = part
+    value[edge] = 0.5 + 0.5 * np.cos(np.pi * (distance[edge] - near) / (far - near))
+    out[box] = xp.asarray(value)[squared_distances(region[box], reach)]
     return out
 
 
@@ -254,8 +256,8 @@ class DynamicMask:
 USUAL_DYNAMIC_MASK = DynamicMask()
 
 
-def dynamic_mask(density: np.ndarray, user_mask: np.ndarray, pixel_size: float, resolution_angstrom: float,
-                 shape: DynamicMask = USUAL_DYNAMIC_MASK, workers: int = 1) -> np.ndarray:
+def dynamic_mask(density: Array, user_mask: Array, pixel_size: float, resolution_angstrom: float,
+                 shape: DynamicMask = USUAL_DYNAMIC_MASK, workers: int = 1) -> Array:
     """A mask that follows the density found so far, near the user's mask.
 
     The map is low-passed to max(12 Å, 1.5 × resolution) and thresholded; of what lies inside the
@@ -275,7 +277,7 @@ def dynamic_mask(density: np.ndarray, user_mask: np.ndarray, pixel_size: float, 
     InputError : no positive density under the user's mask, or none above an absolute threshold.
     """
     smooth = lowpass(density, pixel_size, max(12.0, 1.5 * resolution_angstrom), workers=workers)
-    peak = float(smooth[user_mask >= 0.5].max(initial=0.0))
+    peak = max(float(array_module(smooth).where(user_mask >= 0.5, smooth, -np.inf).max()), 0.0)
     if peak <= 0:
         raise InputError("no positive density under the mask to follow", "mask_mode dynamic",
                          "use the static mask, or check the contrast of the half-maps")
@@ -288,11 +290,12 @@ def dynamic_mask(density: np.ndarray, user_mask: np.ndarray, pixel_size: float, 
     return _soft_edge_around(core, pixel_size, shape.near_angstrom, shape.far_angstrom)
 
 
-def _large_parts(region: np.ndarray) -> np.ndarray:
+def _large_parts(region: Array) -> Array:
     """The largest connected part of a boolean region and those at least LARGE_PART as large."""
-    box, parts = region_of(region), np.zeros_like(region)
-    labels, _ = scipy.ndimage.label(region[box])
-    sizes = np.bincount(labels.ravel())
+    xp = array_module(region)
+    box, parts = region_of(region), xp.zeros_like(region)
+    labels = connected_parts(region[box])
+    sizes = xp.bincount(labels.ravel())
     sizes[0] = 0
     kept = (sizes >= LARGE_PART * sizes.max()) & (sizes > 0)
     parts[box] = kept[labels]

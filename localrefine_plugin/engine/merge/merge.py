@@ -127,12 +127,11 @@ def curves_in_mask(run: RunFolder, iteration: int, halves: HalfMaps, resolved: R
     resolution = curves.resolutions()["corrected"]
     if resolved.mask_mode == "static" or resolution > resolved.mask_start_resolution_angstrom:
         return curves, mask
-    given, _ = read_map(run.mask)
-    mask = dynamic_mask(to_host(0.5 * (halves.maps[0] + halves.maps[1])), given, pixel_size, resolution,
+    given = xp.asarray(read_map(run.mask)[0])
+    mask = dynamic_mask(0.5 * (halves.maps[0] + halves.maps[1]), given, pixel_size, resolution,
                         DynamicMask(resolved.mask_threshold, resolved.mask_near_angstrom, resolved.mask_far_angstrom,
                                     resolved.mask_threshold_type == "absolute"), halves.workers)
-    write_map(run.iteration_mask(iteration), mask, pixel_size)
-    mask = xp.asarray(mask)
+    write_map(run.iteration_mask(iteration), to_host(mask), pixel_size)
     return curves_under(mask), mask
 
 

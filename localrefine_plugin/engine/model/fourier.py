@@ -226,7 +226,7 @@ def shift_map(map_zyx: np.ndarray, shift_px: np.ndarray, workers: int = 1) -> np
     return inverse(ft, map_zyx.shape, workers)
 
 
-def resample_map(map_zyx: np.ndarray, new_box: int, workers: int = 1) -> np.ndarray:
+def resample_map(map_zyx: Array, new_box: int, workers: int = 1) -> Array:
     """The same map on a finer or coarser grid, by padding or cropping its transform.
 
     The field of view is kept (new pixel size = old · N / new_box), so are grey values and the
@@ -241,35 +241,36 @@ def resample_map(map_zyx: np.ndarray, new_box: int, workers: int = 1) -> np.ndar
     -------
     (new_box, new_box, new_box) float32.
     """
-    n = box_of(map_zyx.shape)
+    n, xp = box_of(map_zyx.shape), array_module(map_zyx)
     if new_box == n:
-        return np.array(map_zyx, dtype=np.float32)
-    ft = forward(np.fft.ifftshift(map_zyx), workers)
+        return map_zyx.astype(np.float32)
+    ft = forward(xp.fft.ifftshift(map_zyx), workers)
     ft = _resize_half_axis(ft, n, new_box)
     ft = _resize_full_axis(ft, 0, n, new_box)
     ft = _resize_full_axis(ft, 1, n, new_box)
     ft *= np.float32((new_box / n) ** 3)
-    return np.fft.fftshift(inverse(ft, (new_box,) * 3, workers))
+    return xp.fft.fftshift(inverse(ft, (new_box,) * 3, workers))
 
 
-def _resize_half_axis(ft: np.ndarray, old: int, new: int) -> np.ndarray:
+def _resize_half_axis(ft: Array, old: int, new: int) -> Array:
     """Crop or pad the last axis (kx ≥ 0) from box ``old`` to box ``new``."""
-    kept = min(old, new) // 2 + 1
-    out = np.zeros(ft.shape[:2] + (new // 2 + 1,), dtype=ft.dtype)
+    xp, kept = array_module(ft), min(old, new) // 2 + 1
+    out = xp.zeros(ft.shape[:2] + (new // 2 + 1,), dtype=ft.dtype)
     out[..., :kept] = ft[..., :kept]
     if new > old and old % 2 == 0:
         out[..., old // 2] *= 0.5
     elif new < old and new % 2 == 0:
         column = out[..., new // 2]
-        mate = np.roll(column[::-1, ::-1], (1, 1), axis=(0, 1)).conj()
+        mate = xp.roll(column[::-1, ::-1], (1, 1), axis=(0, 1)).conj()
         out[..., new // 2] = column + mate
     return out
 
 
-def _resize_full_axis(ft: np.ndarray, axis: int, old: int, new: int) -> np.ndarray:
+def _resize_full_axis(ft: Array, axis: int, old: int, new: int) -> Array:
     """Crop or pad a full axis of a half-spectrum from box ``old`` to box ``new``."""
-    ft = np.moveaxis(ft, axis, 0)
-    out = np.zeros((new,) + ft.shape[1:], dtype=ft.dtype)
+    xp = array_module(ft)
+    ft = xp.moveaxis(ft, axis, 0)
+    out = xp.zeros((new,) + ft.shape[1:], dtype=ft.dtype)
     small = min(old, new)
     positive, negative = (small + 1) // 2, (small - 1) // 2
     out[:positive] = ft[:positive]
@@ -281,4 +282,4 @@ def _resize_full_axis(ft: np.ndarray, axis: int, old: int, new: int) -> np.ndarr
         out[-half] = 0.5 * ft[half]
     elif small % 2 == 0:
         out[half] = ft[half] + ft[-half]
-    return np.moveaxis(out, 0, axis)
+    return xp.moveaxis(out, 0, axis)

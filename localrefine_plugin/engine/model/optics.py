@@ -140,7 +140,9 @@ def specimen_shift(shift: Array, magnification: Optional[Array]) -> Array:
     """t′ = M⁻ᵀ t (n, 2), the inverse of `image_shift`."""
     if magnification is None:
         return shift
-    return image_shift(shift, array_module(shift).linalg.inv(magnification))
+    a, b, c, d = (magnification[..., i, j] for i in range(2) for j in range(2))
+    x, y = shift[..., 0], shift[..., 1]
+    return array_module(shift).stack([d * x - c * y, a * y - b * x], axis=-1) / (a * d - b * c)[..., None]
 
 
 def derivatives_by_specimen_shift(gradient: Array, curvature: Array, magnification: Optional[Array]

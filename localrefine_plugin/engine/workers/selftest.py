@@ -16,12 +16,16 @@ import numpy as np
 
 from ..align.half_alignment import HalfSet
 from ..align.half_set import HalfResult, align_half
+from ..align.marginalize import posterior_insertions, weigh
+from ..align.modes import Modes, best_modes
 from ..align.reference import Reference, make_reference, slice_rows
-from ..align.reference_errors import ReferenceErrors
+from ..align.reference_errors import ReferenceErrors, pose_error_covariance
 from ..align.search_plan import resolve, search_plan
 from ..io.run_folder import write_json
 from ..kernels import cuda
+from ..kernels.cones import cell_sums
 from ..kernels.device import CPU, Device, to_host
+from ..kernels.distance import connected_parts, squared_distances
 from ..kernels.fft import irfftn, rfft2, rfftn
 from ..kernels.fixed_point import FixedPointSums, exact_sums, exponents
 from ..kernels.insert import insert_slices
@@ -29,6 +33,7 @@ from ..kernels.moved import sum_of_moved
 from ..kernels.prefetch import Prefetch, from_array
 from ..kernels.shells import density_sums, shell_sums
 from ..kernels.slices import extract_slices, gauss_newton_sums, score_grid
+from ..maps.directions import shells_and_places
 from ..maps.reconstruct import accumulator_shape, enforce_hermitian, new_accumulator
 from ..model.ctf import CtfOnPixels
 from ..model.optics import aberration_phase, magnifications
@@ -163,6 +168,8 @@ def operators() -> Dict[str, Callable[[Device], Any]]:
     spectra, turns = [rfftn(e.map), rfftn(e.map[::-1].copy())], random_rotations(3, rng)
     symmetric = rng.standard_normal((9, 5, 5))
     symmetric = symmetric @ np.swapaxes(symmetric, 1, 2) + np.eye(5)
+    modes = Modes.of(np.arange(9, dtype=np.int32) // 3, rotation=random_rotations(9, rng), precision=symmetric,
+                     score=-rng.uniform(0, 1, 9))
 
     def sums(d: Device, part: int) -> Any:
         on = d.to_device
@@ -190,9 +197,11 @@ def operators() -> Dict[str, Callable[[Device], Any]]:
         with Prefetch(from_array(e.images), PARTICLES, BOX, d) as ahead:
             return d.xp.concatenate([ahead(np.arange(i, i + 4)) + 0 for i in range(0, PARTICLES, 4)])
 
-    def rebuilt(d: Device) -> Any:
-        values, axes = d.xp.linalg.eigh(d.to_device(symmetric))
-        return (axes * values[:, None]) @ d.xp.swapaxes(axes, 1, 2)
+    def insertions(d: Device) -> Any:
+        there = Modes(d.to_device(modes.owner), d.to_device(modes.table))
+        weights, _ = weigh(there, best_modes(there, 3), 3)
+        found = posterior_insertions(there, weights, 4.0, 3)
+        return found.rotation * found.weight[:, None, None]
 
     return {
         "extract_slices": slices, "score_grid": scores,
@@ -205,10 +214,13 @@ def operators() -> Dict[str, Callable[[Device], Any]]:
         "images read ahead": read_ahead, "rfft2": lambda d: rfft2(d.to_device(e.images)),
         "rfftn and irfftn": lambda d: irfftn(rfftn(d.to_device(e.map)), e.map.shape),
         "matrix product": lambda d: d.xp.matmul(d.to_device(w), d.to_device(w.T.copy())),
-        "inverse": lambda d: d.xp.linalg.inv(d.to_device(symmetric)),
-        "solve": lambda d: d.xp.linalg.solve(d.to_device(symmetric), d.to_device(symmetric[:, :, :1])),
-        "determinant": lambda d: d.xp.linalg.slogdet(d.to_device(symmetric))[1],
-        "eigenvectors": rebuilt,
+        "distances": lambda d: squared_distances(d.to_device(e.mask >= 0.5), 5),
+        "parts of a region": lambda d: connected_parts(d.to_device(e.mask >= 0.5)),
+        "sums over cells": lambda d: cell_sums(d.to_device(shells_and_places(BOX)[0]), d.to_device(spectra[0]),
+                                               d.to_device(spectra[1]), BOX // 2)[0],
+        "errors of poses": lambda d: pose_error_covariance(
+            d.to_device(symmetric), d.to_device(symmetric + np.eye(5)), d.to_device(np.full(9, 0.5))),
+        "insertions": insertions,
     }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import require_program
 
-from gpu.stand_in import make_cupy
+from gpu.stand_in import beside, make_cupy
 from localrefine_plugin.engine.kernels.device import Device
 
 STAND_IN = Device("cuda:0", "stand-in")
@@ -30,7 +30,8 @@ def install(monkeypatch, sanitizer="", workers=1, backwards=False):
     """A fresh stand-in as the module "cupy"; ``backwards``: threads run from the last to the first."""
     require_program("g++")
     cupy = make_cupy(folder(), sanitizer, workers, backwards)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    for name, module in {"cupy": cupy, **beside(cupy)}.items():
+        monkeypatch.setitem(sys.modules, name, module)
     return cupy
 
 

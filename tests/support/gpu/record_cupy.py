@@ -5,6 +5,7 @@
 """
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 RECORD = Path(__file__).parent / "cupy_names.json"
 OLDER = RECORD.with_name("cupy_older.json")
 NAMESPACES = ("", "linalg", "fft", "fft.config", "cuda", "cuda.runtime", "cuda.memory")
+BESIDE = {"cupyx.scipy.ndimage": ("label",)}  # of which the engine calls no more than this
 NOT_ARITHMETIC = set(dir(object)) - {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"}
 CLASSES = ("ndarray", "RawModule", "RawKernel", "cuda.MemoryPool", "cuda.Device", "cuda.Stream", "cuda.Event", "ufunc")
 
@@ -84,7 +86,9 @@ def resolve(root, dotted: str):
 def record() -> dict:
     import cupy
     return {"version": cupy.__version__,
-            "functions": {n: found_in(resolve(cupy, n)) for n in NAMESPACES},
+            "functions": {**{n: found_in(resolve(cupy, n)) for n in NAMESPACES},
+                          **{n: {name: described(getattr(importlib.import_module(n), name)) for name in names}
+                             for n, names in BESIDE.items()}},
             "classes": {n: members(resolve(cupy, n)) for n in CLASSES}}
 
 

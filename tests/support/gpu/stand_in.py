@@ -15,12 +15,14 @@ from typing import Any, Dict
 
 import numpy as np
 import scipy.fft
+import scipy.ndimage
 
 from gpu.cuda_on_cpu import Source
 from gpu.streams import Ledger, Pool, cuda_namespace
 
 RECORD, OLDER = (json.loads((Path(__file__).parent / f"cupy_{name}.json").read_text()) for name in ("names", "older"))
-WAITING_FUNCTIONS = {"nonzero", "flatnonzero", "argwhere", "unique", "asnumpy", "bincount", "array_equal", "allclose"}
+WAITING_FUNCTIONS = {"nonzero", "flatnonzero", "argwhere", "unique", "asnumpy", "bincount", "array_equal", "allclose",
+                     "label"}
 VIEWS = {"get", "reshape", "view", "swapaxes", "transpose", "ravel"}  # which move nothing on the GPU
 WAITING_METHODS = {"get", "item", "tolist", "nonzero", "tobytes"}
 SCALARS = (bool, int, float, complex, np.generic)
@@ -73,6 +75,7 @@ class ndarray:
                 self._ledger.moved(self._a)
             if name == "get":
                 self._ledger.counts.bytes_to_host += self._a.nbytes
+                self._ledger.counts.volumes_to_host += self._a.ndim == 3
                 return self._a.copy()
             result = value(*unwrap(args), **unwrap(kwargs))
             return result if name in ("item", "tolist", "tobytes") else wrap(result, self._ledger)
@@ -236,17 +239,24 @@ def other_eigh(a: np.ndarray) -> Any:
     return values, vectors
 
 
-OTHER_CHOICES = {"eigh": other_eigh, "argsort": lambda a, axis=-1, kind=None: np.argsort(a, axis, kind="stable")}
+def other_label(input: np.ndarray, structure: Any = None, output: Any = None) -> Any:
+    """Parts numbered from the last to the first."""
+    labels, count = scipy.ndimage.label(input, structure, output)
+    return np.where(labels, count + 1 - labels, 0), count
+
+
+OTHER_CHOICES = {"label": other_label, "eigh": other_eigh,
+                 "argsort": lambda a, axis=-1, kind=None: np.argsort(a, axis, kind="stable")}
 """Where a library may choose, the stand-in chooses otherwise than numpy; CuPy's sorts are stable."""
 
 
 class Namespace(types.ModuleType):
-    """cupy, cupy.linalg or cupy.fft: numpy's function of the same name, behind CuPy's arguments."""
+    """cupy, cupy.linalg, cupy.fft, …: numpy's function of the same name, behind CuPy's arguments."""
 
     def __init__(self, path: str, ledger: Ledger):
-        super().__init__(".".join(filter(None, ("cupy", path))))
+        super().__init__(path if path.startswith("cupyx") else ".".join(filter(None, ("cupy", path))))
         self.__spec__ = importlib.machinery.ModuleSpec(self.__name__, None)
-        self.__dict__.update(_path=path, _ledger=ledger, _numpy=getattr(np, path) if path else np)
+        self.__dict__.update(_path=path, _ledger=ledger, _numpy=getattr(np, path, np) if path else np)
 
     def __getattr__(self, name: str) -> Any:
         kind = FUNCTIONS[self._path].get(name)
@@ -314,6 +324,15 @@ def make_cupy(folder: Path, sanitizer: str = "", workers: int = 1, backwards: bo
         get_default_memory_pool=lambda: pool)
     cupy.fft.__dict__["config"] = types.SimpleNamespace(clear_plan_cache=lambda: None)
     return cupy
+
+
+def beside(cupy: Namespace) -> Dict[str, types.ModuleType]:
+    """What is imported beside cupy, by the names of the modules."""
+    path = "cupyx.scipy.ndimage"
+    modules = {name: types.ModuleType(name) for name in ("cupyx", "cupyx.scipy")}
+    modules[path] = Namespace(path, cupy.ledger)
+    modules["cupyx"].scipy, modules["cupyx.scipy"].ndimage = modules["cupyx.scipy"], modules[path]  # type: ignore
+    return modules
 
 
 def launchable(value: Any) -> Any:

@@ -19,6 +19,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.waits = self.waits_of_reader = self.bytes_to_device = self.bytes_to_host = self.launches = 0
+        self.volumes_to_host = 0  # arrays of three dimensions
         self.calls = self.traffic = 0  # operations on arrays but for our kernels; bytes they read and write
 
 
