@@ -149,6 +149,14 @@ def test_without_memory_for_all_bodies_they_are_aligned_one_by_one(tmp_path, mon
         assert_same_bits(short().body(number), folder.body(number))
 
 
+def test_two_processes_give_the_same_bits(tmp_path):
+    (tmp_path / "settings.json").write_text('{"max_iterations": 1}')
+    assert cli.main(command(tmp_path / "run", inputs()[1], "--processes", "2", "--settings",
+                            str(tmp_path / "settings.json"))) == 0
+    for number in (1, 2):
+        assert_same_bits(short().body(number), RunFolder(tmp_path / "run" / f"body_{number}"))
+
+
 # ---------------------------------------------------------------- the command line
 
 def command(output, masks, *more):

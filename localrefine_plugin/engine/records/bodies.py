@@ -7,20 +7,20 @@ from typing import Optional, Tuple
 
 @dataclass(frozen=True)
 class MovingPair:
-    """Two bodies that move together, or not.
+    """Two bodies that turn together, or not.
 
     Attributes
     ----------
-    first, second : their numbers, from 1.  frame : the body that their motion is told against; 0: the input poses.
-    correlation, error : of the strongest pair of movements, each half-set along what the other one shows; its standard
-        error, NaN of too few particles.
-    move_first : (6,) degrees and Å, one standard deviation of the first body's movement, with what goes with it.
+    first, second : their numbers, from 1.  shared : of the smaller mask, how much lies in the other.
+    correlation, error : of the rotations about the strongest pair of axes, each half-set about the axes that the other
+        one shows; its standard error, NaN of too few particles.
+    move_first : (6,) degrees and Å, one standard deviation of the first body's rotation, with what goes with it.
     move_second : (6,) the mean motion of the second body then.
     """
 
     first: int
     second: int
-    frame: int
+    shared: float
     correlation: float
     error: float
     move_first: Tuple[float, ...]
