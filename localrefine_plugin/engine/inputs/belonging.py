@@ -33,9 +33,9 @@ from ..records.errors import InputError
 from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
 from .checks import CheckedInputs
-from .other_ctf import Against, against, check_other_ctf
+from .other_ctf import Against, against, another_ctf, check_other_ctf
 from .parts import check_groups, check_half_sets, check_some
-from .placed import check_placed, other_rows
+from .placed import check_placed, other_rows, some_do_not_fit
 from .readings import (
     AXES,
     BELONG,
@@ -68,6 +68,7 @@ from .samples import (
     least_box,
     match,
     sample_of,
+    weighted,
     whole_map,
 )
 
@@ -119,16 +120,29 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     said += moved
     said += moved_apart(samples, references, motion)
     if evidence_of(found) > BELONG and not moved:
-        others = crossed_references(inputs.halves, lowpass_weight(cutoff), shell, workers)
-        crossed = [explained(particles, f.sample, reference) for f, reference in zip(found, others)]
-        said += (check_some(found, lambda: look(particles, references, shell, MOST_IMAGES, workers))
-                 or check_some(crossed, lambda: look(particles, others, shell, MOST_IMAGES, workers))
-                 or check_other_ctf([Against(f.sample, f.slices) for f in crossed],
-                                    lambda: finer_look(inputs, resolved, workers), particles)
-                 + check_placed((found, references), (crossed, others), particles, workers))
+        said += check_images(inputs, resolved, found, references, workers)
     if not resolved.resplit_half_sets:
         said += check_half_maps(inputs, found, workers)
     return Belonging(tuple(said), scales)
+
+
+def check_images(inputs: CheckedInputs, resolved: ResolvedSettings, found: Sequence[Explained],
+                 references: Sequence[Reference], workers: int) -> List[str]:
+    """What is said of some of the images, by their own half-map and by that of the other half-set; InputError for what
+    is refused. Other readings are tried with the other half-map only where some images do not fit it."""
+    particles, shell = inputs.particles, int(found[0].sample.packed.pixels.shell[-1])
+    said = check_some(found, lambda: look(particles, references, shell, MOST_IMAGES, workers))
+    if said:
+        return said
+    others = crossed_references(inputs.halves, references)
+    crossed = [explained(particles, f.sample, other, and_readings=False) for f, other in zip(found, others)]
+    images = [Against(f.sample, f.slices) for f in crossed]
+    if not some_do_not_fit(found, crossed) and not another_ctf(images):
+        return []
+    crossed = [explained(particles, f.sample, other) for f, other in zip(found, others)]
+    return (check_some(crossed, lambda: look(particles, others, shell, MOST_IMAGES, workers))
+            or check_other_ctf(images, lambda: finer_look(inputs, resolved, workers), particles)
+            + check_placed((found, references), (crossed, others), particles, workers))
 
 
 def coarse_halves(halves: HalfMaps, filtered: Radial, shell: int) -> List[np.ndarray]:
@@ -138,17 +152,13 @@ def coarse_halves(halves: HalfMaps, filtered: Radial, shell: int) -> List[np.nda
             for one, other in ((filtered, np.zeros_like), (np.zeros_like, filtered))]
 
 
-def crossed_references(halves: HalfMaps, filtered: Radial, shell: int, workers: int) -> List[Reference]:
+def crossed_references(halves: HalfMaps, references: Sequence[Reference]) -> List[Reference]:
     """For the images of each half-set, the half-map of the other.
 
     An image agrees with the map that it was averaged into by its own noise, even if it was averaged in upside down. The
     map of the other half-set does not hold it. It is filtered by the FSC F: then cross = energy for all |k|.
     """
-    fsc = np.clip(to_host(halves.unmasked), 0, 1)
-
-    def weight(radius: np.ndarray) -> np.ndarray:
-        return filtered(radius) * np.interp(radius, np.arange(len(fsc)), fsc)
-    return [whole_map(v, shell, workers) for v in coarse_halves(halves, weight, shell)][::-1]
+    return weighted(references[::-1], np.clip(to_host(halves.unmasked), 0, 1))
 
 
 def look(particles: Particles, references: Sequence[Reference], shell: int, most: int, workers: int
@@ -164,9 +174,10 @@ def finer_look(inputs: CheckedInputs, resolved: ResolvedSettings, workers: int) 
     angstrom = resolved.initial_lowpass_angstrom / FINER
     shell = align_shell_of(angstrom, resolved, particles)
     cutoff = lowpass_weight(particles.box_size * inputs.pixel_size / angstrom)
+    references = [whole_map(v, shell, workers) for v in coarse_halves(inputs.halves, cutoff, shell)]
     most = int(np.clip(MOST_COEFFICIENTS / (np.pi / 2 * shell ** 2), IMAGES, MOST_IMAGES))
     return [against(sample_of(particles, chosen_images(particles, half, most), shell, workers=workers), reference)
-            for half, reference in zip((1, 2), crossed_references(inputs.halves, cutoff, shell, workers))]
+            for half, reference in zip((1, 2), crossed_references(inputs.halves, references))]
 
 
 # ---------------------------------------------------------------- the whole set

@@ -68,7 +68,7 @@ def check_other_ctf(few: Sequence[Against], look_at_more: Callable[[], List[Agai
                     ) -> List[str]:
     """A sentence where images fit better with another CTF; InputError where it is certainly much of them, or an optics
     group. ``look_at_more``: more images, to finer detail."""
-    if all(abs(f.share) < SUSPECT * f.error for f in (fitted(few, ctf) for ctf in FIRST_CTFS)):
+    if not another_ctf(few):
         return []
     found = look_at_more()
     check_each_group(found, particles)
@@ -82,6 +82,11 @@ def check_other_ctf(few: Sequence[Against], look_at_more: Callable[[], List[Agai
         return [f"particles: the images fit the half-maps better with about {factor:g} times their defocus, or some of "
                 "them with more. Check defocus, voltage, spherical aberration and pixel size of all micrographs"]
     return said_of(found, [ctf for ctf in SOME_CTFS if gain[ctf] > best - CERTAIN])
+
+
+def another_ctf(few: Sequence[Against]) -> bool:
+    """Whether more images should be asked."""
+    return any(abs(f.share) > SUSPECT * f.error for f in (fitted(few, ctf) for ctf in FIRST_CTFS))
 
 
 def said_of(found: Sequence[Against], ctfs: Sequence[Ctf]) -> List[str]:

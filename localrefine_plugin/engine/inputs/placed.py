@@ -72,6 +72,11 @@ def placed(found: Sequence[Explained]) -> Placed:
     return Placed(verdict, fits, share, float(1 / np.sqrt((slope ** 2).sum())))
 
 
+def some_do_not_fit(own: Sequence[Explained], crossed: Sequence[Explained]) -> bool:
+    """Whether it should be asked what these images are."""
+    return max(placed(found).share for found in (own, crossed)) > ROWS_SAID
+
+
 Matched = Tuple[Sequence[Explained], Sequence[Reference]]
 
 

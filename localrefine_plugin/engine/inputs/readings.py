@@ -71,7 +71,8 @@ class Explained:
                          self.difference[chosen], {name: m.some(chosen) for name, m in self.readings.items()})
 
 
-def explained(particles: Particles, sample: Sample, reference: Reference) -> Explained:
+def explained(particles: Particles, sample: Sample, reference: Reference,
+              and_readings: bool = True) -> Explained:
     rotation, shift = sample.particles.rotation, sample.particles.shift_px
     order = np.random.default_rng(0).permutation(len(rotation))
     unmoved = slices_of(sample, reference, rotation)
@@ -80,10 +81,11 @@ def explained(particles: Particles, sample: Sample, reference: Reference) -> Exp
     here, there = match_of(sample, own), match_of(sample, other)
     difference = here.energy + there.energy - 2 * overlap(sample, own, other)
     found = {}
-    for name, (turned, moved) in readings(particles, sample):
+    for name, (turned, moved) in readings(particles, sample) if and_readings else ():
         turned_slices = unmoved if turned is rotation else slices_of(sample, reference, turned)
         found[name] = match_of(sample, moved_slices(sample, turned_slices, turned, moved))
-    found[PHASES] = match_of(sample.with_flipped_phases(), own)
+    if and_readings:
+        found[PHASES] = match_of(sample.with_flipped_phases(), own)
     return Explained(sample, own, here, there, difference, found)
 
 

@@ -138,6 +138,16 @@ def whole_map(volume: np.ndarray, shell: int, workers: int) -> Reference:
     return make_reference(volume, soft_sphere(len(volume)), ORIGIN, shell, workers)
 
 
+def weighted(references: Sequence[Reference], by_shell: np.ndarray) -> List[Reference]:
+    """References of one shape times the weights of the shells (M,). The maps are filtered after their soft sphere."""
+    reference = references[0]
+    nz, ny, nx = reference.ft.shape
+    along = [((np.arange(n) - first) / reference.scale) ** 2 for n, first in ((nz, nz // 2), (ny, ny // 2), (nx, 0))]
+    shell = np.sqrt(along[0][:, None, None] + along[1][:, None] + along[2], dtype=np.float32)
+    weight = by_shell.astype(np.float32)[np.minimum(np.rint(shell).astype(np.intp), len(by_shell) - 1)]
+    return [replace(r, ft=r.ft * weight) for r in references]
+
+
 @lru_cache(maxsize=1)
 def soft_sphere(box_size: int) -> np.ndarray:
     """A mask (N, N, N) that leaves out the corners of a box."""
