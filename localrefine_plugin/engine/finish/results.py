@@ -37,6 +37,7 @@ from .pose_blur import (
     expected_resolution,
 )
 from .report import build_report
+from .second_copy import second_copy
 from .selection import effect, select, sentence, wanted
 from .supported import support_advice, supported
 
@@ -77,6 +78,8 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
         save_record(run.final("selection.json"), selection)
         say(sentence(selection))
     write_directions(run, halves, mask, np.concatenate([table.rotation for table in load_tables(run, k)]))
+    save_record(run.final("second_copy.json"),
+                second_copy(halves, mask, given.pixel_size, given.resolved.symmetry))
     blur = pose_blur(run, k, BlurredMap.of(mean, mask, believed.corrected, believed.resolutions()["corrected"]
                                            / given.pixel_size, workers), believed, share)
     blur = replace(blur, advice=". ".join(text for text in (support_advice(curves, believed), blur.advice) if text))
