@@ -33,7 +33,7 @@ VOXELS = 2.2  # of a period of FINEST
 STEP_DEG, FINE_STEP_DEG, WIDEST_DEG, LEAST_DEG = 9.0, 4.0, 60.0, 24.0
 REACH = 1.3  # times FINEST / radius, rad: how far the peak of the map with itself reaches
 NEAR, FARTHEST = 0.8, 40.0  # radii of the mask, and Å
-CERTAIN = 9.0  # s.d. of unlike density: at most 6.1 in 15 sets of one state, 12 to 14 in those of two
+CERTAIN = 8.0  # s.d. of unlike density: at most 6.1 in 21 sets of one state, 10 to 14 in those of two
 LEAST_ROTATIONS = 50
 
 
