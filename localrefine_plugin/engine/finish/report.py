@@ -9,7 +9,17 @@ from ..io.run_store import input_record
 from ..records.codec import from_json
 from ..records.errors import InputError
 from ..records.iteration import HalfRecord, IterationRecord
-from ..records.results import Directions, MaskLadder, PoseBlur, Report, RestControl, Selection, Sharpening, Validation
+from ..records.results import (
+    Directions,
+    MaskLadder,
+    PoseBlur,
+    Report,
+    RestControl,
+    SecondCopy,
+    Selection,
+    Sharpening,
+    Validation,
+)
 from ..records.run_input import InputChanges
 from ..records.settings import Settings
 
@@ -37,10 +47,11 @@ def build_report(run: RunFolder) -> Report:
     blur = read(run.final("pose_blur.json"), _as(PoseBlur))
     validation = read(run.final("validation.json"), _as(Validation))
     directions = read(run.final("directions.json"), _as(Directions))
+    copy = read(run.final("second_copy.json"), _as(SecondCopy))
     control = read(run.final("rest_control.json"), _as(RestControl))
     best = best_iteration(iterations)
     advice = [*(best.advice.values() if best else ()),
-              *(found.advice for found in (control, blur, directions) if found),
+              *(found.advice for found in (copy, control, blur, directions) if found),
               *(validation.advice if validation else ())]
     costs: List[Union[IterationRecord, HalfRecord]] = [*iterations, *steps]
     changes = read(run.final("input_changes.json"), _as(InputChanges))
@@ -57,7 +68,8 @@ def build_report(run: RunFolder) -> Report:
         resolution_to_report_angstrom=blur.resolution_to_report_angstrom if blur else None,
         range_to_report_angstrom=blur.range_to_report_angstrom if blur else (),
         mask_ladder=read(run.final("mask_ladder.json"), _as(MaskLadder)),
-        directions=directions, rest_control=control, selection=read(run.final("selection.json"), _as(Selection)),
+        directions=directions, second_copy=copy, rest_control=control,
+        selection=read(run.final("selection.json"), _as(Selection)),
         sharpening=read(run.final("sharpening.json"), _as(Sharpening)),
         validation=validation.tests if validation else ())
 

@@ -40,6 +40,7 @@ from .pose_blur import (
     expected_resolution,
 )
 from .report import build_report
+from .second_copy import second_copy
 from .selection import effect, select, sentence, wanted
 from .supported import support_advice, supported
 
@@ -104,6 +105,7 @@ def results_of(run: RunFolder, k: int, workers: int, device: Device, later: Late
         say(sentence(selection))
     views: Any = JoinedColumn([table.rotation for table in stored_tables(run, k)])
     write_directions(run, halves, there, views)
+    save_record(run.final("second_copy.json"), second_copy(halves, mask, given.pixel_size, given.resolved.symmetry))
     blur = pose_blur(run, k, BlurredMap.of(mean, mask, believed.corrected, believed.resolutions()["corrected"]
                                            / given.pixel_size, workers), believed, share)
     blur = replace(blur, advice=". ".join(text for text in (support_advice(curves, believed), blur.advice) if text))

@@ -31,6 +31,7 @@ from .spectrum import spectrum_of
 LEAST_SAMPLE = 100
 MULTIPLES = 0.25, 1.0, 4.0, 16.0  # of the particles there are
 ITERATIONS = 5  # that a run takes, typically
+EXTRAPOLATED = 0.8  # of the resolution that the sample shows
 SETTLED = 0.08  # of the first search's time per pixel is a later one's
 
 
@@ -125,6 +126,9 @@ def sentence(found: Forecast) -> str:
     text = (f"forecast for {found.mask}: about {found.to_report_angstrom:.1f} Å to report with {found.particles} "
             f"particles, poses known to {found.rotation_error_deg:.1f}° and {found.shift_error_angstrom:.1f} Å per "
             f"axis; {fewer[1]:.1f} Å with {fewer[0]} particles, {most[1]:.1f} Å with {most[0]}")
+    if found.to_report_angstrom < EXTRAPOLATED * found.measured_to_angstrom:
+        text += (f" (these particles show signal to {found.measured_to_angstrom:.1f} Å; the rest supposes that it falls "
+                 "off as it does in most maps)")
     if found.wanted_angstrom is not None:
         text += (f"; {found.wanted_angstrom:g} Å would take about {rounded(found.wanted_particles)} particles"
                  if found.wanted_particles is not None else

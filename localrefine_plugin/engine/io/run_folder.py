@@ -22,7 +22,7 @@
         iteration.json           resolution, limits, convergence decision    (merge step; written last)
     RUN/final/                   particles.star half_map_1.mrc half_map_2.mrc map.mrc map_sharpened.mrc
                                  mask.mrc fsc.star mask_ladder.json tightest_mask.mrc sharpening.json pose_blur.json
-                                 directions.json directions.npz,
+                                 directions.json directions.npz second_copy.json,
                                  filter_resolution.mrc if non-uniform, validation.json if validated,
                                  particles_kept.star particles_left_out.star selection.json if selected,
                                  input_changes.json if input files changed meanwhile,
@@ -314,7 +314,7 @@ RIGIDITY_FILES = ("motion.mrc", "motion_error.mrc", "rigidity.cxc", "rigidity.pn
 OPTIONAL_FINAL_FILES = ("filter_resolution.mrc",  # where the filter was non-uniform
                         "particles_kept.star", "particles_left_out.star", "selection.json",  # of a selection
                         "particles.cs", "particles_kept.cs", "particles_left_out.cs",  # of particles of cryoSPARC
-                        "rest_control.json",  # runs of older versions have none
+                        "rest_control.json", "second_copy.json",  # runs of older versions have none
                         "moving_part.mrc",  # where parts of the mask do not move alike
                         "validation.json",  # of the verb validate
                         "input_changes.json")  # where input files changed while the run went on

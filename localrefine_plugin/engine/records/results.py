@@ -83,6 +83,20 @@ class Directions:
 
 
 @dataclass(frozen=True)
+class SecondCopy:
+    """second_copy.json (finish/second_copy.py): whether the map holds the sub-volume twice, the rotation and the
+    displacement between both, by how many standard deviations the likeliest such pair stands out, the least rotation
+    that was asked for (0 where nothing was), and a sentence ("" where there is none)."""
+
+    found: bool
+    rotation_deg: float
+    displacement_angstrom: float
+    deviations: float
+    least_rotation_deg: float
+    advice: str = ""
+
+
+@dataclass(frozen=True)
 class PoseBlur:
     """pose_blur.json: κ(k) of all uncertain poses, the FSC to the truth expected with it, the half-map FSC that would
     mean the same (each (N // 2 + 1,)), the resolution at which the former falls to 0.5, the coarser of that and the
@@ -188,7 +202,7 @@ class Report:
     final_resolution_angstrom : of the best iteration; empty before the first.
     expected_truth_resolution_angstrom, resolution_to_report_angstrom : of `PoseBlur`; None before the end.
     range_to_report_angstrom : of `PoseBlur`; empty before the end.
-    mask_ladder, sharpening, directions, rest_control : None before the end.  selection : None without one.
+    mask_ladder, sharpening, directions, second_copy, rest_control : None before the end.  selection : None without one.
     validation : () without one.
     files : what finish wrote.
     """
@@ -208,6 +222,7 @@ class Report:
     range_to_report_angstrom: Tuple[float, ...] = ()
     mask_ladder: Optional[MaskLadder] = None
     directions: Optional[Directions] = None
+    second_copy: Optional[SecondCopy] = None
     selection: Optional[Selection] = None
     rest_control: Optional[RestControl] = None
     sharpening: Optional[Sharpening] = None

@@ -1,0 +1,138 @@
+"""Does the map hold the sub-volume twice, as it does where half of the particles are in a state outside the search?
+
+Images of a second state that the search cannot reach are aligned somewhere all the same, and the map then holds two
+copies of the sub-volume, one turned and displaced against the other. Half-maps agree on both, and every null test
+passes. But the map then correlates with itself, turned and displaced in the same way:
+
+    C(R, t) = Σ_v (m V)(R⁻¹(v − t)) V(v) / √(…),     V whitened between COARSEST and FINEST,
+
+the masked map against the whole one, v from the mask's centre, for rotations R beyond the reach of the peak at R = 1
+and displacements t of less than NEAR radii of the mask. Copies that lie farther away are neighbours, such as other
+subunits. In a map of one state this is the correlation of unlike density, whose maxima over t scatter little from
+rotation to rotation; a second copy stands out of them.
+"""
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.fft
+import scipy.ndimage
+
+from ..align.reference import cube_about, support_box
+from ..kernels.device import to_host
+from ..maps.half_maps import HalfMaps
+from ..maps.mask import mask_centre, mask_radius
+from ..model.fourier import by_shell, resample_map, shell_means
+from ..model.pose import exp_map, rotation_vector_ball
+from ..records.results import SecondCopy
+
+Array = Any
+COARSEST, FINEST = 40.0, 14.0  # Å: finer detail would ask for finer rotations
+VOXELS = 2.2  # of a period of FINEST
+STEP_DEG, FINE_STEP_DEG, WIDEST_DEG, LEAST_DEG = 9.0, 4.0, 60.0, 24.0
+REACH = 1.3  # times FINEST / radius, rad: how far the peak of the map with itself reaches
+NEAR, FARTHEST = 0.8, 40.0  # radii of the mask, and Å
+CERTAIN = 8.0  # s.d. of unlike density: at most 6.1 in 21 sets of one state, 10 to 14 in those of two
+LEAST_ROTATIONS = 50
+
+
+class Cubes(NamedTuple):
+    """Masked map (e, e, e), and the whole one (b, b, b) about the mask's centre on voxels of ``voxel`` Å; the squared
+    radial mask, to weigh the latter's density."""
+
+    masked: np.ndarray
+    whole: np.ndarray
+    weight: np.ndarray
+    voxel: float
+
+
+def second_copy(halves: HalfMaps, mask: np.ndarray, pixel_size: float, symmetry: str) -> SecondCopy:
+    """Whether the mean of two half-maps holds what is in the mask (N, N, N) once more; not asked of a symmetrical
+    particle, which does."""
+    radius = mask_radius(mask, mask_centre(mask)).effective * pixel_size
+    least = max(np.deg2rad(LEAST_DEG), REACH * FINEST / radius)
+    turns = half_ball(least)
+    if symmetry.upper() != "C1" or len(turns) < LEAST_ROTATIONS:
+        return SecondCopy(False, 0.0, 0.0, 0.0, 0.0, "")
+    reach = min(FARTHEST, NEAR * radius)
+    maps = cubes(halves, mask, pixel_size, reach)
+    value = correlations(maps, turns, reach)[:, 0]
+    median = float(np.median(value))
+    spread = 1.4826 * float(np.median(np.abs(value - median)))
+    deviations = (float(value.max()) - median) / max(spread, 1e-9)
+    about = turns[np.argmax(value)] + rotation_vector_ball(np.deg2rad(STEP_DEG), np.deg2rad(FINE_STEP_DEG))
+    near = correlations(maps, about, reach)
+    best = int(np.argmax(near[:, 0]))
+    angle, far = float(np.rad2deg(np.linalg.norm(about[best]))), float(near[best, 1])
+    there = deviations > CERTAIN
+    return SecondCopy(there, angle, far, deviations, float(np.rad2deg(least)), advice(angle, far) if there else "")
+
+
+def advice(angle: float, displacement: float) -> str:
+    return (f"the map holds a second copy of the sub-volume, turned by about {5 * round(angle / 5):.0f}° and displaced "
+            f"by about {displacement:.0f} Å. Many of the particles are probably in a second state that the search "
+            "does not reach, and resolution and FSC are those of the mixture. Classify the particles in 3D first "
+            "(without alignment, in a mask that holds both places), and refine each class by itself. If the sub-volume "
+            "has parts that are alike, the copy may be one of these")
+
+
+def half_ball(least: float) -> np.ndarray:
+    """Rotation vectors (n, 3) from ``least`` rad to the widest: one of each pair ±w, for C(R⁻¹, −R⁻¹t) = C(R, t)."""
+    turns = rotation_vector_ball(np.deg2rad(WIDEST_DEG), np.deg2rad(STEP_DEG))
+    order = turns @ np.array([1e-6, 1e-3, 1.0])
+    chosen: np.ndarray = turns[(np.linalg.norm(turns, axis=1) > least) & (order > 0)]
+    return chosen
+
+
+def cubes(halves: HalfMaps, mask: np.ndarray, pixel_size: float, reach: float) -> Cubes:
+    """The maps on coarse voxels; ``reach`` Å of displacements."""
+    box = halves.box_size
+    first, second, _ = shell_means(*halves.spectra)
+    frequency = np.arange(len(first)) / (box * pixel_size)
+    band = (frequency > 1 / COARSEST) & (frequency < 1 / FINEST)
+    power = np.sqrt(first * second)
+    white = np.divide(band, np.sqrt(power), out=np.zeros(len(power)), where=band & (power > 0))
+    coarse = min(box, 2 * int(np.ceil(0.5 * VOXELS * box * pixel_size / FINEST)))
+    volume, shape = resample_map(to_host(halves.mean(by_shell(white))), coarse), resample_map(mask, coarse)
+    shape, voxel = np.clip(shape, 0, 1).astype(np.float32), pixel_size * box / coarse
+    centre = np.rint(mask_centre(shape) - coarse // 2)
+    edge = support_box(shape > 0.1, centre)
+    wide = scipy.fft.next_fast_len(edge + int(np.ceil(reach / voxel)), real=True)
+    wide += wide % 2
+    window, inside = cube_about(shape, centre, edge), cube_about(volume, centre, edge)
+    masked = window * (inside - (window * inside).sum() / window.sum())
+    return Cubes(masked, cube_about(volume, centre, wide), radial_mean(window ** 2), voxel)
+
+
+def radial_mean(cube: np.ndarray) -> np.ndarray:
+    """Of a cube (e, e, e), about [e // 2]."""
+    squared = np.square(np.arange(len(cube)) - len(cube) // 2)
+    shell = np.rint(np.sqrt(squared[:, None, None] + squared[:, None] + squared)).astype(int)
+    mean = np.bincount(shell.ravel(), cube.ravel()) / np.bincount(shell.ravel())
+    return mean[shell].astype(np.float32)
+
+
+def correlations(of: Cubes, turns: np.ndarray, reach: float) -> np.ndarray:
+    """(n, 2): the largest C over displacements of less than ``reach`` Å, and that displacement in Å."""
+    wide, edge = len(of.whole), len(of.masked)
+    padding, middle = (wide - edge) // 2, np.full(3, edge // 2)
+
+    def transform(cube: np.ndarray) -> np.ndarray:
+        placed = np.zeros((wide,) * 3, np.float32)
+        placed[(slice(padding, padding + edge),) * 3] = cube
+        spectrum: np.ndarray = scipy.fft.rfftn(placed)
+        return spectrum
+    along = np.fft.fftfreq(wide, 1 / wide) * of.voxel
+    distance = np.sqrt(along[:, None, None] ** 2 + along[:, None] ** 2 + along ** 2)
+    density = scipy.fft.irfftn(np.conj(scipy.fft.rfftn(of.whole ** 2)) * transform(of.weight), (wide,) * 3)
+    scale = np.sqrt(np.maximum(density, 0.1 * density.max()) * (of.masked ** 2).sum())
+    scale[distance >= reach] = np.inf
+    target, found = np.conj(scipy.fft.rfftn(of.whole)), np.empty((len(turns), 2))
+    for number, rotation in enumerate(exp_map(turns)):
+        back = rotation[::-1, ::-1].T  # zyx
+        turned = scipy.ndimage.affine_transform(of.masked, back, middle - back @ middle, output=np.float32, order=1)
+        value = scipy.fft.irfftn(target * transform(turned), (wide,) * 3) / scale
+        best = int(np.argmax(value))
+        found[number] = value.flat[best], distance.flat[best]
+    return found

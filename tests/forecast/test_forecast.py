@@ -1,0 +1,158 @@
+"""The forecast: its parts against closed forms and drawn poses, the whole against the refinement it is of."""
+
+import json
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from run_results import temporary_folder
+from scipy.spatial.transform import Rotation
+
+from examples import simulate
+from localrefine_plugin.engine import __main__ as cli
+from localrefine_plugin.engine import refine as engine
+from localrefine_plugin.engine.finish.results import pose_uncertainty
+from localrefine_plugin.engine.forecast import blur, forecast, iterate, spectrum
+from localrefine_plugin.engine.io.relion_particles import read_particles
+from localrefine_plugin.engine.io.run_folder import read_json
+from localrefine_plugin.engine.io.run_store import load_iteration, load_tables
+from localrefine_plugin.engine.records.errors import InputError
+from localrefine_plugin.engine.records.settings import Settings
+
+BOX, PIXEL = 64, 3.0
+
+
+@pytest.mark.parametrize("rotation_sd_deg, shift_sd", [(3.0, 0.0), (0.0, 0.7), (2.0, 0.5)])
+def test_the_blur_is_that_of_drawn_poses(rotation_sd_deg, shift_sd):
+    """Mean of exp(iφ) over 20,000 poses: a point of a specimen at the drawn pose against where it is at the true one.
+    For small rotations φ is linear, which is what the closed form takes: 1 % off for 3°."""
+    rng, draws = np.random.default_rng(1), 20_000
+    views = Rotation.random(3, random_state=2).as_matrix()
+    points, shells = np.array([[9.0, -4.0, 2.0], [0.0, 0.0, 0.0]]), np.array([0, 4, 10, 16])
+    covariance = np.diag([np.deg2rad(rotation_sd_deg) ** 2] * 3 + [shift_sd ** 2] * 2)
+    found = blur.attenuation(np.repeat(covariance[None], 3, axis=0), views, points, shells, BOX)
+    expected = np.zeros((2, 4))
+    for view in views:
+        w = np.deg2rad(rotation_sd_deg) * rng.standard_normal((draws, 3))
+        turned = view @ Rotation.from_rotvec(w).as_matrix()
+        for p, point in enumerate(points):
+            moved = (turned @ point - view @ point)[:, :2] + shift_sd * rng.standard_normal((draws, 2))
+            phases = 2 * np.pi * shells / BOX * moved[:, :, None]  # along x and along y
+            expected[p] += np.cos(phases).mean(axis=0).mean(axis=0) / 3
+    np.testing.assert_allclose(found, expected, atol=0.015)
+    assert (found[:, 0] == 1).all()
+
+
+@pytest.mark.parametrize("b_factor", [100.0, 180.0])
+def test_the_guinier_line_goes_on_where_the_spectrum_is_lost_in_noise(b_factor):
+    rng = np.random.default_rng(3)
+    frequency = np.arange(65) / (64 * 2 * 1.5)
+    truth = 50 * np.exp(-0.5 * b_factor * frequency ** 2)
+    blurred = np.exp(-40 * frequency ** 2)
+    error = 0.4 / blurred
+    found = spectrum.along_guinier(truth + error * rng.standard_normal(65), error, blurred, frequency)
+    assert (error > truth)[-20:].all()  # nothing is measured there
+    np.testing.assert_allclose(found[16:] / truth[16:], 1, atol=0.5)
+    assert found.min() > 0
+
+
+def test_known_poses_give_the_fsc_of_so_many_particles():
+    """Without any blur F = N s / (1 + N s), s = P₀ / ν₀."""
+    _, _, refinement = parts()
+    shells = len(refinement.spectrum.signal)
+    one = np.ones((80, shells))
+    curve = refinement.half_map_fsc(700.0, one, one)
+    ratio = 700 * refinement.spectrum.signal[1:-2] / refinement.spectrum.noise[1:-2]
+    np.testing.assert_allclose(curve[1:-2], ratio / (1 + ratio))
+
+
+def test_a_mean_over_bands_keeps_a_constant():
+    np.testing.assert_allclose(iterate.by_band(np.full(33, 2.5), 31), 2.5)
+
+
+def test_particles_needed_are_found_by_the_same_road_back():
+    def end(count):
+        return iterate.End(0.0, 30.0 / np.log(count), 0.0, 0.0)
+    assert iterate.count_for(end, 4.0, 500.0) == pytest.approx(np.exp(7.5), rel=0.01)
+    assert iterate.count_for(end, 1.0, 500.0) == np.inf
+
+
+PARTICLES = 800
+
+
+@lru_cache(maxsize=None)
+def inputs():
+    """The hinged ribosomal RNA of the examples: its detail falls off as that of molecules does."""
+    folder = temporary_folder() / "data"
+    simulate.simulate(folder, simulate.Options(particles=PARTICLES, box_size=64, pixel_size=4.0, snr=0.08, seed=7))
+    return [folder / name for name in ("particles.star", "half1.mrc", "half2.mrc", "mask_B.mrc")]
+
+
+@lru_cache(maxsize=None)
+def parts():
+    """A forecast from 250 of 400 particles of each half-set, the run it is of, and its refinement."""
+    given = forecast.Inputs(*inputs()[:3], Settings(), 250)
+    kept = []
+    original = forecast.Refinement
+
+    def noted(*args):
+        kept.append(original(*args))
+        return kept[-1]
+    forecast.Refinement = noted
+    try:
+        found, = forecast.forecast(given, inputs()[3:], "cpu", 1)
+    finally:
+        forecast.Refinement = original
+    run = engine.refine(*inputs(), str(temporary_folder() / "run"), Settings(), threads=1)
+    return found, run, kept[0]
+
+
+def test_the_run_reaches_what_was_forecast():
+    """Within 10 % of the resolution and 25 % of the errors of the poses (docs/explanation/forecast.md)."""
+    found, run, _ = parts()
+    report = read_json(run.report)
+    best = load_iteration(run, run.iterations_done()).best_iteration
+    stated = np.median(np.concatenate([pose_uncertainty(t.pose_error_covariance, read_json(run.input)["pixel_size"])
+                                       for t in load_tables(run, best)]), axis=0)
+    print(found, report["resolution_to_report_angstrom"], stated)
+    assert found.particles == PARTICLES and found.sample == 500
+    assert found.to_report_angstrom == pytest.approx(report["resolution_to_report_angstrom"], rel=0.1)
+    np.testing.assert_allclose([found.rotation_error_deg, found.shift_error_angstrom], stated, rtol=0.25)
+
+
+def test_more_particles_are_forecast_to_be_better():
+    found, _, refinement = parts()
+    numbers, resolutions = zip(*found.by_number)
+    assert list(numbers) == sorted(numbers) and list(resolutions) == sorted(resolutions, reverse=True)
+    few, many = refinement.end(100.0), refinement.end(10_000.0)
+    assert many.rotation_error < few.rotation_error and many.to_report < few.to_report
+
+
+def test_the_verb_says_a_line_for_each_mask_and_writes_them(tmp_path, capsys):
+    star, first, second, mask = (str(path) for path in inputs())
+    target = tmp_path / "forecast.json"
+    assert cli.main(["forecast", "--particles", star, "--half-map-1", first, "--half-map-2", second, "--mask", mask, mask,
+                     "--sample", "100", "--resolution", "20", "--json", str(target), "--device", "cpu",
+                     "--threads", "1"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("forecast for")]
+    assert len(lines) == 2 and lines[0].split(";")[0] == lines[1].split(";")[0]
+    written = json.loads(target.read_text())["forecasts"]
+    assert len(written) == 2 and written[0]["wanted_angstrom"] == 20.0
+    assert "20 Å would take about" in lines[0]
+
+
+def test_too_few_particles_are_refused():
+    particles, _ = read_particles(inputs()[0])
+    with pytest.raises(InputError, match="too small"):
+        forecast.sample_rows(particles, 10, "particles.star")
+    with pytest.raises(InputError, match="fewer than 100 particles in a half-set"):
+        forecast.sample_rows(particles.take(np.arange(150)), 500, "particles.star")
+
+
+def test_the_sample_is_spread_over_each_half_set():
+    particles, _ = read_particles(inputs()[0])
+    rows = forecast.sample_rows(particles, 120, "")
+    assert len(rows) == 240 and (np.diff(rows) > 0).all()
+    for half in (1, 2):
+        of_half = rows[particles.half_set[rows] == half]
+        assert len(of_half) == 120 and of_half[0] < 20 and of_half[-1] > PARTICLES - 20
