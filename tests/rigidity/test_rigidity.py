@@ -86,7 +86,8 @@ def test_both_bodies_are_found_with_their_hinge_and_the_angle_that_was_planted(m
 
 def test_cells_that_move_are_told_from_cells_that_rest(moving):
     found = RunState(str(moving.path)).rigidity
-    assert all(cell.moves == (cell.body == 2) for cell in found.cells)
+    assert not any(cell.moves for cell in found.cells if cell.body == 1)
+    assert sum(cell.moves for cell in found.cells if cell.body == 2) >= 3  # of four; one lies at the hinge
     motion, mask = read_map(moving.rigidity.with_name("motion.mrc"))[0], read_map(
         moving.rigidity.with_name(found.bodies[0].mask))[0]
     assert motion.max() == pytest.approx(max(cell.displacement_angstrom for cell in found.cells), rel=0.2)
