@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     validate = add("validate", verbs.run_validate,
                    "null tests of a finished run: noise for images, random phases, and so on")
     film = add("film", verbs.run_film, "the learned motion of a finished run as series of maps, for ChimeraX")
+    _add_outline(add("outline", verbs.run_outline, "a soft mask of the whole particle, from its half-maps"))
     found = add("rigidity", verbs.run_rigidity, "which parts of the particle move, and which together, from a finished "
                 "run")
     compose = add("compose", verbs.run_compose, "one map of several bodies and the consensus, with half-maps, from "
@@ -124,6 +125,12 @@ def _add_film(verb: argparse.ArgumentParser) -> None:
                       help=f"maps of each series (default: {FRAMES})")
     verb.add_argument("--axes", type=_count, default=AXES, metavar="N",
                       help=f"principal axes, at most 6 (default: {AXES})")
+
+
+def _add_outline(verb: argparse.ArgumentParser) -> None:
+    for half in ("1", "2"):
+        verb.add_argument(f"--half-map-{half}", required=True, metavar="MRC", help=f"half-map {half}")
+    verb.add_argument("--mask", required=True, metavar="MRC", help="the mask to write")
 
 
 def _add_rigidity(verb: argparse.ArgumentParser) -> None:

@@ -197,6 +197,11 @@ def run_rigidity(options: argparse.Namespace) -> None:
     rigidity(options.run, options.cells, options.particles)
 
 
+def run_outline(options: argparse.Namespace) -> None:
+    from .rigidity.outline import outline
+    outline(options.half_map_1, options.half_map_2, options.mask)
+
+
 def run_compose(options: argparse.Namespace) -> None:
     from .bodies.compose import compose
     forget_error(options)

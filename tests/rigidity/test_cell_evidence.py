@@ -9,7 +9,7 @@ from localrefine_plugin.engine.align.reference import slice_rows
 from localrefine_plugin.engine.kernels.cells import MOTIONS, cell_slices
 from localrefine_plugin.engine.model.pixels import pixel_list
 from localrefine_plugin.engine.model.pose import cross_matrix, project, random_rotations
-from localrefine_plugin.engine.rigidity.bodies import bodies_of, pair
+from localrefine_plugin.engine.rigidity.bodies import Particle, bodies_of, pair
 from localrefine_plugin.engine.rigidity.cells import divide
 from localrefine_plugin.engine.rigidity.evidence import CellEvidence, about_box_centre, cell_reference
 from localrefine_plugin.engine.rigidity.relative import (
@@ -142,6 +142,10 @@ def test_the_displacement_of_a_cell_is_the_planted_one_within_its_error(moving):
         assert found[5].value > 8 * found[5].error
 
 
+def found_in(evidence, least=0.1):
+    return bodies_of(Particle(evidence, PLACES, SHARE, 3.0, least), lambda text: None)
+
+
 def sets(bodies):
     return sorted(tuple(sorted(int(c) for c in body)) for body in bodies)
 
@@ -150,15 +154,21 @@ def sets(bodies):
                                     [(0, 1, 2, 3, 4), (5,)]])
 def test_cells_that_move_together_are_found_and_a_rigid_particle_is_one(bodies):
     evidence = planted(1500, [np.array(body) for body in bodies], 3)
-    found = bodies_of(evidence, PLACES, SHARE, 3.0, lambda text: None)
+    found = found_in(evidence)
     assert sets(found) == sets(bodies)
+
+
+def test_a_motion_that_is_small_beside_the_resolution_is_no_body():
+    """It is plain in the images, and moves by 0.5 px and 0.03 rad at 12 px."""
+    evidence = planted(1500, [np.array([0, 1, 3]), np.array([2, 4, 5])], 3)
+    assert len(found_in(evidence, least=2.0)) == 1 and len(found_in(evidence, least=0.3)) == 2
 
 
 def test_noise_is_no_body():
     """Ten draws of images that hold nothing but noise."""
     for seed in range(10):
         evidence = planted(300, [np.arange(CELLS)], 100 + seed, common=0)
-        assert len(bodies_of(evidence, PLACES, SHARE, 3.0, lambda text: None)) == 1
+        assert len(found_in(evidence)) == 1
 
 
 def test_the_motion_of_a_body_against_another_is_the_planted_one():

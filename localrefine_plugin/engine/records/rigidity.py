@@ -22,6 +22,8 @@ class CellMotion:
     displacement_angstrom : its square root, or 0.  displacement_error_angstrom : what one standard error more adds.
     detectable_angstrom : the displacement whose variance is two standard errors, by the scattering of the cell, the
         noise and the number of images alone.
+    moves : whether the variance is four standard errors (a cell that rests in thirty thousand), and the displacement
+        a tenth of the resolution.
     """
 
     centre_px: Tuple[float, ...]
@@ -32,11 +34,7 @@ class CellMotion:
     displacement_angstrom: float
     displacement_error_angstrom: float
     detectable_angstrom: float
-
-    @property
-    def moves(self) -> bool:
-        """Whether the motion is four standard errors: one cell in thirty thousand that rests."""
-        return self.variance_angstrom2 > 4 * self.variance_error_angstrom2
+    moves: bool
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ both: the E step is that of the motion prior, with g = Σ z_c g_c and H = Σ z_c
 
 Two rigid bodies show as two values of z. So the set is cut where the likelihood of two rigid bodies is highest, and
 each part is looked at again. A cut stays if its gain in log likelihood over one rigid body is more than
-½ (21 + C) ln n: the Bayesian information criterion (Schwarz 1978, doi:10.1214/aos/1176344136), for Σ and the side of each cell.
+½ (21 + C) ln n, the Bayesian information criterion (Schwarz 1978, doi:10.1214/aos/1176344136) for Σ and the side of
+each cell, and if the lighter part moves far enough: where an image tells much, what is small beside the resolution may
+be no motion but what the model leaves out (interpolation, second order of the errors of poses).
 """
 from __future__ import annotations
 
@@ -20,7 +22,16 @@ import numpy as np
 from ..kernels.cells import MOTIONS
 from ..motion.motion_prior import expected
 from .evidence import CellEvidence
-from .relative import chunks, displacement_variance, grouped, learned, regular_inverses, second_moment, without_others
+from .relative import (
+    chunks,
+    displacement_over,
+    displacement_variance,
+    grouped,
+    learned,
+    regular_inverses,
+    second_moment,
+    without_others,
+)
 
 OF_COVARIANCE = 21  # parameters of Σ
 ROUNDS, WITHIN_ROUND, SAME = 20, 4, 0.02
@@ -125,33 +136,55 @@ def first_cuts(place: Array, share: Array, moving: Array) -> List[Array]:
     return [start for start in [*halves, alone] if 0 < start.sum() < len(start)]
 
 
-def bodies_of(evidence: CellEvidence, place: Array, share: Array, pixel_size: float,
-              told: Callable[[str], None]) -> List[Array]:
-    """The cells of every rigid body, the largest body first. place (C, 3) px; share (C,) of the density."""
-    waiting: List[Array] = [np.arange(len(share))]
+@dataclass(frozen=True)
+class Particle:
+    """What is asked: evidence of C cells; place (C, 3) px from the box centre; share (C,) of the density; pixel_size;
+    least : the displacement, px, below which nothing is said to move."""
+
+    evidence: CellEvidence
+    place: Array
+    share: Array
+    pixel_size: float
+    least: float
+
+    def moves(self, pull: Array, curvature: Array, cells: Array, parameters: float) -> bool:
+        """Whether the motion δ with this evidence is worth so many parameters, and moves ``cells`` far enough."""
+        covariance, step = learned(pull, curvature, self.pixel_size)
+        needed = 0.5 * parameters * np.log(len(pull))
+        moved = displacement_over(covariance, self.place[cells], self.share[cells])
+        return float(step.log_likelihood.sum()) > needed and moved > self.least
+
+    def lighter(self, first: Array, second: Array) -> Array:
+        """Of two sets of cells."""
+        return min((first, second), key=lambda cells: float(self.share[cells].sum()))
+
+
+def bodies_of(particle: Particle, told: Callable[[str], None]) -> List[Array]:
+    """The cells of every rigid body, the largest body first."""
+    waiting: List[Array] = [np.arange(len(particle.share))]
     done: List[Array] = []
     while waiting:
         cells = waiting.pop()
-        cut = cut_of(evidence, cells, [cells, *waiting, *done], place, share, pixel_size)
+        cut = cut_of(particle, cells, [cells, *waiting, *done])
         if cut is None:
             done.append(cells)
             continue
         told(f"{len(cells)} cells cut in {np.count_nonzero(cut.moves)} and {np.count_nonzero(~cut.moves)}: gain in log "
              f"likelihood {cut.gain:.0f}")
         waiting += [cells[cut.moves], cells[~cut.moves]]
-    return sorted(merged(evidence, done, pixel_size), key=lambda body: -float(share[body].sum()))
+    return sorted(merged(particle, done), key=lambda body: -float(particle.share[body].sum()))
 
 
-def cut_of(evidence: CellEvidence, cells: Array, bodies: Sequence[Array], place: Array, share: Array,
-           pixel_size: float) -> Optional[Cut]:
+def cut_of(particle: Particle, cells: Array, bodies: Sequence[Array]) -> Optional[Cut]:
     """The cut of a body in two, or None if it is one."""
     if len(cells) < 2:
         return None
-    together = Together.of(evidence, cells, bodies)
+    together = Together.of(particle.evidence, cells, bodies)
     excess = np.array([significance(*together.weighted(one)) for one in np.eye(len(cells))])
-    cut = best_cut(together, first_cuts(place[cells], share[cells], excess), pixel_size)
-    needed = 0.5 * (OF_COVARIANCE + len(cells)) * np.log(len(evidence.score))
-    return cut if cut.gain > needed else None
+    cut = best_cut(together, first_cuts(particle.place[cells], particle.share[cells], excess), particle.pixel_size)
+    lighter = particle.lighter(cells[cut.moves], cells[~cut.moves])
+    worth = particle.moves(*together.weighted(cut.moves.astype(np.float64)), lighter, OF_COVARIANCE + len(cells))
+    return cut if worth else None
 
 
 def significance(pull: Array, curvature: Array) -> float:
@@ -159,20 +192,15 @@ def significance(pull: Array, curvature: Array) -> float:
     return found.value / found.error
 
 
-def merged(evidence: CellEvidence, bodies: List[Array], pixel_size: float) -> List[Array]:
+def merged(particle: Particle, bodies: List[Array]) -> List[Array]:
     """Bodies of which no two move alike: cutting in two may part what belongs together."""
-    needed = 0.5 * OF_COVARIANCE * np.log(len(evidence.score))
     for first in range(len(bodies)):
         for second in range(first + 1, len(bodies)):
-            if pair_gain(evidence, bodies, first, second, pixel_size) < needed:
+            lighter = particle.lighter(bodies[first], bodies[second])
+            if not particle.moves(*pair(particle.evidence, bodies, first, second), lighter, OF_COVARIANCE):
                 rest = [body for k, body in enumerate(bodies) if k not in (first, second)]
-                return merged(evidence, [*rest, np.concatenate([bodies[first], bodies[second]])], pixel_size)
+                return merged(particle, [*rest, np.concatenate([bodies[first], bodies[second]])])
     return bodies
-
-
-def pair_gain(evidence: CellEvidence, bodies: Sequence[Array], of: int, against: int, pixel_size: float) -> float:
-    """What two bodies gain in log likelihood by moving against each other, all others free."""
-    return float(learned(*pair(evidence, bodies, of, against), pixel_size)[1].log_likelihood.sum())
 
 
 def pair(evidence: CellEvidence, bodies: Sequence[Array], of: int, against: int) -> Tuple[Array, Array]:

@@ -67,7 +67,7 @@ class HalfTask:
 
 
 def cell_references(cells: Cells, other: np.ndarray, own: np.ndarray, last: int) -> List[CellReference]:
-    """References, to shell ``last``, of every cell of the other half-set's map; the own one says what in it is signal."""
+    """References, to shell ``last``, of all cells of the other half-set's map; the own one tells signal from noise."""
     return [cell_reference(mask, centre, other, own, last) for mask, centre in zip(cells.masks, cells.centres)]
 
 

@@ -133,6 +133,14 @@ def learned(pull: Array, curvature: Array, pixel_size: float) -> Tuple[Array, St
     return covariance, expected(curvature, pull, covariance)
 
 
+def displacement_over(covariance: Array, place: Array, share: Array) -> float:
+    """r.m.s. displacement per axis, px, of places (C, 3) px from the box centre, weighted by their share, under a
+    motion Σ (6, 6) about the box centre."""
+    each = [about_box_centre(one)[3:] for one in place]
+    variance = np.array([np.trace(matrix @ covariance @ matrix.T) / 3 for matrix in each])
+    return float(np.sqrt(share @ variance / share.sum()))
+
+
 def second_moment(step: Step) -> Array:
     """The M step without a prior: ⟨m mᵀ + Λ⁻¹⟩."""
     result: Array = (np.einsum("ni,nj->ij", step.mean, step.mean) + step.spread.sum(axis=0)) / len(step.mean)

@@ -23,13 +23,15 @@ from ..progress import ProgressBar, say
 from ..records.errors import InputError
 from ..records.motion import LearnedMotion, PrincipalMotion
 from ..records.rigidity import CELLS, PARTICLES, CellMotion, RigidBody, Rigidity
-from .bodies import bodies_of, pair
+from .bodies import Particle, bodies_of, pair
 from .cells import Cells, divide
 from .evidence import CellEvidence, HalfTask, cell_evidence, cell_references
 from .relative import about, cell_variances, learned
 from .words import chimerax_script, table_of, words_of
 
 FEWEST_CELLS, MOST_CELLS = 4, 60
+LEAST_MOTION = 0.1  # of the resolution: less may be what the model leaves out
+SURE = 4.0  # standard errors
 LEAST_PARTICLES = 100  # of each half-set
 BAND = 1.5  # times the resolution: finer detail is blurred by the motion that is looked for
 MOST_BYTES = 512 << 20  # of the curvatures; there are two copies of them
@@ -60,7 +62,8 @@ def rigidity(run: str, cells: int = CELLS, particles: int = PARTICLES) -> Rigidi
     mean, outline = shown(maps, last, resolution, pixel_size)
     divided = divide(mean, outline, cells, pixel_size)
     evidence = evidence_of(body, maps, divided, rows, last)
-    found = bodies_of(evidence, divided.centres, divided.share, pixel_size, say)
+    found = bodies_of(Particle(evidence, divided.centres, divided.share, pixel_size,
+                               LEAST_MOTION * resolution / pixel_size), say)
     return written(body, divided, evidence, found, (mean, outline, resolution, box * pixel_size / last))
 
 
@@ -103,7 +106,7 @@ def written(body: Body, cells: Cells, evidence: CellEvidence, found: List[Array]
             shown_as: Tuple[Array, Array, float, float]) -> Rigidity:
     mean, outline, resolution, band = shown_as
     pixel_size, record = body.given.pixel_size, body.run.rigidity
-    told = cells_told(cells, evidence, found, body)
+    told = cells_told(cells, evidence, found, body, LEAST_MOTION * resolution)
     body.run.forget_rigidity()
     record.parent.mkdir(parents=True, exist_ok=True)
     bodies, names = [], ["motion.mrc", "motion_error.mrc", "rigidity.cxc"]
@@ -134,7 +137,7 @@ def written(body: Body, cells: Cells, evidence: CellEvidence, found: List[Array]
     return made
 
 
-def cells_told(cells: Cells, evidence: CellEvidence, found: List[Array], body: Body) -> List[CellMotion]:
+def cells_told(cells: Cells, evidence: CellEvidence, found: List[Array], body: Body, least: float) -> List[CellMotion]:
     told, px = [], body.given.pixel_size
     for c, variance in enumerate(cell_variances(evidence, found, cells.centres)):
         value, error, predicted = (v * px ** 2 for v in variance)
@@ -142,7 +145,8 @@ def cells_told(cells: Cells, evidence: CellEvidence, found: List[Array], body: B
         told.append(CellMotion(
             tuple(float(v) for v in cells.centres[c] + body.given.box_size // 2), float(cells.share[c]),
             next(number for number, members in enumerate(found, 1) if c in members), value, error, moved,
-            float(np.sqrt(moved ** 2 + error)) - moved, float(np.sqrt(2 * predicted))))
+            float(np.sqrt(moved ** 2 + error)) - moved, float(np.sqrt(2 * predicted)),
+            value > SURE * error and moved > least))
     return told
 
 

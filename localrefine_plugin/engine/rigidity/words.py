@@ -61,7 +61,7 @@ def table_of(cells: Sequence[CellMotion]) -> List[str]:
 
 def chimerax_script(bodies: Sequence[RigidBody], level: float, largest: float) -> str:
     """Commands of ChimeraX: the map coloured by the motion, the masks of the bodies hidden behind it."""
-    lines = ["# The motion inside a particle, for ChimeraX. Model 1 is the map, coloured by the motion (model 2, in Å):",
+    lines = ["# The motion inside a particle, for ChimeraX. Model 1 is the map, coloured by motion (model 2, in Å):",
              f"# grey where nothing moves, red from {largest:.1f} Å. Models 3 and up are the masks of the bodies:",
              "# show one of them with  show #3 models", "set bgColor white", "open ../map.mrc", "open motion.mrc",
              f"volume #1 style surface level {level:.5g}", "hide #2 models",
