@@ -15,6 +15,7 @@ from localrefine_plugin.engine.align import memory, search
 from localrefine_plugin.engine.align.reference import make_reference
 from localrefine_plugin.engine.io.mrc import ImageReader
 from localrefine_plugin.engine.io.relion_particles import read_particles
+from localrefine_plugin.engine.io.star import read_star, write_star
 from localrefine_plugin.engine.kernels.device import CPU, HOST_WORKING_BYTES
 from localrefine_plugin.engine.kernels.host import forget_peak, peak_memory_mb
 from localrefine_plugin.engine.model.pixels import pixel_list
@@ -70,6 +71,28 @@ def test_images_read_do_not_stay_in_memory(tmp_path):
             reader.read(np.arange(start, start + 100))
     assert (tmp_path / "images.mrcs").stat().st_size > 30e6
     assert peak_memory_mb() - before < 8
+
+
+def test_a_stack_for_each_particle_needs_few_file_handles(tmp_path):
+    """As sets of 10⁵ micrographs have: prepare and an align step of 150 stacks with 64 file handles."""
+    inputs, count = write_data(tmp_path / "data", 150, 16), 150
+    stack = (tmp_path / "data" / "images.mrcs").read_bytes()
+    header, image = bytearray(stack[:1024]), 4 * 16 ** 2
+    header[8:12] = header[36:40] = (1).to_bytes(4, "little")  # NZ and MZ
+    for i in range(count):
+        content = bytes(header) + stack[1024 + image * i:1024 + image * (i + 1)]
+        (tmp_path / "data" / f"{i:03d}.mrcs").write_bytes(content)
+    optics, particles = read_star(inputs["--particles"])
+    names = [f"000001@{i:03d}.mrcs" for i in range(count)]
+    write_star(inputs["--particles"], [optics, particles.with_columns({"rlnImageName": names})])
+    words = [str(word) for pair in inputs.items() for word in pair]
+    code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
+            "from localrefine_plugin.engine.__main__ import main; sys.exit(main(sys.argv[1:]))")
+    common = ["--device", "cpu", "--threads", "1"]
+    for verb in (["prepare", *words, "--output", str(tmp_path / "run")],
+                 ["align", str(tmp_path / "run"), "--iteration", "1", "--half", "both"]):
+        done = subprocess.run([sys.executable, "-c", code, *verb, *common], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def test_too_little_memory_is_said_before_the_run(tmp_path):

@@ -162,9 +162,9 @@ class HalfFindings:
         """Columns of the pose table (n, …) of all ``count`` images; those of the batches are used up, one after the
         other, so that no more than one of them is in memory twice."""
         columns = {}
-        for name, first in list(self.images[0].columns.items()):
+        for name in list(self.images[0].columns):
+            first = self.images[0].columns[name]
             columns[name] = np.empty((count,) + first.shape[1:], first.dtype)
-            del first
             for found in self.images:
                 columns[name][found.index] = found.columns.pop(name)
         return columns

@@ -20,7 +20,7 @@ from .search_plan import SearchPlan, grid_of
 GIB = 2 ** 30
 # Of a run on the CPU, measured (benchmarks.growth.memory):
 PROGRAM_BYTES = 170 * 2 ** 20  # interpreter, libraries, compiled kernels
-ROW_BYTES = 1300  # a particle in tables: poses, covariances, text of the STAR file
+ROW_BYTES = 200  # a particle in tables (tests/run/test_bytes_of_a_particle.py)
 MAP_BYTES = 8  # a voxel of the reference's map and of the mask
 HOST_RECONSTRUCTION = 0.345  # of working_bytes, which is for a GPU
 SHARED_BYTES = 12  # a pixel of a transform and of its CTF

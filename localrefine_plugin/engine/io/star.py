@@ -27,8 +27,8 @@ KEPT_ROWS = 20_000  # a table of more rows stays in its file
 
 @dataclass
 class StarTable:
-    """One table: `labels` without the leading underscore, `lines` the raw text of the rows, which those of a large
-    table are read from its file for (rows.py).
+    """One table: `labels` without the leading underscore, `lines` the raw text of the rows; of a large table they are
+    read from its file when they are asked for (rows.py).
 
     loop : False for a table of "label value" pairs, which is one row.
     comments : the comment lines above ``data_name`` (RELION puts its format version there).
