@@ -169,18 +169,18 @@ class HalfAlignment:
             weight_sum = found.weight_sum + exact_sums(batch.weight, self.weight_scale, factor)
         with self.timer("insert"):
             chosen = weighted(insertions(modes, best, weights, plan, n), counts)
+            *of_best, owner, inserted, errors, match = to_host_at_once(
+                best.owner, best.table, modes.owner, chosen.owner, errors, match_sums(cross, energy))
             insert_batch(self.accumulator, batch, chosen, to_device(u0), plan, self.images.last_column,
                          self.particles.box_size)
         with self.timer("noise"):
             found.noise.add(self.particles.optics_group[index], batch.power, energy - 2 * cross + removed,
                             self.pixels.shell)
         found.weight_sum = weight_sum
-        *of_best, owner, inserted, errors, match = to_host_at_once(
-            best.owner, best.table, modes.owner, chosen.owner, errors, match_sums(cross, energy))
         best = Modes(*of_best)
         evidence, some = None, np.isin(index, evenly_spaced(len(self.particles), MOST_PARTICLES))
         if plan.prior.learns:
-            gradient = likelihood_gradient(pose_prior(plan, rotation0), best)
+            gradient = likelihood_gradient(prior, best)
             evidence = evidence_at(rotation0, best.w, best.shift, best.curvature, gradient,
                                    np.ones(n) if counts is None else counts).take(some)
         at = BestPoses(index, best, owner, u0, np.bincount(inserted, minlength=n), errors)
