@@ -118,3 +118,14 @@ def test_a_smaller_box_that_would_fit_is_named(monkeypatch):
 def test_a_limit_of_the_process_counts(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda which: (3 * 2 ** 20, resource.RLIM_INFINITY))
     assert memory.free_host_memory() == 3 * 2 ** 20
+
+
+def test_bodies_that_are_aligned_together_need_the_sums_and_references_of_all_but_the_images_of_one():
+    small, large = (memory.memory_need(64, 20, [reach], pixels, memory.GridSize(200, 50, 20))
+                    for reach, pixels in ((20, 500), (30, 900)))
+    assert memory.together([small]) is small
+    both = memory.together([small, large])
+    assert both.sums == small.sums + large.sums
+    assert both.reference == small.reference + large.reference
+    assert both.image == large.image + 12 * large.half_plane  # a transform of 8 bytes a pixel, and a CTF of 4
+    assert both.reconstruction == large.reconstruction

@@ -204,9 +204,13 @@ def test_overwriting_by_a_run_of_one_mask_leaves_nothing_of_the_bodies(tmp_path)
     _, masks = inputs()
     run, (given, _) = tmp_path / "run", inputs()
     shutil.copytree(short().path, run, symlinks=True)
+    (run / "body_3").mkdir()
+    for name in ("body_2", "body_3"):
+        (run / name / "notes.txt").write_text("mine")
     engine.prepare(*given, masks[0], str(run), SETTINGS, "cpu", 1, "overwrite")
     assert short().body(1).results_complete()
-    assert not list(Path(run).glob("body_*"))
+    assert sorted(str(path.relative_to(run)) for path in run.glob("body_*/*")) == [
+        "body_2/notes.txt", "body_3/notes.txt"]
     assert not (run / "bodies.json").exists()
 
 

@@ -157,15 +157,16 @@ def attempt_together(tasks: Sequence[HalfTask], progress: Callable[[int, int], N
         except OutOfRange:
             for work in works:
                 work.findings.out_of_range = True
-    shared = None
-    results = []
+    if shared is not None:
+        shared.made.clear()
+    results: List[HalfResult] = []
     while works:
         work = works.pop(0)  # the memory of each is free before the next map is made
         total = collected(work, team)
+        if team.size > 1 and not results:  # another member had the last images
+            progress(count, count)
         if total is not None:
             results.append(finished(work, total))
-    if team.size > 1:  # another member had the last images
-        progress(count, count)
     device.release()
     return results if team.is_first else None
 

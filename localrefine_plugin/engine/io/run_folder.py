@@ -301,9 +301,10 @@ class BodiesFolder:
         return self.path / "final" / f"body_{number}"
 
     def bodies(self) -> List[RunFolder]:
-        """Those that are there, by their number."""
-        found = [path for path in self.path.glob("body_*") if path.name[len("body_"):].isdigit()]
-        return [RunFolder(path) for path in sorted(found, key=lambda path: int(path.name[len("body_"):]))]
+        """Those that are there, by their number; a folder of that name with other files is none."""
+        found = [RunFolder(path) for path in self.path.glob("body_*") if path.name[len("body_"):].isdigit()]
+        runs = [run for run in found if run.settings.exists() or run.iteration(0).exists()]
+        return sorted(runs, key=lambda run: int(run.path.name[len("body_"):]))
 
 
 FINAL_FILES = ("particles.star", "half_map_1.mrc", "half_map_2.mrc", "map.mrc", "map_sharpened.mrc",

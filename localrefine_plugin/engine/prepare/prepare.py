@@ -127,7 +127,8 @@ def clear(run: RunFolder) -> None:
     remove(several.record)
     for body in several.bodies():
         clear(body)
-        remove(body.path)
+        if not any(body.path.iterdir()):  # else somebody put files there
+            body.path.rmdir()
     remove(run.iteration_done(0))
     run.forget_merge(0)
     for path in (run.settings, run.input, run.error, run.particles, run.mask, run.iteration(0), run.path / "final"):
