@@ -28,7 +28,7 @@ from .samples import Sample, joined_matches, match, sample_of
 
 LEAST_GAIN = 2.0  # log L over "all images fit", as in align/verdicts.py
 SURELY_NOT = 0.1  # probability to fit, below which an image is tried with the poses of other rows
-SAID_SHARE, SAID_AFAR, LEAST_IMAGES = 0.1, 0.25, 50  # of images that do not fit, and of images, to say so
+SAID_SHARE, SAID_AFAR, LEAST_IMAGES = 0.15, 0.25, 50  # of images that do not fit, and of images, to say so
 ROWS_SAID, ROWS_REFUSED = 0.03, 0.08  # of images that fit other rows; as of the next row
 FEWEST_HITS, LEAST_HITS = 4, 0.1  # images that fit other rows, and their share of those that do not fit, to believe it
 CONTROL_TURNS = np.array([[1.9, 1.1, 0.6], [-0.8, 1.5, -1.7]])  # rad: no symmetry of a particle
