@@ -81,10 +81,33 @@ def defocus(factor: float) -> Change:
     return change
 
 
+def permuted(inputs: CheckedInputs, rows: np.ndarray, folder: Path) -> CheckedInputs:
+    order = np.arange(len(inputs.particles))
+    order[rows] = np.random.default_rng(1).permutation(rows)
+    return with_poses(inputs, rotation=inputs.particles.rotation[order], shift_px=inputs.particles.shift_px[order])
+
+
+def of_seventh_row(inputs: CheckedInputs, rows: np.ndarray, folder: Path) -> CheckedInputs:
+    """The pose of the row 7 below, for as many rows in a row."""
+    order, count = np.arange(len(inputs.particles)), len(inputs.particles)
+    order[:len(rows)] = (order[:len(rows)] + 7) % count
+    return with_poses(inputs, rotation=inputs.particles.rotation[order], shift_px=inputs.particles.shift_px[order])
+
+
+def noise(inputs: CheckedInputs, rows: np.ndarray, folder: Path) -> CheckedInputs:
+    """Images of Gaussian noise with the mean power spectrum of all images."""
+    images, box = images_of(inputs), inputs.particles.box_size
+    power = np.mean([np.abs(np.fft.rfft2(image)) ** 2 for image in images], axis=0)
+    white = np.fft.rfft2(np.random.default_rng(2).standard_normal((len(rows), box, box))) / box
+    images[rows] = np.fft.irfft2(white * np.sqrt(power), s=(box, box))
+    return with_images(inputs, images, folder)
+
+
 CHANGES: Dict[str, Change] = {
     "good": lambda inputs, rows, folder: inputs, "opposite contrast": inverted, "flipped phases": flipped,
     "180° − tilt": turned_over, "origins in px": origins, "defocus × 1.35": defocus(1.35),
-    "defocus × 0.74": defocus(0.74), "defocus × 1.15": defocus(1.15)}
+    "defocus × 0.74": defocus(0.74), "defocus × 1.15": defocus(1.15), "poses permuted": permuted,
+    "pose of the row 7 below": of_seventh_row, "noise instead": noise}
 
 
 def rows_of(data: Path) -> List[List[str]]:

@@ -24,7 +24,7 @@ import numpy as np
 from ..align.reference import Reference
 from ..records.errors import InputError
 from ..records.particles import Particles
-from .parts import DEFOCUS_REMEDY, DEFOCUS_SHARES, FEWEST_IMAGES, PHASE_SHARES
+from .parts import DEFOCUS_REMEDY, DEFOCUS_SHARES, FEWEST_IMAGES, MOST_SHARE, PHASE_SHARES
 from .readings import PHASES, READINGS
 from .samples import Sample, slices
 
@@ -71,6 +71,8 @@ def check_other_ctf(few: Sequence[Against], look_at_more: Callable[[], List[Agai
     if not another_ctf(few):
         return []
     found = look_at_more()
+    if fitted(found, PHASES).share > MOST_SHARE:
+        return []  # of all images: first_look
     check_each_group(found, particles)
     some = {ctf: fitted(found, ctf) for ctf in SOME_CTFS}
     gain = {ctf: f.gain if f.share > 0 else 0.0 for ctf, f in some.items()}

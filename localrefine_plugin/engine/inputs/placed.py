@@ -22,12 +22,13 @@ from ..model.pose import exp_map, project
 from ..records.errors import InputError
 from ..records.iteration import Verdict
 from ..records.particles import Particles
+from .parts import LEAST_FINE
 from .readings import READINGS, Explained
 from .samples import Sample, joined_matches, match, sample_of
 
 LEAST_GAIN = 2.0  # log L over "all images fit", as in align/verdicts.py
 SURELY_NOT = 0.1  # probability to fit, below which an image is tried with the poses of other rows
-SAID_SHARE, LEAST_IMAGES = 0.1, 50  # of images that do not fit, and of images, to say so
+SAID_SHARE, SAID_AFAR, LEAST_IMAGES = 0.15, 0.25, 50  # of images that do not fit, and of images, to say so
 ROWS_SAID, ROWS_REFUSED = 0.03, 0.08  # of images that fit other rows; as of the next row
 FEWEST_HITS, LEAST_HITS = 4, 0.1  # images that fit other rows, and their share of those that do not fit, to believe it
 CONTROL_TURNS = np.array([[1.9, 1.1, 0.6], [-0.8, 1.5, -1.7]])  # rad: no symmetry of a particle
@@ -98,9 +99,17 @@ def check_placed(own: Matched, crossed: Matched, particles: Particles, workers: 
         if less.share > ROWS_REFUSED:
             raise InputError(problem, "poses", remedy)
         return [f"poses: they {problem}. {remedy[0].upper()}{remedy[1:]}"]
-    if less.share < SAID_SHARE:
+    if less.share < (SAID_SHARE if fit_in_detail(found, less) else SAID_AFAR):
         return []
     return [f"particles: {about} do not show the particle at their poses. {what_they_hold(crossed[0], less.fits)}"]
+
+
+def fit_in_detail(found: Sequence[Explained], here: Placed) -> bool:
+    """Whether the images that fit do so in the finer pixels, too. If not, poses are off by more than the detail, and
+    good images fit theirs badly."""
+    own = joined_matches([f.own for f in found])
+    coarse, fine, error = own.some(np.flatnonzero(here.fits >= SURELY_NOT)).fine_scales
+    return fine > LEAST_FINE * coarse - error
 
 
 # ---------------------------------------------------------------- what they hold instead
