@@ -1,10 +1,18 @@
 """What the wizards of the form compute, from the protocol's inputs; no windows here."""
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
+from pwem.objects import VolumeMask
 
+from .engine.io.run_folder import read_json, write_json
+from .engine.records.codec import from_json
+from .engine.records.forecast import Forecast
 from .protocols.form_local_refine import FULCRUM_AXES, FULCRUM_CHOICES, FULCRUM_COORDINATES, settings_values
 from .protocols.protocol_local_refine import ProtLocalRefine, half_map_files
 from .report.run_state import RunState
@@ -12,6 +20,7 @@ from .report.run_state import RunState
 MASK_CENTRE, BOX_CENTRE = "Mask centre", "Box centre"
 PRIOR_SETTINGS = ("prior", "prior_rotation_deg", "prior_shift_angstrom")
 SAME_PIXEL = 0.01  # relative difference of pixel sizes
+MOST_OTHER_MASKS = 2  # that are forecast beside the one chosen
 MOST_HINGES = 3  # buttons side by side: the latest runs
 
 
@@ -84,6 +93,61 @@ def current_fulcrum(protocol: Any, known: Dict[str, Sequence[float]]) -> Sequenc
     if choice == FULCRUM_COORDINATES and None not in values:
         return [float(value) for value in values]
     return known.get(MASK_CENTRE, known[BOX_CENTRE])
+
+
+# ---------------------------------------------------------------- forecast
+
+def masks_to_compare(protocol: Any) -> List[Tuple[str, Any]]:
+    """(name, mask) of the mask chosen, then of the latest others of the project at its box and pixel size."""
+    mask, project = protocol.inputMask.get(), protocol.getProject()
+    if mask is None:
+        raise Missing("Choose the mask first.")
+    found, files = [("the mask chosen", mask)], {mask.getFileName()}
+    for run in reversed(project.getRuns(refresh=False) if project is not None else []):
+        for name, output in run.iterOutputAttributes(VolumeMask):
+            same = output.getXDim() == mask.getXDim() and abs(
+                output.getSamplingRate() / mask.getSamplingRate() - 1) < SAME_PIXEL
+            if same and output.getFileName() not in files and len(found) <= MOST_OTHER_MASKS:
+                files.add(output.getFileName())
+                found.append((f"{name} of {run.getRunName()}", output))
+    return found
+
+
+def forecast_lines(protocol: Any) -> List[str]:
+    """What the engine forecasts for each mask; lines for a person. Takes about a minute for each."""
+    from .convert import mrc_map, write_particles
+    particles, volume = protocol.inputParticles.get(), protocol.inputVolume.get()
+    if particles is None:
+        raise Missing("Choose the particles first.")
+    half_maps(protocol)  # says which is missing
+    named = masks_to_compare(protocol)
+    with tempfile.TemporaryDirectory() as folder:
+        star, settings, target = (os.path.join(folder, name) for name in (
+            "particles.star", "settings.json", "forecast.json"))
+        write_particles(particles, star, os.path.join(folder, "stacks"))
+        write_json(settings, settings_values(protocol))
+        pixel = particles.getSamplingRate()
+        maps = [mrc_map(name, item.getSamplingRate() or pixel, os.path.join(folder, f"{number}.mrc"))
+                for number, (name, item) in enumerate([(name, volume) for name in half_map_files(volume)]
+                                                      + [(mask.getFileName(), mask) for _, mask in named])]
+        words = ["--particles", star, "--half-map-1", maps[0], "--half-map-2", maps[1], "--mask", *maps[2:],
+                 "--settings", settings, "--json", target, "--device", "cuda:0" if protocol.usesGpu() else "cpu",
+                 "--threads", str(max(1, protocol.numberOfThreads.get() or 1))]
+        done = subprocess.run([sys.executable, "-m", "localrefine_plugin.engine", "forecast", *words],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, check=False)
+        if done.returncode:
+            raise Missing(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the engine stopped")
+        found = read_json(target)["forecasts"]
+    return [line for (name, _), one in zip(named, found) for line in lines_of(name, from_json(Forecast, one))]
+
+
+def lines_of(name: str, found: Forecast) -> List[str]:
+    numbers = "; ".join(f"{resolution:.1f} Å with {count:,} particles" for count, resolution in zip(
+        found.numbers, found.to_report_of_numbers))
+    memory = f" and {found.memory_mb / 1024:.1f} GiB" if found.memory_mb else ""
+    return [f"With {name}: about {found.to_report_angstrom:.1f} Å to report, poses known to "
+            f"{found.rotation_error_deg:.1f}° and {found.shift_error_angstrom:.1f} Å per axis, in about "
+            f"{max(found.seconds / 60, 1):.0f} min{memory}.", f"{numbers}.", ""]
 
 
 # ---------------------------------------------------------------- prior, mask, low-pass, extents

@@ -1,4 +1,4 @@
-"""Wizards of the form: fulcrum, mask check, initial low-pass, prior, search extents. Each fills the form.
+"""Wizards of the form: forecast, fulcrum, mask check, initial low-pass, prior, search extents. Each fills the form.
 
 What they compute is in `wizard_computations` (no windows); here are the windows.
 """
@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 from matplotlib.backends.backend_tkagg import FigureCanvasTkAgg
 from matplotlib.figure import Figure
-from pyworkflow.gui.dialog import RESULT_YES, Dialog, showError, showInfo
+from pyworkflow.gui.dialog import RESULT_YES, Dialog, askYesNo, showError, showInfo
 from pyworkflow.wizard import Wizard
 from scipy import ndimage
 
@@ -135,6 +135,20 @@ class FulcrumWizard(Wizard):
             form.setVar("fulcrum", form.protocol.getParam("fulcrum").choices.index(FULCRUM_COORDINATES))
             for axis, value in zip(FULCRUM_AXES, dialog.point_px):
                 form.setVar(axis, round(value, 2))
+
+
+class ForecastWizard(Wizard):
+    """What the run will reach, by some of its particles, for the mask chosen and others of the project."""
+
+    _targets = [(ProtLocalRefine, ["inputParticles"])]
+
+    @guarded
+    def show(self, form: Any, *params: Any) -> None:
+        names = [name for name, _ in wizard_computations.masks_to_compare(form.protocol)]
+        question = (f"Forecast what the run will reach, with {', '.join(names)}? It takes about a minute for each "
+                    "mask; the window waits.")
+        if askYesNo("Forecast", question, form.root):
+            showInfo("Forecast", "\n".join(wizard_computations.forecast_lines(form.protocol)), form.root)
 
 
 class MaskWizard(Wizard):

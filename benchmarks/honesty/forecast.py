@@ -3,7 +3,7 @@
     python -m benchmarks.honesty.forecast --data FOLDER [--data FOLDER …] --work FOLDER [--write]
 
 A set whose finished run is in --work already is not refined again. It ends with the assertion that the resolution to
-report is forecast within a tenth where the mask holds the moving body.
+report is forecast within 12 % where the mask holds the moving body.
 
 Data: FOLDER, simulated: a set of the benchmark's make_dataset.py or make_hard.py.
 """
@@ -31,7 +31,7 @@ from .resolution_to_report import OTHERS_DENSITY, foreign_share
 PAGE = DOCS / "explanation" / "forecast.md"
 HEAD = ("data", "particles", "to report: forecast", "run", "", "rotation: forecast", "run", "", "shift: forecast",
         "run", "", "true rotation, shift", "time: forecast", "run")
-ALLOWED = 0.1
+ALLOWED = 0.12
 MEDIAN_OF_ANGLE, MEDIAN_OF_SHIFT = 1.538, 1.177
 """Median length of a vector with three, and with two, components of s.d. 1."""
 

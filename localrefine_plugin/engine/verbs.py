@@ -47,7 +47,7 @@ def _checked_arguments(options: argparse.Namespace) -> Dict[str, Any]:
     from .io.cryosparc import is_cs
     from .io.run_folder import RunFolder
     if is_cs(options.particles):
-        options.particles = _star_of_cs(options)
+        options.particles = _star_of_cs(options, f"{os.path.normpath(options.output)}_particles.star")
     from .prepare.arguments import check_output, check_same_run, read_settings
     from .records.run_input import INPUT_NAMES
     inputs = {name: getattr(options, name) for name in INPUT_NAMES}
@@ -70,7 +70,7 @@ def _arguments_of_bodies(options: argparse.Namespace) -> Dict[str, Any]:
     from .prepare.arguments import check_output, read_settings
     _check_settings_of(options, len(options.mask))
     if is_cs(options.particles):
-        options.particles = _star_of_cs(options)
+        options.particles = _star_of_cs(options, f"{os.path.normpath(options.output)}_particles.star")
     check_output(options.output, options.mode, {})
     forget_error(options)
     given = list(options.settings) or [None]
@@ -92,23 +92,29 @@ def _check_settings_of(options: argparse.Namespace, bodies: int) -> None:
                          "give it once for all masks, or once for each of them")
 
 
-def _star_of_cs(options: argparse.Namespace) -> str:
-    """The STAR file of a .cs file, beside the run folder."""
+def _star_of_cs(options: argparse.Namespace, star: str) -> str:
+    """The STAR file of a .cs file."""
     from .io.cryosparc import star_of_cs
     from .progress import say
-    star = f"{os.path.normpath(options.output)}_particles.star"
     for text in star_of_cs(options.particles, options.passthrough, star):
         say(text)
     return star
 
 
 def run_forecast(options: argparse.Namespace) -> None:
+    from tempfile import TemporaryDirectory
+
     from .forecast.forecast import Inputs, forecast
+    from .io.cryosparc import is_cs
     from .prepare.arguments import read_settings
     from .records.codec import as_json
-    given = Inputs(options.particles, options.half_map_1, options.half_map_2, read_settings(options.settings),
-                   options.sample, options.resolution)
-    found = forecast(given, options.mask, options.device, options.threads)
+    with TemporaryDirectory() as folder:
+        particles = options.particles
+        if is_cs(particles):
+            particles = _star_of_cs(options, os.path.join(folder, "particles.star"))
+        given = Inputs(particles, options.half_map_1, options.half_map_2, read_settings(options.settings),
+                       options.sample, options.resolution)
+        found = forecast(given, options.mask, options.device, options.threads)
     if options.json is not None:
         from .io.run_folder import write_json
         write_json(options.json, {"forecasts": [as_json(one) for one in found]})

@@ -122,8 +122,8 @@ def test_the_run_reaches_what_was_forecast():
 
 def test_more_particles_are_forecast_to_be_better():
     found, _, refinement = parts()
-    numbers, resolutions = zip(*found.by_number)
-    assert list(numbers) == sorted(numbers) and list(resolutions) == sorted(resolutions, reverse=True)
+    resolutions = list(found.to_report_of_numbers)
+    assert found.numbers == (200, 800, 3200, 12800) and resolutions == sorted(resolutions, reverse=True)
     few, many = refinement.end(100.0), refinement.end(10_000.0)
     assert many.rotation_error < few.rotation_error and many.to_report < few.to_report
 
@@ -131,8 +131,8 @@ def test_more_particles_are_forecast_to_be_better():
 def test_the_verb_says_a_line_for_each_mask_and_writes_them(tmp_path, capsys):
     star, first, second, mask = (str(path) for path in inputs())
     target = tmp_path / "forecast.json"
-    assert cli.main(["forecast", "--particles", star, "--half-map-1", first, "--half-map-2", second, "--mask", mask, mask,
-                     "--sample", "100", "--resolution", "20", "--json", str(target), "--device", "cpu",
+    assert cli.main(["forecast", "--particles", star, "--half-map-1", first, "--half-map-2", second, "--mask", mask,
+                     mask, "--sample", "100", "--resolution", "20", "--json", str(target), "--device", "cpu",
                      "--threads", "1"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("forecast for")]
     assert len(lines) == 2 and lines[0].split(";")[0] == lines[1].split(";")[0]

@@ -33,7 +33,7 @@ VOXELS = 2.2  # of a period of FINEST
 STEP_DEG, FINE_STEP_DEG, WIDEST_DEG, LEAST_DEG = 9.0, 4.0, 60.0, 24.0
 REACH = 1.3  # times FINEST / radius, rad: how far the peak of the map with itself reaches
 NEAR, FARTHEST = 0.8, 40.0  # radii of the mask, and Å
-CERTAIN = 8.0  # s.d. of unlike density: at most 6.1 in 21 sets of one state, 10 to 14 in those of two
+CERTAIN = 8.0  # s.d. of unlike density: at most 6.1 in 18 sets of one state, 10 to 14 in those of two
 LEAST_ROTATIONS = 50
 
 
@@ -71,10 +71,10 @@ def second_copy(halves: HalfMaps, mask: np.ndarray, pixel_size: float, symmetry:
 
 def advice(angle: float, displacement: float) -> str:
     return (f"the map holds a second copy of the sub-volume, turned by about {5 * round(angle / 5):.0f}° and displaced "
-            f"by about {displacement:.0f} Å. Many of the particles are probably in a second state that the search "
-            "does not reach, and resolution and FSC are those of the mixture. Classify the particles in 3D first "
-            "(without alignment, in a mask that holds both places), and refine each class by itself. If the sub-volume "
-            "has parts that are alike, the copy may be one of these")
+            f"by about {displacement:.0f} Å. Probably a third to two thirds of the particles are in a second state "
+            "that the search does not reach, and resolution and FSC are those of the mixture. Classify the particles "
+            "in 3D first (without alignment, in a mask that holds both places), and refine each class by itself. If "
+            "the sub-volume has parts that are alike, the copy may be one of these")
 
 
 def half_ball(least: float) -> np.ndarray:

@@ -97,7 +97,8 @@ def of_mask(given: Inputs, mask: PathLike, count: int, some: "tuple[Particles, P
         str(mask), int(used), len(inputs.particles), end.resolution, end.to_report, end.rotation_error,
         end.shift_error, run.curves.resolutions()["corrected"], seconds_of(run, resolved, end, used),
         0.0 if device.on_gpu else memory_of(inputs, resolved, device, int(used)) / 2 ** 20,
-        tuple((int(used * times), refinement.end(times * used / 2).to_report) for times in MULTIPLES))
+        tuple(int(used * times) for times in MULTIPLES),
+        tuple(refinement.end(times * used / 2).to_report for times in MULTIPLES))
     wanted = given.wanted_angstrom
     if wanted is None:
         return plain
@@ -122,13 +123,13 @@ def memory_of(inputs: CheckedInputs, resolved: ResolvedSettings, device: Device,
 
 def sentence(found: Forecast) -> str:
     """One line for the log and the wizard."""
-    fewer, _, _, most = found.by_number
+    fewer, *_, most = zip(found.numbers, found.to_report_of_numbers)
     text = (f"forecast for {found.mask}: about {found.to_report_angstrom:.1f} Å to report with {found.particles} "
             f"particles, poses known to {found.rotation_error_deg:.1f}° and {found.shift_error_angstrom:.1f} Å per "
             f"axis; {fewer[1]:.1f} Å with {fewer[0]} particles, {most[1]:.1f} Å with {most[0]}")
     if found.to_report_angstrom < EXTRAPOLATED * found.measured_to_angstrom:
-        text += (f" (these particles show signal to {found.measured_to_angstrom:.1f} Å; the rest supposes that it falls "
-                 "off as it does in most maps)")
+        text += (f" (these particles show signal to {found.measured_to_angstrom:.1f} Å; the rest supposes that it "
+                 "falls off as it does in most maps)")
     if found.wanted_angstrom is not None:
         text += (f"; {found.wanted_angstrom:g} Å would take about {rounded(found.wanted_particles)} particles"
                  if found.wanted_particles is not None else

@@ -31,6 +31,7 @@ from ..records.resolved import ResolvedSettings
 
 SEEN = 64  # images of each half-set for what is averaged over poses
 POINTS = 80  # of the density, likewise
+WARM = 16  # images
 BANDS = 16  # of shells, in which the curvature is known
 STILL = 0.5  # of the learned width: where less explains the images as well, the part hardly moves
 
@@ -68,6 +69,10 @@ def align_sample(inputs: CheckedInputs, resolved: ResolvedSettings, device: Devi
         with ImageReader(particles) as reader:
             given = HalfSet(particles, index, reader, references[half - 1] * looks[half - 1].scale, inputs.mask,
                             looks[half - 1].noise_power)
+            if half == 1:  # the first images wait until kernels are loaded, or compiled: these are not counted
+                some = np.arange(min(WARM, len(index)))
+                align_half(replace(given, particles=particles.take(some), index=index[some]), plan, device, workers,
+                           verdicts=False)
             results.append(align_half(given, plan, device, workers, verdicts=False))
         sets.append(particles)
     maps = HalfMaps(results[0].half_map, results[1].half_map, workers)

@@ -18,7 +18,7 @@ class Forecast:
     rotation_error_deg, shift_error_angstrom : s.d. per axis of the poses in the end, in the median.
     measured_to_angstrom : to where the sample itself shows signal; what lies beyond is extrapolated.
     seconds : of the whole run on this machine.  memory_mb : on the CPU; 0 where a GPU does the work.
-    by_number : (particles, Å to report) for a quarter to 16 times as many particles.
+    numbers, to_report_of_numbers : a quarter to 16 times as many particles, and the Å to report with each.
     wanted_angstrom, wanted_particles : a resolution that was asked for and the particles it takes; None where it was
         not asked for, or where no number reaches it.
     """
@@ -33,6 +33,7 @@ class Forecast:
     measured_to_angstrom: float
     seconds: float
     memory_mb: float
-    by_number: Tuple[Tuple[int, float], ...]
+    numbers: Tuple[int, ...]
+    to_report_of_numbers: Tuple[float, ...]
     wanted_angstrom: Optional[float] = None
     wanted_particles: Optional[int] = None

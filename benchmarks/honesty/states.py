@@ -1,0 +1,64 @@
+"""Whether a second state outside the search is seen in the map (finish/second_copy.py), and none in maps of one state.
+
+    python -m benchmarks.honesty.states --data FOLDER [--data FOLDER …] --work FOLDER [--write]
+
+A set whose finished run is in --work already is not refined again. It ends with the assertion that half of the
+particles in a second state 30° away and more are seen, and that no set of one state is said to have another.
+
+Data: FOLDER, simulated: a set of the benchmark's make_dataset.py or make_hard.py (options conf2, conf2rot).
+"""
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import List, Tuple
+
+from examples.evaluate import read_map
+from localrefine_plugin.engine.finish.second_copy import second_copy
+from localrefine_plugin.engine.io.run_folder import read_json
+from localrefine_plugin.engine.maps.half_maps import HalfMaps
+
+from ..page import DOCS, table, write_section
+from .forecast import finished
+
+PAGE = DOCS / "explanation" / "verdicts.md"
+HEAD = ("set", "SNR", "particles", "second state", "seen", "standard deviations")
+MUST_BE_SEEN = 0.45, 29.0  # share, and degrees
+
+
+def row(data: Path, work: Path, threads: int) -> Tuple[List[str], str]:
+    """Cells of the table, and what is wrong with them ("" for nothing)."""
+    inputs = [str(data / part) for part in ("particles.star", "half1.mrc", "half2.mrc", "mask_B.mrc")]
+    run = finished(data, inputs, work, threads)
+    halves = HalfMaps(*(read_map(run.final(f"half_map_{half}.mrc")) for half in (1, 2)))
+    found = second_copy(halves, read_map(run.final("mask.mrc")), read_json(run.input)["pixel_size"], "C1")
+    facts = json.loads((data / "truth.json").read_text(encoding="utf-8"))
+    options, count = facts["args"], len(facts["particle"])
+    share, angle = len(facts.get("second", ())) / count, options.get("conf2rot", 0.0)
+    wrong = found.found and not share or not found.found and share >= MUST_BE_SEEN[0] and angle >= MUST_BE_SEEN[1]
+    cells = [data.name, f"{options['snr']:g}", str(count), f"{100 * share:.0f} %, {angle:g}°" if share else "–",
+             f"{found.rotation_deg:.0f}°, {found.displacement_angstrom:.0f} Å" if found.found else "–",
+             f"{found.deviations:.1f}"]
+    print(*cells, flush=True)
+    return cells, data.name if wrong else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    rows, problems = zip(*(row(data, options.work, options.threads) for data in options.data))
+    if options.write:
+        names = " ".join(f"--data {data.name}" for data in options.data)
+        write_section("states", f"`python -m benchmarks.honesty.states {names} --work FOLDER --write`\n\n"
+                      f"{table(HEAD, rows)}", PAGE)
+    wrong = [problem for problem in problems if problem]
+    assert not wrong, ", ".join(wrong)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The wizard that forecasts a run: from Scipion's objects, for the mask chosen and others of the project."""
+
+import pytest
+from scipion_data import new_project, simulated_inputs, soft_ball, store_inputs, volume, write_map
+
+from localrefine_plugin import wizard_computations
+from localrefine_plugin.protocols import ProtLocalRefine
+
+
+@pytest.fixture(scope="module")
+def protocol(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    project = new_project("forecasts")
+    inputs = simulated_inputs(project, folder, n=240)
+    larger = write_map(folder / "larger.mrc", soft_ball(32, 11, 4))
+    other_box = write_map(folder / "other_box.mrc", soft_ball(48, 11, 4))
+    store_inputs(project, {"larger": lambda p: volume(larger, mask=True),
+                           "otherBox": lambda p: volume(other_box, mask=True)})
+    project.getRuns()  # as the window of the project has done
+    asking = project.newProtocol(ProtLocalRefine)
+    asking.setProject(project)
+    for name, output in (("inputParticles", "outputParticles"), ("inputVolume", "outputVolume"),
+                         ("inputMask", "outputMask")):
+        getattr(asking, name).set(inputs)
+        getattr(asking, name).setExtended(output)
+    asking.useGpu.set(False)
+    return asking
+
+
+def test_other_masks_of_this_grid_are_compared(protocol):
+    names = [name for name, _ in wizard_computations.masks_to_compare(protocol)]
+    assert names[0] == "the mask chosen" and [name.split(" of ")[0] for name in names[1:]] == ["larger"]
+
+
+def test_each_mask_gets_its_lines(protocol):
+    lines = [line for line in wizard_computations.forecast_lines(protocol) if line]
+    assert [line.split(" of ")[0].split(":")[0] for line in lines[::2]] == ["With the mask chosen", "With larger"]
+    assert all("Å to report" in line and "per axis" in line for line in lines[::2])
+    assert all("with 240 particles" in line for line in lines[1::2])
+
+
+def test_it_says_what_is_missing():
+    with pytest.raises(wizard_computations.Missing, match="mask first"):
+        wizard_computations.masks_to_compare(ProtLocalRefine())
