@@ -15,6 +15,7 @@ from two_bodies import ANGLE_DEG, AXIS, BOX, CENTRES, FULCRUM, PIXEL_SIZE, at_an
 from localrefine_plugin.engine import __main__ as cli
 from localrefine_plugin.engine import refine as engine
 from localrefine_plugin.engine.io.mrc import read_map
+from localrefine_plugin.engine.io.run_store import load_noise
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.rigidity.outline import outline
@@ -104,6 +105,16 @@ def test_a_rigid_particle_is_one_body_and_no_cell_moves(rigid):
     errors = [cell.variance_error_angstrom2 for cell in found.cells]
     predicted = [0.5 * cell.detectable_angstrom ** 2 for cell in found.cells]
     np.testing.assert_allclose(errors, predicted, rtol=0.35)
+
+
+def test_a_wrong_noise_spectrum_is_put_right(rigid, monkeypatch):
+    run, first = rigid
+    module = "localrefine_plugin.engine.rigidity.rigidity.load_noise"
+    monkeypatch.setattr(module, lambda *which: 1.3 * load_noise(*which))
+    again = rigidity(str(run.path), cells=8)
+    for before, after in zip(first.cells, again.cells):
+        assert after.variance_angstrom2 == pytest.approx(before.variance_angstrom2,
+                                                         abs=0.2 * before.variance_error_angstrom2)
 
 
 def test_the_script_and_the_record_name_what_was_written(moving):
