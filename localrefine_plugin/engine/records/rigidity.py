@@ -63,7 +63,8 @@ class Rigidity:
     ----------
     iteration : of the run, whose poses and half-maps were used.  particles : that were looked at.
     band_angstrom : the finest detail that was used.  cells, bodies : what was found.
-    words : sentences.  level : density at which ChimeraX shows the map.
+    words : sentences.  level : density at which ChimeraX shows the map.  part : the mask whose density is the first
+        cell, or "".
     files : written before this record: name in the run folder → bytes.
     """
 
@@ -74,4 +75,5 @@ class Rigidity:
     bodies: Tuple[RigidBody, ...]
     words: Tuple[str, ...]
     level: float
+    part: str
     files: Dict[str, int]
