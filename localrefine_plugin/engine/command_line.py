@@ -7,8 +7,8 @@ import re
 from typing import Any, List
 
 from . import verbs
+from .records.cells import CELLS, PARTICLES
 from .records.film import AXES, FRAMES
-from .records.rigidity import CELLS, PARTICLES
 from .startup import PROGRAM
 
 

@@ -6,9 +6,6 @@ from typing import Dict, Optional, Tuple
 
 from .motion import PrincipalMotion
 
-CELLS, PARTICLES = 24, 2000
-"""If nothing else is asked for: cells that a particle is divided into, and particles looked at."""
-
 
 @dataclass(frozen=True)
 class CellMotion:
