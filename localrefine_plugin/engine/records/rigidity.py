@@ -72,5 +72,5 @@ class Rigidity:
     bodies: Tuple[RigidBody, ...]
     words: Tuple[str, ...]
     level: float
-    part: str
     files: Dict[str, int]
+    part: str = ""

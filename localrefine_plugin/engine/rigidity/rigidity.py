@@ -20,9 +20,10 @@ from ..model.fourier import apply_shell_filter
 from ..model.pixels import highest_shell, shell_of_resolution
 from ..motion.motion_prior import along_first_axes, learning_error, mean_motion
 from ..progress import ProgressBar, say
+from ..records.cells import CELLS, PARTICLES
 from ..records.errors import InputError
 from ..records.motion import LearnedMotion, PrincipalMotion
-from ..records.rigidity import CELLS, PARTICLES, CellMotion, RigidBody, Rigidity
+from ..records.rigidity import CellMotion, RigidBody, Rigidity
 from .bodies import Particle, bodies_of, pair
 from .cells import Cells, divide
 from .evidence import CellEvidence, HalfTask, cell_evidence, cell_references
@@ -140,8 +141,8 @@ def written(body: Body, cells: Cells, evidence: CellEvidence, found: List[Array]
             handle.write(script)
     write_atomic(record.with_name("rigidity.cxc"), write)
     words = words_of(told, bodies, len(evidence.score), part is not None)
-    made = Rigidity(body.iteration, len(evidence.score), band, tuple(told), tuple(bodies), words, level, part or "",
-                    body.run.sizes(record.with_name(name) for name in names))
+    made = Rigidity(body.iteration, len(evidence.score), band, tuple(told), tuple(bodies), words, level,
+                    body.run.sizes(record.with_name(name) for name in names), part or "")
     save_record(record, made)
     for text in [*table_of(told), *words, f"maps, masks and rigidity.json are in {record.parent}"]:
         say(text)
