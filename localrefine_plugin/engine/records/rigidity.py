@@ -6,9 +6,6 @@ from typing import Dict, Optional, Tuple
 
 from .motion import PrincipalMotion
 
-CELLS, PARTICLES = 24, 2000
-"""If nothing else is asked for: cells that a particle is divided into, and particles looked at."""
-
 
 @dataclass(frozen=True)
 class CellMotion:
@@ -63,7 +60,8 @@ class Rigidity:
     ----------
     iteration : of the run, whose poses and half-maps were used.  particles : that were looked at.
     band_angstrom : the finest detail that was used.  cells, bodies : what was found.
-    words : sentences.  level : density at which ChimeraX shows the map.
+    words : sentences.  level : density at which ChimeraX shows the map.  part : the mask whose density is the first
+        cell, or "".
     files : written before this record: name in the run folder → bytes.
     """
 
@@ -75,3 +73,4 @@ class Rigidity:
     words: Tuple[str, ...]
     level: float
     files: Dict[str, int]
+    part: str = ""

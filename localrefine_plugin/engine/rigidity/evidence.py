@@ -9,6 +9,10 @@ Where the cells move by x_c, g_c is Σ_d H_cd x_d and noise of covariance H. Blu
 place u has the variance v, the map shows F exp(−k² v/2), and the regression of Re(conj(−ik F e^(−k²v/2)) F e^(−iku))
 on u is k² F² e^(−k²v), which is H of the blurred map. Noise in the map would spoil it. So each cell is filtered by
 f = ⟨F₁* F₂⟩ / ⟨|F₂|²⟩, shell by shell: then the mean of f F₂* F₁ is that of |f F₂|².
+
+What is called noise decides what is called motion, and a spectrum may be wrong by a few percent. So the residual of
+each image is compared with the derivatives of another one, too, where no motion shows; W is divided by
+c = Σ |J'ᵀ W^½ r|² / Σ tr J'ᵀ J' of the displacements of all cells and images.
 """
 from __future__ import annotations
 
@@ -101,16 +105,21 @@ def cell_evidence(task: HalfTask, references: List[CellReference], last: int,
     """g and H of all images of a task, over the shells up to ``last``."""
     images = HalfSetImages(task.particles, task.read, task.noise, task.noise.shape[1] - 1, 1)
     pixels = pixel_list(task.particles.box_size, last, task.noise.shape[1] - 1)
-    parts = []
+    parts, null, expected = [], 0.0, 0.0
     for start in range(0, len(task.particles), BATCH):
         index = np.arange(start, min(start + BATCH, len(task.particles)))
-        parts.append(of_batch(images, pixels, index, task, references))
+        found, of_others = of_batch(images, pixels, index, task, references)
+        parts.append(found)
+        null, expected = null + of_others[0], expected + of_others[1]
         progress(start + len(index), len(task.particles))
-    return CellEvidence(*(np.concatenate(part) for part in zip(*parts)))
+    factor = expected / null
+    return CellEvidence(factor * np.concatenate([part.score for part in parts]),
+                        np.float32(factor) * np.concatenate([part.curvature for part in parts]))
 
 
 def of_batch(images: HalfSetImages, pixels: PixelList, index: np.ndarray, task: HalfTask,
-             references: List[CellReference]) -> Tuple[np.ndarray, np.ndarray]:
+             references: List[CellReference]) -> Tuple[CellEvidence, Tuple[float, float]]:
+    """g and H of the images of a batch, and both sums of c."""
     n, cells, box = len(index), len(references), task.particles.box_size
     rotation = task.rotation[index]
     packed = pack(images.batch(index), pixels, task.shift[index])
@@ -131,11 +140,18 @@ def of_batch(images: HalfSetImages, pixels: PixelList, index: np.ndarray, task: 
         part = slice(MOTIONS * c, MOTIONS * (c + 1))
         to_box[part, part] = about_box_centre(reference.centre)
     score, curvature = np.empty((n, cells * MOTIONS)), np.empty((n,) + to_box.shape, np.float32)
+    displaces = np.arange(cells * MOTIONS) % MOTIONS >= 3
+    null = expected = 0.0
     for i in range(n):
         rows = np.ascontiguousarray(jacobian[:, i]).reshape(cells * MOTIONS, -1).view(np.float32)
         score[i] = (rows @ residual[i]) @ to_box
-        curvature[i] = to_box.T @ (rows @ rows.T) @ to_box
-    return score.reshape(n, cells, MOTIONS), curvature.reshape(n, cells, MOTIONS, cells, MOTIONS)
+        squares = rows @ rows.T
+        curvature[i] = to_box.T @ squares @ to_box
+        if n > 1:
+            null += float(np.square(rows[displaces] @ residual[i - 1]).sum())
+            expected += float(np.trace(squares[displaces][:, displaces]))
+    found = CellEvidence(score.reshape(n, cells, MOTIONS), curvature.reshape(n, cells, MOTIONS, cells, MOTIONS))
+    return found, (null, expected)
 
 
 def about_box_centre(centre: np.ndarray) -> np.ndarray:

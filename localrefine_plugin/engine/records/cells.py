@@ -1,0 +1,3 @@
+"""Into how many cells a particle is divided for the verb rigidity, and how many particles are looked at, if nothing
+else is asked for. Standard library only: the command line reads it."""
+CELLS, PARTICLES = 24, 2000
