@@ -35,7 +35,10 @@ TESTS = ("test_cuda_source", "test_fixed_point", "test_prefetch", "test_device",
 ALWAYS = ("kernels/cuda.py", "kernels/poses.py", "kernels/device.py", "kernels/prefetch.py", "kernels/batches.py",
           "kernels/fixed_point.py", "workers/selftest.py", "align/memory.py")
 HOST = ("io/mrc.py", "io/other_formats.py", "io/run_folder.py", "records/particles.py")  # files: the same for both
-WHY = {"kernels/slices.py": "CPU version", "kernels/insert.py": "CPU version",
+WHY = {**dict.fromkeys((f"align/{name}.py" for name in ("marginalize", "prior", "reference_errors", "search")),
+                       "CPU version"),
+       "kernels/distance.py": "in merge and finish", "kernels/slices.py": "CPU version",
+       "kernels/insert.py": "CPU version",
        "kernels/device.py": "needs a driver", "workers/selftest.py": "where the cache cannot be written",
        "kernels/background.py": "CPU version", "kernels/combined.py": "CPU version",
        "kernels/fixed_point.py": "CPU version", "kernels/shells.py": "CPU version", "kernels/moved.py": "CPU version",

@@ -19,7 +19,7 @@ from localrefine_plugin.engine.io.star import read_star, write_star
 from localrefine_plugin.engine.kernels.device import CPU, HOST_WORKING_BYTES
 from localrefine_plugin.engine.kernels.host import forget_peak, peak_memory_mb
 from localrefine_plugin.engine.model.pixels import pixel_list
-from localrefine_plugin.engine.model.pose import random_rotations
+from localrefine_plugin.engine.model.pose import exp_map, random_rotations
 from localrefine_plugin.engine.records.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +50,8 @@ def test_the_prior_on_the_grid_does_not_hold_all_images():
     images = search.PackedImages(pixels, np.ones((n, len(pixels)), np.complex64), np.ones((n, len(pixels)), np.float32))
     motion = search.PosePrior(random_rotations(n, rng), np.zeros((n, 5, 5)), np.zeros((n, 5)), np.zeros(3), np.zeros(3),
                            1.0, 5.0)
-    grid = search.Grid(0.1 * rng.standard_normal((g, 3)), np.zeros((g, 1), int), rng.standard_normal((s, 2)), 0.1, 1.0)
+    w = 0.1 * rng.standard_normal((g, 3))
+    grid = search.Grid(w, exp_map(w), np.zeros((g, 1), int), rng.standard_normal((s, 2)), 0.1, 1.0)
     volume = np.ones((16, 16, 16), np.float32)
     reference = make_reference(volume, volume, np.zeros(3), 8)
     search.grid_scores(reference, images.take(np.arange(4)), motion.take(np.arange(4)), grid, len(pixels))  # compiled

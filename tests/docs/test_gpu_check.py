@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,12 +133,19 @@ def test_a_program_that_fails_is_an_outcome_that_did_not_pass():
 
 
 def test_a_program_that_hangs_is_stopped_with_its_children(monkeypatch, tmp_path):
-    monkeypatch.setitem(gpu.LIMITS, gpu.TESTS, 3)
-    (tmp_path / "hangs.py").write_text("import subprocess, sys, time\nchild = subprocess.Popen(['sleep', '60'])\n"
-                                       "print(child.pid, flush=True)\ntime.sleep(60)\n")
+    started, wait = tmp_path / "started", subprocess.Popen.wait
+    (tmp_path / "hangs.py").write_text(
+        "import pathlib, subprocess, time\nchild = subprocess.Popen(['sleep', '600'])\nprint(child.pid, flush=True)\n"
+        f"pathlib.Path({str(started)!r}).touch()\ntime.sleep(600)\n")
+
+    def waited(process, timeout=None):
+        while timeout and not started.exists():
+            time.sleep(0.1)
+        return wait(process, timeout and 0.1)
+    monkeypatch.setattr(subprocess.Popen, "wait", waited)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     found = gpu.outcome(gpu.TESTS, ["hangs"], 3)
-    assert not found.passed and found.lines[-1] == "stopped after 3 s"
+    assert not found.passed and found.lines[-1] == f"stopped after {gpu.LIMITS[gpu.TESTS]} s"
     state = Path(f"/proc/{found.lines[0]}/stat")
     assert not state.exists() or state.read_text().split()[2] == "Z"
 
