@@ -63,7 +63,7 @@ class StarTable:
         """The values of some columns, without quotes; a label the table lacks is left out."""
         where = [(label, self.labels.index(label)) for label in labels if label in self.labels]
         columns: Dict[str, List[str]] = {label: [] for label, _ in where}
-        for _, rows in self.raw_rows():
+        for _, rows in self.raw_rows() if where else ():
             for label, j in where:
                 columns[label].extend([unquote(row[j]) for row in rows])
         return columns
