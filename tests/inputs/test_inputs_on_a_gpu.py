@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import test_belonging
 import test_parts
+import test_placed
 from experiments import Experiment, experiment, inputs_of, write_inputs
 from gpu.fixtures import STAND_IN, install
 from oracles import soft_ball
@@ -76,6 +77,13 @@ OF_FILES = {
 }
 
 
+PLACED = {
+    "poses of others": test_belonging.reordered(test_placed.permuted(test_parts.chosen(0.3))),
+    "noise": lambda e: test_placed.noise_images(e, test_parts.chosen(0.3)),
+    "turned away": lambda e: test_placed.turned_away(e, test_parts.chosen(0.3)),
+}
+
+
 @pytest.mark.parametrize("case", OF_FILES)
 def test_maps_and_mask(e, tmp_path, monkeypatch, case):
     write_inputs(tmp_path, e)
@@ -101,6 +109,12 @@ def test_some_images(parts, tmp_path, monkeypatch, case):
     spoil, _, share = test_parts.CASES[case]
     write_inputs(tmp_path, spoil(parts, test_parts.chosen(share)))
     compare(tmp_path, monkeypatch, refused=True)
+
+
+@pytest.mark.parametrize("case", PLACED)
+def test_images_at_wrong_poses(parts, tmp_path, monkeypatch, case):
+    write_inputs(tmp_path, PLACED[case](parts))
+    compare(tmp_path, monkeypatch, refused=case == "poses of others")
 
 
 parts = pytest.fixture(scope="module", name="parts")(test_parts.good_set)

@@ -122,7 +122,7 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     if evidence_of(found) > BELONG and not moved:
         said += check_images(inputs, resolved, found, references, workers)
     if not resolved.resplit_half_sets:
-        said += check_half_maps(inputs, found, workers)
+        said += check_half_maps(inputs, found, references, workers)
     return Belonging(tuple(said), scales)
 
 
@@ -300,7 +300,8 @@ def moved_apart(samples: Sequence[Sample], references: Sequence[Reference], moti
 
 # ---------------------------------------------------------------- half-maps and half-sets
 
-def check_half_maps(inputs: CheckedInputs, found: Sequence[Explained], workers: int) -> List[str]:
+def check_half_maps(inputs: CheckedInputs, found: Sequence[Explained], references: Sequence[Reference],
+                    workers: int) -> List[str]:
     """A sentence on half-maps that were not made from these half-sets; InputError for exchanged ones.
 
     found : of the whole half-maps; the grey scale of the images is known from there. Where their pixels do not tell,
@@ -308,11 +309,14 @@ def check_half_maps(inputs: CheckedInputs, found: Sequence[Explained], workers: 
     """
     scale = joined_matches([f.own for f in found]).scale
     samples = [f.sample for f in found]
-    z, expected = own_noise(inputs.halves, samples, scale, workers)
+    one, other = references
+    z, expected = own_noise(replace(one, ft=one.ft - other.ft), samples, scale)
     if -BELONG < z < CHANCE and expected < HALVES_TELL:
         shell = min(highest_shell(inputs.particles.box_size), FINEST_SHELL)
         samples = [sample_of(inputs.particles, s.index, shell, workers=workers) for s in samples]
-        z, expected = own_noise(inputs.halves, samples, scale, workers)
+        difference = inputs.halves.coarse(np.ones_like, lambda radius: -np.ones_like(radius),
+                                          least_box(inputs.halves.box_size, shell))
+        z, expected = own_noise(whole_map(to_host(difference), shell, workers), samples, scale)
     if z < -BELONG:
         raise InputError(
             f"seem to be exchanged: the images of half-set 1 hold the noise of half-map 2, and the other way round "
@@ -324,17 +328,14 @@ def check_half_maps(inputs: CheckedInputs, found: Sequence[Explained], workers: 
     return []
 
 
-def own_noise(halves: HalfMaps, samples: Sequence[Sample], scale: float, workers: int) -> Tuple[float, float]:
-    """How much of the noise of their half-maps the images hold, in standard deviations, and how much at least if the
-    half-maps were made from them.
+def own_noise(difference: Reference, samples: Sequence[Sample], scale: float) -> Tuple[float, float]:
+    """How much of the noise of their half-maps, ``difference`` h₁ − h₂, the images hold, in standard deviations, and
+    how much at least if the half-maps were made from them.
 
     An image adds ± α energy / 2 by its own noise, + if it is of the half-set it is said to be; the rest of the mean
     square is the noise of this sum. It is at least the energy, and more where poses or signal differ.
     """
-    shell = int(samples[0].packed.pixels.shell[-1])
-    difference = halves.coarse(np.ones_like, lambda radius: -np.ones_like(radius), least_box(halves.box_size, shell))
-    reference = whole_map(to_host(difference), shell, workers)
-    own = [matched([sample], [reference]) for sample in samples]
+    own = [matched([sample], [difference]) for sample in samples]
     signed = np.concatenate([sign * m.cross for sign, m in zip((1, -1), own)])
     energy = np.concatenate([m.energy for m in own])
     noise = max(float((signed ** 2 - (0.5 * scale * energy) ** 2).sum()), float(energy.sum()))

@@ -1,0 +1,86 @@
+"""Scipion sets whose poses, images and maps do not belong together: set → our converter → the checks of the engine.
+
+In a set a wrong pairing is more likely than in a file: items are joined by id, matrices are inverse in some programs.
+"""
+from __future__ import annotations
+
+import mrcfile
+import numpy as np
+import pytest
+from experiments import write_inputs
+from scipion_data import make_acquisition
+from scipion_sets import new_set
+from test_belonging import PIXEL_SIZE, found, other_tilt, reordered, with_poses
+from test_parts import N, chosen, good_set, some_inverted
+from test_placed import noise_images, permuted, shifted_names
+
+from localrefine_plugin import convert
+from localrefine_plugin.engine.records.errors import InputError
+
+e = pytest.fixture(scope="module", name="e")(good_set)
+SPOILS = {
+    "every item has the matrix of the next": (reordered(np.roll(np.arange(N), 1)), "fits the pose of the next row"),
+    "matrices of other items": (reordered(np.random.default_rng(3).permutation(N)), "fit the poses of other rows"),
+    "matrices exchanged among 30 %": (reordered(permuted(chosen(0.3))), "poses: are mixed up with images: about"),
+    "matrices 7 items away for 30 %": (reordered(shifted_names(60, 150, 7)), "7 rows above"),
+    "inverse matrices": (lambda e: with_poses(e, np.swapaxes(e.particles.rotation, 1, 2)), "the inverse rotations"),
+    "another frame": (other_tilt, "fit with 180° − tilt"),
+    "shifts of the other sign": (lambda e: with_poses(e, shift=-e.particles.shift_px), "opposite sign of the origins"),
+    "30 % of the other contrast": (lambda e: some_inverted(e, chosen(0.3)), "they have the opposite contrast"),
+}
+
+
+def as_set(folder, e):
+    """Files of the experiment, with a Scipion set of its particles converted in the place of the particle file."""
+    from pwem.objects import CTFModel, Particle, Transform
+    from pyworkflow.object import Integer
+    write_inputs(folder, e)
+    stack = str(folder / "images.mrcs")
+    with mrcfile.new(stack, e.images) as mrc:
+        mrc.voxel_size = PIXEL_SIZE
+    particles = new_set(folder)
+    particles.setSamplingRate(PIXEL_SIZE)
+    particles.setAcquisition(make_acquisition())
+    particles.setHasCTF(True)
+    particles.setAlignmentProj()
+    p = e.particles
+    for i in range(len(p)):
+        pose = np.eye(4)  # image ← volume; a set holds the inverse
+        pose[:3, :3], pose[:2, 3] = p.rotation[i], p.shift_px[i]
+        item = Particle()
+        item.setLocation(i + 1, stack)
+        item.setSamplingRate(PIXEL_SIZE)
+        item.setTransform(Transform(matrix=np.linalg.inv(pose)))
+        item.setCTF(CTFModel(defocusU=float(p.defocus_u[i]), defocusV=float(p.defocus_v[i]),
+                             defocusAngle=float(p.defocus_angle[i])))
+        item.setAcquisition(make_acquisition())
+        item._rlnRandomSubset = Integer(int(p.half_set[i]))
+        particles.append(item)
+    particles.write()
+    (folder / "particles.star").unlink()
+    convert.write_particles(particles, str(folder / "particles.star"), str(folder / "stacks"))
+    return found(folder).said
+
+
+def without_half_maps(monkeypatch):
+    """The phantom's half-maps are not made of the images."""
+    monkeypatch.setattr("localrefine_plugin.engine.inputs.belonging.check_half_maps", lambda *_: [])
+
+
+@pytest.mark.parametrize("case", SPOILS)
+def test_a_set_that_does_not_belong_is_refused_with_the_mistake(e, tmp_path, monkeypatch, case):
+    without_half_maps(monkeypatch)
+    spoil, words = SPOILS[case]
+    with pytest.raises(InputError, match=words):
+        as_set(tmp_path, spoil(e))
+
+
+def test_a_good_set_passes_without_a_word(e, tmp_path, monkeypatch):
+    without_half_maps(monkeypatch)
+    assert as_set(tmp_path, e) == ()
+
+
+def test_noise_in_a_set_is_said(e, tmp_path, monkeypatch):
+    without_half_maps(monkeypatch)
+    said = as_set(tmp_path, noise_images(e, chosen(0.3)))
+    assert len(said) == 1 and "By their power they are noise" in said[0]
