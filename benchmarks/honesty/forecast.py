@@ -30,7 +30,7 @@ from .resolution_to_report import OTHERS_DENSITY, foreign_share
 
 PAGE = DOCS / "explanation" / "forecast.md"
 HEAD = ("data", "particles", "to report: forecast", "run", "", "rotation: forecast", "run", "", "shift: forecast",
-        "run", "", "true rotation, shift", "time: forecast", "run")
+        "run", "", "true rotation, shift")
 ALLOWED = 0.12
 MEDIAN_OF_ANGLE, MEDIAN_OF_SHIFT = 1.538, 1.177
 """Median length of a vector with three, and with two, components of s.d. 1."""
@@ -45,12 +45,6 @@ def finished(data: Path, inputs: List[str], work: Path, threads: int) -> RunFold
     if run.results_complete():
         return run
     return refine(*inputs, str(run.path), Settings(), "cpu", threads, "overwrite")
-
-
-def seconds_of(run: RunFolder) -> float:
-    """Wall seconds of all iterations."""
-    steps = [run.half_done(k, half) for k in range(1, run.iterations_done() + 1) for half in (1, 2)]
-    return sum(sum(read_json(step)["phase_seconds"].values()) for step in steps)
 
 
 def row(data: Path, work: Path, sample: int, threads: int) -> Tuple[List[str], str]:
@@ -71,8 +65,7 @@ def row(data: Path, work: Path, sample: int, threads: int) -> Tuple[List[str], s
              off(found.to_report_angstrom, reached), f"{found.rotation_error_deg:.2f}°", f"{rotation:.2f}°",
              off(found.rotation_error_deg, rotation), f"{found.shift_error_angstrom:.2f} Å", f"{shift:.2f} Å",
              off(found.shift_error_angstrom, shift),
-             f"{true['angle_deg'] / MEDIAN_OF_ANGLE:.2f}°, {true['centroid_angstrom'] / MEDIAN_OF_SHIFT:.2f} Å",
-             f"{found.seconds:.0f} s", f"{seconds_of(run):.0f} s"]
+             f"{true['angle_deg'] / MEDIAN_OF_ANGLE:.2f}°, {true['centroid_angstrom'] / MEDIAN_OF_SHIFT:.2f} Å"]
     print(*cells, flush=True)
     return cells, f"{data.name}: {found.to_report_angstrom:.2f} Å, {reached:.2f} Å reached" if wrong else ""
 

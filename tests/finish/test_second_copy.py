@@ -43,6 +43,11 @@ def test_a_neighbour_is_no_second_copy():
     assert not found.found
 
 
+def test_a_map_without_detail_is_not_asked():
+    empty = np.zeros((BOX,) * 3, np.float32)
+    assert second.second_copy(HalfMaps(empty, empty), maps(0.5)[1], PIXEL, "C1").least_rotation_deg == 0
+
+
 def test_a_symmetrical_particle_is_not_asked():
     assert second.second_copy(*maps(0.5), PIXEL, "C2").least_rotation_deg == 0
 

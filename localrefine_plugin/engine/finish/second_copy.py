@@ -57,6 +57,8 @@ def second_copy(halves: HalfMaps, mask: np.ndarray, pixel_size: float, symmetry:
         return SecondCopy(False, 0.0, 0.0, 0.0, 0.0, "")
     reach = min(FARTHEST, NEAR * radius)
     maps = cubes(halves, mask, pixel_size, reach)
+    if not maps.masked.any():  # a map without detail between COARSEST and FINEST
+        return SecondCopy(False, 0.0, 0.0, 0.0, 0.0, "")
     value = correlations(maps, turns, reach)[:, 0]
     median = float(np.median(value))
     spread = 1.4826 * float(np.median(np.abs(value - median)))
