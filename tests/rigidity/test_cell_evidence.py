@@ -81,16 +81,6 @@ def test_cells_add_up_to_the_outline_and_hold_the_density():
     np.testing.assert_array_equal(again.masks, cells.masks)
 
 
-def test_a_part_is_the_first_cell_and_the_others_share_the_rest():
-    volume, outline = random_phantom(60, 9.0, 1.2, seed=4).density(BOX), soft_ball(BOX, 11, 14)
-    part = soft_ball(BOX, 3, 5, (5, 0, 0))
-    cells = divide(volume, outline, 6, 3.0, part)
-    assert len(cells) == 7
-    np.testing.assert_allclose(cells.masks[0], part * outline, atol=1e-6)
-    np.testing.assert_allclose(cells.masks.sum(axis=0), outline, atol=0.01)
-    np.testing.assert_array_equal(cells.centres[0], [5, 0, 0])
-
-
 def test_a_motion_about_the_box_centre_is_told_about_another_point():
     w, d, point = np.array([0.01, -0.02, 0.03]), np.array([0.3, 0.1, -0.2]), np.array([4.0, -6.0, 1.0])
     told = about_box_centre(point) @ np.concatenate([w, d])

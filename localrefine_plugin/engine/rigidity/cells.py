@@ -6,7 +6,6 @@ started by farthest points, so that the same map gives the same cells. Their mas
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 import scipy.ndimage
@@ -38,16 +37,10 @@ class Cells:
         return result
 
 
-def divide(volume: np.ndarray, outline: np.ndarray, count: int, pixel_size: float,
-           part: Optional[np.ndarray] = None) -> Cells:
-    """``count`` cells of the density of a map (N, N, N) in its outline; a ``part`` (N, N, N) is one more, the first,
-    and the others share the rest."""
-    if part is not None:
-        others = divide(volume, outline * (1 - part), count, pixel_size)
-        masks = np.concatenate([(outline * part)[None].astype(np.float32), others.masks])
-        return of_masks(masks, volume, outline, pixel_size)
+def divide(volume: np.ndarray, outline: np.ndarray, count: int, pixel_size: float) -> Cells:
+    """``count`` cells of the density of a map (N, N, N) in its outline."""
     box = len(volume)
-    density = smoothed(volume, outline, pixel_size)
+    density = np.maximum(scipy.ndimage.gaussian_filter(volume, EDGE_ANGSTROM / pixel_size), 0) * outline
     inside = np.nonzero(outline > NOWHERE)
     place = np.stack(inside[::-1], axis=1) - float(box // 2)
     weight = density[inside]
@@ -60,18 +53,7 @@ def divide(volume: np.ndarray, outline: np.ndarray, count: int, pixel_size: floa
         scipy.ndimage.gaussian_filter(mask, EDGE_ANGSTROM / pixel_size, output=mask)
         mask[mask < NOWHERE] = 0
     masks *= outline / np.maximum(masks.sum(axis=0), NOWHERE)
-    return of_masks(masks, volume, outline, pixel_size)
-
-
-def smoothed(volume: np.ndarray, outline: np.ndarray, pixel_size: float) -> np.ndarray:
-    """The density ≥ 0 in the outline."""
-    result: np.ndarray = np.maximum(scipy.ndimage.gaussian_filter(volume, EDGE_ANGSTROM / pixel_size), 0) * outline
-    return result
-
-
-def of_masks(masks: np.ndarray, volume: np.ndarray, outline: np.ndarray, pixel_size: float) -> Cells:
-    """Cells with these masks (C, N, N, N)."""
-    held = np.einsum("czyx,zyx->c", masks, smoothed(volume, outline, pixel_size))
+    held = np.einsum("czyx,zyx->c", masks, density)
     return Cells(masks, np.stack([integer_centre(mask) for mask in masks]), held / held.sum())
 
 
