@@ -112,7 +112,7 @@ def written(body: Body, cells: Cells, evidence: CellEvidence, found: List[Array]
     record.parent.mkdir(parents=True, exist_ok=True)
     bodies, names = [], ["motion.mrc", "motion_error.mrc", "rigidity.cxc"]
     for number, members in enumerate(found, 1):
-        region = np.minimum(cells.masks[members].sum(axis=0), 1)
+        region = np.minimum(cells.paint(np.isin(np.arange(len(cells)), members)), 1)
         mask = dilate_soft(region, pixel_size, NEAR_ANGSTROM, EDGE * resolution)
         names.append(f"body_{number}.mrc")
         write_map(record.with_name(names[-1]), mask, pixel_size)
