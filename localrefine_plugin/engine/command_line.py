@@ -138,7 +138,6 @@ def _add_rigidity(verb: argparse.ArgumentParser) -> None:
                       help=f"parts that the particle is divided into (default: {CELLS})")
     verb.add_argument("--particles", type=_number, default=PARTICLES, metavar="N",
                       help=f"particles to look at, half of each half-set (default: {PARTICLES})")
-    verb.add_argument("--part", metavar="MRC", help="a mask of a part: how its density moves as a whole")
 
 
 def _add_composing(verb: argparse.ArgumentParser) -> None:

@@ -200,7 +200,7 @@ def run_film(options: argparse.Namespace) -> None:
 def run_rigidity(options: argparse.Namespace) -> None:
     _check_run(options)
     from .rigidity.rigidity import rigidity
-    rigidity(options.run, options.cells, options.particles, options.part)
+    rigidity(options.run, options.cells, options.particles)
 
 
 def run_outline(options: argparse.Namespace) -> None:

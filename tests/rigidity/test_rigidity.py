@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import mrcfile
 import numpy as np
@@ -16,7 +15,6 @@ from two_bodies import ANGLE_DEG, AXIS, BOX, CENTRES, FULCRUM, PIXEL_SIZE, at_an
 from localrefine_plugin.engine import __main__ as cli
 from localrefine_plugin.engine import refine as engine
 from localrefine_plugin.engine.io.mrc import read_map
-from localrefine_plugin.engine.io.run_folder import RunFolder
 from localrefine_plugin.engine.io.run_store import load_noise
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.settings import Settings
@@ -67,11 +65,6 @@ def rigid(tmp_path_factory):
     return run, rigidity(str(run.path), cells=8)
 
 
-def copy_of_run(run, folder):
-    shutil.copytree(run.path, folder / "run")
-    return RunFolder(folder / "run")
-
-
 def truth_of(run, mask):
     """The share of the density of A and of B in a mask."""
     density = [np.maximum(body.density(BOX), 0) for body in bodies().values()]
@@ -112,22 +105,6 @@ def test_a_rigid_particle_is_one_body_and_no_cell_moves(rigid):
     errors = [cell.variance_error_angstrom2 for cell in found.cells]
     predicted = [0.5 * cell.detectable_angstrom ** 2 for cell in found.cells]
     np.testing.assert_allclose(errors, predicted, rtol=0.35)
-
-
-def test_a_part_that_is_asked_for_is_a_cell_of_its_own(moving, tmp_path):
-    """Its motion is what the hinge moves its density by, per axis, in the mean over three axes; blur takes a little."""
-    run = copy_of_run(moving, tmp_path)
-    write_map(tmp_path / "part.mrc", soft_ball(BOX, 7.0, 9.5, CENTRES["B"]), PIXEL_SIZE)
-    found = rigidity(str(run.path), cells=6, part=str(tmp_path / "part.mrc"))
-    assert len(found.cells) == 7 and found.cells[0].moves
-    assert np.linalg.norm(np.array(found.cells[0].centre_px) - BOX // 2 - CENTRES["B"]) < 1.5
-    arm = np.linalg.norm(np.cross(AXIS, CENTRES["B"] - FULCRUM)) * PIXEL_SIZE
-    planted = np.deg2rad(ANGLE_DEG) * arm / np.sqrt(3)
-    assert found.cells[0].displacement_angstrom == pytest.approx(planted, rel=0.3)
-    assert any("in the mask given" in text and "moves by itself" in text for text in found.words)
-    write_map(tmp_path / "small.mrc", np.ones((8, 8, 8), np.float32), PIXEL_SIZE)
-    with pytest.raises(InputError, match="particles have a box of"):
-        rigidity(str(run.path), part=str(tmp_path / "small.mrc"))
 
 
 def test_a_wrong_noise_spectrum_is_put_right(rigid, monkeypatch):

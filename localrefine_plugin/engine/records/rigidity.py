@@ -60,8 +60,7 @@ class Rigidity:
     ----------
     iteration : of the run, whose poses and half-maps were used.  particles : that were looked at.
     band_angstrom : the finest detail that was used.  cells, bodies : what was found.
-    words : sentences.  level : density at which ChimeraX shows the map.  part : the mask whose density is the first
-        cell, or "".
+    words : sentences.  level : density at which ChimeraX shows the map.
     files : written before this record: name in the run folder → bytes.
     """
 

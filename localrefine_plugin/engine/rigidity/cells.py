@@ -6,7 +6,6 @@ started by farthest points, so that the same map gives the same cells. Their mas
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 import scipy.ndimage
@@ -22,57 +21,62 @@ NOWHERE = 1e-3  # of a mask
 
 @dataclass(frozen=True)
 class Cells:
-    """masks (C, N, N, N) float32, whose sum is the outline; centres (C, 3), whole px from the box centre; share (C,) of
-    the density."""
+    """label (N, N, N), the number of each voxel's cell, −1 outside; scale (N, N, N), what makes the sum of all masks
+    the outline; blur, s.d. in px between two cells; centres (C, 3), whole px from the box centre; share (C,) of the
+    density.
 
-    masks: np.ndarray
+    Masks are made one at a time: all of them would not fit into memory.
+    """
+
+    label: np.ndarray
+    scale: np.ndarray
+    blur: float
     centres: np.ndarray
     share: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.centres)
+        return len(self.share)
+
+    def mask(self, cell: int) -> np.ndarray:
+        """(N, N, N) float32."""
+        return softened(self.label == cell, self.blur) * self.scale
 
     def paint(self, values: np.ndarray) -> np.ndarray:
         """A map (N, N, N) that has a value in each cell, (C,)."""
-        result: np.ndarray = np.einsum("c,czyx->zyx", values.astype(np.float32), self.masks)
-        return result
+        painted = np.zeros(self.label.shape, np.float32)
+        for cell in np.flatnonzero(values):
+            painted += np.float32(values[cell]) * self.mask(cell)
+        return painted
 
 
-def divide(volume: np.ndarray, outline: np.ndarray, count: int, pixel_size: float,
-           part: Optional[np.ndarray] = None) -> Cells:
-    """``count`` cells of the density of a map (N, N, N) in its outline; a ``part`` (N, N, N) is one more, the first,
-    and the others share the rest."""
-    if part is not None:
-        others = divide(volume, outline * (1 - part), count, pixel_size)
-        masks = np.concatenate([(outline * part)[None].astype(np.float32), others.masks])
-        return of_masks(masks, volume, outline, pixel_size)
-    box = len(volume)
-    density = smoothed(volume, outline, pixel_size)
+def softened(region: np.ndarray, blur: float) -> np.ndarray:
+    """A region (N, N, N) with a Gaussian edge that ends."""
+    mask: np.ndarray = scipy.ndimage.gaussian_filter(region.astype(np.float32), blur)
+    mask[mask < NOWHERE] = 0
+    return mask
+
+
+def divide(volume: np.ndarray, outline: np.ndarray, count: int, pixel_size: float) -> Cells:
+    """``count`` cells of the density of a map (N, N, N) in its outline."""
+    box, blur = len(volume), EDGE_ANGSTROM / pixel_size
+    density = np.maximum(scipy.ndimage.gaussian_filter(volume, blur), 0) * outline
     inside = np.nonzero(outline > NOWHERE)
     place = np.stack(inside[::-1], axis=1) - float(box // 2)
     weight = density[inside]
     heavy = np.maximum(weight - LEAST_DENSITY * np.percentile(weight, 95), 0)
-    centres = means(place[heavy > 0], heavy[heavy > 0], count)
-    label = cKDTree(centres).query(place)[1]
-    masks = np.zeros((count,) + volume.shape, np.float32)
-    masks[(label,) + inside] = 1
-    for mask in masks:
-        scipy.ndimage.gaussian_filter(mask, EDGE_ANGSTROM / pixel_size, output=mask)
-        mask[mask < NOWHERE] = 0
-    masks *= outline / np.maximum(masks.sum(axis=0), NOWHERE)
-    return of_masks(masks, volume, outline, pixel_size)
-
-
-def smoothed(volume: np.ndarray, outline: np.ndarray, pixel_size: float) -> np.ndarray:
-    """The density ≥ 0 in the outline."""
-    result: np.ndarray = np.maximum(scipy.ndimage.gaussian_filter(volume, EDGE_ANGSTROM / pixel_size), 0) * outline
-    return result
-
-
-def of_masks(masks: np.ndarray, volume: np.ndarray, outline: np.ndarray, pixel_size: float) -> Cells:
-    """Cells with these masks (C, N, N, N)."""
-    held = np.einsum("czyx,zyx->c", masks, smoothed(volume, outline, pixel_size))
-    return Cells(masks, np.stack([integer_centre(mask) for mask in masks]), held / held.sum())
+    label = np.full(volume.shape, -1, np.int16)
+    label[inside] = cKDTree(means(place[heavy > 0], heavy[heavy > 0], count)).query(place)[1]
+    total = np.zeros(volume.shape, np.float32)
+    for cell in range(count):
+        total += softened(label == cell, blur)
+    scale = (outline / np.maximum(total, NOWHERE)).astype(np.float32)
+    whole = Cells(label, scale, blur, np.zeros((count, 3)), np.ones(count))
+    held, centres = [], []
+    for cell in range(count):
+        mask = whole.mask(cell)
+        held.append(float((mask * density).sum(dtype=np.float64)))
+        centres.append(integer_centre(mask))
+    return Cells(label, scale, blur, np.stack(centres), np.array(held) / sum(held))
 
 
 def means(place: np.ndarray, weight: np.ndarray, count: int) -> np.ndarray:

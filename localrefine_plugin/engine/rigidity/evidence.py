@@ -72,7 +72,7 @@ class HalfTask:
 
 def cell_references(cells: Cells, other: np.ndarray, own: np.ndarray, last: int) -> List[CellReference]:
     """References, to shell ``last``, of all cells of the other half-set's map; the own one tells signal from noise."""
-    return [cell_reference(mask, centre, other, own, last) for mask, centre in zip(cells.masks, cells.centres)]
+    return [cell_reference(cells.mask(c), centre, other, own, last) for c, centre in enumerate(cells.centres)]
 
 
 def cell_reference(mask: np.ndarray, centre: np.ndarray, other: np.ndarray, own: np.ndarray,

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ..io.run_folder import write_atomic
 from ..io.run_store import load_iteration, load_noise, save_record
 from ..kernels.batches import evenly_spaced
 from ..kernels.cells import MOTIONS
-from ..maps.mask import check_mask, dilate_soft
+from ..maps.mask import dilate_soft
 from ..merge.motion_report import summarise
 from ..model.fourier import apply_shell_filter
 from ..model.pixels import highest_shell, shell_of_resolution
@@ -41,21 +41,19 @@ LEVEL = 0.3  # of the density that a hundredth of the outline exceeds
 Array = np.ndarray
 
 
-def rigidity(run: str, cells: int = CELLS, particles: int = PARTICLES, part: Optional[str] = None) -> Rigidity:
+def rigidity(run: str, cells: int = CELLS, particles: int = PARTICLES) -> Rigidity:
     """Write RUN/final/rigidity: a map of the motion, masks of the bodies, rigidity.json.
 
     Parameters
     ----------
     cells : that the particle is divided into.  particles : how many are looked at, half of them of each half-set.
-    part : a mask whose density is a cell of its own, one more.
 
     Raises InputError where the run is not finished, or has too few particles, or its images are gone.
     """
     if not FEWEST_CELLS <= cells <= MOST_CELLS:
         raise InputError(f"{cells} is not {FEWEST_CELLS} to {MOST_CELLS}", "--cells", "give another number of cells")
     body = open_body(run)
-    of_part = None if part is None else part_of(body, part)
-    rows = sample_of(body, cells + (part is not None), particles)
+    rows = sample_of(body, cells, particles)
     check_stacks(body.run, body.given, np.unique(body.particles.stack[np.concatenate(list(rows.values()))]))
     say("the motion inside the particle")
     maps = [read_map(body.run.half_map(body.iteration, half))[0] for half in (1, 2)]
@@ -63,20 +61,11 @@ def rigidity(run: str, cells: int = CELLS, particles: int = PARTICLES, part: Opt
     box, pixel_size = body.given.box_size, body.given.pixel_size
     last = min(int(shell_of_resolution(BAND * resolution, box, pixel_size)), highest_shell(box))
     mean, outline = shown(maps, last, resolution, pixel_size)
-    divided = divide(mean, outline, cells, pixel_size, of_part)
+    divided = divide(mean, outline, cells, pixel_size)
     evidence = evidence_of(body, maps, divided, rows, last)
     found = bodies_of(Particle(evidence, divided.centres, divided.share, pixel_size,
                                LEAST_MOTION * resolution / pixel_size), say)
-    shown_as = mean, outline, resolution, box * pixel_size / last
-    return written(body, divided, evidence, found, shown_as, part)
-
-
-def part_of(body: Body, path: str) -> Array:
-    """The mask (N, N, N) of a part."""
-    mask, _ = read_map(path)
-    check_mask(mask, body.given.box_size, body.given.pixel_size,
-               load_iteration(body.run, body.iteration).resolution_angstrom["corrected"], source=f"mask {path}")
-    return np.clip(mask, 0, 1)
+    return written(body, divided, evidence, found, (mean, outline, resolution, box * pixel_size / last))
 
 
 def sample_of(body: Body, cells: int, particles: int) -> Dict[int, Array]:
@@ -115,7 +104,7 @@ def evidence_of(body: Body, maps: Sequence[Array], cells: Cells, rows: Dict[int,
 # ---------------------------------------------------------------- results
 
 def written(body: Body, cells: Cells, evidence: CellEvidence, found: List[Array],
-            shown_as: Tuple[Array, Array, float, float], part: Optional[str]) -> Rigidity:
+            shown_as: Tuple[Array, Array, float, float]) -> Rigidity:
     mean, outline, resolution, band = shown_as
     pixel_size, record = body.given.pixel_size, body.run.rigidity
     told = cells_told(cells, evidence, found, body, LEAST_MOTION * resolution)
@@ -123,7 +112,7 @@ def written(body: Body, cells: Cells, evidence: CellEvidence, found: List[Array]
     record.parent.mkdir(parents=True, exist_ok=True)
     bodies, names = [], ["motion.mrc", "motion_error.mrc", "rigidity.cxc"]
     for number, members in enumerate(found, 1):
-        region = np.minimum(cells.masks[members].sum(axis=0), 1)
+        region = np.minimum(cells.paint(np.isin(np.arange(len(cells)), members)), 1)
         mask = dilate_soft(region, pixel_size, NEAR_ANGSTROM, EDGE * resolution)
         names.append(f"body_{number}.mrc")
         write_map(record.with_name(names[-1]), mask, pixel_size)
@@ -140,9 +129,9 @@ def written(body: Body, cells: Cells, evidence: CellEvidence, found: List[Array]
         with open(name, "w", encoding="utf-8") as handle:
             handle.write(script)
     write_atomic(record.with_name("rigidity.cxc"), write)
-    words = words_of(told, bodies, len(evidence.score), part is not None)
+    words = words_of(told, bodies, len(evidence.score))
     made = Rigidity(body.iteration, len(evidence.score), band, tuple(told), tuple(bodies), words, level,
-                    body.run.sizes(record.with_name(name) for name in names), part or "")
+                    body.run.sizes(record.with_name(name) for name in names))
     save_record(record, made)
     for text in [*table_of(told), *words, f"maps, masks and rigidity.json are in {record.parent}"]:
         say(text)

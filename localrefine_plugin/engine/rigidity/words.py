@@ -11,7 +11,7 @@ from ..records.rigidity import CellMotion, RigidBody
 RGB = ("#8c8c8c", "#d9a441", "#4477aa", "#aa3377", "#228833", "#ee6677")
 
 
-def words_of(cells: Sequence[CellMotion], bodies: Sequence[RigidBody], particles: int, part: bool) -> Tuple[str, ...]:
+def words_of(cells: Sequence[CellMotion], bodies: Sequence[RigidBody], particles: int) -> Tuple[str, ...]:
     seen = np.array([cell.detectable_angstrom for cell in cells])
     limit = (f"In {particles} images a motion of {np.median(seen):.1f} Å per axis of one cell is seen (two standard "
              f"errors; {seen.min():.1f} to {seen.max():.1f} Å)")
@@ -21,16 +21,7 @@ def words_of(cells: Sequence[CellMotion], bodies: Sequence[RigidBody], particles
         said = [f"The images show {len(bodies)} bodies that move against each other. Look at the masks, then refine "
                 "each body with its own"]
         said += [body_words(body) for body in bodies[1:]]
-    return (*said, *([part_words(cells[0])] if part else []), *loose_words(cells), limit)
-
-
-def part_words(cell: CellMotion) -> str:
-    """What is known of the part that was asked for."""
-    figures = (f"{cell.displacement_angstrom:.1f} ± {cell.displacement_error_angstrom:.1f} Å per axis; "
-               f"{cell.detectable_angstrom:.1f} Å would be seen")
-    if cell.moves:
-        return f"The density in the mask given ({100 * cell.share:.0f} %) moves by itself ({figures})"
-    return f"The density in the mask given ({100 * cell.share:.0f} %) is not seen to move by itself ({figures})"
+    return (*said, *loose_words(cells), limit)
 
 
 def body_words(body: RigidBody) -> str:
