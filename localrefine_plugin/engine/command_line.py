@@ -12,6 +12,7 @@ from .records.film import AXES, FRAMES
 from .records.forecast import SAMPLE
 from .startup import PROGRAM
 
+MASK = "soft mask of the part to refine, values 0 … 1"
 SETTINGS = "settings that differ from their defaults"
 
 
@@ -73,8 +74,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_forecasting(verb: argparse.ArgumentParser) -> None:
     _add_data(verb)
-    verb.add_argument("--mask", required=True, nargs="+", metavar="MRC", help="soft mask of the part to refine; "
-                      "of several, each is forecast")
+    verb.add_argument("--mask", required=True, action="append", metavar="MRC", help=MASK + "; given several times: "
+                      "each is forecast")
     verb.add_argument("--settings", metavar="JSON", help=SETTINGS)
     verb.add_argument("--sample", type=_number, default=SAMPLE, metavar="N",
                       help=f"particles of each half-set that are looked at (default: {SAMPLE})")
@@ -88,14 +89,13 @@ def _add_forecasting(verb: argparse.ArgumentParser) -> None:
 def _add_inputs(verb: argparse.ArgumentParser, several: bool = False) -> None:
     """``several``: masks, each of a body, and settings are lists."""
     _add_data(verb)
-    mask = "soft mask of the part to refine, values 0 … 1"
     if several:
-        verb.add_argument("--mask", required=True, metavar="MRC", action="append", help=mask + "; given several times: "
+        verb.add_argument("--mask", required=True, metavar="MRC", action="append", help=MASK + "; given several times: "
                           "of several bodies, which are refined side by side")
         verb.add_argument("--settings", metavar="JSON", action="append", default=[], help=SETTINGS + "; given several "
                           "times: of each body, in the order of the masks")
     else:
-        verb.add_argument("--mask", required=True, metavar="MRC", help=mask)
+        verb.add_argument("--mask", required=True, metavar="MRC", help=MASK)
         verb.add_argument("--settings", metavar="JSON", help=SETTINGS)
     verb.add_argument("--output", required=True, metavar="RUN", help="the run folder to make")
     _add_devices(verb)

@@ -132,7 +132,7 @@ def test_the_verb_says_a_line_for_each_mask_and_writes_them(tmp_path, capsys):
     star, first, second, mask = (str(path) for path in inputs())
     target = tmp_path / "forecast.json"
     assert cli.main(["forecast", "--particles", star, "--half-map-1", first, "--half-map-2", second, "--mask", mask,
-                     mask, "--sample", "100", "--resolution", "20", "--json", str(target), "--device", "cpu",
+                     "--mask", mask, "--sample", "100", "--resolution", "20", "--json", str(target), "--device", "cpu",
                      "--threads", "1"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("forecast for")]
     assert len(lines) == 2 and lines[0].split(";")[0] == lines[1].split(";")[0]
