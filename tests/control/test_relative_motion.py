@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from localrefine_plugin.engine.control.moving_part import CoarseGrid, belonging, divided, log_ratio, otsu, upper_half
-from localrefine_plugin.engine.control.relative_motion import Wobble, about_point, relative
 from localrefine_plugin.engine.model.pose import exp_map, random_rotations
 from localrefine_plugin.engine.motion.motion_prior import Evidence, isotropic_covariance, learn
+from localrefine_plugin.engine.motion.relative_motion import Wobble, evidence_about, relative
 
 RNG = np.random.default_rng(1)
 
@@ -41,7 +41,7 @@ def test_a_part_of_which_nothing_is_known_tells_nothing():
 def test_the_likelihood_of_a_motion_does_not_depend_on_the_point_it_is_told_for():
     rotation, offset = random_rotations(10, RNG), np.array([3.0, -5.0, 2.0])
     before = evidence(10, rotation, 5)
-    after = about_point(before, offset)
+    after = evidence_about(before, offset)
     w, u = 0.1 * RNG.standard_normal((10, 3)), RNG.standard_normal((10, 2))
     moved = u + np.einsum("nij,nj->ni", rotation[:, :2], np.cross(w, offset))
 

@@ -3,9 +3,9 @@
 A small domain in a generous mask: the alignment follows the surroundings, the domain is blurred alike in both halves,
 and the FSC tells of the surroundings. The rest of the particle, everything outside the mask, gives it away. A sample of
 each half-set is aligned to the rest in that half-set's own input half-map, by the same search, and the motion of the
-mask against the rest is learned (relative_motion.py). Then the half of the mask's density that is sharper at the mask's
-poses than at the rest's (moving_part.py) is aligned by itself. If the mask moves as one, this half moves as the mask
-does; density of the rest in the mask makes the mask's poses follow the motion in part only.
+mask against the rest is learned (motion/relative_motion.py). Then the half of the mask's density that is sharper at the
+mask's poses than at the rest's (moving_part.py) is aligned by itself. If the mask moves as one, this half moves as the
+mask does; density of the rest in the mask makes the mask's poses follow the motion in part only.
 
 Half-sets never mix: what is looked at of both is maps that are final, and numbers. No pose goes back to the run.
 docs/explanation/rest-as-control.md has the measurements behind the limits.
@@ -36,6 +36,7 @@ from ..merge.motion_report import draws, summarise
 from ..motion import motion_prior
 from ..motion.motion_prior import Evidence, examine, inverses, isotropic_covariance, joined_evidence, learn
 from ..motion.prior_shapes import prior_shape
+from ..motion.relative_motion import Wobble, evidence_about, relative
 from ..progress import ProgressBar, say
 from ..records.errors import InputError
 from ..records.motion import LearnedMotion
@@ -45,7 +46,6 @@ from ..records.resolved import ResolvedSettings
 from ..records.results import RestControl
 from ..records.run_input import RunInput
 from .moving_part import CoarseGrid, belonging, divided, log_ratio, upper_half
-from .relative_motion import Wobble, about_point, relative
 from .words import judged
 
 FEW, MANY = 250, 500  # particles of each half-set in the sample …
@@ -123,7 +123,7 @@ class Aligned:
 
     def at(self, centre: np.ndarray) -> List[Evidence]:
         """The evidence about another point (px from the box centre)."""
-        return [about_point(evidence, centre - self.centre) for evidence in self.evidence]
+        return [evidence_about(evidence, centre - self.centre) for evidence in self.evidence]
 
     def wobble(self) -> Wobble:
         """Of the place of density in its maps: the errors of the poses, and the posteriors it was smeared over."""

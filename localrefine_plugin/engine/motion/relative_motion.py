@@ -7,7 +7,8 @@ unknown but for its own likelihood, the motion x = x_a − x_b of a against b ha
     H = H_a (H_a + H_b)⁻¹ H_b,        H y = H_b (H_a + H_b)⁻¹ H_a y_a − H_a (H_a + H_b)⁻¹ H_b y_b,
 
 the Gaussian of y_a − y_b with the sum of both errors H_a⁻¹ + H_b⁻¹, also where one of them tells nothing. The error of
-the input pose, which both share, is gone. The EM of motion_prior.py then tells motion from error.
+the input pose, which both share, is gone. The EM of motion_prior.py then tells motion from error. Of finished runs,
+which keep poses and covariances and not this evidence, bodies/relative.py makes it.
 """
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..model.pose import cross_matrix
-from ..motion.motion_prior import Evidence, inverses, seen_in_projection
+from .motion_prior import Evidence, inverses, seen_in_projection
 
 NOTHING = 1e-9  # added to the diagonal of curvatures that may be singular
 Array = np.ndarray
 
 
-def about_point(evidence: Evidence, offset: np.ndarray) -> Evidence:
+def evidence_about(evidence: Evidence, offset: np.ndarray) -> Evidence:
     """The same evidence in the displacement of the point ``offset`` (3,) px away: u = u' − P R₀ (w × offset)."""
     jacobian = np.zeros((len(evidence.pull), 5, 5))
     jacobian[:] = np.eye(5)
