@@ -1,6 +1,7 @@
 """The protocol 'compose bodies': one map of several local refinements of the same particles, and of the consensus."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, List
 
 import pyworkflow.protocol.params as params
@@ -10,8 +11,9 @@ from pyworkflow import BETA
 from pyworkflow.utils import cleanPath
 
 from ..engine.io.run_folder import RunFolder
-from ..report.run_state import fsc_columns, read_json
+from ..report.run_state import read_json
 from .engine_process import run_engine
+from .outputs import composite_outputs
 from .step_chain import fingerprint
 
 
@@ -61,17 +63,8 @@ class ProtLocalCompose(ProtAnalysis3D):
         return [self._folder("composite.json")]
 
     def createOutputStep(self, digest: str) -> None:
-        from ..convert import fsc_objects
         frame = self.inputRuns[max(self.frame.get() - 1, 0)].get().outputVolume
-        volume, mask = Volume(), VolumeMask()
-        volume.setHalfMaps([self._folder(f"half_map_{half}.mrc") for half in (1, 2)])
-        for item, name in ((volume, "map.mrc"), (mask, "mask.mrc")):
-            item.setFileName(self._folder(name))
-            item.setSamplingRate(frame.getSamplingRate())
-            item.setOrigin(frame.getOrigin(force=True).clone())
-        curves = SetOfFSCs.create(self._getPath())
-        for curve in fsc_objects(fsc_columns(self._folder("fsc.star"))):
-            curves.append(curve)
+        volume, curves, mask = composite_outputs(Path(self._folder()), frame, self._getPath())
         outputs = dict(outputVolume=volume, outputFSC=curves, outputMask=mask)
         self._defineOutputs(**outputs)
         for pointer in self.inputRuns:
