@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
 from pwem.objects import SetOfFSCs, SetOfParticles, Volume, VolumeMask
+from pyworkflow.protocol.constants import MODE_RESUME
 
 from ..engine.io.run_folder import BodiesFolder, RunFolder
 from ..report.run_state import fsc_columns
@@ -15,7 +15,6 @@ from . import input_copy
 OF_BODY = {"outputVolume": Volume, "outputParticles": SetOfParticles, "outputFSC": SetOfFSCs,
            "outputMask": VolumeMask, "outputParticlesKept": SetOfParticles, "outputParticlesLeftOut": SetOfParticles}
 OF_COMPOSITE = {"outputComposite": Volume, "outputCompositeFSC": SetOfFSCs, "outputCompositeMask": VolumeMask}
-OF_SEVERAL = re.compile(r"^outputComposite|_body\d+$")
 
 
 def body_suffix(number: int) -> str:
@@ -42,11 +41,12 @@ def outputs_of(protocol: Any) -> List[Tuple[Sequence[Any], Dict[str, Any]]]:
     return made
 
 
-def forget_outputs_but(protocol: Any, names: Sequence[str]) -> None:
-    """Outputs of bodies that a run continued with fewer masks has no more: their files are gone."""
-    for name, output in list(protocol.iterOutputAttributes()):
-        if name not in names and OF_SEVERAL.search(name):
-            protocol.deleteOutput(output)
+def outdated_errors(protocol: Any) -> List[str]:
+    """Continue with fewer masks: Scipion keeps the outputs of the other bodies, whose files are gone."""
+    possible = possible_outputs(len(protocol.mask_pointers()))
+    if protocol.runMode.get() != MODE_RESUME or all(name in possible for name, _ in protocol.iterOutputAttributes()):
+        return []
+    return ["*More masks*: there are outputs of more bodies than this; use Restart, or give the same number of masks."]
 
 
 class BodyOutputs:

@@ -28,7 +28,7 @@ from .input_errors import (
     particle_errors,
     volume_errors,
 )
-from .outputs import body_suffix, forget_outputs_but, outputs_of, possible_outputs
+from .outputs import body_suffix, outdated_errors, outputs_of, possible_outputs
 from .step_chain import StepChain, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -191,7 +191,6 @@ class ProtLocalRefine(ProtRefine3D):
         self._say_changed_inputs()
         self._write_html_reports()
         made = outputs_of(self)
-        forget_outputs_but(self, [name for _, outputs in made for name in outputs])
         self._defineOutputs(**{name: output for _, outputs in made for name, output in outputs.items()})
         for masks, outputs in made:
             for pointer in (self.inputParticles, self.inputVolume, *masks):
@@ -336,7 +335,7 @@ class ProtLocalRefine(ProtRefine3D):
             errors += particle_errors(particles, self._resplits())
         if volume is not None:
             errors += volume_errors(volume)
-        errors += more_mask_errors(masks, form_local_refine.settings_values(self)["fulcrum"])
+        errors += outdated_errors(self) + more_mask_errors(masks, form_local_refine.settings_values(self)["fulcrum"])
         for item, name in ((volume, "volume"), *((mask, mask_name(k)) for k, mask in enumerate(masks))):
             if particles is not None and item is not None:
                 errors += geometry_errors(particles, item, name, self._resamples())
