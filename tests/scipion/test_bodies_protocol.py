@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import mrcfile
 import numpy as np
 import pytest
+from pyworkflow.object import RELATION_SOURCE, Pointer
 from pyworkflow.protocol.constants import MODE_RESTART, MODE_RESUME
 from run_results import assert_same_bits
 from scipion_data import (
@@ -21,8 +22,8 @@ from scipion_data import (
     write_map,
 )
 
-from localrefine_plugin.engine.io.run_folder import RunFolder
-from localrefine_plugin.protocols import ProtLocalRefine
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
+from localrefine_plugin.protocols import ProtLocalCompose, ProtLocalRefine
 
 BOX, COUNT = 32, 100
 OF_BODY = ["outputVolume", "outputParticles", "outputFSC", "outputMask"]
@@ -44,7 +45,6 @@ def project(tmp_path_factory):
 
 
 def pointer(source, output):
-    from pyworkflow.object import Pointer
     return Pointer(source, extended=output)
 
 
@@ -109,7 +109,6 @@ def test_a_body_has_the_bits_of_a_protocol_of_its_own(finished, alone):
 
 
 def test_relations_lead_from_each_output_to_its_own_mask(project, finished):
-    from pyworkflow.object import RELATION_SOURCE
     stored = finished.mapper.getRelationsByName(RELATION_SOURCE)
     names = {item.getObjId(): name for name, item in finished.iterOutputAttributes()}
     masks = {names[row["object_child_id"]]: set() for row in stored if row["object_child_id"] in names}
@@ -157,6 +156,20 @@ def test_analyze_results_shows_the_body_that_is_chosen(project, finished, alone)
     other = LocalRefineViewer(project=project.project, protocol=alone)
     other.setProtocol(alone)
     assert other.state().folder.path.name == "run" and not hasattr(other, "body")
+
+
+def test_compose_bodies_takes_all_bodies_of_a_run(project, finished, alone):
+    protocol = project.project.newProtocol(ProtLocalCompose, frame=2, numberOfThreads=1)
+    protocol.inputRuns.set([finished])
+    composed = completed(project.project, protocol)
+    frame = read_json(composed._folder("composite.json"))["frame"]
+    assert os.path.realpath(frame) == os.path.realpath(finished.run_folders()[1].path)
+    parents = {relation["object_parent_id"] for relation in composed.mapper.getRelationsByName(RELATION_SOURCE)}
+    assert {finished.outputVolume.getObjId(), finished.outputVolume_body2.getObjId()} <= parents
+    assert "2 local refinements" in composed.methods()[0]
+    protocol.inputRuns.set([finished, alone])
+    protocol.frame.set(4)
+    assert "choose 0 to 3" in protocol._validate()[0]
 
 
 # ---------------------------------------------------------------- Continue
@@ -214,7 +227,6 @@ def test_the_form_is_checked(project, masks, params, words):
 
 
 def test_an_entry_without_a_mask_is_refused(project):
-    from pyworkflow.object import Pointer
     protocol = protocol_of(project, "A")
     protocol.moreMasks.append(Pointer())
     errors = protocol.validate()
