@@ -35,7 +35,7 @@ def main(folder: str = "tutorial_output") -> int:
     set_environment(output)
     with screen.virtual_screen() as display:
         os.environ["DISPLAY"] = display
-        of_the_tutorial(tutorial.project_of(output))
+        of_the_tutorial(tutorial.project_of(output), output / "data")
     of_the_parameters(output)
     of_the_recentring(output)
     for path in sorted(IMAGES.glob("*.png")):
@@ -61,7 +61,7 @@ def shrink(path: Path) -> None:
 
 # ---------------------------------------------------------------- tutorial
 
-def of_the_tutorial(project: Any) -> None:
+def of_the_tutorial(project: Any, data: Path) -> None:
     from pyworkflow import Config
     from pyworkflow.gui.project import ProjectWindow
     Config.getDomain().getViewers()
@@ -72,6 +72,7 @@ def of_the_tutorial(project: Any) -> None:
     if not protocol.isFinished():  # else the project is one of an earlier time: only its results are pictured
         of_the_form(protocol)
         of_the_recentring_form(project, protocol)
+        of_the_form_of_several_bodies(project, protocol, data)
         project.launchProtocol(protocol, wait=False)
         wait_until(lambda: len(protocol.run_state().iterations) > 1)
         shot_of_the_run(window, protocol, "running")
@@ -134,6 +135,25 @@ def of_the_recentring_form(project: Any, protocol: Any) -> None:
     form.adjustSize()
     shot(form.root, "form_recentre", "760x520+0+0")
     form.root.destroy()
+
+
+def of_the_form_of_several_bodies(project: Any, protocol: Any, data: Path) -> None:
+    """The first tab of a refinement of both bodies; nothing of it stays in the project."""
+    from pwem.protocols import ProtImportMask
+    from pyworkflow.gui.form import FormWindow
+    from pyworkflow.object import Pointer
+    source = tutorial.run(project, project.newProtocol(
+        ProtImportMask, maskPath=str(data / "mask_A.mrc"), samplingRate=tutorial.OPTIONS.pixel_size,
+        objLabel="import mask of the body"))
+    other = project.copyProtocol(protocol)
+    other.moreMasks.set([Pointer(source, extended="outputMask")])
+    other.setObjLabel("local refinement of head and body")
+    form = FormWindow("local refinement", other, lambda *args: None, None)
+    form.adjustSize()
+    shot(form.root, "form_bodies", "820x720+0+0")
+    form.root.destroy()
+    for made in (other, source):
+        project.deleteProtocol(made)
 
 
 def of_the_wizards(form: Any) -> None:

@@ -87,6 +87,14 @@ def define_inputs(form: Any) -> None:
                   label="Mask of the sub-volume",
                   help="Values from 0 to 1, around the part that moves as one body, with a soft edge: at least five "
                        "times the resolution (in pixels) wide. The wizard measures it.")
+    form.addParam("moreMasks", params.MultiPointerParam, pointerClass="VolumeMask", allowsNull=True,
+                  label="More masks (bodies)",
+                  help="Leave empty to refine one sub-volume. With more masks the protocol refines several bodies in "
+                       "one run: body 1 is that of the mask above, bodies 2, 3, ... are those of this list. All have "
+                       "the same particles and settings, and each turns about the centre of its own mask. Each body "
+                       "has its own results (outputVolume_body2, outputParticles_body2, ...), the same as in a "
+                       "protocol of its own. outputComposite is one map of all bodies, in the frame of body 1. Let "
+                       "masks touch with their soft edges and share no more.")
 
 
 def sections() -> List[str]:

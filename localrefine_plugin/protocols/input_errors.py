@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, List
+from typing import Any, List, Sequence
 
 import numpy as np
 from pwem.objects import VolumeMask
@@ -60,16 +60,36 @@ def geometry_errors(particles: Any, volume: Any, name: str, resample: bool) -> L
     return errors
 
 
-def frame_errors(particles: Any, volume: Any, mask: Any) -> List[str]:
+def mask_name(k: int) -> str:
+    """What mask k, from 0, is called where something is wrong with it."""
+    return "mask" if k == 0 else f"mask {k + 1}"
+
+
+def more_mask_errors(masks: Sequence[Any], fulcrum: Any) -> List[str]:
+    """What several masks cannot be: empty entries, one mask twice, with the fulcrum of one of them."""
+    if len(masks) < 2:
+        return []
+    errors = [f"*More masks*: entry {k} is empty; remove it, or choose a mask."
+              for k, mask in enumerate(masks[1:], 1) if mask is None]
+    files = [os.path.realpath(mask.getFileName()) for mask in masks if mask is not None]
+    if len(set(files)) < len(files):
+        errors.append("*More masks*: a mask is given twice; give each body its own mask.")
+    if not isinstance(fulcrum, str):
+        errors.append("*Fulcrum*: coordinates hold for one mask only; choose the centre of mass of the mask, or refine "
+                      "each body in a protocol of its own.")
+    return errors
+
+
+def frame_errors(particles: Any, volume: Any, mask: Any, name: str = "mask") -> List[str]:
     """A mask of another grid whose origin puts its centre elsewhere than the volume's."""
     if not (volume.hasOrigin() and mask.hasOrigin()) or same_grid(volume, mask):
         return []
     distance = max(abs(a - b) for a, b in zip(centre_angstrom(volume), centre_angstrom(mask)))
     if distance <= particles.getSamplingRate() / 2:
         return []
-    return [f"*Mask*: by their origins its centre is {distance:.1f} Å from the volume's, so they are in different "
-            "frames. Bring it onto the grid of the volume, for instance in ChimeraX: volume resample #mask onGrid "
-            "#map; or correct its origin with 'pwem - assign orig & sampling'."]
+    return [f"*{name.capitalize()}*: by their origins its centre is {distance:.1f} Å from the volume's, so they "
+            "are in different frames. Bring it onto the grid of the volume, for instance in ChimeraX: volume resample "
+            "#mask onGrid #map; or correct its origin with 'pwem - assign orig & sampling'."]
 
 
 def same_grid(a: Any, b: Any) -> bool:

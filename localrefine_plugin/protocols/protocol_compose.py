@@ -1,6 +1,7 @@
 """The protocol 'compose bodies': one map of several local refinements of the same particles, and of the consensus."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, List
 
 import pyworkflow.protocol.params as params
@@ -10,8 +11,9 @@ from pyworkflow import BETA
 from pyworkflow.utils import cleanPath
 
 from ..engine.io.run_folder import RunFolder
-from ..report.run_state import fsc_columns, read_json
+from ..report.run_state import read_json
 from .engine_process import run_engine
+from .outputs import body_suffix, composite_outputs
 from .step_chain import fingerprint
 
 
@@ -38,10 +40,10 @@ class ProtLocalCompose(ProtAnalysis3D):
         form.addSection(label="Input")
         form.addParam("inputRuns", params.MultiPointerParam, pointerClass="ProtLocalRefine", important=True,
                       label="Local refinements", help="Finished local refinements of the same particles with the same "
-                      "half-sets, one for each body. Other runs are refused.")
+                      "half-sets. A run of several masks brings all its bodies. Other runs are refused.")
         form.addParam("frame", params.IntParam, default=1, label="Frame of run number",
-                      help="The composite is in the frame of this run, counted as in the list above: its map stays as "
-                           "it is, the others are moved. 0: the frame of the input poses, in which the consensus map "
+                      help="The composite is in the frame of this run, counted as in the list above (each body of a run "
+                           "of several masks counts): its map stays as it is, the others are moved. 0: the frame of the input poses, in which the consensus map "
                            "stays as it is.")
         form.addParallelSection(threads=4, mpi=0)
 
@@ -61,22 +63,13 @@ class ProtLocalCompose(ProtAnalysis3D):
         return [self._folder("composite.json")]
 
     def createOutputStep(self, digest: str) -> None:
-        from ..convert import fsc_objects
-        frame = self.inputRuns[max(self.frame.get() - 1, 0)].get().outputVolume
-        volume, mask = Volume(), VolumeMask()
-        volume.setHalfMaps([self._folder(f"half_map_{half}.mrc") for half in (1, 2)])
-        for item, name in ((volume, "map.mrc"), (mask, "mask.mrc")):
-            item.setFileName(self._folder(name))
-            item.setSamplingRate(frame.getSamplingRate())
-            item.setOrigin(frame.getOrigin(force=True).clone())
-        curves = SetOfFSCs.create(self._getPath())
-        for curve in fsc_objects(fsc_columns(self._folder("fsc.star"))):
-            curves.append(curve)
+        frame = self._volumes()[max(self.frame.get() - 1, 0)]
+        volume, curves, mask = composite_outputs(Path(self._folder()), frame, self._getPath())
         outputs = dict(outputVolume=volume, outputFSC=curves, outputMask=mask)
         self._defineOutputs(**outputs)
-        for pointer in self.inputRuns:
+        for volume_in in self._volumes():
             for output in outputs.values():
-                self._defineSourceRelation(pointer.get().outputVolume, output)
+                self._defineSourceRelation(volume_in, output)
 
     # ---------------------------------------------------------------- files
 
@@ -84,7 +77,12 @@ class ProtLocalCompose(ProtAnalysis3D):
         return self._getExtraPath("composite", *names)
 
     def _run_paths(self) -> List[str]:
-        return [str(pointer.get().run_state().folder.path) for pointer in self.inputRuns]
+        return [str(folder.path) for pointer in self.inputRuns for folder in pointer.get().run_folders()]
+
+    def _volumes(self) -> List[Volume]:
+        """Of each body of each run, as in `_run_paths`."""
+        return [getattr(pointer.get(), "outputVolume" + body_suffix(number)) for pointer in self.inputRuns
+                for number, _ in enumerate(pointer.get().run_folders(), 1)]
 
     # ---------------------------------------------------------------- info
 
@@ -96,8 +94,9 @@ class ProtLocalCompose(ProtAnalysis3D):
             errors.append("*Local refinements*: give at least one.")
         if len({run.getObjId() for run in runs}) < len(runs):
             errors.append("*Local refinements*: give each run once.")
-        if not 0 <= (self.frame.get() or 0) <= len(runs):
-            errors.append(f"*Frame of run number*: choose 0 to {len(runs)}.")
+        bodies = sum(len(run.run_folders()) for run in runs)
+        if not 0 <= (self.frame.get() or 0) <= bodies:
+            errors.append(f"*Frame of run number*: choose 0 to {bodies}.")
         return errors
 
     def _summary(self) -> List[str]:
@@ -110,7 +109,7 @@ class ProtLocalCompose(ProtAnalysis3D):
     def _methods(self) -> List[str]:
         if not hasattr(self, "outputVolume"):
             return []
-        return [f"The maps of {len(self.inputRuns)} local refinements were placed at the mean of their relative poses "
+        return [f"The maps of {len(self._run_paths())} local refinements were placed at the mean of their relative poses "
                 "and joined to one map with independent half-maps [LocalRefine]. The map shows the mean arrangement of "
                 "the bodies."]
 

@@ -4,22 +4,31 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
-from pwem.objects import SetOfFSCs, SetOfParticles, Volume, VolumeMask
+from pwem.objects import VolumeMask
 from pwem.protocols import ProtRefine3D
 from pyworkflow import BETA
 from pyworkflow.protocol.constants import VOID_GPU
 from pyworkflow.utils import cleanPath, makePath
 
-from ..engine.io.run_folder import RunFolder, remove_temporary, write_json
+from ..engine.io.run_folder import BodiesFolder, RunFolder, remove_temporary, write_json
 from ..engine.io.run_store import save_record
-from ..engine.records.iteration import FSC_THRESHOLD
 from ..engine.records.run_input import InputChanges
-from ..report import run_state, run_summary
+from ..report import bodies_summary, run_state, run_summary
 from . import form_local_refine, input_copy
 from .engine_process import run_engine
-from .input_errors import frame_errors, geometry_errors, half_map_files, parity_warnings, particle_errors, volume_errors
+from .input_errors import (
+    frame_errors,
+    geometry_errors,
+    half_map_files,
+    mask_name,
+    more_mask_errors,
+    parity_warnings,
+    particle_errors,
+    volume_errors,
+)
+from .outputs import body_suffix, outdated_errors, outputs_of, possible_outputs
 from .step_chain import StepChain, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -43,7 +52,7 @@ class ProtLocalRefine(ProtRefine3D):
     the mask first if that part is small (below about 150 kDa).
 
     *Outputs*: the volume with its half-maps, the particles with their new poses (everything else of the
-    items is kept), five FSC curves, and the mask.
+    items is kept), five FSC curves, and the mask. With more than one mask: these of each body, and one map of all.
 
     *What to look at*: Analyze Results shows, already during the run, the FSC and the histograms of the
     change of pose. Most particles should move by less than the prior widths, and few should sit at the
@@ -52,9 +61,7 @@ class ProtLocalRefine(ProtRefine3D):
 
     _label = "local refinement"
     _devStatus = BETA
-    _possibleOutputs = {"outputVolume": Volume, "outputParticles": SetOfParticles, "outputFSC": SetOfFSCs,
-                        "outputMask": VolumeMask, "outputParticlesKept": SetOfParticles,
-                        "outputParticlesLeftOut": SetOfParticles}
+    _possibleOutputs = property(lambda self: possible_outputs(len(self.mask_pointers())))
 
     # ---------------------------------------------------------------- params
 
@@ -71,12 +78,16 @@ class ProtLocalRefine(ProtRefine3D):
             self._insertFunctionStep(function, *chain.arguments(function.__name__, *arguments), needsGPU=gpu)
 
         insert(self.convertInputStep, fingerprint(inputs))
-        insert(self.prepareStep, fingerprint(dict(settings=settings, inputs=inputs)), gpu=True)
-        for k in range(1, settings["max_iterations"] + settings.get("extra_final_passes", 0) + 1):
-            insert(self.alignStep, k, 1, gpu=True)
-            insert(self.alignStep, k, 2, gpu=True)
-            insert(self.mergeStep, k)
-        insert(self.finishStep)
+        digest = fingerprint(dict(settings=settings, inputs=inputs))
+        if len(self.moreMasks):
+            insert(self.refineBodiesStep, digest, gpu=True)
+        else:
+            insert(self.prepareStep, digest, gpu=True)
+            for k in range(1, settings["max_iterations"] + settings.get("extra_final_passes", 0) + 1):
+                insert(self.alignStep, k, 1, gpu=True)
+                insert(self.alignStep, k, 2, gpu=True)
+                insert(self.mergeStep, k)
+            insert(self.finishStep)
         if self.getAttributeValue(form_local_refine.VALIDATE, False):
             insert(self.validateStep, gpu=True)
         insert(self.createOutputStep)
@@ -86,37 +97,47 @@ class ProtLocalRefine(ProtRefine3D):
         from ..convert import mrc_map, write_particles
         names = [self._input_path(name) for name in ("particles.star", "particles.sqlite", "paths.json")]
         written = run_state.read_json(names[2])
-        if written.get("digest") == digest and all(os.path.exists(written[name]) for name in MAPS) \
-                and all(os.path.exists(name) for name in names):
+        maps = [written.get(name, "") for name in MAPS] + written.get("more_masks", [])
+        if written.get("digest") == digest and all(os.path.exists(name) for name in maps + names):
             self.info("the inputs were written before")
             return names
         if written:
             self.warning("the inputs are not those that the run began with: everything is done again")
         cleanPath(self._input_path(), str(self._run_folder().path))
         makePath(self._input_path())
-        particles, volume, mask = self.inputParticles.get(), self.inputVolume.get(), self.inputMask.get()
+        particles, volume, masks = self.inputParticles.get(), self.inputVolume.get(), self._masks()
         files = input_copy.digests(self._input_files(), written.get("files", {}))
         input_copy.copy_set(particles, names[1])
         n = write_particles(input_copy.copied_set(particles, names[1]), names[0], self._input_path("stacks"))
         pixel_size = particles.getSamplingRate()
-        sources = [(name, volume) for name in half_map_files(volume)] + [(mask.getFileName(), mask)]
-        maps = {name: mrc_map(source, item.getSamplingRate() or pixel_size, self._input_path(name + ".mrc"))
-                for name, (source, item) in zip(MAPS, sources)}
-        write_json(names[2], dict(maps, digest=digest, files=files))
+        sources = [(name, volume) for name in half_map_files(volume)] + [(mask.getFileName(), mask) for mask in masks]
+        targets = [*MAPS, *(f"mask_{number}" for number in range(2, len(masks) + 1))]
+        maps = [mrc_map(source, item.getSamplingRate() or pixel_size, self._input_path(name + ".mrc"))
+                for name, (source, item) in zip(targets, sources)]
+        write_json(names[2], dict(zip(MAPS, maps), more_masks=maps[len(MAPS):], digest=digest, files=files))
         self.info(f"{n} particles written")
         return names
 
     def prepareStep(self, digest: str, token: str) -> List[str]:
         """The engine checks every input and writes iteration 0; of a run that is there it removes what depends on
         changed settings."""
-        paths, folder = run_state.read_json(self._input_path("paths.json")), self._run_folder()
-        write_json(self._input_path("settings.json"), form_local_refine.settings_values(self))
-        self._engine("prepare", "--particles", self._input_path("particles.star"),
-                     "--half-map-1", paths["half_map_1"], "--half-map-2", paths["half_map_2"],
-                     "--mask", paths["mask"], "--output", str(folder.path),
-                     "--settings", self._input_path("settings.json"), "--continue", *self._resources(),
-                     made=folder.iteration_done(0))
+        folder = self._run_folder()
+        self._engine("prepare", *self._engine_inputs(), made=folder.iteration_done(0))
         return [str(folder.settings), str(folder.input)] + self._written(folder.iteration_done(0))
+
+    def refineBodiesStep(self, digest: str, token: str) -> List[str]:
+        """Everything from the checks to the composite, for several masks.
+
+        One step: the engine reads and transforms the images once for all bodies, and they do not stop in the same
+        iteration. Of a run that was killed, or whose settings are others now, `--continue` keeps what is
+        good; a queue gets one job.
+        """
+        folder = BodiesFolder(self._run_folder().path)
+        cleanPath(str(folder.record))  # else it may be that of an earlier attempt
+        self._engine("refine", *self._engine_inputs(), made=folder.record, ranks=self._ranks())
+        composite = run_state.read_json(folder.composite / "composite.json")["files"]
+        return [str(folder.record), *(str(folder.composite / name) for name in composite),
+                *(name for run in self.run_folders() for name in self._written(run.report, run))]
 
     def alignStep(self, iteration: int, half: int, token: str) -> List[str]:
         """Align one half-set to its own reference and reconstruct its half-map; opens this half only.
@@ -126,10 +147,10 @@ class ProtLocalRefine(ProtRefine3D):
         """
         folder = self._run_folder()
         if not (folder.half_complete(iteration, half) or folder.stopped_before(iteration)):
-            resources, ranks = self._resources(), max(1, self.numberOfMpi.get() or 1)
+            resources, ranks = self._resources(), self._ranks()
             halves = "both" if "," in resources[1] or ranks > 1 else str(half)
-            run_engine(self, folder.error, "align", str(folder.path), "--iteration", str(iteration), "--half", halves,
-                       *resources, made=folder.half_done(iteration, half), ranks=ranks)
+            self._engine("align", str(folder.path), "--iteration", str(iteration), "--half", halves, *resources,
+                         made=folder.half_done(iteration, half), ranks=ranks)
         return self._written(folder.half_done(iteration, half))
 
     def mergeStep(self, iteration: int, token: str) -> List[str]:
@@ -150,71 +171,37 @@ class ProtLocalRefine(ProtRefine3D):
 
     def validateStep(self, token: str) -> List[str]:
         """Null tests; results are not lost because they could not be tested."""
-        folder = self._run_folder()
-        found = folder.final("validation.json")
-        if not found.exists():
-            _, devices, *threads = self._resources()
-            try:
-                self._engine("validate", str(folder.path), "--device", devices.split(",")[0], *threads, made=found)
-            except RuntimeError as error:
-                logger.warning("the results could not be validated: %s", error)
-                cleanPath(str(folder.error))
-        return self._written(found)
+        written = []
+        for folder in self.run_folders():
+            found = folder.final("validation.json")
+            if not found.exists():
+                _, devices, *threads = self._resources()
+                try:
+                    run_engine(self, folder.error, "validate", str(folder.path), "--device", devices.split(",")[0],
+                               *threads, made=found)
+                except RuntimeError as error:
+                    logger.warning("the results could not be validated: %s", error)
+                    cleanPath(str(folder.error))
+            written += self._written(found)
+        return written
 
     def createOutputStep(self, token: str) -> None:
         """Publish all outputs at once: a scheduled protocol takes a volume as ready as soon as it exists."""
         remove_temporary(Path(self._getExtraPath()))
         self._say_changed_inputs()
-        self._write_html_report()
-        volume, particles = self._output_volume(), self._output_particles()
-        curves, mask = self._output_fsc(), self._output_mask()
-        outputs = dict(outputVolume=volume, outputParticles=particles, outputFSC=curves, outputMask=mask)
-        outputs.update(self._selected_particles())
-        self._defineOutputs(**outputs)
-        for pointer in (self.inputParticles, self.inputVolume, self.inputMask):
-            for output in outputs.values():
-                self._defineSourceRelation(pointer, output)
-        for name, output in outputs.items():
-            if name.startswith("outputParticles"):
-                self._defineTransformRelation(self.inputParticles, output)
+        self._write_html_reports()
+        made = outputs_of(self)
+        self._defineOutputs(**{name: output for _, outputs in made for name, output in outputs.items()})
+        for masks, outputs in made:
+            for pointer in (self.inputParticles, self.inputVolume, *masks):
+                for output in outputs.values():
+                    self._defineSourceRelation(pointer, output)
+            for name, output in outputs.items():
+                if name.startswith("outputParticles"):
+                    self._defineTransformRelation(self.inputParticles, output)
         self._tell_progress()
 
     # ---------------------------------------------------------------- outputs
-
-    def _output_volume(self) -> Volume:
-        folder, source = self._run_folder(), self.inputVolume.get()
-        volume = Volume()
-        volume.setFileName(str(folder.final("map.mrc")))
-        volume.setHalfMaps([str(folder.final(f"half_map_{h}.mrc")) for h in (1, 2)])
-        volume.setSamplingRate(self.inputParticles.get().getSamplingRate())
-        volume.setOrigin(source.getOrigin(force=True).clone())
-        return volume
-
-    def _selected_particles(self) -> Dict[str, SetOfParticles]:
-        """The particles that a selection keeps, and the others: sets of their own, where there is one and any."""
-        found = {}
-        for name, file_name in (("Kept", "particles_kept.star"), ("LeftOut", "particles_left_out.star")):
-            if self._run_folder().final(file_name).exists():
-                particles = self._output_particles(file_name, name)
-                if particles.getSize():
-                    found["outputParticles" + name] = particles
-        return found
-
-    def _output_particles(self, file_name: str = "particles.star", suffix: str = "") -> SetOfParticles:
-        from ..convert import RefinedParticles
-        source = self._particles_as_refined()
-        refined = RefinedParticles(str(self._run_folder().final(file_name)),
-                                   self._input_path("particles.star"), source.getSamplingRate())
-        particles = self._createSetOfParticles(suffix)
-        particles.copyInfo(source)
-        particles.setAlignmentProj()
-        particles.copyItems(source, updateItemCallback=refined.update, doClone=False)
-        return particles
-
-    def _particles_as_refined(self) -> SetOfParticles:
-        """The input particles as they were when the run began; protocols of older versions kept no copy."""
-        source, copy = self.inputParticles.get(), self._input_path("particles.sqlite")
-        return input_copy.copied_set(source, copy) if os.path.exists(copy) else source
 
     def _say_changed_inputs(self) -> None:
         """Inputs that were edited or deleted meanwhile: into the log, the summary and the report."""
@@ -223,35 +210,35 @@ class ProtLocalRefine(ProtRefine3D):
             return
         for text in said:
             self.warning(text)
-        state, path = self.run_state(), self._run_folder().final("input_changes.json")
-        save_record(path, InputChanges(tuple(dict.fromkeys([*state.input_changes, *said]))))
+        for number, folder in enumerate(self.run_folders(), 1):
+            known = self.run_state(number).input_changes
+            save_record(folder.final("input_changes.json"), InputChanges(tuple(dict.fromkeys([*known, *said]))))
 
-    def _output_fsc(self) -> SetOfFSCs:
-        from ..convert import fsc_objects
-        curves = SetOfFSCs.create(self._getPath())
-        for curve in fsc_objects(run_state.fsc_columns(str(self._run_folder().final("fsc.star")))):
-            curves.append(curve)
-        return curves
-
-    def _output_mask(self) -> VolumeMask:
-        mask = VolumeMask()
-        mask.setFileName(str(self._run_folder().final("mask.mrc")))
-        mask.setSamplingRate(self.inputParticles.get().getSamplingRate())
-        mask.setOrigin(self.inputMask.get().getOrigin(force=True).clone())
-        return mask
-
-    def _write_html_report(self) -> None:
+    def _write_html_reports(self) -> None:
         """The pictures of the viewer in one file; a run is not lost because a picture could not be drawn."""
         from ..report.html_report import write_report
-        try:
-            write_report(str(self._run_folder().path), self.html_report_path(), title=self.getRunName())
-        except Exception as error:
-            logger.warning("the HTML report could not be written: %s", error, exc_info=True)
+        for number, folder in enumerate(self.run_folders(), 1):
+            try:
+                write_report(str(folder.path), self.html_report_path(number), title=self.body_title(number))
+            except Exception as error:
+                logger.warning("the HTML report could not be written: %s", error, exc_info=True)
 
     # ---------------------------------------------------------------- engine
 
-    def _engine(self, verb: str, *arguments: str, made: Path) -> None:
-        run_engine(self, self._run_folder().error, verb, *arguments, made=made)
+    def _engine(self, verb: str, *arguments: str, made: Path, ranks: int = 1) -> None:
+        run_engine(self, self._run_folder().error, verb, *arguments, made=made, ranks=ranks)
+
+    def _engine_inputs(self) -> List[str]:
+        """What prepare and refine are given; writes the settings."""
+        paths, settings = run_state.read_json(self._input_path("paths.json")), self._input_path("settings.json")
+        write_json(settings, form_local_refine.settings_values(self))
+        masks = [word for mask in (paths["mask"], *paths.get("more_masks", [])) for word in ("--mask", mask)]
+        return ["--particles", self._input_path("particles.star"), "--half-map-1", paths["half_map_1"],
+                "--half-map-2", paths["half_map_2"], *masks, "--output", str(self._run_folder().path),
+                "--settings", settings, "--continue", *self._resources()]
+
+    def _ranks(self) -> int:
+        return max(1, self.numberOfMpi.get() or 1)
 
     def _resources(self) -> List[str]:
         return ["--device", self._device(), "--threads", str(max(1, self.numberOfThreads.get() or 1))]
@@ -273,28 +260,45 @@ class ProtLocalRefine(ProtRefine3D):
     def _run_folder(self) -> RunFolder:
         return RunFolder(self._getExtraPath("run"))
 
+    def run_folders(self) -> List[RunFolder]:
+        """One for each mask."""
+        folder = self._run_folder()
+        if not len(self.moreMasks):
+            return [folder]
+        return [BodiesFolder(folder.path).body(number) for number in range(1, len(self.moreMasks) + 2)]
+
     def _input_path(self, *names: str) -> str:
         return self._getExtraPath("input", *names)
 
-    def html_report_path(self) -> str:
-        return self._getExtraPath("report.html")
+    def html_report_path(self, body: int = 1) -> str:
+        return self._getExtraPath(f"report{body_suffix(body)}.html")
 
-    def run_state(self) -> run_state.RunState:
-        """What the run folder holds at this moment; never raises."""
-        return run_state.RunState(self._run_folder().path)
+    def body_title(self, body: int) -> str:
+        return str(self.getRunName()) + (f", body {body}" if len(self.moreMasks) else "")
 
-    def _written(self, done: Path) -> List[str]:
+    def run_state(self, body: int = 1) -> run_state.RunState:
+        """What the run folder of a body, counted from 1, holds at this moment; never raises."""
+        return run_state.RunState(self.run_folders()[body - 1].path)
+
+    def _written(self, done: Path, folder: Optional[RunFolder] = None) -> List[str]:
         """The files of a step by the one it wrote last; the steps after convergence have none."""
-        names = run_state.read_json(done).get("files", {})
-        return [str(path) for path in [done] + [self._run_folder().path / name for name in names] if path.exists()]
+        names, run = run_state.read_json(done).get("files", {}), (folder or self._run_folder()).path
+        return [str(path) for path in [done] + [run / name for name in names] if path.exists()]
+
+    def mask_pointers(self) -> List[Any]:
+        return [self.inputMask, *self.moreMasks]
+
+    def _masks(self) -> List[VolumeMask]:
+        return [pointer.get() for pointer in self.mask_pointers()]
 
     def _input_ids(self) -> Dict[str, Any]:
         """What identifies the inputs: a re-run upstream makes new objects with new ids, the engine knows full paths,
         and files may have been edited. A file that was deleted counts as it was: the run has its own copy."""
         volume = self.inputVolume.get()
         content: Dict[str, Any] = {"folder": os.path.abspath(self._getPath())}
+        names = ["mask", *(f"mask {number}" for number in range(2, len(self.moreMasks) + 2))]
         for name, pointer in (("particles", self.inputParticles), ("volume", self.inputVolume),
-                              ("mask", self.inputMask)):
+                              *zip(names, self.mask_pointers())):
             item = pointer.get()
             content[name] = [item.getObjId(), item.getFileName()]
         content["half_maps"] = half_map_files(volume)
@@ -306,30 +310,38 @@ class ProtLocalRefine(ProtRefine3D):
     def _input_files(self) -> List[str]:
         """Files of the project whose content the run depends on; the engine itself looks at the stacks."""
         return [self.inputParticles.get().getFileName(), *half_map_files(self.inputVolume.get()),
-                self.inputMask.get().getFileName()]
+                *(mask.getFileName() for mask in self._masks())]
 
     # ---------------------------------------------------------------- info
 
     def _tell_progress(self) -> None:
         """Summary and log say where the run stands, while it runs."""
-        lines = run_summary.summary_lines(self.run_state())
+        lines = self._lines()
         self.summaryVar.set("\n".join(lines))
         self._store(self.summaryVar)
         if lines:
             self.info(lines[0])
 
+    def _lines(self) -> List[str]:
+        """What is told of the run as it stands."""
+        if len(self.moreMasks):
+            return bodies_summary.bodies_lines(BodiesFolder(self._run_folder().path), 1 + len(self.moreMasks))
+        return run_summary.summary_lines(self.run_state())
+
     def _validate(self) -> List[str]:
-        particles, volume, mask = self.inputParticles.get(), self.inputVolume.get(), self.inputMask.get()
+        particles, volume, masks = self.inputParticles.get(), self.inputVolume.get(), self._masks()
         errors = form_local_refine.settings_errors(self) or form_local_refine.prior_errors(self)
         if particles is not None:
             errors += particle_errors(particles, self._resplits())
         if volume is not None:
             errors += volume_errors(volume)
-        for item, name in ((volume, "volume"), (mask, "mask")):
+        errors += outdated_errors(self) + more_mask_errors(masks, form_local_refine.settings_values(self)["fulcrum"])
+        for item, name in ((volume, "volume"), *((mask, mask_name(k)) for k, mask in enumerate(masks))):
             if particles is not None and item is not None:
                 errors += geometry_errors(particles, item, name, self._resamples())
-        if not errors and None not in (particles, volume, mask):
-            errors += frame_errors(particles, volume, mask)
+        if not errors and None not in (particles, volume, *masks):
+            errors += [text for k, mask in enumerate(masks)
+                       for text in frame_errors(particles, volume, mask, mask_name(k))]
         return errors
 
     def _resplits(self) -> bool:
@@ -354,35 +366,25 @@ class ProtLocalRefine(ProtRefine3D):
         return warnings
 
     def _summary(self) -> List[str]:
-        state = self.run_state()
-        lines = run_summary.summary_lines(state)
+        lines = self._lines()
         if self.isActive():
             lines = run_summary.live_line(self.getStdoutLog()) + lines
         if not lines:
             return [self.summaryVar.get() or "Not started yet."]
-        if os.path.exists(self.html_report_path()):
-            lines.append(f"[[{self.html_report_path()}][Report with pictures]]")
-        lines += [f"New poses for cryoSPARC: {path}" for path in [self._run_folder().final("particles.cs")]
-                  if path.exists()]
+        for number, folder in enumerate(self.run_folders(), 1):
+            report, of = self.html_report_path(number), f" of body {number}" if len(self.moreMasks) else ""
+            if os.path.exists(report):
+                lines.append(f"[[{report}][Report with pictures{of}]]")
+            if folder.final("particles.cs").exists():
+                lines.append(f"New poses{of} for cryoSPARC: {folder.final('particles.cs')}")
         return lines
 
     def _methods(self) -> List[str]:
-        state = self.run_state()
-        if not state.finished:
+        states = [self.run_state(number) for number in range(1, len(self.moreMasks) + 2)]
+        if not all(state.finished for state in states):
             return []
         number = self.inputParticles.get().getSize() if self.inputParticles.get() is not None else "the"
-        text = (f"The poses of {number} particles were refined locally against the part of the map inside a soft "
-                f"mask [LocalRefine], keeping independent half-sets throughout [ScheresChen2012]. ")
-        text += run_summary.prior_sentence(state)
-        value = None if state.best is None else state.best.resolution()
-        if value is not None:
-            text += (f" The resolution is {value:.2f} Å at FSC {FSC_THRESHOLD} between masked half-maps, corrected "
-                     f"for the effect of the mask by phase randomisation [Chen2013] [RosenthalHenderson2003].")
-        honest = None if state.pose_blur is None else state.pose_blur.resolution_to_report_angstrom
-        if honest is not None and value is not None and honest > 1.01 * value:
-            text += (f" The uncertainty of the poses blurs both half-maps alike. With this blur the resolution is "
-                     f"{honest:.2f} Å.")
-        return [text]
+        return [run_summary.methods_text(states, number)]
 
     def _citations(self) -> List[str]:
         keys = ["LocalRefine", "Scheres2012", "ScheresChen2012", "Chen2013", "RosenthalHenderson2003"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import List, Optional
+from typing import List, Optional, Sequence, Union
 
 from ..engine.records.iteration import CURVE_NAMES, FSC_THRESHOLD, TRUTH_THRESHOLD, IterationRecord
 from ..engine.records.results import DOUBTFUL
@@ -128,8 +128,9 @@ def angstrom(value: Optional[float]) -> str:
 
 
 STEPS = {"convertInputStep": "writing the input", "prepareStep": "checking the input", "alignStep": "aligning",
-         "mergeStep": "FSC and next references", "finishStep": "writing the results", "validateStep": "null tests",
-         "createOutputStep": "outputs"}
+         "mergeStep": "FSC and next references", "finishStep": "writing the results",
+         "refineBodiesStep": "refining all bodies", "validateStep": "null tests", "createOutputStep": "outputs"}
+OF_BODIES = re.compile(r"^bod(y|ies) [\d, and]+: ")  # what the engine says of one, or some, of several bodies
 ENGINE_WORDS = ("iteration ", "checking ", "alignment will ", "results ", "validating ", "null test: ", "control: ")
 
 
@@ -148,7 +149,7 @@ def live_line(path: Optional[str], tail: int = 8192) -> List[str]:
         return []
     for line in reversed(text.replace("\r", "\n").split("\n")):
         words = COLOUR.sub("", line).strip()
-        if words.startswith(ENGINE_WORDS):
+        if OF_BODIES.sub("", words).startswith(ENGINE_WORDS):
             return [f"Now: {words}"]
         step = words[len("STARTED: "):].split(",")[0] if words.startswith("STARTED: ") else ""
         if step in STEPS:
@@ -160,3 +161,30 @@ def prior_sentence(state: RunState) -> str:
     """For the methods section of a paper."""
     from ..engine.motion.prior_shapes import prior_shape
     return "" if state.settings is None else prior_shape(state.settings.prior).sentence(state.settings)
+
+
+def methods_text(states: Sequence[RunState], particles: Union[int, str]) -> str:
+    """The methods of a paper, for finished runs of one body or several; ``particles`` : how many."""
+    several = len(states) > 1
+    what = (f"{len(states)} parts of the map, each inside a soft mask of its own" if several
+            else "the part of the map inside a soft mask")
+    text = (f"The poses of {particles} particles were refined locally against {what} [LocalRefine], keeping "
+            f"independent half-sets throughout [ScheresChen2012]. {prior_sentence(states[0])}")
+    for number, state in enumerate(states, 1):
+        text += resolution_sentence(state, f" of body {number}" if several else "")
+    if several:
+        text += " The maps were placed at the mean of their relative poses and joined to one map."
+    return text
+
+
+def resolution_sentence(state: RunState, of: str) -> str:
+    value = None if state.best is None else state.best.resolution()
+    if value is None:
+        return ""
+    text = (f" The resolution{of} is {value:.2f} Å at FSC {FSC_THRESHOLD} between masked half-maps, corrected for the "
+            "effect of the mask by phase randomisation [Chen2013] [RosenthalHenderson2003].")
+    honest = None if state.pose_blur is None else state.pose_blur.resolution_to_report_angstrom
+    if honest is not None and honest > 1.01 * value:
+        text += (" The uncertainty of the poses blurs both half-maps alike. With this blur the resolution is "
+                 f"{honest:.2f} Å.")
+    return text

@@ -36,6 +36,10 @@ class LocalRefineViewer(ProtocolViewer):
     def _defineParams(self, form: Any) -> None:
         pictures = {picture.name: picture for picture in PICTURES}
         form.addSection(label="Results")
+        bodies = len(self.protocol.run_folders())
+        if bodies > 1:
+            form.addParam("body", params.EnumParam, choices=[f"body {number}" for number in range(1, bodies + 1)],
+                          default=0, label="Body", help="The body that is shown: 1 is that of the first mask.")
         form.addParam("iteration", params.IntParam, default=None, allowsNull=True, label="Iteration (empty: the best)",
                       help="Leave empty for the best one so far (the result). 0 is the input.")
         form.addParam("compareWith", params.EnumParam, choices=[NO_RUN] + [name for name, _ in self._other_runs()],
@@ -74,7 +78,11 @@ class LocalRefineViewer(ProtocolViewer):
     # ---------------------------------------------------------------- pictures
 
     def state(self) -> RunState:
-        return self.protocol.run_state()
+        return self.protocol.run_state(self.body_number())
+
+    def body_number(self) -> int:
+        """That of the body that is shown, from 1."""
+        return 1 + int(self.getAttributeValue("body", 0))
 
     def figure(self, name: str, iteration: Optional[int] = None) -> Any:
         """The Figure of an entry (iteration None: the result); never raises on what the run folder holds."""
@@ -82,9 +90,12 @@ class LocalRefineViewer(ProtocolViewer):
 
     def _show_picture(self, param_name: Optional[str] = None) -> List[View]:
         picture = picture_of(str(param_name))
-        return [FigureView(lambda k: self.figure(picture.name, k), f"{picture.label}: {self.protocol.getRunName()}",
+        return [FigureView(lambda k: self.figure(picture.name, k), f"{picture.label}: {self._title()}",
                            self.getTkRoot(), self._iterations if picture.of_one_iteration else None,
                            self.getAttributeValue("iteration"), self._stamp, self._news)]
+
+    def _title(self) -> str:
+        return str(self.protocol.body_title(self.body_number()))
 
     def _iterations(self) -> Tuple[int, int]:
         state = self.state()
@@ -213,8 +224,8 @@ class LocalRefineViewer(ProtocolViewer):
 
     def _show_report(self, _param_name: Optional[str] = None) -> List[View]:
         import webbrowser
-        path = os.path.abspath(self.protocol.html_report_path())
-        write_report(self.state().folder.path, path, title=self.protocol.getRunName())
+        path = os.path.abspath(self.protocol.html_report_path(self.body_number()))
+        write_report(self.state().folder.path, path, title=self._title())
         if not webbrowser.open("file://" + path):
             return [self.infoMessage(f"The report is in {path}", "Report")]
         return []

@@ -1,0 +1,233 @@
+"""Several masks in one protocol: outputs of each body and of the composite, Continue, and what the form refuses."""
+from __future__ import annotations
+
+import os
+import time
+from types import SimpleNamespace
+
+import mrcfile
+import numpy as np
+import pytest
+from pyworkflow.object import RELATION_SOURCE, Pointer
+from pyworkflow.protocol.constants import MODE_RESTART, MODE_RESUME
+from run_results import assert_same_bits
+from scipion_data import (
+    completed,
+    launched,
+    project_of_tests,
+    simulated_inputs,
+    soft_ball,
+    store_inputs,
+    volume,
+    write_map,
+)
+
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
+from localrefine_plugin.protocols import ProtLocalCompose, ProtLocalRefine
+
+BOX, COUNT = 32, 100
+OF_BODY = ["outputVolume", "outputParticles", "outputFSC", "outputMask"]
+OF_COMPOSITE = ["outputComposite", "outputCompositeFSC", "outputCompositeMask"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """Particles and volume, and masks A and B of two halves of the particle; Bad has values of 3."""
+    folder = tmp_path_factory.mktemp("data")
+    with project_of_tests("test_bodies") as made:
+        inputs = simulated_inputs(made, folder, box=BOX, n=COUNT)
+        masks = {name: write_map(folder / f"mask_{name}.mrc", factor * soft_ball(BOX, 6, 4, (x, 0, 0)))
+                 for name, factor, x in (("A", 1, -5), ("B", 1, 5), ("Bad", 3, 5))}
+        masks["Small"] = write_map(folder / "mask_small.mrc", soft_ball(24, 6, 4))
+        stored = store_inputs(made, {f"output{name}": lambda p, path=path: volume(path, mask=True)
+                                     for name, path in masks.items()})
+        yield SimpleNamespace(project=made, inputs=inputs, masks=stored)
+
+
+def pointer(source, output):
+    return Pointer(source, extended=output)
+
+
+def protocol_of(project, first, *more, **params):
+    protocol = project.project.newProtocol(ProtLocalRefine, maxIterations=1, numberOfThreads=1, useGpu=False, **params)
+    for name, source, output in (("inputParticles", project.inputs, "outputParticles"),
+                                 ("inputVolume", project.inputs, "outputVolume"),
+                                 ("inputMask", project.masks, f"output{first}")):
+        getattr(protocol, name).set(source)
+        getattr(protocol, name).setExtended(output)
+    protocol.moreMasks.set([pointer(project.masks, f"output{name}") for name in more])
+    return protocol
+
+
+@pytest.fixture(scope="module")
+def finished(project):
+    return completed(project.project, protocol_of(project, "A", "B"))
+
+
+@pytest.fixture(scope="module")
+def alone(project):
+    return completed(project.project, protocol_of(project, "B"))
+
+
+def poses(particles):
+    return np.array([item.getTransform().getMatrix() for item in particles])
+
+
+def moments(protocol):
+    """When each of the engine's steps wrote its last file."""
+    return {str(path): path.stat().st_mtime_ns for run in protocol.run_folders()
+            for path in [*run.path.glob("iter_*/*.json"), run.report] if path.exists()}
+
+
+# ---------------------------------------------------------------- outputs
+
+def test_each_body_and_the_composite_have_outputs(finished):
+    names = [name for name, _ in finished.iterOutputAttributes()]
+    assert sorted(names) == sorted(OF_BODY + [f"{name}_body2" for name in OF_BODY] + OF_COMPOSITE)
+    assert set(names) <= set(finished.getPossibleOutputs())
+    for suffix in ("", "_body2"):
+        assert getattr(finished, f"outputParticles{suffix}").getSize() == COUNT
+        assert getattr(finished, f"outputFSC{suffix}").getSize() == 5
+        assert len(getattr(finished, f"outputVolume{suffix}").getHalfMaps(asList=True)) == 2
+    one, two = (mrcfile.read(name) for name in finished.outputComposite.getHalfMaps(asList=True))
+    composite = mrcfile.read(finished.outputComposite.getFileName())
+    np.testing.assert_allclose(composite, 0.5 * (one + two), atol=1e-6)
+    for item in (finished.outputComposite, finished.outputVolume_body2, finished.outputCompositeMask):
+        assert item.getSamplingRate() == 3.0 and item.getDim() == (BOX, BOX, BOX)
+    assert finished.outputCompositeFSC.getSize() == 5
+    files = [getattr(finished, name).getFileName() for name in names]
+    assert len(set(files)) == len(files) and all(os.path.exists(name) for name in files)
+
+
+def test_a_body_has_the_bits_of_a_protocol_of_its_own(finished, alone):
+    assert [name for name, _ in alone.iterOutputAttributes()] == OF_BODY
+    assert_same_bits(alone.run_folders()[0], finished.run_folders()[1])
+    np.testing.assert_array_equal(poses(alone.outputParticles), poses(finished.outputParticles_body2))
+    assert not np.array_equal(poses(alone.outputParticles), poses(finished.outputParticles))
+    np.testing.assert_array_equal(mrcfile.read(alone.outputVolume.getFileName()),
+                                  mrcfile.read(finished.outputVolume_body2.getFileName()))
+
+
+def test_relations_lead_from_each_output_to_its_own_mask(project, finished):
+    stored = finished.mapper.getRelationsByName(RELATION_SOURCE)
+    names = {item.getObjId(): name for name, item in finished.iterOutputAttributes()}
+    masks = {names[row["object_child_id"]]: set() for row in stored if row["object_child_id"] in names}
+    for row in stored:
+        if row["object_child_id"] in names and row["object_parent_id"] == project.masks.getObjId():
+            masks[names[row["object_child_id"]]].add(row["object_parent_extended"])
+    assert masks["outputVolume"] == {"outputA"} and masks["outputParticles_body2"] == {"outputB"}
+    assert masks["outputComposite"] == {"outputA", "outputB"} and set(masks) == set(names.values())
+
+
+def test_the_particles_and_the_map_of_a_body_go_on_into_another_refinement(project, finished):
+    protocol = protocol_of(project, "B")
+    for name, output in (("inputParticles", "outputParticles_body2"), ("inputVolume", "outputVolume_body2"),
+                         ("inputMask", "outputMask_body2")):
+        getattr(protocol, name).set(finished)
+        getattr(protocol, name).setExtended(output)
+    assert protocol.validate() == []
+    protocol.inputVolume.setExtended("outputComposite")
+    assert protocol.validate() == []
+    assert poses(protocol.inputParticles.get()).shape == (COUNT, 4, 4)
+
+
+def test_summary_and_methods_tell_of_each_body_and_of_all(finished, alone):
+    lines = finished.summary()
+    for start in ("*Body 1*: Resolution", "*Body 2*: Resolution", "*Composite*: ", "Body 1 holds"):
+        assert sum(line.startswith(start) for line in lines) == 1, lines
+    assert "to report" in lines[1]
+    assert any("odies 1 and 2" in line or "When body 1" in line for line in lines)
+    assert sum("Report with pictures of body" in line for line in lines) == 2
+    assert os.path.getsize(finished.html_report_path(2)) > 100_000
+    methods = finished.methods()[0]
+    assert "2 parts of the map" in methods and "resolution of body 2 is" in methods
+    assert "the part of the map inside a soft mask" in alone.methods()[0] and "body" not in alone.methods()[0]
+
+
+def test_analyze_results_shows_the_body_that_is_chosen(project, finished, alone):
+    from localrefine_plugin.viewers import LocalRefineViewer
+    viewer = LocalRefineViewer(project=project.project, protocol=finished)
+    viewer.setProtocol(finished)
+    assert viewer.state().folder.path.name == "body_1"
+    viewer.body.set(1)
+    assert viewer.state().folder.path.name == "body_2"
+    volumes = [item.getFileName() for item in viewer.write_map_set()]
+    assert volumes and all("body_2" in name for name in volumes)
+    other = LocalRefineViewer(project=project.project, protocol=alone)
+    other.setProtocol(alone)
+    assert other.state().folder.path.name == "run" and not hasattr(other, "body")
+
+
+def test_compose_bodies_takes_all_bodies_of_a_run(project, finished, alone):
+    protocol = project.project.newProtocol(ProtLocalCompose, frame=2, numberOfThreads=1)
+    protocol.inputRuns.set([finished])
+    composed = completed(project.project, protocol)
+    frame = read_json(composed._folder("composite.json"))["frame"]
+    assert os.path.realpath(frame) == os.path.realpath(finished.run_folders()[1].path)
+    parents = {relation["object_parent_id"] for relation in composed.mapper.getRelationsByName(RELATION_SOURCE)}
+    assert {finished.outputVolume.getObjId(), finished.outputVolume_body2.getObjId()} <= parents
+    assert "2 local refinements" in composed.methods()[0]
+    protocol.inputRuns.set([finished, alone])
+    protocol.frame.set(4)
+    assert "choose 0 to 3" in protocol._validate()[0]
+
+
+# ---------------------------------------------------------------- Continue
+
+def wait_for(path, seconds=240):
+    end = time.time() + seconds
+    while not path.exists():
+        assert time.time() < end, f"{path} has not come"
+        time.sleep(0.02)
+
+
+def continued(project, protocol):
+    protocol.runMode.set(MODE_RESUME)
+    return completed(project.project, protocol)
+
+
+def test_continue_after_a_kill_keeps_what_was_done(project, finished):
+    protocol = protocol_of(project, "A", "B")
+    project.project.launchProtocol(protocol)
+    wait_for(RunFolder(protocol._getExtraPath("run", "body_2")).half_done(1, 1))
+    project.project.stopProtocol(protocol)
+    done = {name: when for name, when in moments(protocol).items() if "iter_001/half_1" in name}
+    assert len(done) == 2 and not any(run.report.exists() for run in protocol.run_folders())
+    protocol = continued(project, protocol)
+    now = moments(protocol)
+    assert {name: now[name] for name in done} == done
+    for mine, other in zip(protocol.run_folders(), finished.run_folders()):
+        assert_same_bits(mine, other)
+    again = continued(project, protocol)
+    assert moments(again) == now
+    again.moreMasks.set([])
+    errors = again.validate()
+    assert len(errors) == 1 and "more bodies than this; use Restart" in errors[0]
+    again.runMode.set(MODE_RESTART)
+    assert again.validate() == []
+
+
+# ---------------------------------------------------------------- what is refused
+
+def test_what_is_wrong_with_one_of_the_bodies_is_one_sentence(project):
+    protocol = launched(project.project, protocol_of(project, "A", "Bad"))
+    assert protocol.isFailed()
+    message = protocol.getErrorMessage()
+    assert "outside 0" in message and "mask_Bad.mrc" in message and "exit status" not in message
+    assert any(line.startswith("*Stopped*") for line in protocol.summary())
+
+
+@pytest.mark.parametrize("masks, params, words", [
+    ("AB", {}, None), ("AA", {}, "given twice"), (("A", "Small"), {}, "the mask 2 has 24 × 24 × 24"),
+    ("AB", dict(fulcrum=2, fulcrumX=16, fulcrumY=16, fulcrumZ=16), "hold for one mask only"),
+    ("A", dict(fulcrum=2, fulcrumX=16, fulcrumY=16, fulcrumZ=16), None)])
+def test_the_form_is_checked(project, masks, params, words):
+    errors = protocol_of(project, *masks, **params).validate()
+    assert errors == [] if words is None else len(errors) == 1 and words in errors[0], errors
+
+
+def test_an_entry_without_a_mask_is_refused(project):
+    protocol = protocol_of(project, "A")
+    protocol.moreMasks.append(Pointer())
+    errors = protocol.validate()
+    assert len(errors) == 1 and "entry 1 is empty" in errors[0]
