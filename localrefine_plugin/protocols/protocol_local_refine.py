@@ -9,7 +9,6 @@ from typing import Any, Dict, List
 from pwem.objects import SetOfFSCs, SetOfParticles, Volume, VolumeMask
 from pwem.protocols import ProtRefine3D
 from pyworkflow import BETA
-from pyworkflow.protocol.constants import VOID_GPU
 from pyworkflow.utils import cleanPath, makePath
 
 from ..engine.io.run_folder import RunFolder, remove_temporary, write_json
@@ -18,7 +17,7 @@ from ..engine.records.iteration import FSC_THRESHOLD
 from ..engine.records.run_input import InputChanges
 from ..report import run_state, run_summary
 from . import form_local_refine, input_copy
-from .engine_process import run_engine
+from .engine_process import device_of, run_engine
 from .input_errors import frame_errors, geometry_errors, half_map_files, parity_warnings, particle_errors, volume_errors
 from .step_chain import StepChain, fingerprint
 
@@ -257,16 +256,7 @@ class ProtLocalRefine(ProtRefine3D):
         return ["--device", self._device(), "--threads", str(max(1, self.numberOfThreads.get() or 1))]
 
     def _device(self) -> str:
-        """cpu, or the GPUs of the slot this protocol was given.
-
-        The executor knows the slot, and counts from 0 what a queue has assigned; 99 is its word for no GPU.
-        """
-        if not self.usesGpu():
-            return "cpu"
-        executor = self._stepsExecutor
-        given = self.getGpuList() if executor is None else executor.getGpuList()
-        gpus = list(dict.fromkeys(gpu for gpu in given or [] if gpu != VOID_GPU))
-        return ",".join(f"cuda:{gpu}" for gpu in gpus) or "cuda:0"
+        return device_of(self)
 
     # ---------------------------------------------------------------- files
 
