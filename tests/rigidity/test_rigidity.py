@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 
-import mrcfile
 import numpy as np
 import pytest
 from relion_files import write_map
@@ -17,6 +16,7 @@ from localrefine_plugin.engine.rigidity.outline import outline
 from localrefine_plugin.engine.rigidity.rigidity import rigidity
 from localrefine_plugin.report.rigidity_picture import still, write_png
 from localrefine_plugin.report.run_state import RunState
+
 
 @pytest.fixture(scope="module")
 def moving():
