@@ -1,4 +1,4 @@
-"""A verb of the engine as a process of its own, run by a protocol, and the device it gets."""
+"""A verb of the engine as a process of its own, run by a protocol."""
 from __future__ import annotations
 
 import shlex
@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any, Optional
 
-from pyworkflow.protocol.constants import VOID_GPU
 from pyworkflow.utils import cleanPath
 
 from ..report.run_state import read_json
@@ -33,16 +32,3 @@ def run_engine(protocol: Any, error_file: Path, verb: str, *arguments: str, made
                            f"the job of '{verb}' ended before its work was done, and left no message. The queue may "
                            "have stopped it: too little time or memory was asked for. Look at the job's log, then "
                            "Continue")
-
-
-def device_of(protocol: Any) -> str:
-    """cpu, or the GPUs of the slot that a protocol was given.
-
-    The executor knows the slot, and counts from 0 what a queue has assigned; 99 is its word for no GPU.
-    """
-    if not protocol.usesGpu():
-        return "cpu"
-    executor = protocol._stepsExecutor
-    given = protocol.getGpuList() if executor is None else executor.getGpuList()
-    gpus = list(dict.fromkeys(gpu for gpu in given or [] if gpu != VOID_GPU))
-    return ",".join(f"cuda:{gpu}" for gpu in gpus) or "cuda:0"

@@ -10,7 +10,7 @@ import re
 from typing import Any, Dict, List, Optional, Tuple
 
 import pyworkflow.protocol.params as params
-from pyworkflow.protocol.constants import GPU_LIST, LEVEL_ADVANCED, LEVEL_NORMAL, USE_GPU
+from pyworkflow.protocol.constants import GPU_LIST, LEVEL_ADVANCED, LEVEL_NORMAL, USE_GPU, VOID_GPU
 
 from ..engine.records.errors import InputError
 from ..engine.records.settings import DESCRIBED, REFINEMENT, SettingInfo, Settings
@@ -175,6 +175,19 @@ def gpu_present() -> bool:
 
 
 # ---------------------------------------------------------------- reading
+
+def device_of(protocol: Any) -> str:
+    """cpu, or the GPUs of the slot that a protocol was given.
+
+    The executor knows the slot, and counts from 0 what a queue has assigned; 99 is its word for no GPU.
+    """
+    if not protocol.usesGpu():
+        return "cpu"
+    executor = protocol._stepsExecutor
+    given = protocol.getGpuList() if executor is None else executor.getGpuList()
+    gpus = list(dict.fromkeys(gpu for gpu in given or [] if gpu != VOID_GPU))
+    return ",".join(f"cuda:{gpu}" for gpu in gpus) or "cuda:0"
+
 
 def settings_values(protocol: Any) -> Dict[str, Any]:
     """The content of settings.json for the values in the form."""

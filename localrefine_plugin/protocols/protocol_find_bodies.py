@@ -14,8 +14,8 @@ from ..engine.io.run_folder import RunFolder
 from ..engine.records.cells import CELLS, FEWEST_CELLS, MOST_CELLS, PARTICLES
 from ..report.run_state import RunState
 from . import input_copy
-from .engine_process import device_of, run_engine
-from .form_local_refine import define_gpu
+from .engine_process import run_engine
+from .form_local_refine import define_gpu, device_of
 from .input_errors import geometry_errors, half_map_files, parity_warnings, particle_errors, volume_errors
 from .step_chain import StepChain, fingerprint
 
@@ -195,7 +195,7 @@ class ProtLocalFindBodies(ProtAnalysis3D):
         errors = [] if particles is None else particle_errors(particles, resplit=False)
         errors += [] if volume is None else volume_errors(volume)
         if not errors and None not in (particles, volume):
-            errors += geometry_errors(particles, volume, "volume", resample=False)
+            errors += geometry_errors(particles, volume, "volume", resample=False, can_resample=False)
         return errors
 
     def _warnings(self) -> List[str]:

@@ -17,7 +17,7 @@ from ..engine.records.iteration import FSC_THRESHOLD
 from ..engine.records.run_input import InputChanges
 from ..report import run_state, run_summary
 from . import form_local_refine, input_copy
-from .engine_process import device_of, run_engine
+from .engine_process import run_engine
 from .input_errors import frame_errors, geometry_errors, half_map_files, parity_warnings, particle_errors, volume_errors
 from .step_chain import StepChain, fingerprint
 
@@ -256,7 +256,7 @@ class ProtLocalRefine(ProtRefine3D):
         return ["--device", self._device(), "--threads", str(max(1, self.numberOfThreads.get() or 1))]
 
     def _device(self) -> str:
-        return device_of(self)
+        return form_local_refine.device_of(self)
 
     # ---------------------------------------------------------------- files
 

@@ -7,7 +7,9 @@ import pyworkflow.protocol.params as params
 from pyworkflow.viewer import View
 
 from ..protocols import ProtLocalFindBodies
-from ..report.run_figures import picture_of
+from ..report.run_figures import draw, picture_of
+from ..report.run_state import RunState
+from .figure_window import FigureView
 from .viewer_local_refine import LocalRefineViewer
 
 NOT_YET = "The bodies are there when the protocol has finished."
@@ -29,7 +31,15 @@ class FindBodiesViewer(LocalRefineViewer):
                       help="The map coloured by its motion, and the mask of each body.")
 
     def _getVisualizeDict(self) -> Dict[str, Callable[..., List[View]]]:
-        return {"rigidity": self._show_picture, "showBodies": self._show_bodies}
+        return {"rigidity": self._show_motion, "showBodies": self._show_bodies}
+
+    def state(self) -> RunState:
+        return self.protocol.run_state()
+
+    def _show_motion(self, _param_name: Optional[str] = None) -> List[View]:
+        picture = picture_of("rigidity")
+        return [FigureView(lambda k: draw(picture, self.state(), k), f"{picture.label}: {self.protocol.getRunName()}",
+                           self.getTkRoot(), stamp=lambda: self.state().rigidity is not None, news=self._news)]
 
     def _show_bodies(self, _param_name: Optional[str] = None) -> List[View]:
         script = self.state().folder.rigidity.with_name("rigidity.cxc")

@@ -176,6 +176,14 @@ def test_particles_and_volume_are_aligned_in_a_mask_of_the_whole_first(project, 
     density, mask = (mrcfile.read(name) for name in names)
     assert (density * mask).sum() > 0.95 * density.sum() and mask.mean() < 0.6
     assert protocol.outputMotion.getSamplingRate() == inputs.outputParticles.getSamplingRate()
+    again = project.newProtocol(ProtLocalFindBodies)
+    again.inputParticles.set(inputs.outputParticles)
+    again.inputVolume.set(protocol.outputMask_body1)
+    assert "this is a mask" in again.validate()[0]
+    other = volume(inputs.outputVolume.getFileName(), inputs.outputVolume.getHalfMaps(asList=True), pixel_size=4.0)
+    again.inputVolume.set(other)
+    errors = again.validate()
+    assert len(errors) == 1 and "4 Å/px, the particles have 3 Å/px; resample the volume." in errors[0]
     from pyworkflow.object import RELATION_SOURCE
     parents = {relation["object_parent_id"] for relation in protocol.mapper.getRelationsByName(RELATION_SOURCE)}
     assert {inputs.outputParticles.getObjId(), inputs.outputVolume.getObjId()} <= parents
