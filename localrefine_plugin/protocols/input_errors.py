@@ -41,8 +41,8 @@ def volume_errors(volume: Any) -> List[str]:
 
 
 def geometry_errors(particles: Any, volume: Any, name: str, resample: bool, can_resample: bool = True) -> List[str]:
-    """Box and pixel size of a volume against the particles'; both may differ where it will be resampled. ``can_resample``:
-    whether the form has a switch for that."""
+    """Box and pixel size of a volume against the particles'; both may differ where it will be resampled.
+    ``can_resample``: whether the form has a switch for that."""
     dim = volume.getDim()
     if dim is None:
         return [f"The file of the {name} ({volume.getFileName()}) cannot be read."]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mrcfile
 import pytest
+from pyworkflow.protocol.constants import MODE_RESUME
 from scipion_data import completed, launched, project_of_tests, simulated_inputs, volume
 from two_bodies import ANGLE_DEG, PIXEL_SIZE, whole_run
 
@@ -123,7 +124,6 @@ def test_analyze_results_shows_the_cells_and_names_the_script(project, found, mo
 
 
 def test_continue_with_fewer_bodies_takes_the_others_away(project, refined):
-    from pyworkflow.protocol.constants import MODE_RESUME
     protocol = completed(project, finding(project, refined))
     record = protocol.run_state().folder.rigidity
     written = read_json(record)
@@ -176,6 +176,12 @@ def test_particles_and_volume_are_aligned_in_a_mask_of_the_whole_first(project, 
     density, mask = (mrcfile.read(name) for name in names)
     assert (density * mask).sum() > 0.95 * density.sum() and mask.mean() < 0.6
     assert protocol.outputMotion.getSamplingRate() == inputs.outputParticles.getSamplingRate()
+    of_refinement = state.folder.report.stat().st_mtime_ns
+    protocol.runMode.set(MODE_RESUME)
+    protocol.cells.set(5)
+    completed(project, protocol)
+    assert len(protocol.run_state().rigidity.cells) == 5
+    assert state.folder.report.stat().st_mtime_ns == of_refinement  # Continue repeats what depends on the cells
     again = project.newProtocol(ProtLocalFindBodies)
     again.inputParticles.set(inputs.outputParticles)
     again.inputVolume.set(protocol.outputMask_body1)
