@@ -10,7 +10,7 @@ import re
 from typing import Any, Dict, List, Optional, Tuple
 
 import pyworkflow.protocol.params as params
-from pyworkflow.protocol.constants import GPU_LIST, LEVEL_ADVANCED, LEVEL_NORMAL, USE_GPU
+from pyworkflow.protocol.constants import GPU_LIST, LEVEL_ADVANCED, LEVEL_NORMAL, USE_GPU, VOID_GPU
 
 from ..engine.records.errors import InputError
 from ..engine.records.settings import DESCRIBED, REFINEMENT, SettingInfo, Settings
@@ -48,13 +48,7 @@ def param_name(key: str) -> str:
 
 def define_params(form: Any) -> None:
     """The whole form of the protocol."""
-    form.addHidden(USE_GPU, params.BooleanParam, default=gpu_present(), label="Use GPU for execution",
-                   help="Yes: an NVIDIA GPU with CuPy does the alignment. If it cannot be used, the run stops and says "
-                        "why. No: the CPU does it. The result is the same up to rounding.")
-    form.addHidden(GPU_LIST, params.StringParam, default="0", label="GPU ID",
-                   help="The number of the GPU as nvidia-smi shows it. With several numbers (0 1 2 3) the particles "
-                        "are shared out among these GPUs. With more than one MPI process, the processes of a machine "
-                        "take turns among them. The result is the same.")
+    define_gpu(form)
     define_inputs(form)
     for section in sections():
         form.addSection(label=section)
@@ -70,6 +64,17 @@ def define_params(form: Any) -> None:
             form.addParam(VALIDATE, params.BooleanParam, default=False, expertLevel=LEVEL_ADVANCED,
                           label="Validate results", help=VALIDATE_HELP)
     form.addParallelSection(threads=4, mpi=1)
+
+
+def define_gpu(form: Any) -> None:
+    """Whether a GPU is used, and which."""
+    form.addHidden(USE_GPU, params.BooleanParam, default=gpu_present(), label="Use GPU for execution",
+                   help="Yes: an NVIDIA GPU with CuPy does the alignment. If it cannot be used, the run stops and says "
+                        "why. No: the CPU does it. The result is the same up to rounding.")
+    form.addHidden(GPU_LIST, params.StringParam, default="0", label="GPU ID",
+                   help="The number of the GPU as nvidia-smi shows it. With several numbers (0 1 2 3) the particles "
+                        "are shared out among these GPUs. With more than one MPI process, the processes of a machine "
+                        "take turns among them. The result is the same.")
 
 
 def define_inputs(form: Any) -> None:
@@ -178,6 +183,19 @@ def gpu_present() -> bool:
 
 
 # ---------------------------------------------------------------- reading
+
+def device_of(protocol: Any) -> str:
+    """cpu, or the GPUs of the slot that a protocol was given.
+
+    The executor knows the slot, and counts from 0 what a queue has assigned; 99 is its word for no GPU.
+    """
+    if not protocol.usesGpu():
+        return "cpu"
+    executor = protocol._stepsExecutor
+    given = protocol.getGpuList() if executor is None else executor.getGpuList()
+    gpus = list(dict.fromkeys(gpu for gpu in given or [] if gpu != VOID_GPU))
+    return ",".join(f"cuda:{gpu}" for gpu in gpus) or "cuda:0"
+
 
 def settings_values(protocol: Any) -> Dict[str, Any]:
     """The content of settings.json for the values in the form."""

@@ -40,15 +40,18 @@ def volume_errors(volume: Any) -> List[str]:
     return [f"*Volume*: the half-map {name} does not exist." for name in missing]
 
 
-def geometry_errors(particles: Any, volume: Any, name: str, resample: bool) -> List[str]:
-    """Box and pixel size of a volume against the particles'; both may differ where it will be resampled."""
+def geometry_errors(particles: Any, volume: Any, name: str, resample: bool, can_resample: bool = True) -> List[str]:
+    """Box and pixel size of a volume against the particles'; both may differ where it will be resampled.
+    ``can_resample``: whether the form has a switch for that."""
     dim = volume.getDim()
     if dim is None:
         return [f"The file of the {name} ({volume.getFileName()}) cannot be read."]
     if resample:
         return []
     errors = []
-    remedy = f"switch on *Resample half-maps and mask* (Refinement, advanced), or resample the {name}."
+    remedy = f"resample the {name}."
+    if can_resample:
+        remedy = "switch on *Resample half-maps and mask* (Refinement, advanced), or " + remedy
     pixel, other = particles.getSamplingRate(), volume.getSamplingRate()
     if pixel and other and abs(other / pixel - 1) > SIZE_TOLERANCE:
         errors.append(f"*Sampling rate*: the {name} has {other:.4g} Å/px, the particles have {pixel:.4g} Å/px; "

@@ -9,7 +9,6 @@ from typing import Any, Dict, List, Optional
 from pwem.objects import VolumeMask
 from pwem.protocols import ProtRefine3D
 from pyworkflow import BETA
-from pyworkflow.protocol.constants import VOID_GPU
 from pyworkflow.utils import cleanPath, makePath
 
 from ..engine.io.run_folder import BodiesFolder, RunFolder, remove_temporary, write_json
@@ -244,16 +243,7 @@ class ProtLocalRefine(ProtRefine3D):
         return ["--device", self._device(), "--threads", str(max(1, self.numberOfThreads.get() or 1))]
 
     def _device(self) -> str:
-        """cpu, or the GPUs of the slot this protocol was given.
-
-        The executor knows the slot, and counts from 0 what a queue has assigned; 99 is its word for no GPU.
-        """
-        if not self.usesGpu():
-            return "cpu"
-        executor = self._stepsExecutor
-        given = self.getGpuList() if executor is None else executor.getGpuList()
-        gpus = list(dict.fromkeys(gpu for gpu in given or [] if gpu != VOID_GPU))
-        return ",".join(f"cuda:{gpu}" for gpu in gpus) or "cuda:0"
+        return form_local_refine.device_of(self)
 
     # ---------------------------------------------------------------- files
 

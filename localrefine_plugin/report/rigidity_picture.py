@@ -18,8 +18,8 @@ from ..engine.records.rigidity import CellMotion, Rigidity
 from .plots import finish_axes, new_figure
 from .run_state import RunState
 
-NO_RIGIDITY = ("Nobody has looked for moving parts in this run yet. Use "
-               "python -m localrefine_plugin.engine rigidity RUN")
+NO_RIGIDITY = ("Nobody has looked for moving parts in this run yet. Use Scipion's protocol 'find moving bodies', which "
+               "shows them itself, or python -m localrefine_plugin.engine rigidity RUN")
 COLOURS = ("#6e6e6e", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00")
 VIEWS = ((0, "xy"), (1, "xz"), (2, "yz"))  # the axis of [z, y, x] that is looked along
 

@@ -8,7 +8,7 @@ import sys
 
 from pyworkflow.tests import BaseTest, setupTestProject
 
-from localrefine_plugin.protocols import ProtLocalRefine
+from localrefine_plugin.protocols import ProtLocalFindBodies, ProtLocalRefine
 
 
 class TestLocalRefinePlugin(BaseTest):
@@ -21,6 +21,11 @@ class TestLocalRefinePlugin(BaseTest):
     def test_protocol_opens_and_asks_for_its_inputs(self):
         errors = "\n".join(self.newProtocol(ProtLocalRefine).validate())
         for label in ("Particles", "Volume with half-maps", "Mask of the sub-volume"):
+            self.assertIn(label, errors)
+
+    def test_find_bodies_opens_and_asks_for_its_inputs(self):
+        errors = "\n".join(self.newProtocol(ProtLocalFindBodies).validate())
+        for label in ("Particles", "Volume with half-maps"):
             self.assertIn(label, errors)
 
     def test_engine_starts_and_knows_the_settings_of_the_form(self):

@@ -3,65 +3,31 @@ from __future__ import annotations
 
 import json
 
-import mrcfile
 import numpy as np
 import pytest
-from experiments import contrast_of, inputs_of, make_particles
-from oracles import imaged, soft_ball
-from relion_files import write_map, write_star
-from scipy.spatial.transform import Rotation
-from two_bodies import ANGLE_DEG, AXIS, BOX, CENTRES, FULCRUM, PIXEL_SIZE, at_angle, bodies, hinge, turned
+from relion_files import write_map
+from two_bodies import ANGLE_DEG, AXIS, BOX, CENTRES, FULCRUM, PIXEL_SIZE, at_angle, bodies, whole_run
 
 from localrefine_plugin.engine import __main__ as cli
-from localrefine_plugin.engine import refine as engine
 from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.run_store import load_noise
 from localrefine_plugin.engine.records.errors import InputError
-from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.rigidity.outline import outline
 from localrefine_plugin.engine.rigidity.rigidity import rigidity
 from localrefine_plugin.report.rigidity_picture import still, write_png
 from localrefine_plugin.report.run_state import RunState
 
-N, NOISE = 700, 2.0
-
-
-def whole_run(folder, angle_deg, seed=4):
-    """A run in a mask of the whole particle, of images with the CTF, white noise and input poses 0.7° off."""
-    rng = np.random.default_rng(seed)
-    rotation, shift = Rotation.random(N, random_state=seed).as_matrix(), rng.uniform(-1.5, 1.5, (N, 2))
-    angle = rng.normal(0, 1, N) * angle_deg
-    given = rotation @ Rotation.from_rotvec(rng.normal(0, 0.7, (N, 3)), degrees=True).as_matrix()
-    particles = make_particles(N, BOX, PIXEL_SIZE, given, shift + rng.normal(0, 0.3, (N, 2)), rng)
-    both = bodies()
-    clean = both["A"].projections(rotation, shift, BOX)
-    for i, degrees in enumerate(angle):
-        clean[i] += turned(both["B"], hinge(degrees)).projections(rotation[i:i + 1], shift[i:i + 1], BOX)[0]
-    images = imaged(clean, contrast_of(particles)) + NOISE * rng.standard_normal(clean.shape)
-    blurred = np.mean([at_angle(degrees) for degrees in angle[:60]], axis=0)
-    folder.mkdir(parents=True, exist_ok=True)
-    for half in (1, 2):
-        write_map(folder / f"input_{half}.mrc", blurred + 0.05 * blurred.std() * rng.standard_normal(blurred.shape),
-                  PIXEL_SIZE)
-        with mrcfile.new(str(folder / f"half_{half}.mrcs"), overwrite=True) as mrc:
-            mrc.set_data(images[particles.half_set == half].astype(np.float32))
-            mrc.set_image_stack()
-            mrc.voxel_size = PIXEL_SIZE
-    write_map(folder / "mask.mrc", soft_ball(BOX, 15, 18), PIXEL_SIZE)
-    write_star(folder / "particles.star", particles, {1: "half_1.mrcs", 2: "half_2.mrcs"})
-    return engine.refine(*inputs_of(folder), str(folder / "run"), Settings(max_iterations=2), device="cpu", threads=1)
-
 
 @pytest.fixture(scope="module")
-def moving(tmp_path_factory):
-    run = whole_run(tmp_path_factory.mktemp("moving"), ANGLE_DEG)
+def moving():
+    run = whole_run(ANGLE_DEG)
     assert cli.main(["rigidity", str(run.path), "--cells", "8", "--threads", "1"]) == 0
     return run
 
 
 @pytest.fixture(scope="module")
-def rigid(tmp_path_factory):
-    run = whole_run(tmp_path_factory.mktemp("rigid"), 0.0)
+def rigid():
+    run = whole_run(0.0)
     return run, rigidity(str(run.path), cells=8)
 
 

@@ -84,13 +84,7 @@ def write_two_bodies(folder, name, **star):
     folder.mkdir(parents=True, exist_ok=True)
     e, rng = two_bodies(), np.random.default_rng(5)
     blurred = np.mean([at_angle(degrees) for degrees in e.angle[:60]], axis=0)
-    for half in (1, 2):
-        write_map(folder / f"input_{half}.mrc", blurred + 0.05 * blurred.std() * rng.standard_normal(blurred.shape),
-                  PIXEL_SIZE)
-        with mrcfile.new(str(folder / f"half_{half}.mrcs"), overwrite=True) as mrc:
-            mrc.set_data(e.images[e.particles.half_set == half].astype(np.float32))
-            mrc.set_image_stack()
-            mrc.voxel_size = PIXEL_SIZE
+    write_experiment(folder, e.particles, e.images, blurred, rng)
     write_map(folder / "mask.mrc", mask_of(name), PIXEL_SIZE)
     write_star(folder / "particles.star", e.particles, {1: "half_1.mrcs", 2: "half_2.mrcs"}, **star)
     return inputs_of(folder)
@@ -108,6 +102,39 @@ def copy_of(name, suffix):
     run = RunFolder(temporary_folder() / f"run_of_{name}_{suffix}")
     shutil.copytree(run_of(name).path, run.path)
     return run
+
+
+@lru_cache(maxsize=None)
+def whole_run(angle_deg, n=700, noise=2.0, seed=4):
+    """A run in a mask of the whole particle, of images with the CTF, white noise and input poses 0.7° off."""
+    folder = temporary_folder() / f"whole_{angle_deg}"
+    rng = np.random.default_rng(seed)
+    rotation, shift = Rotation.random(n, random_state=seed).as_matrix(), rng.uniform(-1.5, 1.5, (n, 2))
+    angle = rng.normal(0, 1, n) * angle_deg
+    given = rotation @ Rotation.from_rotvec(rng.normal(0, 0.7, (n, 3)), degrees=True).as_matrix()
+    particles = make_particles(n, BOX, PIXEL_SIZE, given, shift + rng.normal(0, 0.3, (n, 2)), rng)
+    both = bodies()
+    clean = both["A"].projections(rotation, shift, BOX)
+    for i, degrees in enumerate(angle):
+        clean[i] += turned(both["B"], hinge(degrees)).projections(rotation[i:i + 1], shift[i:i + 1], BOX)[0]
+    images = imaged(clean, contrast_of(particles)) + noise * rng.standard_normal(clean.shape)
+    blurred = np.mean([at_angle(degrees) for degrees in angle[:60]], axis=0)
+    folder.mkdir(parents=True)
+    write_experiment(folder, particles, images, blurred, rng)
+    write_map(folder / "mask.mrc", soft_ball(BOX, 15, 18), PIXEL_SIZE)
+    write_star(folder / "particles.star", particles, {1: "half_1.mrcs", 2: "half_2.mrcs"})
+    return engine.refine(*inputs_of(folder), str(folder / "run"), Settings(max_iterations=2), device="cpu", threads=1)
+
+
+def write_experiment(folder, particles, images, density, rng):
+    """The stack and the half-map, with noise, of each half-set."""
+    for half in (1, 2):
+        write_map(folder / f"input_{half}.mrc", density + 0.05 * density.std() * rng.standard_normal(density.shape),
+                  PIXEL_SIZE)
+        with mrcfile.new(str(folder / f"half_{half}.mrcs"), overwrite=True) as mrc:
+            mrc.set_data(images[particles.half_set == half].astype(np.float32))
+            mrc.set_image_stack()
+            mrc.voxel_size = PIXEL_SIZE
 
 
 @lru_cache(maxsize=None)

@@ -28,7 +28,6 @@ from ..io.relion_particles import ORIGINS_ANGSTROM, ORIGINS_PX, ParticleTable, r
 from ..io.resample import centred
 from ..io.run_folder import PathLike, write_atomic, write_json
 from ..io.star import StarTable
-from ..maps.mask import mask_centre
 from ..model.optics import image_shift, several_pixel_sizes, specimen_shift
 from ..model.pose import project
 from ..progress import ProgressBar, say
@@ -204,6 +203,7 @@ def _voxel(point_px: Optional[Sequence[float]], mask: Optional[np.ndarray], box:
     if point_px is None:
         if mask is None:
             raise InputError("is not given, and neither is a mask", "point", "give --point X,Y,Z or --mask")
+        from ..maps.mask import mask_centre  # needs Numba, and this file is read when Scipion loads the plugin
         point_px = mask_centre(mask).tolist()
     point = np.rint(np.asarray(point_px, dtype=float))
     if not (np.isfinite(point).all() and (point >= 0).all() and (point < box).all()):

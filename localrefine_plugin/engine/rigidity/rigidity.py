@@ -20,7 +20,7 @@ from ..model.fourier import apply_shell_filter
 from ..model.pixels import highest_shell, shell_of_resolution
 from ..motion.motion_prior import along_first_axes, learning_error, mean_motion
 from ..progress import ProgressBar, say
-from ..records.cells import CELLS, PARTICLES
+from ..records.cells import CELLS, FEWEST_CELLS, MOST_CELLS, PARTICLES
 from ..records.errors import InputError
 from ..records.motion import LearnedMotion, PrincipalMotion
 from ..records.rigidity import CellMotion, RigidBody, Rigidity
@@ -30,7 +30,6 @@ from .evidence import CellEvidence, HalfTask, cell_evidence, cell_references
 from .relative import about, cell_variances, learned
 from .words import chimerax_script, table_of, words_of
 
-FEWEST_CELLS, MOST_CELLS = 4, 60
 LEAST_MOTION = 0.1  # of the resolution: less may be what the model leaves out
 SURE = 4.0  # standard errors
 LEAST_PARTICLES = 100  # of each half-set
