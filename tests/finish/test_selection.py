@@ -6,16 +6,19 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from experiments import experiment, write_inputs
+from oracles import Phantom, at_frequencies, centred_transform, full_frequencies
 from relion_files import read_columns
 from run_results import temporary_folder
 
 from localrefine_plugin.convert import particles_table
 from localrefine_plugin.engine import refine as engine
-from localrefine_plugin.engine.finish.selection import CHOICES, half_maps, kept_of
+from localrefine_plugin.engine.finish.cross_half import Advantage, own_advantage, prefers_noise
+from localrefine_plugin.engine.finish.selection import CHOICES, half_maps, kept_of, sentence
 from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.io.run_store import load_poses
 from localrefine_plugin.engine.records.resolved import ResolvedSettings
+from localrefine_plugin.engine.records.results import Selection, SelectionEffect
 from localrefine_plugin.engine.records.settings import Settings
 
 PARTICLES, NOISE, SHARE = 400, 2.0, 0.3
@@ -43,11 +46,16 @@ def test_a_false_discovery_rate_is_met_and_not_by_less_than_could_be():
 
 
 @lru_cache(maxsize=None)
-def run_with_noise_images(**changes):
+def with_noise_images():
     e = experiment(PARTICLES, box=32, noise=NOISE, seed=3)
     is_noise = np.random.default_rng(3).random(PARTICLES) < SHARE
     noise = NOISE * np.random.default_rng(4).standard_normal(e.images.shape)
-    e = replace(e, images=np.where(is_noise[:, None, None], noise, e.images))
+    return replace(e, images=np.where(is_noise[:, None, None], noise, e.images)), is_noise
+
+
+@lru_cache(maxsize=None)
+def run_with_noise_images(**changes):
+    e, is_noise = with_noise_images()
     folder = temporary_folder() / ("selection" + "".join(changes))
     folder.mkdir()
     arguments = write_inputs(folder, e)
@@ -97,6 +105,93 @@ def test_probabilities_are_columns_of_the_particles():
 def test_nothing_is_selected_unless_asked():
     run, _ = run_with_noise_images()
     assert not run.final("selection.json").exists() and not run.final("particles_kept.star").exists()
+
+
+@lru_cache(maxsize=None)
+def advantages():
+    """Of each half-set: rows of the input, how much better the own reference fits, and how well the images agree with
+    the noise of either reference, by a float64 direct sum."""
+    run, _ = run_with_noise_images()
+    k = read_json(run.iteration_done(run.iterations_done()))["best_iteration"]
+    noise = [noise_of(read_map(run.reference(k - 1, half))[0].astype(np.float64)) for half in (1, 2)]
+    found = []
+    for half in (1, 2):
+        poses = load_poses(run, k, half)
+        index, a = own_advantage(run, k, half, poses, 1)
+        assert len(index) == len(poses)
+        found.append((poses.row, a, [agreement(volume, poses) for volume in (noise[half - 1], noise[2 - half])]))
+    return found
+
+
+def noise_of(reference):
+    """What of a reference (N, N, N) is not in the phantom, shell by shell."""
+    e, _ = with_noise_images()
+    volumes = [np.fft.fftn(volume) for volume in (reference, e.phantom.density(e.box).astype(np.float64))]
+    frequency = np.fft.fftfreq(e.box, 1 / e.box)
+    shell = np.rint(np.sqrt(sum(np.square(np.meshgrid(*[frequency] * 3, indexing="ij"))))).astype(int).ravel()
+    given, truth = (volume.ravel() for volume in volumes)
+    factor = np.bincount(shell, (truth.conj() * given).real) / np.bincount(shell, np.abs(truth) ** 2)
+    return np.fft.ifftn((given - factor[shell] * truth).reshape(reference.shape)).real
+
+
+def agreement(volume, poses, last_shell=8):
+    """Σ Re(X* C Y) of images X and the volume (N, N, N) in the mask as a sum of points, at poses of its voxels."""
+    e, _ = with_noise_images()
+    voxels = np.argwhere(e.mask > 0)
+    amplitudes = (volume * e.mask)[tuple(voxels.T)]
+    kx, ky = full_frequencies(e.box)
+    used = (np.hypot(kx, ky) <= last_shell) & ((kx > 0) | ((kx == 0) & (ky > 0)))
+    points = Phantom(voxels[:, ::-1] - e.box // 2, amplitudes, 1e-3)
+    y = points.slices(poses.rotation, poses.shift_px, kx[used], ky[used], e.box)
+    x, c = (at_frequencies(of[poses.row], kx[used], ky[used]) for of in (centred_transform(e.images), e.contrast()))
+    sums = (x.conj() * c * y).real.sum(axis=1)
+    return sums / np.sqrt((np.abs(c * y) ** 2).sum(axis=1))
+
+
+def advantage_of(kept):
+    return Advantage.of([(kept(row, own, other) * 1.0, a) for row, a, (own, other) in advantages()])
+
+
+def every(row, own, other):
+    return np.ones(len(row))
+
+
+def test_a_selection_that_agrees_with_the_noise_of_its_own_reference_is_seen():
+    _, is_noise = with_noise_images()
+    shown = [row[~is_noise[row]] for row, *_ in advantages()]
+    assert min(len(row) for row in shown) > 100
+    flattering = advantage_of(lambda row, own, other: own > np.median(own))
+    assert prefers_noise(advantage_of(every), flattering)
+
+
+def test_an_honest_selection_does_not_prefer_noise():
+    _, is_noise = with_noise_images()
+    rng = np.random.default_rng(8)
+    everyone, right = advantage_of(every), advantage_of(lambda row, own, other: ~is_noise[row])
+    assert right.mean < everyone.mean - 3 * right.error  # noise images were turned until they fitted their reference
+    for honest in (right, advantage_of(lambda row, own, other: rng.permutation(len(row)) < len(row) / 2),
+                   advantage_of(lambda row, own, other: other > np.median(other))):
+        assert not prefers_noise(everyone, honest)
+
+
+def test_the_error_of_a_random_draw_is_what_draws_show():
+    rng, halves = np.random.default_rng(9), [rng_of.normal(size=80) for rng_of in map(np.random.default_rng, (1, 2))]
+    draws = [Advantage.of([((rng.permutation(80) < 30) * 1.0, a) for a in halves]) for _ in range(2000)]
+    assert draws[0].error == pytest.approx(np.std([draw.mean for draw in draws]), rel=0.06)
+    assert np.mean([draw.mean for draw in draws]) == pytest.approx(np.mean(halves), abs=4 * draws[0].error / 2000**0.5)
+    assert Advantage.of([(np.zeros(80), halves[0]), (np.ones(80), halves[1])]).mean == pytest.approx(halves[1].mean())
+
+
+def test_the_run_says_what_a_selection_has_to_do_with_noise():
+    run, _ = run_with_noise_images(keep_probability=0.5)
+    found = read_json(run.final("selection.json"))
+    effect, error = found["effect"], found["own_advantage_error"]
+    assert not found["prefers_noise"] and 0 < error < 0.1
+    assert abs(effect["random"]["own_advantage"] - effect["all"]["own_advantage"]) < 4 * error
+    assert effect["kept"]["own_advantage"] < effect["all"]["own_advantage"] - 3 * error
+    record = Selection(60, 40, 0.0, {choice: SelectionEffect(5.0, 0.5, 0.2) for choice in CHOICES}, 0.01, True)
+    assert "must not be believed" in sentence(record)
+    assert "must not be believed" not in sentence(replace(record, prefers_noise=False))
 
 
 def image_names(run, name):
