@@ -41,7 +41,7 @@ from ..records.poses import PoseTable
 PARTICLES_PER_HALF = 1000
 IMAGES_AT_ONCE = 200
 SIGMAS = 3.0
-WORTH_SAYING = 0.1  # standard deviations of noise: half of all, those of the largest z, gain 0.01 to 0.07
+WORTH_SAYING = 0.25  # of the spread of a: half of all, those of the largest z, gain 0.03 to 0.18
 
 
 def own_advantage(run: RunFolder, iteration: int, half: int, poses: PoseTable,
@@ -93,11 +93,12 @@ def self_agreement(errors: ReferenceErrors, previous: PoseTable, packed: PackedI
 
 @dataclass(frozen=True)
 class Advantage:
-    """The mean of a over the particles that count, of both half-sets, and its standard error if as many were drawn at
-    random."""
+    """The mean of a over the particles that count, of both half-sets, its standard error if as many were drawn at
+    random, and the standard deviation of a over all particles."""
 
     mean: float
     error: float
+    spread: float
 
     @classmethod
     def of(cls, halves: Sequence[Tuple[np.ndarray, np.ndarray]]) -> "Advantage":
@@ -106,16 +107,17 @@ class Advantage:
         Each half-set has its own mean, and both count alike: where one reference is the better one, the signal in
         the images raises a in one half-set and lowers it in the other.
         """
-        means, variances = [], []
+        means, variances, spreads = [], [], []
         for counts, a in halves:
             drawn = float(np.count_nonzero(counts))
             if drawn:
                 means.append(np.average(a, weights=counts))
                 variances.append(a.var() * (1 / drawn - 1 / len(a)))
+                spreads.append(a.std())
         number = max(len(means), 1)
-        return cls(float(sum(means)) / number, float(np.sqrt(sum(variances))) / number)
+        return cls(float(sum(means)) / number, float(np.sqrt(sum(variances))) / number, float(sum(spreads)) / number)
 
 
 def prefers_noise(every: Advantage, kept: Advantage) -> bool:
     """Whether the particles kept agree better with the noise of their own reference than chance explains."""
-    return kept.mean - every.mean > max(SIGMAS * kept.error, WORTH_SAYING)
+    return kept.mean - every.mean > max(SIGMAS * kept.error, WORTH_SAYING * every.spread)
