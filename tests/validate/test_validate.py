@@ -108,6 +108,23 @@ def test_overfitted_poses_follow_their_own_reference(tmp_path):
     assert shares[1].value < 0.025 and shares[1].passed is True
 
 
+def test_the_other_reference_is_asked_of_a_selection_too(good, monkeypatch):
+    """Eight of 40 particles go elsewhere; the selection keeps 32, two of these among them."""
+    finished = null_tests.load_finished(good, CPU, 1)
+    resolved = replace(finished.resolved, keep_probability=0.5)
+    gone = np.isin(np.arange(20), (0, 1, 2, 3))
+    turned = exp_map(np.where(gone, 1.0, 0.001)[:, None] * np.array([0.5, 0.2, -0.1]))
+    shift, covariance = np.zeros((20, 2)), np.tile(np.diag([1e-4, 1e-4, 1e-4, 1e4, 1e4]), (20, 1, 1))
+    own = replace(pose_table(np.tile(np.eye(3), (20, 1, 1)), shift, covariance),
+                  probability_aligned=np.isin(np.arange(20), range(5)) * -0.8 + 0.9)
+    own.probability_aligned[0] = 0.9
+    monkeypatch.setattr(validate, "with_other_reference", lambda *_: (own, pose_table(turned, shift, covariance)))
+    assert "20.0 % of the particles" in validate.other_reference(replace(finished, resolved=resolved)).verdict
+    assert "keeps 6.2 %, of as many at random 20.0 ± 3.2 %" in validate.other_reference(
+        replace(finished, resolved=resolved)).verdict
+    assert "selection" not in validate.other_reference(finished).verdict
+
+
 def test_an_unfinished_run_is_refused(good, tmp_path):
     run = RunFolder(shutil.copytree(good.path, tmp_path / "run"))
     shutil.rmtree(run.path / "final")

@@ -7,12 +7,13 @@ doi:10.1093/biostatistics/5.2.155). Each half-set was judged by its own referenc
 A selection can only help if it leaves out what is wrong; leaving out particles at random costs resolution, and that is
 the yardstick. Noise images that were aligned to two similar references make half-maps agree as well, so that the FSC of
 all particles may be better than it should be. Half-maps are made four times from the final poses: of all particles, of
-all weighted by p as in the run, of those kept, and of as many chosen at random.
+all weighted by p as in the run, of those kept, and of as many chosen at random. Of the same four it is measured how
+much better the particles fit the reference of their own half-set than the other's (cross_half.py).
 """
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, List, Sequence
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from ..records.iteration import FSC_THRESHOLD
 from ..records.poses import PoseTable
 from ..records.resolved import ResolvedSettings
 from ..records.results import Selection, SelectionEffect
+from .cross_half import Advantage, own_advantage, prefers_noise
 
 IMAGES_AT_ONCE = 200
 CHOICES = ("all", "weighted", "kept", "random")
@@ -72,6 +74,7 @@ def effect(run: RunFolder, iteration: int, rows: Dict[int, np.ndarray], workers:
     given, mask = load_input(run), read_map(run.mask_in_use(iteration))[0]
     maps: Dict[str, List[np.ndarray]] = {choice: [] for choice in CHOICES}
     number, count = sum(map(len, rows.values())), np.count_nonzero(load_particles(run).half_set)
+    fits: Dict[str, List[Tuple[np.ndarray, np.ndarray]]] = {choice: [] for choice in CHOICES}
     expected_wrong = 0.0
     for half in (1, 2):
         poses = load_poses(run, iteration, half)
@@ -87,10 +90,16 @@ def effect(run: RunFolder, iteration: int, rows: Dict[int, np.ndarray], workers:
         found = half_maps(run, iteration, half, poses, [counts[choice] for choice in CHOICES], workers)
         for choice, volume in zip(CHOICES, found):
             maps[choice].append(volume * mask)
+        some, better = own_advantage(run, iteration, half, poses, workers)
+        for choice in CHOICES:
+            fits[choice].append((counts[choice][some], better))
     curves = {choice: fsc(pair[0], pair[1], workers) for choice, pair in maps.items() if pair}
+    advantage = {choice: Advantage.of(fits[choice]) for choice in curves}
     return Selection(number, count - number, expected_wrong / max(number, 1), {
         choice: SelectionEffect(resolution_at(curve, FSC_THRESHOLD, len(mask), given.pixel_size),
-                                float(curve[1:].mean())) for choice, curve in curves.items()})
+                                float(curve[1:].mean()), advantage[choice].mean) for choice, curve in curves.items()},
+        advantage["kept"].error if curves else 0.0,
+        bool(curves) and prefers_noise(advantage["all"], advantage["kept"]))
 
 
 def half_maps(run: RunFolder, iteration: int, half: int, poses: PoseTable, counts: Sequence[np.ndarray],
@@ -130,4 +139,10 @@ def sentence(found: Selection) -> str:
             f"random to {random.resolution_angstrom:.2f} Å (FSC {FSC_THRESHOLD} in the mask, not corrected)")
     if kept.mean_fsc <= every.mean_fsc:
         text += ". The half-maps do not agree better with the selection"
+    text += (f". The own half-set's reference fits better than the other's by {kept.own_advantage:.2f} (those kept), "
+             f"{every.own_advantage:.2f} (all) and {random.own_advantage:.2f} ± {found.own_advantage_error:.2f} "
+             "(as many at random) standard deviations of noise")
+    if found.prefers_noise:
+        text += (": the selection prefers particles that agree with the noise of their own reference, and their FSC "
+                 "must not be believed. Keep more particles, or use all of them with their weights")
     return text

@@ -50,21 +50,27 @@ class Sharpening:
 
 @dataclass(frozen=True)
 class SelectionEffect:
-    """Of a pair of half-maps inside the mask: Å at FSC 0.143, not corrected, and the mean of the FSC."""
+    """Of a pair of half-maps inside the mask: Å at FSC 0.143, not corrected, and the mean of the FSC; and how much
+    better its particles fit the reference of their own half-set than the other's, in standard deviations of noise."""
 
     resolution_angstrom: float
     mean_fsc: float
+    own_advantage: float = 0.0
 
 
 @dataclass(frozen=True)
 class Selection:
     """selection.json: how many particles were kept, how many of those are expected to be wrong (a share), and the
-    half-maps of "all", of all "weighted" by their probability, of those "kept" and of as many at "random"."""
+    half-maps of "all", of all "weighted" by their probability, of those "kept" and of as many at "random"; the standard
+    error of own_advantage of as many at random, and whether those kept agree with the noise of their own reference
+    (finish/cross_half.py)."""
 
     kept: int
     left_out: int
     expected_wrong: float
     effect: Dict[str, SelectionEffect]
+    own_advantage_error: float = 0.0
+    prefers_noise: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 from ..control.rest_control import rest_control
 from ..control.words import STILL
 from ..finish.report import build_report
+from ..finish.selection import kept_of, wanted
 from ..io.run_folder import RunFolder
 from ..io.run_store import load_poses, load_report, save_record
 from ..kernels.device import choose_device
@@ -148,13 +149,26 @@ def other_reference(finished: FinishedRun) -> NullTest:
     """Poses by the own and by the other half's reference: the noise of the images is in both, that of the references
     is not, so that perfect references give 0 and a reference as uncertain as an image gives 2."""
     centre = finished.resolved.mask_centre_offset(finished.curves.box_size)
-    chi2 = np.concatenate([disagreement(*with_other_reference(finished, half), centre) for half in (1, 2)])
+    pairs = [with_other_reference(finished, half) for half in (1, 2)]
+    chi2 = np.concatenate([disagreement(own, other, centre) for own, other in pairs])
     value = float(np.mean(chi2 > ELSEWHERE))
     found = (f"aligned to the other half-set's reference, {100 * value:.1f} % of the particles go elsewhere (the rest "
              f"differ by {chi2[chi2 <= ELSEWHERE].mean():.2f} times their predicted variance)")
+    probabilities = [own.probability_aligned for own, _ in pairs if own.probability_aligned is not None]
+    if wanted(finished.resolved) and len(probabilities) == len(pairs):
+        found += of_those_kept(chi2 > ELSEWHERE, kept_of(np.concatenate(probabilities), finished.resolved))
     return judged("other_reference", "The other half-set's reference", value, 0.0, FEW, "of the particles", (
         f"{found}: poses depend on the images, not on the noise of the reference",
         f"{found}: poses follow the noise of their own reference, which is overfitting"))
+
+
+def of_those_kept(elsewhere: np.ndarray, kept: np.ndarray) -> str:
+    """What share of the particles kept goes elsewhere, and of as many drawn at random with its standard error
+    √(p (1 − p) (1/m − 1/n)), from ``elsewhere`` and ``kept``, both (n,) bool."""
+    share, count = elsewhere.mean(), max(int(kept.sum()), 1)
+    error = np.sqrt(share * (1 - share) * (1 / count - 1 / len(kept)))
+    return (f"; of those that the selection keeps {100 * elsewhere[kept].sum() / count:.1f} %, of as many at random "
+            f"{100 * share:.1f} ± {100 * error:.1f} %")
 
 
 def common_drift(finished: FinishedRun) -> NullTest:
