@@ -53,7 +53,7 @@ def enriched(particles, source):
         item._rlnOpticsGroup = Integer(1 + i % 2)
         item._xmipp_zScore = Float(0.25 * i)
         item._rlnGroupName = String(f"group_{i % 4}")
-        item.getCTF().setPhaseShift(1.5 * i)
+        item.getCTF().setPhaseShift(0.02 * i)
         item.getCTF().setPsdFile(f"psd_{i}.mrc")
         item.getCoordinate()._score = Float(0.5)
         item.setEnabled(i != 7)
