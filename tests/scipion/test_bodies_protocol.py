@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import mrcfile
 import numpy as np
 import pytest
+from conftest import require_mpi
 from pyworkflow.object import RELATION_SOURCE, Pointer
 from pyworkflow.protocol.constants import MODE_RESTART, MODE_RESUME
 from run_results import assert_same_bits
@@ -205,6 +206,17 @@ def test_continue_after_a_kill_keeps_what_was_done(project, finished):
     assert len(errors) == 1 and "more bodies than this; use Restart" in errors[0]
     again.runMode.set(MODE_RESTART)
     assert again.validate() == []
+
+
+def test_two_mpi_processes_give_the_same_bits(project, finished, monkeypatch):
+    require_mpi()
+    for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
+        monkeypatch.setenv(name, "1")
+    protocol = completed(project.project, protocol_of(project, "A", "B", numberOfMpi=2))
+    records = [read_json(run.half_done(1, 1)) for run in protocol.run_folders()]
+    assert [record["processes"] for record in records] == [2, 2]
+    for mine, other in zip(protocol.run_folders(), finished.run_folders()):
+        assert_same_bits(mine, other)
 
 
 # ---------------------------------------------------------------- what is refused
