@@ -154,9 +154,15 @@ def test_analyze_results_shows_the_body_that_is_chosen(project, finished, alone)
     assert viewer.state().folder.path.name == "body_2"
     volumes = [item.getFileName() for item in viewer.write_map_set()]
     assert volumes and all("body_2" in name for name in volumes)
+    names = [name for name, _ in viewer._other_runs()]
+    for number in (1, 2):
+        viewer.filmRest.set(1 + names.index(f"{finished.getRunName()}, body {number} (id {finished.getObjId()})"))
+        assert viewer._chosen_run("filmRest")[1].folder.path == finished.run_folders()[number - 1].path
+    assert "does not move against itself" in viewer._film_error()
     other = LocalRefineViewer(project=project.project, protocol=alone)
     other.setProtocol(alone)
     assert other.state().folder.path.name == "run" and not hasattr(other, "body")
+    assert not any(name.startswith(f"{alone.getRunName()} (id {alone.getObjId()})") for name, _ in other._other_runs())
 
 
 def test_compose_bodies_takes_all_bodies_of_a_run(project, finished, alone):
