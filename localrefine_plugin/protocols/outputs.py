@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -15,6 +16,7 @@ from . import input_copy
 OF_BODY = {"outputVolume": Volume, "outputParticles": SetOfParticles, "outputFSC": SetOfFSCs,
            "outputMask": VolumeMask, "outputParticlesKept": SetOfParticles, "outputParticlesLeftOut": SetOfParticles}
 OF_COMPOSITE = {"outputComposite": Volume, "outputCompositeFSC": SetOfFSCs, "outputCompositeMask": VolumeMask}
+OF_SEVERAL = re.compile(r"^outputComposite|_body\d+$")
 
 
 def body_suffix(number: int) -> str:
@@ -44,7 +46,8 @@ def outputs_of(protocol: Any) -> List[Tuple[Sequence[Any], Dict[str, Any]]]:
 def outdated_errors(protocol: Any) -> List[str]:
     """Continue with fewer masks: Scipion keeps the outputs of the other bodies, whose files are gone."""
     possible = possible_outputs(len(protocol.mask_pointers()))
-    if protocol.runMode.get() != MODE_RESUME or all(name in possible for name, _ in protocol.iterOutputAttributes()):
+    left = [name for name, _ in protocol.iterOutputAttributes() if name not in possible and OF_SEVERAL.search(name)]
+    if protocol.runMode.get() != MODE_RESUME or not left:
         return []
     return ["*More masks*: there are outputs of more bodies than this; use Restart, or give the same number of masks."]
 

@@ -42,9 +42,9 @@ class ProtLocalCompose(ProtAnalysis3D):
                       label="Local refinements", help="Finished local refinements of the same particles with the same "
                       "half-sets. A run of several masks brings all its bodies. Other runs are refused.")
         form.addParam("frame", params.IntParam, default=1, label="Frame of run number",
-                      help="The composite is in the frame of this run, counted as in the list above (each body of a run "
-                           "of several masks counts): its map stays as it is, the others are moved. 0: the frame of the input poses, in which the consensus map "
-                           "stays as it is.")
+                      help="The composite is in the frame of this run, counted as in the list above: its map stays as "
+                           "it is, the others are moved. Each body of a run of several masks counts. 0: the frame of "
+                           "the input poses, in which the consensus map stays as it is.")
         form.addParallelSection(threads=4, mpi=0)
 
     # ---------------------------------------------------------------- steps
@@ -109,9 +109,9 @@ class ProtLocalCompose(ProtAnalysis3D):
     def _methods(self) -> List[str]:
         if not hasattr(self, "outputVolume"):
             return []
-        return [f"The maps of {len(self._run_paths())} local refinements were placed at the mean of their relative poses "
-                "and joined to one map with independent half-maps [LocalRefine]. The map shows the mean arrangement of "
-                "the bodies."]
+        return [f"The maps of {len(self._run_paths())} local refinements were placed at the mean of their relative "
+                "poses and joined to one map with independent half-maps [LocalRefine]. The map shows the mean "
+                "arrangement of the bodies."]
 
     def _citations(self) -> List[str]:
         return ["LocalRefine"]

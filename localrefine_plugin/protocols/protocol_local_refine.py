@@ -181,7 +181,7 @@ class ProtLocalRefine(ProtRefine3D):
                 except RuntimeError as error:
                     logger.warning("the results could not be validated: %s", error)
                     cleanPath(str(folder.error))
-            written += self._written(found)
+            written += self._written(found, folder)
         return written
 
     def createOutputStep(self, token: str) -> None:

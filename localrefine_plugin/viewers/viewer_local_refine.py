@@ -44,8 +44,8 @@ class LocalRefineViewer(ProtocolViewer):
                       help="Leave empty for the best one so far (the result). 0 is the input.")
         form.addParam("compareWith", params.EnumParam, choices=[NO_RUN] + [name for name, _ in self._other_runs()],
                       default=0, label="Compare with",
-                      help="Another local refinement of this project: its result is laid over the FSC and the "
-                           "histograms of pose change.")
+                      help="Another local refinement of this project, or another body: its result is laid over the "
+                           "FSC and the histograms of pose change.")
         form.addParam("filmRest", params.EnumParam, choices=[INPUT_POSES] + [name for name, _ in self._other_runs()],
                       default=0, label="Film: motion against",
                       help="The input poses, or a local refinement of the rest of the particle with the same "
@@ -86,7 +86,7 @@ class LocalRefineViewer(ProtocolViewer):
 
     def figure(self, name: str, iteration: Optional[int] = None) -> Any:
         """The Figure of an entry (iteration None: the result); never raises on what the run folder holds."""
-        return draw(picture_of(name), self.state(), iteration, self._compared_run())
+        return draw(picture_of(name), self.state(), iteration, self._chosen_run("compareWith"))
 
     def _show_picture(self, param_name: Optional[str] = None) -> List[View]:
         picture = picture_of(str(param_name))
@@ -112,20 +112,20 @@ class LocalRefineViewer(ProtocolViewer):
         lines = live_line(log)
         return f"{lines[0]}  ({max(0.0, time.time() - os.path.getmtime(log)):.0f} s ago)" if lines else ""
 
-    def _other_runs(self) -> List[Tuple[str, Any]]:
-        """(label, protocol) of the other local refinements of the project that have begun."""
+    def _other_runs(self) -> List[Tuple[str, RunState]]:
+        """(label, state) of the other local refinements of the project that have begun, and of all bodies of this one
+        if it has several: which of them is shown may change while the window is open."""
         runs = self.getProject().getRuns() if self.getProject() is not None else []
-        return [(f"{run.getRunName()} (id {run.getObjId()})", run) for run in runs
-                if isinstance(run, ProtLocalRefine) and run.getObjId() != self.protocol.getObjId()
-                and run.run_state().started]
+        bodies = [(run, number) for run in runs if isinstance(run, ProtLocalRefine)
+                  for number, _ in enumerate(run.run_folders(), 1)
+                  if run.getObjId() != self.protocol.getObjId() or len(run.run_folders()) > 1]
+        found = [(f"{run.body_title(number)} (id {run.getObjId()})", run.run_state(number)) for run, number in bodies]
+        return [(label, state) for label, state in found if state.started]
 
-    def _compared_run(self) -> Optional[Tuple[str, RunState]]:
-        chosen = self.getAttributeValue("compareWith", 0)
-        others = self._other_runs()
-        if not chosen or chosen > len(others):
-            return None
-        name, run = others[chosen - 1]
-        return name, run.run_state()
+    def _chosen_run(self, param_name: str) -> Optional[Tuple[str, RunState]]:
+        """(label, state) of the run that an entry names; None for its first choice."""
+        chosen, others = self.getAttributeValue(param_name, 0), self._other_runs()
+        return others[chosen - 1] if 0 < chosen <= len(others) else None
 
     # ---------------------------------------------------------------- files
 
@@ -200,8 +200,10 @@ class LocalRefineViewer(ProtocolViewer):
 
     def _film_error(self) -> str:
         """Make the film that is asked for unless it is there; what went wrong, or ""."""
-        chosen, others = self.getAttributeValue("filmRest", 0), self._other_runs()
-        rest = others[chosen - 1][1].run_state().folder.path if 0 < chosen <= len(others) else None
+        chosen = self._chosen_run("filmRest")
+        rest = None if chosen is None else chosen[1].folder.path
+        if rest == self.state().folder.path:
+            return "A body does not move against itself: choose another one for *Film: motion against*."
         return film_entry.made(self.state().folder, rest)
 
     def _show_film(self, _param_name: Optional[str] = None) -> List[View]:

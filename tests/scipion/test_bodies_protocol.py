@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import mrcfile
 import numpy as np
 import pytest
+from conftest import require_mpi
 from pyworkflow.object import RELATION_SOURCE, Pointer
 from pyworkflow.protocol.constants import MODE_RESTART, MODE_RESUME
 from run_results import assert_same_bits
@@ -153,9 +154,15 @@ def test_analyze_results_shows_the_body_that_is_chosen(project, finished, alone)
     assert viewer.state().folder.path.name == "body_2"
     volumes = [item.getFileName() for item in viewer.write_map_set()]
     assert volumes and all("body_2" in name for name in volumes)
+    names = [name for name, _ in viewer._other_runs()]
+    for number in (1, 2):
+        viewer.filmRest.set(1 + names.index(f"{finished.getRunName()}, body {number} (id {finished.getObjId()})"))
+        assert viewer._chosen_run("filmRest")[1].folder.path == finished.run_folders()[number - 1].path
+    assert "does not move against itself" in viewer._film_error()
     other = LocalRefineViewer(project=project.project, protocol=alone)
     other.setProtocol(alone)
     assert other.state().folder.path.name == "run" and not hasattr(other, "body")
+    assert not any(name.startswith(f"{alone.getRunName()} (id {alone.getObjId()})") for name, _ in other._other_runs())
 
 
 def test_compose_bodies_takes_all_bodies_of_a_run(project, finished, alone):
@@ -205,6 +212,17 @@ def test_continue_after_a_kill_keeps_what_was_done(project, finished):
     assert len(errors) == 1 and "more bodies than this; use Restart" in errors[0]
     again.runMode.set(MODE_RESTART)
     assert again.validate() == []
+
+
+def test_two_mpi_processes_give_the_same_bits(project, finished, monkeypatch):
+    require_mpi()
+    for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
+        monkeypatch.setenv(name, "1")
+    protocol = completed(project.project, protocol_of(project, "A", "B", numberOfMpi=2))
+    records = [read_json(run.half_done(1, 1)) for run in protocol.run_folders()]
+    assert [record["processes"] for record in records] == [2, 2]
+    for mine, other in zip(protocol.run_folders(), finished.run_folders()):
+        assert_same_bits(mine, other)
 
 
 # ---------------------------------------------------------------- what is refused
