@@ -150,4 +150,4 @@ def test_the_commands_of_the_report_are_those_of_the_run(state):
     assert words[:3] == ["python", "-m", "localrefine_plugin.engine"]
     options = parser().parse_args(words[3:])
     assert options.particles == "/data/my particles; rm.star" and options.half_map_1 == state.input.half_map_1
-    assert options.settings == "settings.json" and options.verb == "refine"
+    assert options.settings == ["settings.json"] and options.verb == "refine"
