@@ -199,9 +199,10 @@ class ProtLocalFindBodies(ProtAnalysis3D):
         return errors
 
     def _warnings(self) -> List[str]:
+        particles, run = self.inputParticles.get(), self.inputRun.get()
         if not self._is_of_run():
-            return parity_warnings(self.inputParticles.get())
-        control = self.inputRun.get().run_state().rest_control
+            return [] if particles is None else parity_warnings(particles)
+        control = None if run is None else run.run_state().rest_control
         if control is None or control.verdict not in PARTS_LEFT_OUT:
             return []
         return ["*Local refinement*: its mask leaves out a part of the particle that may move by itself. A part that "
