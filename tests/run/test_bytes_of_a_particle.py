@@ -11,7 +11,7 @@ import tracemalloc
 import pytest
 
 from benchmarks.growth.memory import write_data
-from localrefine_plugin.engine import refine
+from localrefine_plugin.engine import progress, refine
 from localrefine_plugin.engine.align import half_set, verdicts
 from localrefine_plugin.engine.finish.results import write_final_particles
 from localrefine_plugin.engine.inputs import copies, exclude, half_sets
@@ -20,7 +20,6 @@ from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.io.run_folder import RunFolder
 from localrefine_plugin.engine.merge import hinge, merge
 from localrefine_plugin.engine.motion import motion_prior
-from localrefine_plugin.engine.progress import be_silent
 from localrefine_plugin.engine.records.settings import Settings
 
 MOST_BYTES = 250  # issue: bounded memory for millions of particles
@@ -48,13 +47,13 @@ def in_small_parts():
             patch.setattr(module, name, PART)
         patch.setattr(exclude, "BATCH_BYTES", 4 * PART * BOX ** 2)
         patch.setattr(half_set, "BATCH_BYTES", 2 << 20)
+        patch.setattr(progress, "_heard", False)
         yield
 
 
 @pytest.fixture(scope="module")
 def bytes_of(tmp_path_factory, in_small_parts):
     """Peak of each step by number of particles."""
-    be_silent()
     path = tmp_path_factory.mktemp("bytes")
     steps(path / "warm", 200)  # what is compiled and imported is no particle's
     return {count: steps(path / str(count), count) for count in (FEW, MANY)}

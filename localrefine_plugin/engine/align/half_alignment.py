@@ -184,7 +184,7 @@ class HalfAlignment:
             evidence = evidence_at(rotation0, best.w, best.shift, best.curvature, gradient,
                                    np.ones(n) if counts is None else counts).take(some)
         at = BestPoses(index, best, owner, u0, np.bincount(inserted, minlength=n), errors)
-        found.include(FoundOfImages(index, pose_columns(self.particles, at, plan), match, evidence, index[some]))
+        found.include(FoundOfImages(index, pose_columns(self.particles, at, plan), match.copy(), evidence, index[some]))
 
     def search(self, index: np.ndarray, packed: PackedImages, prior: PosePrior, u0: np.ndarray) -> Modes:
         known = known_start(self.previous, prior.rotation0, u0, self.plan, index)

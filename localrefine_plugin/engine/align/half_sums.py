@@ -212,7 +212,8 @@ class BestPoses:
 
 
 def pose_columns(particles: Particles, found: BestPoses, plan: SearchPlan) -> Dict[str, np.ndarray]:
-    """The columns of records.PoseTable (but ``row``) for one batch; covariances `packed`."""
+    """The columns of records.PoseTable (but ``row``) for one batch; covariances `packed`. They are no views of the
+    modes: these would keep all that is known of a mode in memory."""
     best, index = found.best, found.index
     shift = found.u0 + best.shift - project(best.rotation, plan.centre)
     input_rotation, input_shift = particles.rotation[index], particles.shift_px[index]
@@ -221,10 +222,10 @@ def pose_columns(particles: Particles, found: BestPoses, plan: SearchPlan) -> Di
     rotation0 = best.rotation @ np.swapaxes(exp_map(best.w), 1, 2)
     at_fulcrum = best.shift + project(best.rotation - rotation0, plan.fulcrum - plan.centre)
     return dict(
-        rotation=best.rotation, shift_px=shift, rotation_change_deg=np.rad2deg(w).astype(np.float32),
+        rotation=best.rotation.copy(), shift_px=shift, rotation_change_deg=np.rad2deg(w).astype(np.float32),
         shift_change_angstrom=(moved * particles.pixel_size).astype(np.float32),
         covariance=packed(np.linalg.inv(best.precision + 1e-9 * np.eye(5))),
-        pose_error_covariance=packed(found.pose_error_covariance), log_likelihood=best.log_likelihood,
+        pose_error_covariance=packed(found.pose_error_covariance), log_likelihood=best.log_likelihood.copy(),
         modes=np.bincount(found.owner, minlength=len(index)).astype(np.int32),
         insertions=found.insertions.astype(np.int32),
         at_rotation_limit=np.linalg.norm(best.w, axis=1) > 0.98 * plan.rotation_extent,

@@ -96,7 +96,7 @@ def cubes(halves: HalfMaps, mask: np.ndarray, pixel_size: float, reach: float) -
     power = np.sqrt(first * second)
     white = np.divide(band, np.sqrt(power), out=np.zeros(len(power)), where=band & (power > 0))
     coarse = min(box, 2 * int(np.ceil(0.5 * VOXELS * box * pixel_size / FINEST)))
-    volume, shape = resample_map(to_host(halves.mean(by_shell(white))), coarse), resample_map(mask, coarse)
+    volume, shape = to_host(resample_map(halves.mean(by_shell(white)), coarse)), resample_map(mask, coarse)
     shape, voxel = np.clip(shape, 0, 1).astype(np.float32), pixel_size * box / coarse
     centre = np.rint(mask_centre(shape) - coarse // 2)
     edge = support_box(shape > 0.1, centre)
