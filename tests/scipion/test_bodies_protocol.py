@@ -23,7 +23,7 @@ from scipion_data import (
     write_map,
 )
 
-from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
+from localrefine_plugin.engine.io.run_folder import BodiesFolder, RunFolder, read_json
 from localrefine_plugin.protocols import ProtLocalCompose, ProtLocalRefine
 
 BOX, COUNT = 32, 100
@@ -223,6 +223,16 @@ def test_two_mpi_processes_give_the_same_bits(project, finished, monkeypatch):
     assert [record["processes"] for record in records] == [2, 2]
     for mine, other in zip(protocol.run_folders(), finished.run_folders()):
         assert_same_bits(mine, other)
+
+
+def test_a_job_that_the_queue_ends_early_is_no_success(finished, monkeypatch):
+    """Even if an earlier attempt had come to its end."""
+    record = BodiesFolder(finished._getExtraPath("run")).record
+    content = record.read_bytes()
+    monkeypatch.setattr(finished, "runJob", lambda *words, numberOfMpi: None)
+    with pytest.raises(RuntimeError, match="ended before its work was done"):
+        finished.refineBodiesStep("digest", "token")
+    record.write_bytes(content)
 
 
 # ---------------------------------------------------------------- what is refused
