@@ -187,10 +187,11 @@ def test_the_run_says_what_a_selection_has_to_do_with_noise():
     run, _ = run_with_noise_images(keep_probability=0.5)
     found = read_json(run.final("selection.json"))
     effect, error = found["effect"], found["own_advantage_error"]
-    assert not found["prefers_noise"] and 0 < error < 0.1
+    assert not found["prefers_noise"] and 0 < error < 0.1 < found["own_advantage_spread"] < 1
     assert abs(effect["random"]["own_advantage"] - effect["all"]["own_advantage"]) < 4 * error
     assert effect["kept"]["own_advantage"] < effect["all"]["own_advantage"] - 3 * error
-    record = Selection(60, 40, 0.0, {choice: SelectionEffect(5.0, 0.5, 0.2) for choice in CHOICES}, 0.01, True)
+    effects = {choice: SelectionEffect(5.0, 0.5, 0.2) for choice in CHOICES}
+    record = Selection(60, 40, 0.0, effects, 0.01, 0.4, True)
     assert "must not be believed" in sentence(record)
     assert "must not be believed" not in sentence(replace(record, prefers_noise=False))
 

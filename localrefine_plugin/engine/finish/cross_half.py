@@ -50,7 +50,7 @@ def own_advantage(run: RunFolder, iteration: int, half: int, poses: PoseTable,
     given, chosen = load_input(run), evenly_spaced(len(poses), PARTICLES_PER_HALF)
     particles, before = load_particles(run).take(poses.row[chosen]), iteration - 1
     plan = search_plan(given.resolved, particles, load_iteration(run, before).align_resolution_angstrom)
-    noise, mask = load_noise(run, iteration, half), read_map(run.mask_in_use(iteration))[0]
+    noise, mask = load_noise(run, iteration, half), read_map(run.mask_in_use(before))[0]
     pixels = pixel_list(particles.box_size, plan.align_shell, noise.shape[1] - 1)
     last = int(np.ceil(plan.align_shell * stretch(particles)))
     maps = [read_map(run.reference(before, of))[0] for of in (half, 3 - half)]

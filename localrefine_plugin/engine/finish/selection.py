@@ -98,8 +98,8 @@ def effect(run: RunFolder, iteration: int, rows: Dict[int, np.ndarray], workers:
     return Selection(number, count - number, expected_wrong / max(number, 1), {
         choice: SelectionEffect(resolution_at(curve, FSC_THRESHOLD, len(mask), given.pixel_size),
                                 float(curve[1:].mean()), advantage[choice].mean) for choice, curve in curves.items()},
-        advantage["kept"].error if curves else 0.0,
-        bool(curves) and prefers_noise(advantage["all"], advantage["kept"]))
+        *((advantage["kept"].error, advantage["all"].spread, prefers_noise(advantage["all"], advantage["kept"]))
+          if curves else ()))
 
 
 def half_maps(run: RunFolder, iteration: int, half: int, poses: PoseTable, counts: Sequence[np.ndarray],
@@ -139,10 +139,10 @@ def sentence(found: Selection) -> str:
             f"random to {random.resolution_angstrom:.2f} Å (FSC {FSC_THRESHOLD} in the mask, not corrected)")
     if kept.mean_fsc <= every.mean_fsc:
         text += ". The half-maps do not agree better with the selection"
-    text += (f". The own half-set's reference fits better than the other's by {kept.own_advantage:.2f} (those kept), "
-             f"{every.own_advantage:.2f} (all) and {random.own_advantage:.2f} ± {found.own_advantage_error:.2f} "
-             "(as many at random) standard deviations of noise")
+    text += (f". Fit to the own half-set's reference less that to the other's, in standard deviations of noise: "
+             f"{kept.own_advantage:.2f} in those kept, {every.own_advantage:.2f} in all, {random.own_advantage:.2f} ± "
+             f"{found.own_advantage_error:.2f} in as many at random")
     if found.prefers_noise:
-        text += (": the selection prefers particles that agree with the noise of their own reference, and their FSC "
-                 "must not be believed. Keep more particles, or use all of them with their weights")
-    return text
+        return text + (": the selection prefers particles that agree with the noise of their own reference, and their "
+                       "FSC must not be believed. Keep more particles, or use all of them with their weights")
+    return text + ": the selection does not prefer particles that agree with the noise of their own reference"

@@ -62,14 +62,15 @@ class SelectionEffect:
 class Selection:
     """selection.json: how many particles were kept, how many of those are expected to be wrong (a share), and the
     half-maps of "all", of all "weighted" by their probability, of those "kept" and of as many at "random"; the standard
-    error of own_advantage of as many at random, and whether those kept agree with the noise of their own reference
-    (finish/cross_half.py)."""
+    error of own_advantage of as many at random, its standard deviation from particle to particle, and whether those
+    kept agree with the noise of their own reference (finish/cross_half.py)."""
 
     kept: int
     left_out: int
     expected_wrong: float
     effect: Dict[str, SelectionEffect]
     own_advantage_error: float = 0.0
+    own_advantage_spread: float = 0.0
     prefers_noise: bool = False
 
 
