@@ -147,7 +147,16 @@ def test_a_program_that_hangs_is_stopped_with_its_children(monkeypatch, tmp_path
     found = gpu.outcome(gpu.TESTS, ["hangs"], 3)
     assert not found.passed and found.lines[-1] == f"stopped after {gpu.LIMITS[gpu.TESTS]} s"
     state = Path(f"/proc/{found.lines[0]}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+    def ended():
+        try:
+            return state.read_text().split()[2] == "Z"
+        except OSError:  # not even its number is left
+            return True
+    limit = time.monotonic() + 30  # a signal has been sent; a busy machine takes a while to deliver it
+    while not ended() and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert ended()
 
 
 def test_all_parts_together_take_at_most_twelve_minutes():
