@@ -9,7 +9,6 @@ Data: FOLDER, simulated: a set of the benchmark's make_dataset.py or make_hard.p
 """
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import List, Tuple
 
@@ -24,7 +23,7 @@ from localrefine_plugin.engine.records.forecast import SAMPLE
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
 
-from ..page import DOCS, table, write_section
+from ..page import DOCS, arguments_of_sets, conclude, table
 from ..truth import Truth
 from .resolution_to_report import OTHERS_DENSITY, foreign_share
 
@@ -71,20 +70,13 @@ def row(data: Path, work: Path, sample: int, threads: int) -> Tuple[List[str], s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, action="append", required=True)
-    parser.add_argument("--work", type=Path, required=True)
+    parser = arguments_of_sets(__doc__)
     parser.add_argument("--sample", type=int, default=SAMPLE, help="particles of each half-set")
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     rows, problems = zip(*(row(data, options.work, options.sample, options.threads) for data in options.data))
-    if options.write:
-        names = " ".join(f"--data {data.name}" for data in options.data)
-        write_section("forecast", f"`python -m benchmarks.honesty.forecast {names} --work FOLDER --write`\n\n"
-                      f"{table(HEAD, rows)}", PAGE)
-    wrong = [problem for problem in problems if problem]
-    assert not wrong, "; ".join(wrong)
+    names = " ".join(f"--data {data.name}" for data in options.data)
+    conclude("forecast", PAGE if options.write else None, f"`python -m benchmarks.honesty.forecast {names} --work "
+             f"FOLDER --write`\n\n{table(HEAD, rows)}", problems)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ make_dataset.py (`mid`).
 """
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -22,7 +21,7 @@ from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
 
-from ..page import DOCS, table, write_section
+from ..page import DOCS, arguments_of_sets, conclude, table
 from ..truth import Truth
 
 RESOLUTION = DOCS / "explanation" / "resolution.md"
@@ -60,19 +59,11 @@ def row(data: Path, name: str, work: Path, threads: int) -> Tuple[List[str], str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, action="append", required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
+    options = arguments_of_sets(__doc__).parse_args()
     rows = [row(data, name, options.work, options.threads) for data in options.data for name in PRIORS]
     text = table(HEAD, [cells for cells, _ in rows])
     print(text)
-    if options.write:
-        write_section("resolution to report", text, RESOLUTION)
-    problems = [problem for _, problem in rows if problem]
-    assert not problems, "; ".join(problems)
+    conclude("resolution to report", RESOLUTION if options.write else None, text, [problem for _, problem in rows])
 
 
 if __name__ == "__main__":

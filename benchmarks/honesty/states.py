@@ -9,7 +9,6 @@ Data: FOLDER, simulated: a set of the benchmark's make_dataset.py or make_hard.p
 """
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import List, Tuple
@@ -19,7 +18,7 @@ from localrefine_plugin.engine.finish.second_copy import second_copy
 from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.maps.half_maps import HalfMaps
 
-from ..page import DOCS, table, write_section
+from ..page import DOCS, arguments_of_sets, conclude, table
 from .forecast import finished
 
 PAGE = DOCS / "explanation" / "verdicts.md"
@@ -45,19 +44,11 @@ def row(data: Path, work: Path, threads: int) -> Tuple[List[str], str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, action="append", required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
+    options = arguments_of_sets(__doc__).parse_args()
     rows, problems = zip(*(row(data, options.work, options.threads) for data in options.data))
-    if options.write:
-        names = " ".join(f"--data {data.name}" for data in options.data)
-        write_section("states", f"`python -m benchmarks.honesty.states {names} --work FOLDER --write`\n\n"
-                      f"{table(HEAD, rows)}", PAGE)
-    wrong = [problem for problem in problems if problem]
-    assert not wrong, ", ".join(wrong)
+    names = " ".join(f"--data {data.name}" for data in options.data)
+    conclude("states", PAGE if options.write else None, f"`python -m benchmarks.honesty.states {names} --work FOLDER "
+             f"--write`\n\n{table(HEAD, rows)}", problems)
 
 
 if __name__ == "__main__":

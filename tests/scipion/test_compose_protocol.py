@@ -2,13 +2,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 import pytest
-from scipion_data import completed, launched, project_of_tests, volume
+from scipion_data import completed, launched, project_of_tests, stored_run
 from two_bodies import PIXEL_SIZE, run_of
 
 from localrefine_plugin.protocols import ProtLocalCompose, ProtLocalRefine
@@ -22,20 +21,7 @@ def project():
 
 def refined(project, name):
     """A local refinement of the project whose run folder is that of a body."""
-    protocol = project.newProtocol(ProtLocalRefine)
-    protocol.setObjLabel(f"body {name}")
-    project.saveProtocol(protocol)
-    protocol.makePathsAndClean()
-    folder = Path(protocol._getExtraPath("run"))
-    shutil.copytree(run_of(name).path, folder)
-    made = volume(str(folder / "final" / "map.mrc"), pixel_size=PIXEL_SIZE)
-    origin = made.getOrigin(force=True)
-    origin.setShifts(-11.0, -12.0, -13.0)
-    made.setOrigin(origin)
-    protocol._defineOutputs(outputVolume=made)
-    protocol.setFinished()
-    project._storeProtocol(protocol)
-    return protocol
+    return stored_run(project, f"body {name}", run_of(name).path, PIXEL_SIZE, (-11.0, -12.0, -13.0))
 
 
 def composing(project, runs, **values):

@@ -3,13 +3,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 import mrcfile
 import pytest
 from pyworkflow.protocol.constants import MODE_RESUME
-from scipion_data import completed, launched, project_of_tests, simulated_inputs, volume
+from scipion_data import completed, launched, project_of_tests, simulated_inputs, stored_run, volume
 from two_bodies import ANGLE_DEG, PIXEL_SIZE, whole_run
 
 from localrefine_plugin.engine.io.run_folder import read_json, write_json
@@ -27,20 +26,7 @@ def project():
 @pytest.fixture(scope="module")
 def refined(project):
     """A local refinement of the project in a mask of the whole particle, of which body B turns."""
-    protocol = project.newProtocol(ProtLocalRefine)
-    protocol.setObjLabel("whole particle")
-    project.saveProtocol(protocol)
-    protocol.makePathsAndClean()
-    folder = Path(protocol._getExtraPath("run"))
-    shutil.copytree(whole_run(ANGLE_DEG).path, folder, ignore=shutil.ignore_patterns("rigidity"))
-    made = volume(str(folder / "final" / "map.mrc"), pixel_size=PIXEL_SIZE)
-    origin = made.getOrigin(force=True)
-    origin.setShifts(*ORIGIN)
-    made.setOrigin(origin)
-    protocol._defineOutputs(outputVolume=made)
-    protocol.setFinished()
-    project._storeProtocol(protocol)
-    return protocol
+    return stored_run(project, "whole particle", whole_run(ANGLE_DEG).path, PIXEL_SIZE, ORIGIN)
 
 
 def finding(project, run, **values):

@@ -137,6 +137,27 @@ def completed(project: Any, protocol: Any) -> Any:
     return protocol
 
 
+def stored_run(project: Any, label: str, folder: Path, pixel_size: float, origin: Any) -> Any:
+    """A local refinement of the project that is finished, and whose run folder is a copy of this one."""
+    import shutil
+
+    from localrefine_plugin.protocols import ProtLocalRefine
+    protocol = project.newProtocol(ProtLocalRefine)
+    protocol.setObjLabel(label)
+    project.saveProtocol(protocol)
+    protocol.makePathsAndClean()
+    own = Path(protocol._getExtraPath("run"))
+    shutil.copytree(folder, own, ignore=shutil.ignore_patterns("rigidity"))
+    made = volume(str(own / "final" / "map.mrc"), pixel_size=pixel_size)
+    shifted = made.getOrigin(force=True)
+    shifted.setShifts(*origin)
+    made.setOrigin(shifted)
+    protocol._defineOutputs(outputVolume=made)
+    protocol.setFinished()
+    project._storeProtocol(protocol)
+    return protocol
+
+
 def new_project(name: str) -> Any:
     from pyworkflow.project import Manager
     manager = Manager()
