@@ -130,8 +130,9 @@ def forecast_lines(protocol: Any) -> List[str]:
         maps = [mrc_map(name, item.getSamplingRate() or pixel, os.path.join(folder, f"{number}.mrc"))
                 for number, (name, item) in enumerate([(name, volume) for name in half_map_files(volume)]
                                                       + [(mask.getFileName(), mask) for _, mask in named])]
-        words = ["--particles", star, "--half-map-1", maps[0], "--half-map-2", maps[1], "--mask", *maps[2:],
-                 "--settings", settings, "--json", target, "--device", "cuda:0" if protocol.usesGpu() else "cpu",
+        masks = [word for path in maps[2:] for word in ("--mask", path)]
+        words = ["--particles", star, "--half-map-1", maps[0], "--half-map-2", maps[1], *masks, "--settings", settings,
+                 "--json", target, "--device", "cuda:0" if protocol.usesGpu() else "cpu",
                  "--threads", str(max(1, protocol.numberOfThreads.get() or 1))]
         done = subprocess.run([sys.executable, "-m", "localrefine_plugin.engine", "forecast", *words],
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, check=False)
