@@ -44,9 +44,9 @@ CASES: Dict[str, Dict[str, Any]] = {
 SMALL = dict(model="membrane", box_size=64, pixel_size=3.0)
 SMALL_CASES = {
     "membrane protein in a micelle, domain of 50 kDa": {},
-    "the same and ice gradient": dict(ice_gradient=2.0),
-    "the same and neighbours": dict(neighbours=0.5),
-    "the same and pixel size 1 % wrong": dict(pixel_size_error=0.01),
+    "membrane protein and ice gradient": dict(ice_gradient=2.0),
+    "membrane protein and neighbours": dict(neighbours=0.5),
+    "membrane protein and pixel size 1 % wrong": dict(pixel_size_error=0.01),
 }
 TWO_HINGES = dict(model="two_hinges", pixel_size=3.0)
 HEAD = ("images", "angle: input", "after", "centroid: input", "after", "mean FSC to truth: input", "after",
