@@ -4,6 +4,8 @@ In a set a wrong pairing is more likely than in a file: items are joined by id, 
 """
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mrcfile
 import numpy as np
 import pytest
@@ -30,9 +32,12 @@ SPOILS = {
 }
 
 
-def as_set(folder, e):
-    """Files of the experiment, with a Scipion set of its particles converted in the place of the particle file."""
-    from pwem.objects import CTFModel, Particle, Transform
+def as_set(folder, e, places=None):
+    """Files of the experiment, with a Scipion set of its particles converted in the place of the particle file.
+
+    ``places`` (n, 2): of the particles on one micrograph, px.
+    """
+    from pwem.objects import Coordinate, CTFModel, Particle, Transform
     from pyworkflow.object import Integer
     write_inputs(folder, e)
     stack = str(folder / "images.mrcs")
@@ -55,6 +60,10 @@ def as_set(folder, e):
                              defocusAngle=float(p.defocus_angle[i])))
         item.setAcquisition(make_acquisition())
         item._rlnRandomSubset = Integer(int(p.half_set[i]))
+        if places is not None:
+            item.setCoordinate(Coordinate(x=int(places[i][0]), y=int(places[i][1])))
+            item.getCoordinate().setMicName("micrograph.mrc")
+            item.getCoordinate().setMicId(1)
         particles.append(item)
     particles.write()
     (folder / "particles.star").unlink()
@@ -78,6 +87,31 @@ def test_a_set_that_does_not_belong_is_refused_with_the_mistake(e, tmp_path, mon
 def test_a_good_set_passes_without_a_word(e, tmp_path, monkeypatch):
     without_half_maps(monkeypatch)
     assert as_set(tmp_path, e) == ()
+
+
+def with_copies(e, images=lambda copies: copies):
+    """The first 20 particles again at the end, in the other half-set; ``images`` of the copies from theirs."""
+    row = np.r_[np.arange(N), np.arange(20)]
+    particles = e.particles.take(row)
+    half_set = np.where(np.arange(len(row)) < N, particles.half_set, 3 - particles.half_set)
+    return replace(e, particles=replace(particles, half_set=half_set),
+                   images=np.concatenate([e.images, images(e.images[:20])]))
+
+
+def test_the_same_images_in_both_half_sets_of_a_set_are_refused(e, tmp_path, monkeypatch):
+    without_half_maps(monkeypatch)
+    with pytest.raises(InputError, match="hold the same pixels"):
+        as_set(tmp_path, with_copies(e))
+
+
+def test_items_of_one_place_of_a_micrograph_in_both_half_sets_are_refused(e, tmp_path, monkeypatch):
+    """Extracted anew: other pixels, coordinates a pixel away."""
+    without_half_maps(monkeypatch)
+    noise = 0.3 * e.noise * np.random.default_rng(1).standard_normal(e.images[:20].shape)
+    again = with_copies(e, lambda images: (images + noise).astype(np.float32))
+    apart = 200 * np.stack([np.arange(N) % 15, np.arange(N) // 15], axis=1)
+    with pytest.raises(InputError, match="40 of 320 particles lie within 20 Å of each other"):
+        as_set(tmp_path, again, np.concatenate([apart, apart[:20] + 1]))
 
 
 def test_noise_in_a_set_is_said(e, tmp_path, monkeypatch):
