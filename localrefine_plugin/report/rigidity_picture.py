@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from ..engine.io.run_folder import write_atomic
 from ..engine.records.rigidity import CellMotion, Rigidity
 from .plots import finish_axes, new_figure
 from .run_state import RunState
@@ -101,7 +102,7 @@ def write_png(run: str, path: Optional[Path] = None) -> Optional[Path]:
     if figure is None:
         return None
     target = path or state.folder.rigidity.with_name("rigidity.png")
-    figure.savefig(str(target), dpi=110)
+    write_atomic(target, lambda name: figure.savefig(name, dpi=110))
     return target
 
 

@@ -9,7 +9,7 @@ from gpu.fixtures import STAND_IN, install
 from small_experiments import RESOLUTION, small_experiment
 
 from localrefine_plugin.engine.align.half_alignment import HalfAlignment
-from localrefine_plugin.engine.align.half_set import HalfTask
+from localrefine_plugin.engine.align.half_set import HalfTask, attempt_together
 from localrefine_plugin.engine.align.half_sums import NoiseSums, integers_by_shell
 from localrefine_plugin.engine.align.memory import need_of
 from localrefine_plugin.engine.kernels.device import CPU, to_host
@@ -62,7 +62,8 @@ def test_images_out_of_range_are_summed_again_less_finely(capsys):
     task = HalfTask(e.half_set(), e.plan(RESOLUTION), CPU, 1)
     found = task.align(silent)
     assert "made again, less fine" in capsys.readouterr().out
-    in_floats = task.attempt(silent, need_of(task.plan, e.particles, task.half.max_shell, e.mask, CPU), None)
+    need = need_of(task.plan, e.particles, task.half.max_shell, e.mask, CPU)
+    in_floats = attempt_together([task], silent, need, None)[0]
     np.testing.assert_allclose(found.half_map, in_floats.half_map, atol=1e-3 * np.abs(in_floats.half_map).max())
     np.testing.assert_array_equal(found.poses.rotation, in_floats.poses.rotation)
 
@@ -99,7 +100,7 @@ def test_a_team_sums_in_floats_if_one_of_its_gpus_does_not_hold_integers(capsys)
     result = task.align(silent)
     assert "does not hold sums in 64-bit integers" in capsys.readouterr().out
     need = need_of(task.plan, e.particles, task.half.max_shell, e.mask, CPU)
-    in_floats = replace(task, team=ALONE).attempt(silent, need, None)
+    in_floats = attempt_together([replace(task, team=ALONE)], silent, need, None)[0]
     np.testing.assert_array_equal(result.half_map, in_floats.half_map)
 
 

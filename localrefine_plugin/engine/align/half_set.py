@@ -86,12 +86,6 @@ class HalfTask:
         results = align_together([self], progress)
         return None if results is None else results[0]
 
-    def attempt(self, progress: Callable[[int, int], None], need: MemoryNeed,
-                lowered: Optional[int]) -> Optional[HalfResult]:
-        """``lowered`` as in HalfAlignment. Raises OutOfRange."""
-        results = attempt_together([self], progress, need, lowered)
-        return None if results is None else results[0]
-
 
 def align_together(tasks: Sequence[HalfTask], progress: Callable[[int, int], None]) -> Optional[List[HalfResult]]:
     """The results of several bodies of one half-set, whose images are read and transformed once, for the first member

@@ -22,6 +22,7 @@ from typing import Callable, List, NamedTuple, Sequence, Tuple, Union
 import numpy as np
 
 from ..align.reference import Reference
+from ..model.pixels import shell_starts
 from ..records.errors import InputError
 from ..records.particles import Particles
 from .parts import DEFOCUS_REMEDY, DEFOCUS_SHARES, FEWEST_IMAGES, MOST_SHARE, PHASE_SHARES
@@ -168,7 +169,7 @@ def sums_of(found: Against, ctf: Ctf, even: bool) -> np.ndarray:
         own_information = (e11 - 2 * e12 + e22).sum(axis=1)
         count = 1 / np.maximum(own_information + EVEN * own_information.mean(), 1e-30)
         count /= max(count.mean(), 1e-30)
-    starts = np.flatnonzero(np.diff(packed.pixels.shell, prepend=-1))
+    starts = shell_starts(packed.pixels.shell)
 
     def by_shell(values: np.ndarray, power: int) -> np.ndarray:
         summed: np.ndarray = np.add.reduceat(np.einsum("n,nk->k", count ** power, values, dtype=np.float64), starts)

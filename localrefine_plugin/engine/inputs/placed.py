@@ -14,10 +14,11 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from ..align.reference import Reference, slice_rows
-from ..align.verdicts import Gains, densities, fit
+from ..align.verdicts import Gains, densities, fit, gains
 from ..kernels.batches import evenly_spaced
 from ..kernels.slices import extract_slices
 from ..model.optics import image_shift
+from ..model.pixels import shell_starts
 from ..model.pose import exp_map, project
 from ..records.errors import InputError
 from ..records.iteration import Verdict
@@ -52,8 +53,7 @@ class Placed:
 
 def gains_of(found: Sequence[Explained]) -> Gains:
     own = joined_matches([f.own for f in found])
-    strength = np.sqrt(np.maximum(own.energy, 1e-12))
-    return Gains(own.cross / strength, strength)
+    return gains(own.cross, own.energy)
 
 
 def placed(found: Sequence[Explained]) -> Placed:
@@ -61,7 +61,7 @@ def placed(found: Sequence[Explained]) -> Placed:
     at the poses of others."""
     of_all = gains_of(found)
     other = joined_matches([f.other for f in found])
-    elsewhere = other.cross / np.sqrt(np.maximum(other.energy, 1e-12))
+    elsewhere = gains(other.cross, other.energy).z
     verdict = fit(of_all, (float(elsewhere.mean()), max(float(elsewhere.std()), 1.0)), (0.0, 1.0), LEAST_GAIN)
     density = densities(of_all, verdict)
     share, total = 1 - verdict.share_aligned, density.sum(axis=1)
@@ -160,8 +160,7 @@ def explained_of(found: Explained) -> np.ndarray:
 
 def by_shell(sample: Sample, values: np.ndarray) -> np.ndarray:
     """Sums (n, shells) of values (n, K); pixels are sorted by shell."""
-    starts = np.flatnonzero(np.diff(sample.packed.pixels.shell, prepend=-1))
-    sums: np.ndarray = np.add.reduceat(values, starts, axis=1, dtype=np.float64)
+    sums: np.ndarray = np.add.reduceat(values, shell_starts(sample.packed.pixels.shell), axis=1, dtype=np.float64)
     return sums
 
 
@@ -262,8 +261,7 @@ def also_misplaced(rows: OtherRows, found: Sequence[Explained], here: Placed, pa
             continue
         sample = sample_of(particles, index, shell, f.sample.centre, f.sample.noise_power, workers)
         m = match(sample, reference, sample.particles.rotation, sample.particles.shift_px)
-        strength = np.sqrt(np.maximum(m.energy, 1e-12))
-        density = densities(Gains(m.cross / strength, strength), here.verdict)
+        density = densities(gains(m.cross, m.energy), here.verdict)
         not_there += int(np.count_nonzero(density[:, 0] < 0.5 * density.sum(axis=1)))
         count += len(index)
     return count > 0 and not_there > (1 + here.share) / 2 * count

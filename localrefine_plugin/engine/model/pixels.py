@@ -91,3 +91,9 @@ def last_column(max_shell: int) -> np.ndarray:
 def shell_of_resolution(resolution_angstrom: float, box_size: int, pixel_size: float) -> float:
     """Shell (cycles per box) of a resolution in Å: N·a / d."""
     return box_size * pixel_size / resolution_angstrom
+
+
+def shell_starts(shell: np.ndarray) -> np.ndarray:
+    """Where each shell begins among pixels that are sorted by shell (K,), for `np.add.reduceat`."""
+    starts: np.ndarray = np.flatnonzero(np.diff(shell, prepend=-1))
+    return starts
