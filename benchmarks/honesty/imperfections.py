@@ -102,13 +102,15 @@ def ours(case: Case, data: Path) -> Dict[str, Any]:
                 said=list(dict.fromkeys(FIRST_CLAUSE.split(SOURCE.sub("", text))[0] for text in said)))
 
 
-def relions(case: Case, data: Path) -> Dict[str, Any]:
-    """RELION's auto-refinement of the whole box with the mask."""
+def relions(case: Case, data: Path, cores: str) -> Dict[str, Any]:
+    """RELION's auto-refinement of the whole box with the mask; one that was ended goes on after its last iteration."""
     diameter = min(2 * MODELS[case.options.model]().radius + 20, 0.9 * case.options.box_size * case.options.pixel_size)
     output = data / "relion"
     output.mkdir(exist_ok=True)
     inputs = relion.Inputs("particles.star", "consensus.mrc", f"mask_{case.body}.mrc", diameter)
-    run_measured(relion.refine_command(inputs, output), output / "log.txt", "0,1", data)
+    begun = bool(relion.iterations(output))
+    command = (relion.continue_command if begun else relion.refine_command)(inputs, output)
+    run_measured(command, output / "log.txt", cores, data)
     found = relion.result(output)
     return dict(case.compared(data, found.poses, found.map, found.half_maps), iterations=len(found.trajectory))
 
@@ -146,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--relion", nargs="?", const="", help="refine with RELION as well where the name has this")
+    parser.add_argument("--cores", default="0,1", help="the cores of RELION, as a list of taskset")
     parser.add_argument("--write", action="store_true", help="write the tables into the page")
     options = parser.parse_args()
     rows: List[Tuple[str, ...]] = []
@@ -159,7 +162,7 @@ def main() -> None:
         print(*rows[-1], sep=" | ", flush=True)
         check(case.name, found, case.name.startswith("ideal"))
         if options.relion is not None and re.search(options.relion, case.name):
-            theirs = once(data / "relion.json", lambda c=case, d=data: relions(c, d))
+            theirs = once(data / "relion.json", lambda c=case, d=data: relions(c, d, options.cores))
             peers.append((case.name, *pairs(found["after"], theirs), str(theirs["iterations"])))
             print(*peers[-1], sep=" | ", flush=True)
     if options.write:

@@ -63,7 +63,7 @@ def drawn(share, n, seed, other=-1.0):
     x = 0.3 * np.where((rng.random(n) < share)[:, None], contrast, own)
     x = x + (rng.standard_normal(x.shape) + 1j * rng.standard_normal(x.shape)) / np.sqrt(2)
     packed = SimpleNamespace(matched=2 * x, weight=2 * own, pixels=SimpleNamespace(shell=np.repeat([1, 2], 20)))
-    sample = SimpleNamespace(packed=packed, contrast=own, with_defocus=lambda _: SimpleNamespace(contrast=contrast))
+    sample = SimpleNamespace(packed=packed, contrast=own, contrast_at=lambda _: contrast)
     return Against(sample, np.ones_like(x))
 
 

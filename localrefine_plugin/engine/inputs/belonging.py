@@ -28,7 +28,6 @@ from ..kernels.device import to_host
 from ..maps.half_maps import HalfMaps, Radial
 from ..model.fourier import lowpass_weight
 from ..model.pixels import highest_shell
-from ..model.pose import exp_map, project
 from ..records.errors import InputError
 from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
@@ -47,6 +46,7 @@ from .readings import (
     ROWS,
     Explained,
     Reading,
+    compared,
     evidence_of,
     explained,
     in_deviations,
@@ -55,6 +55,7 @@ from .readings import (
     likelihood,
     other_readings,
     poses_matter,
+    poses_of_others,
     surely,
 )
 from .samples import (
@@ -67,7 +68,11 @@ from .samples import (
     joined_matches,
     least_box,
     match,
+    match_of,
+    motion_step,
+    moved_by,
     sample_of,
+    slices,
     weighted,
     whole_map,
 )
@@ -80,6 +85,7 @@ FEWEST_SHELLS = 4
 FROM_AFAR = 0.25  # α of finer pixels over that of coarser ones of things that only look alike from afar
 ENOUGH_IMAGES = 100  # to refuse for what they do not show
 SAID_PX, REFUSED_PX, SAID_DEG, REFUSED_DEG = 0.5, 2.0, 1.0, 3.0  # of a common motion
+STAYS = 0.5  # of what is said: a motion of less is none, and one step tells it
 APART_PX, APART_DEG, APART_IMAGES = 1.0, 3.0, 50  # of half-maps; views from one side alone gave up to 0.7 px
 # cross / energy of images with the h₁ − h₂ that they were averaged into is ½; measured: .42 to .57, and .10 to .22
 # where all views are alike and the signal is that of no real image. Half of ½ is asked for.
@@ -107,38 +113,40 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     found = look(particles, references, shell, IMAGES, workers)
     if evidence_of(found) < surely(found) and np.count_nonzero(particles.half_set) > 2 * IMAGES:
         found = look(particles, references, shell, MOST_IMAGES, workers)
-    samples, motion = [f.sample for f in found], STILL
-    for angstrom in (*COARSE_ANGSTROM, resolved.initial_lowpass_angstrom):
-        last = max(FEWEST_SHELLS, min(shell, int(particles.box_size * particles.pixel_size / angstrom)))
-        motion = common_motion(samples, references, motion, last, 3)
+    motion, after = best_motion(found, particles, references, resolved.initial_lowpass_angstrom)
     said, scales = check_groups(found, particles)  # first: a bad part spoils the whole
     said += check_half_sets(found)
-    after = moved_match(samples, references, motion)
     said += check_whole(found, particles, references, volumes, (motion, after), workers)
     fits_better = is_better(after, joined_matches([f.own for f in found]))
     moved = slight_motion(motion, particles.pixel_size) if fits_better else []
     said += moved
-    said += moved_apart(samples, references, motion)
+    said += moved_apart([f.sample for f in found], references, motion)
+    across = [against(f.sample, other) for f, other in zip(found, references[::-1])]
     if evidence_of(found) > BELONG and not moved:
-        said += check_images(inputs, resolved, found, references, workers)
+        said += check_images(inputs, resolved, (found, across), references, workers)
     if not resolved.resplit_half_sets:
-        said += check_half_maps(inputs, found, references, workers)
+        said += check_half_maps(inputs, found, across, workers)
     return Belonging(tuple(said), scales)
 
 
-def check_images(inputs: CheckedInputs, resolved: ResolvedSettings, found: Sequence[Explained],
-                 references: Sequence[Reference], workers: int) -> List[str]:
+def check_images(inputs: CheckedInputs, resolved: ResolvedSettings,
+                 seen: Tuple[Sequence[Explained], Sequence[Against]], references: Sequence[Reference],
+                 workers: int) -> List[str]:
     """What is said of some of the images, by their own half-map and by that of the other half-set; InputError for what
-    is refused. Other readings are tried with the other half-map only where some images do not fit it."""
+    is refused. Other readings are tried with the other half-map only where some images do not fit it.
+
+    seen : the images with their own half-map, and with the other one, which is not filtered.
+    """
+    found, across = seen
     particles, shell = inputs.particles, int(found[0].sample.packed.pixels.shell[-1])
     said = check_some(found, lambda: look(particles, references, shell, MOST_IMAGES, workers))
     if said:
         return said
-    others = crossed_references(inputs.halves, references)
-    crossed = [explained(particles, f.sample, other, and_readings=False) for f, other in zip(found, others)]
+    crossed = crossed_slices(inputs.halves, across, references)
     images = [Against(f.sample, f.slices) for f in crossed]
     if not some_do_not_fit(found, crossed) and not another_ctf(images):
         return []
+    others = crossed_references(inputs.halves, references)
     crossed = [explained(particles, f.sample, other) for f, other in zip(found, others)]
     return (check_some(crossed, lambda: look(particles, others, shell, MOST_IMAGES, workers))
             or check_other_ctf(images, lambda: finer_look(inputs, resolved, workers), particles)
@@ -158,7 +166,18 @@ def crossed_references(halves: HalfMaps, references: Sequence[Reference]) -> Lis
     An image agrees with the map that it was averaged into by its own noise, even if it was averaged in upside down. The
     map of the other half-set does not hold it. It is filtered by the FSC F: then cross = energy for all |k|.
     """
-    return weighted(references[::-1], np.clip(to_host(halves.unmasked), 0, 1))
+    return weighted(references[::-1], fsc_weight(halves))
+
+
+def crossed_slices(halves: HalfMaps, across: Sequence[Against], references: Sequence[Reference]) -> List[Explained]:
+    """The same, without other readings; slices at the poses of the images are known, but for the filter."""
+    weight = fsc_weight(halves)[across[0].sample.packed.pixels.shell].astype(np.float32)
+    return [compared(a.sample, a.slices * weight, slices(a.sample, other, *poses_of_others(a.sample)) * weight)
+            for a, other in zip(across, references[::-1])]
+
+
+def fsc_weight(halves: HalfMaps) -> np.ndarray:
+    return np.clip(to_host(halves.unmasked), 0, 1)
 
 
 def look(particles: Particles, references: Sequence[Reference], shell: int, most: int, workers: int
@@ -243,17 +262,36 @@ def matched(samples: Sequence[Sample], references: Sequence[Reference]) -> Match
 
 
 def moved_match(samples: Sequence[Sample], references: Sequence[Reference], motion: CommonMotion) -> Match:
-    turn = exp_map(motion.rotation[None])[0]
-    return joined_matches([match(s, reference, s.particles.rotation @ turn,
-                                 s.particles.shift_px + project(s.particles.rotation, motion.displacement))
-                           for s, reference in zip(samples, references)])
+    return joined_matches([match(s, reference, *moved_by(motion, s)) for s, reference in zip(samples, references)])
 
 
 # ---------------------------------------------------------------- one motion of the map
 
+def best_motion(found: Sequence[Explained], particles: Particles, references: Sequence[Reference],
+                angstrom: float) -> Tuple[CommonMotion, Match]:
+    """The one motion of the map that explains all images best, and how well: by steps from coarse to fine detail,
+    unless the images surely fit as they are, and are pulled nowhere by coarse and by all detail."""
+    samples, pixels = [f.sample for f in found], found[0].sample.packed.pixels
+    box = particles.box_size * particles.pixel_size
+    shells = [max(FEWEST_SHELLS, min(int(pixels.shell[-1]), int(box / a))) for a in (*COARSE_ANGSTROM, angstrom)]
+    if evidence_of(found) > surely(found):
+        scales = [f.own.scale for f in found]
+        motion = motion_step(samples, references, STILL, scales, len(pixels))
+        coarse = motion_step(samples, references, STILL, scales, pixels.prefix(shells[0]))
+        if is_within(motion, STAYS * SAID_PX, STAYS * SAID_DEG) and coarse.last_step < BETTER ** 2:
+            return motion, joined_matches([f.own for f in found])
+    motion = STILL
+    for shell in shells:
+        motion = common_motion(samples, references, motion, shell, 3)
+    return motion, moved_match(samples, references, motion)
+
+
+def is_within(motion: CommonMotion, px: float, degrees: float) -> bool:
+    return bool(np.linalg.norm(motion.displacement) <= px and np.rad2deg(np.linalg.norm(motion.rotation)) <= degrees)
+
+
 def is_far(motion: CommonMotion) -> bool:
-    return bool(np.linalg.norm(motion.displacement) > REFUSED_PX
-                or np.rad2deg(np.linalg.norm(motion.rotation)) > REFUSED_DEG)
+    return not is_within(motion, REFUSED_PX, REFUSED_DEG)
 
 
 def in_words(motion: CommonMotion) -> str:
@@ -300,23 +338,23 @@ def moved_apart(samples: Sequence[Sample], references: Sequence[Reference], moti
 
 # ---------------------------------------------------------------- half-maps and half-sets
 
-def check_half_maps(inputs: CheckedInputs, found: Sequence[Explained], references: Sequence[Reference],
+def check_half_maps(inputs: CheckedInputs, found: Sequence[Explained], across: Sequence[Against],
                     workers: int) -> List[str]:
     """A sentence on half-maps that were not made from these half-sets; InputError for exchanged ones.
 
-    found : of the whole half-maps; the grey scale of the images is known from there. Where their pixels do not tell,
-    finer ones are looked at.
+    found, across : the images with their own half-map, which tells their grey scale, and with the other one. Where
+    their pixels do not tell, finer ones are looked at.
     """
     scale = joined_matches([f.own for f in found]).scale
-    samples = [f.sample for f in found]
-    one, other = references
-    z, expected = own_noise(replace(one, ft=one.ft - other.ft), samples, scale)
+    z, expected = own_noise([match_of(f.sample, f.slices - a.slices) for f, a in zip(found, across)], scale)
     if -BELONG < z < CHANCE and expected < HALVES_TELL:
         shell = min(highest_shell(inputs.particles.box_size), FINEST_SHELL)
-        samples = [sample_of(inputs.particles, s.index, shell, workers=workers) for s in samples]
+        samples = [sample_of(inputs.particles, f.sample.index, shell, workers=workers) for f in found]
         difference = inputs.halves.coarse(np.ones_like, lambda radius: -np.ones_like(radius),
                                           least_box(inputs.halves.box_size, shell))
-        z, expected = own_noise(whole_map(to_host(difference), shell, workers), samples, scale)
+        reference = whole_map(to_host(difference), shell, workers)
+        one, two = (matched([s], [reference]) for s in samples)
+        z, expected = own_noise([one, replace(two, cross=-two.cross)], scale)
     if z < -BELONG:
         raise InputError(
             f"seem to be exchanged: the images of half-set 1 hold the noise of half-map 2, and the other way round "
@@ -328,15 +366,14 @@ def check_half_maps(inputs: CheckedInputs, found: Sequence[Explained], reference
     return []
 
 
-def own_noise(difference: Reference, samples: Sequence[Sample], scale: float) -> Tuple[float, float]:
-    """How much of the noise of their half-maps, ``difference`` h₁ − h₂, the images hold, in standard deviations, and
-    how much at least if the half-maps were made from them.
+def own_noise(matches: Sequence[Match], scale: float) -> Tuple[float, float]:
+    """How much of the noise of their half-maps the images hold, in standard deviations, and how much at least if the
+    half-maps were made from them.
 
-    An image adds ± α energy / 2 by its own noise, + if it is of the half-set it is said to be; the rest of the mean
-    square is the noise of this sum. It is at least the energy, and more where poses or signal differ.
+    matches : of the images of each half-set with their own half-map less the other. An image adds α energy / 2 by its
+    own noise if it is of the half-set it is said to be; the rest of the mean square is the noise of this sum. It is at
+    least the energy, and more where poses or signal differ.
     """
-    own = [matched([sample], [difference]) for sample in samples]
-    signed = np.concatenate([sign * m.cross for sign, m in zip((1, -1), own)])
-    energy = np.concatenate([m.energy for m in own])
-    noise = max(float((signed ** 2 - (0.5 * scale * energy) ** 2).sum()), float(energy.sum()))
-    return in_deviations(signed), OWN_NOISE * scale * float(energy.sum()) / np.sqrt(noise)
+    own = joined_matches(list(matches))
+    noise = max(float((own.cross ** 2 - (0.5 * scale * own.energy) ** 2).sum()), float(own.energy.sum()))
+    return in_deviations(own.cross), OWN_NOISE * scale * float(own.energy.sum()) / np.sqrt(noise)

@@ -221,7 +221,7 @@ def _check_table(table: ParticleTable, star: str) -> List[str]:
                 raise InputError(PHASE_FLIPPED[0], star, PHASE_FLIPPED[1])
         modelled = _MODELLED["" if table.optics is None else "optics" if part is table.optics else "particles"]
         for label, texts in part.texts(_IGNORED_ZERO + _IGNORED_ONE + ZERNIKE).items():
-            if label not in modelled and any(_says_something(label, text) for text in texts):
+            if label not in modelled and any(_says_something(label, text) for text in set(texts)):
                 warnings.append(f"{star}: {label} is not modelled, its values are ignored")
     return warnings
 

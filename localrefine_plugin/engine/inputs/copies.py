@@ -17,6 +17,7 @@ import numpy as np
 
 from ..io.mrc import ImageReader
 from ..kernels.batches import evenly_spaced
+from ..kernels.bits import BITS_SET, alike_neighbours
 from ..kernels.fft import irfftn, rfft2
 from ..records.particles import Particles
 
@@ -100,24 +101,14 @@ def pairs_of_marks(marks: np.ndarray) -> np.ndarray:
     if n < 2 or bits < CERTAIN ** 2:
         return np.zeros((0, 2), np.int64)
     packed, place = marks.view(np.uint8), (2.0 ** np.arange(group)).astype(np.float32)
-    words = np.arange(1 << 16, dtype=np.uint16)
-    count = np.unpackbits(words.view(np.uint8)).reshape(-1, 16).sum(axis=1, dtype=np.uint8)
+    most = (bits - CERTAIN * np.sqrt(bits)) / 2
     found = [np.zeros((0, 2), np.int64)]
     for first in range(0, bits - group + 1, group):
         key = np.empty(n, np.uint16 if group <= 16 else np.uint32)  # of 16 bits they are sorted by radix
         for start in range(0, n, KEYS_AT_ONCE):
             part = packed[start:start + KEYS_AT_ONCE, first // 8:-(-(first + group) // 8)]
             key[start:start + KEYS_AT_ONCE] = np.unpackbits(part, axis=1)[:, first % 8:first % 8 + group] @ place
-        order = np.argsort(key, kind="stable")
-        ordered = key[order]
-        for step in range(1, FARTHEST):
-            at = np.flatnonzero(ordered[step:] == ordered[:-step])
-            if not len(at):
-                break
-            a, b = order[at], order[at + step]
-            differ = count[marks[a] ^ marks[b]].sum(axis=1)
-            near = bits - 2.0 * differ > CERTAIN * np.sqrt(bits)
-            found.append(np.stack([a[near], b[near]], axis=1))
+        found.append(alike_neighbours(marks, np.argsort(key, kind="stable"), key, FARTHEST, most, BITS_SET))
     return np.unique(np.concatenate(found), axis=0)
 
 

@@ -158,7 +158,7 @@ def sums_of(found: Against, ctf: Ctf, even: bool) -> np.ndarray:
     """By shells (3, shells, 2, 2): x₁ and x₂ in the first row; columns of their means for p = 0 and 1; covariance."""
     sample, y = found.sample, found.slices
     own = sample.contrast
-    other = np.abs(own) if isinstance(ctf, str) else sample.with_defocus(ctf).contrast
+    other = np.abs(own) if isinstance(ctf, str) else sample.contrast_at(ctf)
     ratio = np.divide(other, own, out=np.zeros_like(own), where=np.abs(own) > 1e-3)
     packed = sample.packed
     x1, e11 = packed.matched.real * y.real + packed.matched.imag * y.imag, packed.weight * (y.real ** 2 + y.imag ** 2)

@@ -9,7 +9,18 @@ import numpy as np
 from ..align.reference import Reference
 from ..model.pose import euler_deg_from_rotation, rotation_from_euler_deg
 from ..records.particles import Particles
-from .samples import Match, Sample, joined_matches, match_of, moved_slices, overlap, slices, slices_of
+from .samples import (
+    Match,
+    Sample,
+    joined_matches,
+    match_of,
+    match_of_pixels,
+    moved_slices,
+    moving,
+    overlap,
+    slices,
+    slices_of,
+)
 
 BELONG = 5.0  # s.d.: fewer are no evidence
 SURELY = 0.6  # s.d. per √image from which poses and images surely belong together: good input has 1.3 to 6, a mirrored
@@ -71,22 +82,33 @@ class Explained:
                          self.difference[chosen], {name: m.some(chosen) for name, m in self.readings.items()})
 
 
-def explained(particles: Particles, sample: Sample, reference: Reference,
-              and_readings: bool = True) -> Explained:
+def explained(particles: Particles, sample: Sample, reference: Reference) -> Explained:
     rotation, shift = sample.particles.rotation, sample.particles.shift_px
-    order = np.random.default_rng(0).permutation(len(rotation))
     unmoved = slices_of(sample, reference, rotation)
     own = moved_slices(sample, unmoved, rotation, shift)
-    other = slices(sample, reference, rotation[order], shift[order])
+    product = sample.packed.matched.conj() * unmoved
+    energy = sample.packed.weight * (own.real ** 2 + own.imag ** 2)
+    found = {}
+    for name, (turned, moved) in readings(particles, sample):
+        if turned is rotation:
+            found[name] = match_of_pixels((product * moving(sample, turned, moved, len(energy[0]))).real, energy)
+        else:
+            found[name] = match_of(sample, slices(sample, reference, turned, moved))
+    found[PHASES] = match_of(sample.with_flipped_phases(), own)
+    return compared(sample, own, slices(sample, reference, *poses_of_others(sample)), found)
+
+
+def compared(sample: Sample, own: np.ndarray, other: np.ndarray, found: Optional[Dict[str, Match]] = None) -> Explained:
+    """With slices (n, K) at the poses of the images and at those of others."""
     here, there = match_of(sample, own), match_of(sample, other)
     difference = here.energy + there.energy - 2 * overlap(sample, own, other)
-    found = {}
-    for name, (turned, moved) in readings(particles, sample) if and_readings else ():
-        turned_slices = unmoved if turned is rotation else slices_of(sample, reference, turned)
-        found[name] = match_of(sample, moved_slices(sample, turned_slices, turned, moved))
-    if and_readings:
-        found[PHASES] = match_of(sample.with_flipped_phases(), own)
-    return Explained(sample, own, here, there, difference, found)
+    return Explained(sample, own, here, there, difference, found or {})
+
+
+def poses_of_others(sample: Sample) -> Tuple[np.ndarray, np.ndarray]:
+    """For each image, the pose of another one of the sample."""
+    order = np.random.default_rng(0).permutation(len(sample.index))
+    return sample.particles.rotation[order], sample.particles.shift_px[order]
 
 
 def readings(particles: Particles, sample: Sample) -> Iterator[Tuple[str, Tuple[np.ndarray, np.ndarray]]]:
@@ -197,11 +219,11 @@ def _log_sum(shares: np.ndarray, logs: Sequence[np.ndarray]) -> np.ndarray:
 def _mixture(own: np.ndarray, other: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """Shares (3,) of own, other and noise, and the probabilities (3, n) of each image, from log likelihoods (n,)."""
     logs, shares = np.stack([own, other, 0 * own]), np.full(3, 1 / 3)
+    likelihoods = np.exp(logs - logs.max(axis=0))
     belongs = np.zeros(logs.shape)
     for _ in range(SHARE_STEPS):
-        with np.errstate(divide="ignore"):
-            weighted = np.log(shares)[:, None] + logs
-        belongs = np.exp(weighted - np.logaddexp.reduce(weighted, axis=0))
+        belongs = likelihoods * shares[:, None]
+        belongs /= belongs.sum(axis=0)
         before, shares = shares, belongs.mean(axis=1)
         if np.abs(shares - before).max() < SETTLED:
             break

@@ -55,15 +55,22 @@ class Sample:
         """Matched as images whose CTF phases were flipped: by |C|."""
         return replace(self, packed=replace(self.packed, matched=self.packed.matched * np.sign(self.contrast)))
 
+    def contrast_at(self, factor: float) -> np.ndarray:
+        """The CTF (n, K) of so many times their defocus."""
+        changed, pixels = self._at_defocus(factor), self.packed.pixels
+        contrast: np.ndarray = CtfOnPixels(changed, pixels.kx, pixels.ky, np.asarray)(np.arange(len(changed)))
+        return contrast
+
+    def _at_defocus(self, factor: float) -> Particles:
+        p = self.particles
+        return replace(p, defocus_u=p.defocus_u * factor, defocus_v=p.defocus_v * factor)
+
     def with_defocus(self, factor: float) -> "Sample":
         """Matched with the CTF of so many times their defocus."""
-        p = self.particles
-        changed = replace(p, defocus_u=p.defocus_u * factor, defocus_v=p.defocus_v * factor)
-        pixels = self.packed.pixels
-        contrast = CtfOnPixels(changed, pixels.kx, pixels.ky, np.asarray)(np.arange(len(p)))
+        contrast = self.contrast_at(factor)
         ratio = np.divide(contrast, self.contrast, out=np.zeros_like(contrast), where=self.contrast != 0)
         packed = replace(self.packed, matched=self.packed.matched * ratio, weight=self.packed.weight * ratio ** 2)
-        return replace(self, particles=changed, packed=packed, contrast=contrast)
+        return replace(self, particles=self._at_defocus(factor), packed=packed, contrast=contrast)
 
 
 @dataclass(frozen=True)
@@ -171,10 +178,15 @@ def slices_of(sample: Sample, reference: Reference, rotation: np.ndarray, n_pixe
 
 
 def moved_slices(sample: Sample, unmoved: np.ndarray, rotation: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
-    pixels = sample.packed.pixels.first(unmoved.shape[1])
-    moved = shift_px + project(rotation, sample.centre) - sample.start
-    found: np.ndarray = unmoved * pixels.phases(-image_shift(moved, sample.packed.magnification))
+    found: np.ndarray = unmoved * moving(sample, rotation, shift_px, unmoved.shape[1])
     return found
+
+
+def moving(sample: Sample, rotation: np.ndarray, shift_px: np.ndarray, n_pixels: int) -> np.ndarray:
+    """Phases (n, K) that move slices at these rotations to these shifts."""
+    moved = shift_px + project(rotation, sample.centre) - sample.start
+    phases: np.ndarray = sample.packed.pixels.first(n_pixels).phases(-image_shift(moved, sample.packed.magnification))
+    return phases
 
 
 def match_of(sample: Sample, slices_at_poses: np.ndarray) -> Match:
@@ -182,7 +194,11 @@ def match_of(sample: Sample, slices_at_poses: np.ndarray) -> Match:
     n_pixels, y = slices_at_poses.shape[1], slices_at_poses
     matched = sample.packed.matched[:, :n_pixels]
     cross = matched.real * y.real + matched.imag * y.imag
-    energy = sample.packed.weight[:, :n_pixels] * (y.real ** 2 + y.imag ** 2)
+    return match_of_pixels(cross, sample.packed.weight[:, :n_pixels] * (y.real ** 2 + y.imag ** 2))
+
+
+def match_of_pixels(cross: np.ndarray, energy: np.ndarray) -> Match:
+    """From Re Z* Y and W |Y|² (n, K) of each pixel."""
     by_pixel = np.cumsum(energy.sum(axis=0), dtype=np.float64)
     half = int(np.searchsorted(by_pixel, by_pixel[-1] / 2))
     coarse, fine = (np.stack([values[:, part].sum(axis=1) for values in (cross, energy)], axis=1).astype(np.float64)
@@ -203,12 +219,13 @@ def match(sample: Sample, reference: Reference, rotation: np.ndarray, shift_px: 
 @dataclass(frozen=True)
 class CommonMotion:
     """One motion of all images: at R Exp(w), t + P R d. rotation w (3,) rad and displacement d (3,) px in the body
-    frame, and the (6, 6) covariance of the error of both. ``own_steps``: what each sample by itself would go further,
-    and the covariance of this."""
+    frame, and the (6, 6) covariance of the error of both. ``last_step``: χ² of the step that led here. ``own_steps``:
+    what each sample by itself would have gone, and the covariance of this."""
 
     rotation: np.ndarray
     displacement: np.ndarray
     covariance: np.ndarray
+    last_step: float = np.inf
     own_steps: Tuple[Tuple[np.ndarray, np.ndarray], ...] = ()
 
 
@@ -218,31 +235,44 @@ STILL = CommonMotion(np.zeros(3), np.zeros(3), np.eye(6))
 def common_motion(samples: Sequence[Sample], references: Sequence[Reference], start: CommonMotion, shell: int,
                   steps: int) -> CommonMotion:
     """The one motion that explains all images best, by Gauss–Newton steps from ``start``, to a shell."""
-    w, d, covariance = start.rotation, start.displacement, start.covariance
+    motion = start
     n_pixels = samples[0].packed.pixels.prefix(shell)
     for _ in range(steps):
-        sums = []
+        scales = []
         for sample, reference in zip(samples, references):
-            rotation0 = sample.particles.rotation
-            rotation = rotation0 @ exp_map(w[None])[0]
-            shift = sample.particles.shift_px + project(rotation0, d)
-            packed, pixels = sample.packed, sample.packed.pixels
-            scale = max(match_of(sample, slices(sample, reference, rotation, shift, n_pixels)).scale, 0.0)
-            moved = shift + project(rotation, sample.centre) - sample.start
-            _, gradient, curvature = gauss_newton_sums(
-                reference.ft, slice_rows(rotation, reference.scale, packed.magnification),
-                image_shift(moved, packed.magnification), np.arange(len(rotation)), pixels.kx, pixels.ky,
-                n_pixels, packed.matched * np.float32(scale), packed.weight * np.float32(scale ** 2),
-                pixels.box_size)
-            gradient, curvature = derivatives_by_specimen_shift(gradient, curvature, packed.magnification)
-            b = seen_in_projection(rotation0)
-            sums.append((1e-9 * np.eye(6) + np.einsum("nij,nik,nkl->jl", b, curvature, b),
-                         np.einsum("nij,ni->j", b, gradient)))
-        covariance = inverse(sum(information for information, _ in sums))
-        pull = sum(p for _, p in sums)
-        step = covariance @ pull
-        w, d = w + step[:3], d + step[3:]
-        if step @ pull < SMALL_STEP:
+            rotation, shift = moved_by(motion, sample)
+            scales.append(match_of(sample, slices(sample, reference, rotation, shift, n_pixels)).scale)
+        motion = motion_step(samples, references, motion, scales, n_pixels)
+        if motion.last_step < SMALL_STEP:
             break
+    return motion
+
+
+def moved_by(motion: CommonMotion, sample: Sample) -> Tuple[np.ndarray, np.ndarray]:
+    """Rotations (n, 3, 3) and shifts (n, 2) of a sample after a motion."""
+    rotation, shift = sample.particles.rotation, sample.particles.shift_px
+    return rotation @ exp_map(motion.rotation[None])[0], shift + project(rotation, motion.displacement)
+
+
+def motion_step(samples: Sequence[Sample], references: Sequence[Reference], start: CommonMotion,
+                scales: Sequence[float], n_pixels: int) -> CommonMotion:
+    """One Gauss–Newton step, by the first ``n_pixels`` pixels; ``scales``: α of each sample there."""
+    sums = []
+    for sample, reference, alpha in zip(samples, references, scales):
+        rotation, shift = moved_by(start, sample)
+        packed, pixels, scale = sample.packed, sample.packed.pixels, max(alpha, 0.0)
+        moved = shift + project(rotation, sample.centre) - sample.start
+        _, gradient, curvature = gauss_newton_sums(
+            reference.ft, slice_rows(rotation, reference.scale, packed.magnification),
+            image_shift(moved, packed.magnification), np.arange(len(rotation)), pixels.kx, pixels.ky,
+            n_pixels, packed.matched * np.float32(scale), packed.weight * np.float32(scale ** 2), pixels.box_size)
+        gradient, curvature = derivatives_by_specimen_shift(gradient, curvature, packed.magnification)
+        b = seen_in_projection(sample.particles.rotation)
+        sums.append((1e-9 * np.eye(6) + np.einsum("nij,nik,nkl->jl", b, curvature, b),
+                     np.einsum("nij,ni->j", b, gradient)))
+    covariance = inverse(sum(information for information, _ in sums))
+    pull = sum(p for _, p in sums)
+    step = covariance @ pull
     own = [inverse(information) for information, _ in sums]
-    return CommonMotion(w, d, covariance, tuple((c @ p, c) for c, (_, p) in zip(own, sums)))
+    return CommonMotion(start.rotation + step[:3], start.displacement + step[3:], covariance, float(step @ pull),
+                        tuple((c @ p, c) for c, (_, p) in zip(own, sums)))

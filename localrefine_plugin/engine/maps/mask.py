@@ -11,7 +11,7 @@ import numpy as np
 
 from ..kernels.device import array_module, blank, to_host
 from ..kernels.distance import connected_parts, squared_distances
-from ..model.fourier import forward, inverse, lowpass, lowpass_weight, multiply_radial
+from ..model.fourier import forward, lowpass, lowpass_weight, multiply_radial
 from ..records.errors import InputError
 from .half_maps import HalfMaps, region_of
 
@@ -118,8 +118,17 @@ def noise_in_mask(mask: Array, difference_ft: Array, pixel_size: float, workers:
     coarse = lowpass_weight(len(mask) * pixel_size / NOISE_ANGSTROM)
     product = forward(mask, workers)
     product *= difference_ft.conj()
-    sums = inverse(multiply_radial(product, lambda radius: (1 - coarse(radius)) ** 2), mask.shape, workers)
-    return float(sums[0, 0, 0] / max(float(sums.std()), 1e-30))
+    product = multiply_radial(product, lambda radius: (1 - coarse(radius)) ** 2)
+    # the sum at the mask's place is Σ P / N³ over all frequencies, and by Parseval the s.d. of all is √(Σ |P|²) / N³
+    here, squares = (_over_all_frequencies(part) for part in (product.real, product.real ** 2 + product.imag ** 2))
+    return here / max(squares ** 0.5, 1e-30)
+
+
+def _over_all_frequencies(values: Array) -> float:
+    """The sum of a half-spectrum (N, N, N // 2 + 1), with the half that is not stored."""
+    by_column = to_host(values.sum(axis=(0, 1), dtype=np.float64))
+    by_column[1:(len(values) + 1) // 2] *= 2
+    return float(by_column.sum())
 
 
 def check_mask(mask: np.ndarray, box_size: int, pixel_size: float, resolution_angstrom: float,
@@ -129,7 +138,7 @@ def check_mask(mask: np.ndarray, box_size: int, pixel_size: float, resolution_an
     Parameters
     ----------
     mask : any array.  box_size, pixel_size (Å) : of the particles.
-    resolution_angstrom : the resolution aimed at, for the width of the soft edge.
+    resolution_angstrom : the resolution aimed at, for the width of the soft edge; 0 asks for none.
     dense : (N, N, N) where the map is, of `dense_region`; None skips the check for overlap.
     source : what to call the mask in a message (its path).
 
@@ -143,7 +152,7 @@ def check_mask(mask: np.ndarray, box_size: int, pixel_size: float, resolution_an
     if faces > 0.01:
         warnings.append(f"{source}: the mask touches the edge of the box. Draw a mask with solvent on all sides")
     wanted = EDGE_RESOLUTIONS * resolution_angstrom / pixel_size
-    width = min(soft_edge_width_px(mask), sharpest_edge_px(mask))
+    width = min(soft_edge_width_px(mask), sharpest_edge_px(mask)) if wanted > 0 else wanted
     if width < wanted:
         warnings.append(f"{source}: the mask edge is {width:.1f} px wide. Use at least {wanted:.0f} px (5 × the "
                         f"resolution of {resolution_angstrom:.1f} Å); a sharper edge raises the FSC by itself")

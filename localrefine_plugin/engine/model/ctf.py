@@ -33,9 +33,8 @@ def phase_basis(kx: Array, ky: Array, box_size: int, pixel_size: float) -> Array
 def phase_coefficients(particles: Particles, index: np.ndarray) -> np.ndarray:
     """(n, 5) float32, the factors of `phase_basis` for particles of this index (n,)."""
     group = particles.optics_group[index]
-    lam, cs, ac = (per_group(particles.optics, f)[group]
-                   for f in ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast"))
-    lam = np.array([electron_wavelength(v) for v in lam])
+    cs, ac = (per_group(particles.optics, f)[group] for f in ("spherical_aberration_mm", "amplitude_contrast"))
+    lam = np.array([electron_wavelength(optics.voltage_kv) for optics in particles.optics])[group]
     u, v = particles.defocus_u[index], particles.defocus_v[index]
     mean, half_difference = 0.5 * (u + v), 0.5 * (u - v)
     angle = 2 * np.deg2rad(particles.defocus_angle[index])

@@ -115,8 +115,10 @@ def mask_symmetry_error(mask: np.ndarray, group: np.ndarray) -> float:
     The greatest over the operators of Σ |m(R v) − m(v)| / (2 Σ m). Interpolation of a symmetric mask with
     a soft edge leaves about 0.01 to 0.03; an error above 0.1 means the mask is not symmetric.
     """
+    if len(group) == 1:
+        return 0.0
     if len(mask) > COARSE_BOX:
         mask = np.clip(resample_map(mask, COARSE_BOX), 0, 1)
     total = float(mask.sum(dtype=np.float64))
     errors = [np.abs(_moved(mask, rotation) - mask).sum(dtype=np.float64) / (2 * total) for rotation in group[1:]]
-    return float(min(max(errors, default=0.0), 1.0))
+    return float(min(max(errors), 1.0))
