@@ -52,6 +52,7 @@ TESTS: Dict[str, str] = {
     "false_discovery_rate": "test_selection.py::test_a_false_discovery_rate_is_met_and_not_by_less_than_could_be",
     "non_negativity": "test_references.py::test_non_negative_references",
     "resplit_half_sets": "test_before_the_run.py::test_resplitting_is_warned_of_and_mends_copies_in_both_halves",
+    "exchange_half_maps": "test_belonging.py::test_half_maps_are_exchanged_as_set",
     "resample_maps": "test_before_the_run.py::test_maps_of_another_grid_are_resampled_on_request_and_it_is_said",
     "honour_mask_origin": "test_frames.py::test_a_mask_saved_elsewhere_is_said_and_used_unmoved_or_moved_as_set",
     "fsc_randomise_below": "test_references.py::test_randomise_threshold_reaches_the_fsc",

@@ -34,7 +34,7 @@ from .records.settings import Settings
 from .refine import align_bodies, finish, merge
 from .team import ALONE, Team
 
-ALIKE_IN_ALL = ("resplit_half_sets", "seed", "symmetry", "resample_maps")
+ALIKE_IN_ALL = ("resplit_half_sets", "seed", "symmetry", "resample_maps", "exchange_half_maps")
 """Settings that decide which particles and maps there are: bodies that differ in them could not be put together."""
 OF_PARTICLES = ("half_set", "stack", "slice", "optics_group", "rotation", "shift_px")
 

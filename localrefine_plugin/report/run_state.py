@@ -114,7 +114,7 @@ class RunState:
         """The unfiltered half-map of an iteration; of iteration 0 the one the run was given."""
         if k > 0:
             return read_map(self.folder.half_map(k, half))
-        return None if self.input is None else read_map((self.input.half_map_1, self.input.half_map_2)[half - 1])
+        return None if self.input is None else read_map(self.input.half_maps[half - 1])
 
     def mask_in_use(self, k: int) -> Optional[np.ndarray]:
         """The mask of the FSC of an iteration, which is not the one given when it is dynamic."""

@@ -16,7 +16,7 @@ from relion_programs import relion
 from localrefine_plugin.engine.align.search_plan import resolve
 from localrefine_plugin.engine.inputs.belonging import check_belonging
 from localrefine_plugin.engine.inputs.checks import check_inputs
-from localrefine_plugin.engine.io.run_store import load_particles
+from localrefine_plugin.engine.io.run_store import load_input, load_particles
 from localrefine_plugin.engine.maps.fsc import five_curves
 from localrefine_plugin.engine.model.pose import euler_deg_from_rotation, rotation_from_euler_deg
 from localrefine_plugin.engine.prepare.prepare import prepare
@@ -187,23 +187,49 @@ def test_half_maps_of_these_half_sets_pass_without_a_word(reconstructed):
     assert found(reconstructed).said == ()
 
 
-def test_exchanged_half_maps_are_refused(reconstructed, tmp_path):
-    shutil.copytree(reconstructed, tmp_path / "in")
+def with_exchanged_maps(source, folder):
+    shutil.copytree(source, folder)
     for half in (1, 2):
-        shutil.copy(reconstructed / f"input_{half}.mrc", tmp_path / "in" / f"input_{3 - half}.mrc")
-    with pytest.raises(InputError, match="half-maps 1 and 2: seem to be exchanged.* give them in the other order"):
-        found(tmp_path / "in")
+        shutil.copy(source / f"input_{half}.mrc", folder / f"input_{3 - half}.mrc")
+    return folder
 
 
-def test_half_maps_of_another_split_are_said(reconstructed, e, tmp_path):
-    """The rows of every second pair change their half-set; a new split by us is not warned of twice."""
-    shutil.copytree(reconstructed, tmp_path / "in")
-    text = (tmp_path / "in" / "particles.star").read_text()
-    lines = [line.split() for line in text.splitlines()]
+def test_exchanged_half_maps_are_refused(reconstructed, tmp_path):
+    words = "half-maps 1 and 2: seem to be exchanged.* give them in the other order, or set exchange_half_maps"
+    with pytest.raises(InputError, match=words):
+        found(with_exchanged_maps(reconstructed, tmp_path / "in"))
+
+
+def test_half_maps_are_exchanged_as_set(reconstructed, tmp_path):
+    """The run is that of half-maps in the right order, bit by bit; of these the setting is refused."""
+    exchanged = with_exchanged_maps(reconstructed, tmp_path / "in")
+    assert found(exchanged, exchange_half_maps=True).said == ()
+    with pytest.raises(InputError, match="seem to be exchanged.* switch exchange_half_maps off"):
+        found(reconstructed, exchange_half_maps=True)
+    runs = [prepare(*inputs_of(folder), str(tmp_path / name), Settings(exchange_half_maps=setting), "cpu", 1)
+            for folder, name, setting in ((exchanged, "exchanged", True), (reconstructed, "plain", False))]
+    for half in (1, 2):
+        one, other = (run.reference(0, half).read_bytes()[1024:] for run in runs)  # a header tells the time
+        assert one == other
+    given = load_input(runs[0])
+    assert given.half_maps == (given.half_map_2, given.half_map_1)
+    assert "half-maps 1 and 2 were exchanged, as exchange_half_maps says: half-map 1 is" in " ".join(given.warnings)
+
+
+def of_another_split(source, folder):
+    """The rows of every second pair change their half-set."""
+    shutil.copytree(source, folder)
+    lines = [line.split() for line in (folder / "particles.star").read_text().splitlines()]
     for i, words in enumerate(words for words in lines if len(words) == 15):
         if i // 2 % 2:
             words[3] = str(3 - int(words[3]))
-    (tmp_path / "in" / "particles.star").write_text("\n".join(" ".join(words) for words in lines) + "\n")
+    (folder / "particles.star").write_text("\n".join(" ".join(words) for words in lines) + "\n")
+    return folder
+
+
+def test_half_maps_of_another_split_are_said(reconstructed, tmp_path):
+    """A new split by us is not warned of twice."""
+    of_another_split(reconstructed, tmp_path / "in")
     said = found(tmp_path / "in").said
     assert len(said) == 1 and "the half-maps were not made from these half-sets" in said[0], said
     assert found(tmp_path / "in", resplit_half_sets=True).said == ()

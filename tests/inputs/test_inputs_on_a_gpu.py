@@ -117,7 +117,13 @@ def test_images_at_wrong_poses(parts, tmp_path, monkeypatch, case):
     compare(tmp_path, monkeypatch, refused=case == "poses of others")
 
 
+@pytest.mark.parametrize("spoil", (test_belonging.with_exchanged_maps, test_belonging.of_another_split))
+def test_half_maps_and_half_sets(reconstructed, tmp_path, monkeypatch, spoil):
+    compare(spoil(reconstructed, tmp_path / "in"), monkeypatch, refused=spoil is test_belonging.with_exchanged_maps)
+
+
 parts = pytest.fixture(scope="module", name="parts")(test_parts.good_set)
+reconstructed = test_belonging.reconstructed
 
 
 def compare(folder, monkeypatch, refused=None):

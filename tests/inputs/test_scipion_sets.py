@@ -9,7 +9,9 @@ from dataclasses import replace
 import mrcfile
 import numpy as np
 import pytest
+from conftest import require_program
 from experiments import write_inputs
+from relion_programs import relion
 from scipion_data import make_acquisition
 from scipion_sets import new_set
 from test_belonging import PIXEL_SIZE, found, other_tilt, reordered, with_poses
@@ -68,6 +70,10 @@ def as_set(folder, e, places=None):
     particles.write()
     (folder / "particles.star").unlink()
     convert.write_particles(particles, str(folder / "particles.star"), str(folder / "stacks"))
+
+
+def said_of(folder, *of_set):
+    as_set(folder, *of_set)
     return found(folder).said
 
 
@@ -81,12 +87,12 @@ def test_a_set_that_does_not_belong_is_refused_with_the_mistake(e, tmp_path, mon
     without_half_maps(monkeypatch)
     spoil, words = SPOILS[case]
     with pytest.raises(InputError, match=words):
-        as_set(tmp_path, spoil(e))
+        said_of(tmp_path, spoil(e))
 
 
 def test_a_good_set_passes_without_a_word(e, tmp_path, monkeypatch):
     without_half_maps(monkeypatch)
-    assert as_set(tmp_path, e) == ()
+    assert said_of(tmp_path, e) == ()
 
 
 def with_copies(e, images=lambda copies: copies):
@@ -101,7 +107,7 @@ def with_copies(e, images=lambda copies: copies):
 def test_the_same_images_in_both_half_sets_of_a_set_are_refused(e, tmp_path, monkeypatch):
     without_half_maps(monkeypatch)
     with pytest.raises(InputError, match="hold the same pixels"):
-        as_set(tmp_path, with_copies(e))
+        said_of(tmp_path, with_copies(e))
 
 
 def test_items_of_one_place_of_a_micrograph_in_both_half_sets_are_refused(e, tmp_path, monkeypatch):
@@ -111,10 +117,22 @@ def test_items_of_one_place_of_a_micrograph_in_both_half_sets_are_refused(e, tmp
     again = with_copies(e, lambda images: (images + noise).astype(np.float32))
     apart = 200 * np.stack([np.arange(N) % 15, np.arange(N) // 15], axis=1)
     with pytest.raises(InputError, match="40 of 320 particles lie within 20 Å of each other"):
-        as_set(tmp_path, again, np.concatenate([apart, apart[:20] + 1]))
+        said_of(tmp_path, again, np.concatenate([apart, apart[:20] + 1]))
 
 
 def test_noise_in_a_set_is_said(e, tmp_path, monkeypatch):
     without_half_maps(monkeypatch)
-    said = as_set(tmp_path, noise_images(e, chosen(0.3)))
+    said = said_of(tmp_path, noise_images(e, chosen(0.3)))
     assert len(said) == 1 and "By their power they are noise" in said[0]
+
+
+def test_exchanged_half_maps_of_a_set_are_refused_and_exchanged_as_set(e, tmp_path):
+    """The half-maps are those of the converted set."""
+    require_program("relion_reconstruct")
+    as_set(tmp_path, e)
+    for half in (1, 2):
+        relion("relion_reconstruct", tmp_path, "--i", "particles.star", "--o", f"input_{3 - half}.mrc", "--ctf",
+               "--subset", half)
+    with pytest.raises(InputError, match="seem to be exchanged"):
+        found(tmp_path)
+    assert found(tmp_path, exchange_half_maps=True).said == ()

@@ -125,8 +125,8 @@ REFINEMENTS = {
         recenter_shifts=True, marginalize=False, non_negativity=True, resplit_half_sets=True, subtract=True,
         fulcrum="box", max_align_resolution_angstrom=10.0, weight_by_probability=False)}
 # on the host
-BEFORE_OR_AFTER = {"resample_maps", "honour_mask_origin", "fsc_randomise_below", "sharpen_bfactor", "seed",
-                   "keep_probability", "false_discovery_rate"}
+BEFORE_OR_AFTER = {"resample_maps", "honour_mask_origin", "exchange_half_maps", "fsc_randomise_below",
+                   "sharpen_bfactor", "seed", "keep_probability", "false_discovery_rate"}
 
 
 def test_every_setting_is_in_a_refinement_on_the_stand_in():

@@ -215,7 +215,7 @@ def write_record(folder: Path, source: Body, frame: Optional[Body], rest_motion:
     files: Dict[str, int] = {path.name: path.stat().st_size for path in sorted(folder.glob("*.mrc"))}
     files["fsc.star"] = (folder / "fsc.star").stat().st_size
     name = "" if frame is None else str(frame.run.path)
-    made = Composite(name, (given.half_map_1, given.half_map_2), in_units(rest_motion, given.pixel_size), share,
+    made = Composite(name, given.half_maps, in_units(rest_motion, given.pixel_size), share,
                      given.box_size, given.pixel_size, curves.resolutions(), tuple(told),
                      composite_words(name, told, share, curves), tuple(placement_warnings(told)), files)
     save_record(folder / RECORD, made)

@@ -59,5 +59,5 @@ def half_maps_of_rest(body: Body, rest: Optional[Body]) -> Tuple[np.ndarray, np.
     given = body.given
     first, second = (scale * read_on_grid(path, f"half-map {half} {path}", body.particles,
                                           given.resolved.resample_maps)[0].astype(np.float32)
-                     for half, path, scale in zip((1, 2), (given.half_map_1, given.half_map_2), given.grey_scale))
+                     for half, path, scale in zip((1, 2), given.half_maps, given.grey_scale))
     return first, second

@@ -215,7 +215,7 @@ def errors_of_input(sample: Sample, half: int, reference: np.ndarray, rest: np.n
     """Those of the input half-map, which holds the noise of the images at their input poses; None where it does not, or
     is not there any more."""
     given = sample.given
-    path = (given.half_map_1, given.half_map_2)[half - 1]
+    path = given.half_maps[half - 1]
     if given.resolved.resplit_half_sets or not Path(path).exists():
         return None
     half_map = read_map(path)[0] * np.float32(given.grey_scale[half - 1])

@@ -125,7 +125,7 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     if evidence_of(found) > BELONG and not moved:
         said += check_images(inputs, resolved, (found, across), references, workers)
     if not resolved.resplit_half_sets:
-        said += check_half_maps(inputs, found, across, workers)
+        said += check_half_maps(inputs, (found, across), resolved.exchange_half_maps, workers)
     return Belonging(tuple(said), scales)
 
 
@@ -338,13 +338,14 @@ def moved_apart(samples: Sequence[Sample], references: Sequence[Reference], moti
 
 # ---------------------------------------------------------------- half-maps and half-sets
 
-def check_half_maps(inputs: CheckedInputs, found: Sequence[Explained], across: Sequence[Against],
+def check_half_maps(inputs: CheckedInputs, seen: Tuple[Sequence[Explained], Sequence[Against]], exchanged: bool,
                     workers: int) -> List[str]:
     """A sentence on half-maps that were not made from these half-sets; InputError for exchanged ones.
 
-    found, across : the images with their own half-map, which tells their grey scale, and with the other one. Where
-    their pixels do not tell, finer ones are looked at.
+    seen : the images with their own half-map, which tells their grey scale, and with the other one. Where their pixels
+    do not tell, finer ones are looked at.  exchanged : whether they were exchanged by a setting.
     """
+    found, across = seen
     scale = joined_matches([f.own for f in found]).scale
     z, expected = own_noise([match_of(f.sample, f.slices - a.slices) for f, a in zip(found, across)], scale)
     if -BELONG < z < CHANCE and expected < HALVES_TELL:
@@ -358,7 +359,8 @@ def check_half_maps(inputs: CheckedInputs, found: Sequence[Explained], across: S
     if z < -BELONG:
         raise InputError(
             f"seem to be exchanged: the images of half-set 1 hold the noise of half-map 2, and the other way round "
-            f"({-z:.0f} standard deviations)", "half-maps 1 and 2", "give them in the other order")
+            f"({-z:.0f} standard deviations)", "half-maps 1 and 2", "switch exchange_half_maps off" if exchanged else
+            "give them in the other order, or set exchange_half_maps")
     if z < CHANCE and expected > HALVES_TELL:
         return [f"the half-maps were not made from these half-sets: the images do not hold their noise ({z:.1f} "
                 f"standard deviations, {expected:.0f} expected). If they come from other particles or another split, "

@@ -98,11 +98,15 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
         settings, images.
     """
     star = str(particles_star)
+    if settings.exchange_half_maps:
+        half_map_1, half_map_2 = half_map_2, half_map_1
     particles, table = given or read_particles(particles_star, need_half_sets=not settings.resplit_half_sets)
     optics = _check_optics(particles, star)
     particles, table, warnings = _in_frame_of_half_map(particles, table, half_map_1, star)
     warnings += optics
     warnings += _check_table(table, star)
+    if settings.exchange_half_maps:
+        warnings.append(f"half-maps 1 and 2 were exchanged, as exchange_half_maps says: half-map 1 is {half_map_1}")
     tubes, relatives = tubes_of(table.particles), relatives_of(particles, table)
     if settings.resplit_half_sets:
         particles = resplit(particles, settings.seed, families(particles, tubes, relatives))

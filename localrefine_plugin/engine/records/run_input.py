@@ -52,6 +52,12 @@ class RunInput:
     predicted_memory_mb: float = 0.0
     versions: Optional[Dict[str, str]] = None
 
+    @property
+    def half_maps(self) -> Tuple[str, str]:
+        """The half-maps of half-sets 1 and 2, as they are used."""
+        given = self.half_map_1, self.half_map_2
+        return given[::-1] if self.resolved.exchange_half_maps else given
+
 
 @dataclass(frozen=True)
 class Fingerprint:

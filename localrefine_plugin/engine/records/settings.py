@@ -176,6 +176,10 @@ class Settings:
         "all segments of one filament (rlnHelicalTubeID) stay together. The half-maps given share particles with both "
         "new half-sets, so the references are no longer independent and the first FSCs are too good.",
         kind="bool", label="Re-split half-sets", group=REFINEMENT, expert=True)
+    exchange_half_maps: bool = setting(
+        False, "Take half-map 1 as half-map 2, and half-map 2 as half-map 1. For input that was refused because its "
+        "half-maps are exchanged, where the files or the volume cannot be given in the other order.",
+        kind="bool", label="Exchange the half-maps", group=REFINEMENT, expert=True)
     resample_maps: bool = setting(
         False, "Half-maps and mask that have another pixel size than the particles are resampled to theirs, about the "
         "centre of the box, instead of being refused. Half-maps of another box, wider or narrower in Å, are refused "
