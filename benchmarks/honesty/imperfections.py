@@ -54,7 +54,7 @@ HEAD = ("images", "angle: input", "after", "centroid: input", "after", "mean FSC
 RELION_HEAD = ("images", "angle: ours", "RELION", "centroid: ours", "RELION", "mean FSC to truth: ours", "RELION",
                "FSC 0.5 to truth: ours", "RELION", "half-maps, FSC 0.143: ours", "RELION", "RELION's iterations")
 SOURCE, FIRST_CLAUSE = re.compile(r"^particles: "), re.compile(r"\. | \(|: ")
-EVERY_SET = ("the mask edge is", "limited by the pixel size")  # said of the ideal set as well
+EVERY_SET = ("limited by the pixel size",)  # said of the ideal set as well
 
 
 @dataclass(frozen=True)

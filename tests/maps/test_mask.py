@@ -62,8 +62,15 @@ def test_unusable_masks_are_refused(bad, box, words):
 
 
 def test_narrow_edge_is_named_with_its_width():
-    warning, = masks.check_mask(ball(48, 12, 4), 48, 2.0, 8.0, source="mask.mrc")
-    assert "mask.mrc: the mask edge is 4." in warning and "20 px" in warning
+    warning, = masks.check_mask(ball(48, 12, 4), 48, 2.0, 12.0, source="mask.mrc")
+    assert "mask.mrc: the mask edge is 4." in warning and "(6.0 px)" in warning and "about 30 px" in warning
+
+
+def test_an_edge_as_wide_as_the_resolution_passes():
+    """An edge of 0.8 times the resolution is the limit; a binary mask is named at any resolution."""
+    assert masks.check_mask(ball(48, 12, 4), 48, 2.0, 8.0) == []
+    warning, = masks.check_mask((ball(48, 12, 4) > 0.5).astype(np.float32), 48, 2.0, 4.1)
+    assert "the mask edge is 0.0 px wide" in warning
 
 
 def test_touching_the_box_is_named():

@@ -147,8 +147,13 @@ def is_of_a_kind(share: float, gain: float, least: float, count: int) -> bool:
 
 def check_half_sets(found: Sequence[Explained]) -> List[str]:
     """A sentence where the images of one half-set fit much less well than those of the other; InputError where they do
-    not fit at all, or in another reading of the input."""
-    said = []
+    not fit at all, or in another reading of the input. What both have in common is judged with the whole set."""
+    said: List[str] = []
+    one, two = (likeliest(other_readings([f]), f.own) for f in found)
+    if one is not None and one == two:
+        if one.name == PHASES:
+            raise InputError(f"do not fit the half-maps: {one.problem}", "particles", one.remedy)
+        return said
     for half, this, other in ((1, found[0], found[1]), (2, found[1], found[0])):
         if evidence_of([other]) > surely([other]) and len(this.own.cross) >= FEWEST_IMAGES:
             name = f"half-set {half}"

@@ -62,7 +62,8 @@ READINGS = {reading.name: reading for reading in (
             "--invert_hand), or use the poses that belong to the mirrored map"),
     Reading(AXES, "the images fit once the axes of the half-maps are exchanged or turned by 90°",
             "use maps and poses of one refinement, with axes x, y, z in the order that their headers say"),
-    Reading(PHASES, "the images fit with flipped phases", "extract them without phase flipping"))}
+    Reading(PHASES, "the images fit with flipped phases", "extract them without phase flipping, or correct rlnVoltage, "
+            "rlnSphericalAberration, rlnAmplitudeContrast and defocus if these are wrong"))}
 
 
 @dataclass(frozen=True)
