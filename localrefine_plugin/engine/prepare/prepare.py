@@ -23,7 +23,7 @@ from ..io.run_folder import BodiesFolder, RunFolder, remove, remove_temporary
 from ..io.run_store import save_arrays, save_particles, save_record
 from ..kernels.batches import evenly_spaced
 from ..kernels.device import Device, array_module, choose_device, to_host
-from ..kernels.host import measured, worker_count
+from ..kernels.host import measured, reused_memory, worker_count
 from ..maps.fsc import five_curves, write_fsc
 from ..maps.mask import mass_kda
 from ..maps.reference_filter import joined
@@ -40,6 +40,7 @@ from .continue_run import take_over
 FIRST_IMAGES = 500  # per half-set: shells of a few hundred pixels times this many images
 
 
+@reused_memory()
 def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,  # noqa: PLR0913
             device: str = "auto", threads: int = 0, mode: str = "new", look: Look = exclude_unusable) -> RunFolder:
     """Check the inputs and write RUN with iteration 0; see refine.refine for the arguments, check_inputs for ``look``.
