@@ -216,7 +216,12 @@ def align_part(sample: Sample, part: Optional[np.ndarray], what: str) -> Aligned
         resolution, region = record.align_resolution_angstrom, sample.mask if part is None else part
         plan = (search_plan(sample.resolved, sample.particles[half], resolution, covariance) if part is None
                 else plan_about(sample, part, resolution, covariance))
-        previous, reference = stored_poses(sample.folder, last, half), sample.map(sample.folder.reference(last, half))
+        reference = sample.map(sample.folder.reference(last, half))
+        poses = stored_poses(sample.folder, max(last, 1), half)
+        assert poses is not None
+        previous = sample.coarser.poses(taken(poses, rows))
+        if last == 0:  # it had no poses, and found these by its grid
+            previous = replace(previous, modes=np.ones(len(rows), int))
         shells = None if part is not None else plan.align_shell + 1  # nobody looks at the map of the whole mask
         errors = None  # of the input's: it need not be made of these images
         if last > 0:
@@ -225,7 +230,7 @@ def align_part(sample: Sample, part: Optional[np.ndarray], what: str) -> Aligned
                                    load_noise(sample.folder, last, half, "accumulator_mean"))
         with sample.reading(half) as read:
             task = HalfSet(sample.particles[half], rows, read, reference, region, sample.noise(last, half)[:, :shells],
-                           None if previous is None else sample.coarser.poses(taken(previous, rows)), errors)
+                           previous, errors)
             found.append(aligned(sample, half, task, plan, what))
     assert plan is not None
     return joined(found, plan)
