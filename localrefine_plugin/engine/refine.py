@@ -27,7 +27,7 @@ from .io.run_store import (
     stored_poses,
 )
 from .kernels.device import Device, choose_device
-from .kernels.host import few_threads, measured, worker_count
+from .kernels.host import few_threads, measured, reused_memory, worker_count
 from .merge.merge import merge_halves
 from .prepare.prepare import prepare as prepare
 from .progress import ProgressBar, be_silent, say
@@ -207,6 +207,7 @@ def require(folder: RunFolder, iteration: int, complete: bool, what: str) -> Non
                          "run its verbs first, or refine --continue")
 
 
+@reused_memory()
 def merge(run: str, iteration: int, threads: int = 0, device: str = "auto") -> None:
     """FSC of the two half-maps, the references of the next iteration, and whether to go on; on the first device."""
     folder = RunFolder(run)
@@ -238,6 +239,7 @@ def iteration_line(done: IterationRecord) -> str:
     return f"{line}; {done.stop_reason}" if done.stop_reason else line
 
 
+@reused_memory()
 def finish(run: str, threads: int = 0, device: str = "auto") -> None:
     """Write RUN/final and the report from the best iteration; maps are worked on on the first device."""
     folder = RunFolder(run)

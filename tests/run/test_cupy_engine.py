@@ -156,7 +156,7 @@ def test_a_whole_refinement_is_that_of_the_cpu(cupy, monkeypatch, tmp_path, choi
 
 
 def test_volumes_come_to_the_host_to_be_written_and_for_nothing_else(cupy, monkeypatch, tmp_path):
-    """In merge and finish: as many as there are files of maps that were not copied from other files."""
+    """As many as there are files of maps that were not copied from other files; and small ones of low frequencies."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     on_stand_in(monkeypatch)
     came, written, counts = [], [], cupy.ledger.counts
@@ -168,16 +168,18 @@ def test_volumes_come_to_the_host_to_be_written_and_for_nothing_else(cupy, monke
             came.append((counts.volumes_to_host - before, len(written) - files))
             return result
         return wrapped
-    for module in (merge_module, results_module):
+    for module in (prepare_module, merge_module, results_module):
         monkeypatch.setattr(module, "write_map", lambda path, *rest: (written.append(path), write_map(path, *rest)))
-    for name in ("merge_halves", "write_results"):
+    for name in ("prepare", "merge_halves", "write_results"):
         monkeypatch.setattr(refine_module, name, counted(getattr(refine_module, name)))
-    settings = Settings(max_iterations=1, rotation_extent_deg=12.0, shift_extent_angstrom=8.0, **DYNAMIC)
+    settings = Settings(max_iterations=1, rotation_extent_deg=12.0, shift_extent_angstrom=8.0, subtract=True, **DYNAMIC)
     refine_module.refine(*write_inputs(tmp_path / "in", small_experiment(24)), str(tmp_path / "run"), settings,
                          device="cuda", threads=1)
-    # two references, where the filter cuts, mask; map, sharpened, tightest mask, and the coarse map of second_copy.py,
-    # which is small but in a box like this one
-    assert came == [(4, 4), (4, 3)]
+    # prepare: two references and two static parts; the half-maps and their difference on the few voxels that images
+    # are compared with (belonging.py); the mask, of the user's file, is the host's. Merge: two references, where the
+    # filter cuts, mask. Finish: map, sharpened, tightest mask; and the coarse map of second_copy.py, which is small but
+    # in a box like this one
+    assert came == [(4 + 3, 4 + 1), (4, 4), (4, 3)]
 
 
 def test_the_device_is_named_once_in_a_run(cupy, monkeypatch, tmp_path, capsys):

@@ -18,6 +18,7 @@ from typing import Any, List, Sequence, Tuple
 
 import numpy as np
 
+from ..kernels.device import array_module
 from ..kernels.slices import extract_slices
 from ..maps.fsc import first_below, fsc
 from ..maps.mask import DynamicMask, dilate_soft, dynamic_mask
@@ -33,22 +34,22 @@ EDGE_ANGSTROM = 8.0
 SIGMA = 2.0  # widths of the motion of the mask's surface by which the mask is grown
 
 
-def static_parts(maps: Sequence[np.ndarray], mask: np.ndarray, pixel_size: float, resolution_angstrom: float,
-                 workers: int) -> List[np.ndarray]:
-    """Both half-maps (N, N, N), filtered by the FSC of what is outside the mask, within the particle's outline."""
+def static_parts(maps: Sequence[Array], mask: Array, pixel_size: float, resolution_angstrom: float,
+                 workers: int) -> List[Array]:
+    """Both half-maps (N, N, N), filtered by the FSC of what is outside the mask, within the particle's outline; where
+    maps and mask are."""
     outline = outline_of(0.5 * (maps[0] + maps[1]), pixel_size, resolution_angstrom, workers)
     rest = outline * (1 - mask)
-    weights = np.clip(fsc(maps[0] * rest, maps[1] * rest), 0, 1)
+    weights = np.clip(fsc(maps[0] * rest, maps[1] * rest, workers), 0, 1)
     weights[first_below(weights, FSC_THRESHOLD) + 1:] = 0
     return [apply_shell_filter(volume, weights, workers) * outline for volume in maps]
 
 
-def outline_of(volume: np.ndarray, pixel_size: float, resolution_angstrom: float, workers: int) -> np.ndarray:
+def outline_of(volume: Array, pixel_size: float, resolution_angstrom: float, workers: int) -> Array:
     """A soft mask (N, N, N) of the whole particle that a map of this resolution shows."""
-    box = volume.shape[0]
-    offset = np.arange(box) - box // 2
-    distance = np.sqrt((offset ** 2)[:, None, None] + (offset ** 2)[:, None] + offset ** 2)
-    everywhere = (distance < box // 2).astype(np.float32)
+    xp, box = array_module(volume), volume.shape[0]
+    square = xp.square(xp.arange(box) - box // 2)
+    everywhere = (square[:, None, None] + square[:, None] + square < (box // 2) ** 2).astype(np.float32)
     return dynamic_mask(volume, everywhere, pixel_size, resolution_angstrom,
                         DynamicMask(OUTLINE_THRESHOLD, 3.0, 3.0 + EDGE_ANGSTROM), workers)
 

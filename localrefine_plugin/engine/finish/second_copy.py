@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
-import scipy.ndimage
 
 from ..align.reference import cube_about, support_box
 from ..kernels.device import to_host
+from ..kernels.fft import irfftn_block, rfftn_block
+from ..kernels.moved import sum_of_moved
 from ..maps.half_maps import HalfMaps
 from ..maps.mask import mask_centre, mask_radius
 from ..model.fourier import by_shell, resample_map, shell_means
@@ -118,23 +119,25 @@ def radial_mean(cube: np.ndarray) -> np.ndarray:
 def correlations(of: Cubes, turns: np.ndarray, reach: float) -> np.ndarray:
     """(n, 2): the largest C over displacements of less than ``reach`` Å, and that displacement in Å."""
     wide, edge = len(of.whole), len(of.masked)
-    padding, middle = (wide - edge) // 2, np.full(3, edge // 2)
+    most = min(int(reach / of.voxel), (wide - 1) // 2)
+    begin = (wide - edge) // 2 + most  # so that a cube in the corner of the box is displaced by −most … most
+    whole = np.roll(of.whole, (-begin,) * 3, (0, 1, 2))
+    target, density = (np.conj(scipy.fft.rfftn(cube)) for cube in (whole, whole ** 2))
 
-    def transform(cube: np.ndarray) -> np.ndarray:
-        placed = np.zeros((wide,) * 3, np.float32)
-        placed[(slice(padding, padding + edge),) * 3] = cube
-        spectrum: np.ndarray = scipy.fft.rfftn(placed)
-        return spectrum
-    along = np.fft.fftfreq(wide, 1 / wide) * of.voxel
-    distance = np.sqrt(along[:, None, None] ** 2 + along[:, None] ** 2 + along ** 2)
-    density = scipy.fft.irfftn(np.conj(scipy.fft.rfftn(of.whole ** 2)) * transform(of.weight), (wide,) * 3)
-    scale = np.sqrt(np.maximum(density, 0.1 * density.max()) * (of.masked ** 2).sum())
+    def along_displacements(spectrum: np.ndarray, cube: np.ndarray) -> np.ndarray:
+        product = spectrum * rfftn_block(cube, wide, wide // 2)
+        near: np.ndarray = irfftn_block(product, wide, (slice(0, 2 * most + 1),) * 3)
+        return near
+    along = np.square(np.arange(-most, most + 1) * of.voxel)
+    distance = np.sqrt(along[:, None, None] + along[:, None] + along)
+    there = along_displacements(density, of.weight)
+    scale = np.sqrt(np.maximum(there, 0.1 * there.max()) * (of.masked ** 2).sum())
     scale[distance >= reach] = np.inf
-    target, found = np.conj(scipy.fft.rfftn(of.whole)), np.empty((len(turns), 2))
+    middle, window, found = np.full(3, edge // 2), np.ones((edge,) * 3, np.float32), np.empty((len(turns), 2))
     for number, rotation in enumerate(exp_map(turns)):
         back = rotation[::-1, ::-1].T  # zyx
-        turned = scipy.ndimage.affine_transform(of.masked, back, middle - back @ middle, output=np.float32, order=1)
-        value = scipy.fft.irfftn(target * transform(turned), (wide,) * 3) / scale
+        turned = sum_of_moved(of.masked, back[None], (middle - back @ middle)[None], window)
+        value = along_displacements(target, turned) / scale
         best = int(np.argmax(value))
         found[number] = value.flat[best], distance.flat[best]
     return found

@@ -2,6 +2,7 @@
 it."""
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import time
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, Optional
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, malloc.h of glibc
+REUSED_BYTES = 256 << 20  # of one array
+USUAL_BYTES = 32 << 20  # where glibc's own threshold ends up once such arrays are freed
 # Rank and number of ranks, as OpenMPI tells them; MPICH, Intel MPI and srun with PMI; srun with PMIx
 LAUNCHERS = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"),
              ("PMIX_RANK", "SLURM_STEP_NUM_TASKS"))
@@ -49,6 +53,30 @@ def few_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         numba.set_num_threads(before)
+
+
+@contextmanager
+def reused_memory() -> Iterator[None]:
+    """The block keeps the memory of arrays up to REUSED_BYTES that it frees, for its next ones.
+
+    glibc gives an array of megabytes back to the system at once, which fills each page of the next one with zeros: a
+    quarter to a third of the CPU seconds of steps that work on volumes. At the end of the block all is given back.
+    Where there is no glibc nothing changes.
+    """
+    libc = ctypes.CDLL(None)
+    if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):
+        yield
+        return
+
+    def keep(most: int) -> None:
+        libc.mallopt(M_MMAP_THRESHOLD, most)
+        libc.mallopt(M_TRIM_THRESHOLD, 2 * most)
+    keep(REUSED_BYTES)
+    try:
+        yield
+    finally:
+        keep(USUAL_BYTES)
+        libc.malloc_trim(ctypes.c_size_t(0))
 
 
 @dataclass

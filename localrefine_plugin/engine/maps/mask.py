@@ -9,7 +9,7 @@ from typing import Any, List, NamedTuple, Optional
 
 import numpy as np
 
-from ..kernels.device import array_module, blank, to_host
+from ..kernels.device import array_module, blank
 from ..kernels.distance import connected_parts, squared_distances
 from ..model.fourier import forward, lowpass, lowpass_weight, multiply_radial
 from ..records.errors import InputError
@@ -136,7 +136,7 @@ def _over_all_frequencies(values: Array) -> float:
 
 
 def check_mask(mask: np.ndarray, box_size: int, pixel_size: float, resolution_angstrom: float,
-               dense: Optional[np.ndarray] = None, source: str = "mask") -> List[str]:
+               dense: Optional[Array] = None, source: str = "mask") -> List[str]:
     """Refuse an unusable mask; return warnings (sentences) about a doubtful one.
 
     Parameters
@@ -181,26 +181,26 @@ def _refuse_unusable(mask: np.ndarray, box_size: int, source: str) -> None:
                          "give a mask that is 1 over the part to be refined")
 
 
-def dense_region(halves: HalfMaps, pixel_size: float) -> np.ndarray:
+def dense_region(halves: HalfMaps, pixel_size: float) -> Array:
     """Where the mean of two half-maps, low-passed to 20 Å, differs from the solvent in the corners of the box: bool
-    (N, N, N)."""
-    n = halves.box_size
-    smooth = to_host(halves.mean(lowpass_weight(n * pixel_size / DENSITY_LOWPASS_ANGSTROM)))
+    (N, N, N), where they are."""
+    n, xp = halves.box_size, array_module(halves.maps[0])
+    smooth = halves.mean(lowpass_weight(n * pixel_size / DENSITY_LOWPASS_ANGSTROM))
     axis = np.square(np.arange(n) - n // 2)[::SOLVENT_STEP]
     corners = axis[:, None, None] + axis[:, None] + axis > n ** 2 / 4
-    solvent = smooth[::SOLVENT_STEP, ::SOLVENT_STEP, ::SOLVENT_STEP][corners]
-    mean, limit = solvent.mean(), DENSITY_SIGMAS * solvent.std()
+    solvent = smooth[::SOLVENT_STEP, ::SOLVENT_STEP, ::SOLVENT_STEP][xp.asarray(corners)]
+    mean, limit = float(solvent.mean()), DENSITY_SIGMAS * float(solvent.std())
     # on both sides: a map of inverted contrast is refused elsewhere, with a better reason
-    dense: np.ndarray = (smooth > mean + limit) | (smooth < mean - limit)
-    return dense
+    return (smooth > mean + limit) | (smooth < mean - limit)
 
 
-def density_inside(mask: np.ndarray, dense: np.ndarray) -> float:
-    """The share of a mask's voxels (≥ 0.5) that lie on density of the map, of `dense_region`."""
-    return float(dense[mask >= 0.5].mean())
+def density_inside(mask: np.ndarray, dense: Array) -> float:
+    """The share of the voxels (≥ 0.5) of a mask, the host's, that lie on density of the map, of `dense_region`."""
+    inside = array_module(dense).asarray(mask >= 0.5)
+    return float((dense & inside).sum() / inside.sum())
 
 
-def _check_overlap(mask: np.ndarray, dense: np.ndarray, source: str) -> List[str]:
+def _check_overlap(mask: np.ndarray, dense: Array, source: str) -> List[str]:
     inside = density_inside(mask, dense)
     if inside < 0.001:
         raise InputError("covers no density of the map", source, "check that map and mask share origin and pixel size")

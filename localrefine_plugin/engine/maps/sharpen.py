@@ -14,6 +14,7 @@ import numpy as np
 from ..kernels.device import array_module
 from ..model import fourier
 from ..model.pixels import highest_shell
+from .half_maps import low_block
 
 Array = Any
 GUINIER_LOW_ANGSTROM = 10.0
@@ -69,9 +70,11 @@ def guinier_fit(map_zyx: Array, pixel_size: float, curve: np.ndarray, resolution
 
 def _fit(map_ft: Array, pixel_size: float, curve: np.ndarray, resolution_angstrom: float) -> GuinierFit:
     n, xp = len(map_ft), array_module(map_ft)
-    root = xp.sqrt(xp.abs(map_ft)).astype(np.complex64)  # whose power is the amplitude
-    amplitude = fourier.radial_mean_power(root) * fsc_weights(curve)
-    frequency = np.arange(n // 2 + 1) / (n * pixel_size)
+    block = low_block(map_ft, min(int(n * pixel_size / resolution_angstrom) + 1, n // 2))
+    root = xp.sqrt(xp.abs(block)).astype(np.complex64)  # whose power is the amplitude
+    amplitude = fourier.radial_mean_power(root)
+    amplitude *= fsc_weights(curve)[:len(amplitude)]
+    frequency = np.arange(len(amplitude)) / (n * pixel_size)
     used = (frequency >= 1 / GUINIER_LOW_ANGSTROM) & (frequency <= 1 / resolution_angstrom) & (amplitude > 0)
     used[highest_shell(n) + 1:] = False  # no image goes there: what is left is round-off
     if np.count_nonzero(used) < MIN_FIT_SHELLS:

@@ -23,7 +23,7 @@ from ..io.run_folder import BodiesFolder, RunFolder, remove, remove_temporary
 from ..io.run_store import save_arrays, save_particles, save_record
 from ..kernels.batches import evenly_spaced
 from ..kernels.device import Device, array_module, choose_device, to_host
-from ..kernels.host import measured, worker_count
+from ..kernels.host import measured, reused_memory, worker_count
 from ..maps.fsc import five_curves, write_fsc
 from ..maps.mask import mass_kda
 from ..maps.reference_filter import joined
@@ -40,6 +40,7 @@ from .continue_run import take_over
 FIRST_IMAGES = 500  # per half-set: shells of a few hundred pixels times this many images
 
 
+@reused_memory()
 def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,  # noqa: PLR0913
             device: str = "auto", threads: int = 0, mode: str = "new", look: Look = exclude_unusable) -> RunFolder:
     """Check the inputs and write RUN with iteration 0; see refine.refine for the arguments, check_inputs for ``look``.
@@ -67,7 +68,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         resolved = replace(resolved, mask_mass_kda=mass_kda(inputs.mask, inputs.pixel_size),
                            expected_rotation_sd_deg=max(look.expected_rotation_sd_deg for look in looks),
                            expected_shift_sd_angstrom=max(look.expected_shift_sd_angstrom for look in looks))
-        static = static_parts(inputs.maps, inputs.mask, inputs.pixel_size, curves.resolutions()["unmasked"],
+        static = static_parts(inputs.halves.maps, on_device, inputs.pixel_size, curves.resolutions()["unmasked"],
                               workers) if settings.subtract else []
         warnings = [*inputs.warnings, *belonging.said, *view_warnings(inputs.particles, resolved),
                     *first_warnings(looks, inputs.mask, resolved, inputs.pixel_size)]
@@ -81,7 +82,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         save_arrays(run.noise(0, half), power=looks[half - 1].noise_power)
         files += [run.reference(0, half), run.noise(0, half)]
         if settings.subtract:
-            write_map(run.static_part(half), static[half - 1] * scales[half - 1], inputs.pixel_size)
+            write_map(run.static_part(half), to_host(static[half - 1] * scales[half - 1]), inputs.pixel_size)
             files.append(run.static_part(half))
     write_fsc(run.fsc(0), curves)
     save_particles(run, inputs.particles)
