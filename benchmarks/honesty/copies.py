@@ -44,13 +44,13 @@ def row_of(data: Path) -> List[str]:
     n, rng, marker = len(images), np.random.default_rng(0), Marker(images.shape[1])
     start = process_time()
     marks, _ = marker(images)
-    false = len(pairs_of_marks(marks))
+    false = len(pairs_of_marks(marks, marker.rounds))
     cost = (process_time() - start) / n
     cells = []
     for by in MOVED:
         source = rng.permutation(n)[:max(20, int(SHARE * n))]
         copies = moved(images[source], images[rng.permutation(n)[:len(source)]], by, rng)
-        pairs = np.sort(pairs_of_marks(np.concatenate([marks, marker(copies)[0]])), axis=1)
+        pairs = np.sort(pairs_of_marks(np.concatenate([marks, marker(copies)[0]]), marker.rounds), axis=1)
         right = sum(int(b >= n and source[b - n] == a) for a, b in pairs)
         false += len(pairs) - right
         cells.append(f"{100 * right / len(source):.0f} %")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from experiments import experiment, inputs_of, write_inputs
 
+from localrefine_plugin.engine.inputs import copies
 from localrefine_plugin.engine.inputs.checks import check_inputs
 from localrefine_plugin.engine.inputs.copies import FARTHEST, Marker, has_peak, pairs_of_marks
 from localrefine_plugin.engine.records.errors import InputError
@@ -71,6 +72,20 @@ def test_a_copy_of_half_a_pixel_and_a_copy_of_the_other_contrast_are_found():
 @pytest.mark.parametrize("box, window", ((24, 24), (64, 64), (160, 64), (192, 128), (400, 128)))
 def test_the_window_follows_the_box(box, window):
     assert Marker(box).window == window
+
+
+def test_short_marks_of_many_images_find_the_same_copies(monkeypatch):
+    """With groups as long as a million images have them; by fewer bits, each in several groups."""
+    places, found = fields(N, 192), {}
+    first, second = (cut(places, *by, box=192) for by in ((0, 0), (3, -4)))
+    monkeypatch.setattr(copies, "LEAST_GROUP", 17)
+    for count in (1, copies.MANY_IMAGES):
+        marker = Marker(192, count)
+        found[marker.words] = pairs_of_marks(np.concatenate([marker(first)[0], marker(second)[0]]), marker.rounds)
+    assert list(found) == [2432 // 16, 592 // 16]
+    for pairs in found.values():
+        assert set(map(tuple, (np.sort(pairs, axis=1) - (0, N)).tolist())) <= {(i, i) for i in range(N)}
+        assert len(pairs) > 0.95 * N
 
 
 def test_images_that_are_all_alike_take_no_square_of_their_number():

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import tracemalloc
 
+import numpy as np
 import pytest
 
-from benchmarks.growth.memory import write_data
+from benchmarks.growth.memory import write_data, write_particles
 from localrefine_plugin.engine import progress, refine
 from localrefine_plugin.engine.align import half_set, verdicts
 from localrefine_plugin.engine.finish.results import write_final_particles
@@ -43,7 +44,7 @@ def in_small_parts():
     with pytest.MonkeyPatch.context() as patch:
         for module, name in ((rows, "CHUNK"), (relion_particles, "CHUNK"), (star, "KEPT_ROWS"), (hinge, "ROWS_AT_ONCE"),
                              (merge, "ROWS_AT_ONCE"), (copies, "KEYS_AT_ONCE"), (exclude, "KEYS_AT_ONCE"),
-                             (motion_prior, "MOST_PARTICLES"), (verdicts, "MOST_FITTED")):
+                             (copies, "MANY_IMAGES"), (motion_prior, "MOST_PARTICLES"), (verdicts, "MOST_FITTED")):
             patch.setattr(module, name, PART)
         patch.setattr(exclude, "BATCH_BYTES", 4 * PART * BOX ** 2)
         patch.setattr(half_set, "BATCH_BYTES", 2 << 20)
@@ -76,7 +77,7 @@ def checks(particles_star):
     """What prepare does with all particles, one after the other beside the table it holds."""
     found = {}
     found["prepare: read"], (particles, table) = peak(lambda: read_particles(particles_star))
-    held = sum(getattr(particles, name).nbytes for name in particles.column_names()) + table.pixel_size.nbytes
+    held = bytes_held(particles, table)
     for name, do in {"poses": lambda: exclude._unaligned_rows(particles),
                      "images": lambda: exclude._unusable_images(particles),
                      "relatives": lambda: half_sets.relatives_of(particles, table),
@@ -85,9 +86,24 @@ def checks(particles_star):
     return found
 
 
+def bytes_held(particles, table):
+    """Of what prepare holds while it looks at the images."""
+    return sum(getattr(particles, name).nbytes for name in particles.column_names()) + table.pixel_size.nbytes
+
+
 @pytest.mark.parametrize("step", ("prepare: read", "prepare: poses", "prepare: images", "prepare: relatives",
                                   "prepare: duplicates", "align", "merge", "finish"))
 def test_a_step_holds_at_most_so_many_bytes_of_a_particle(bytes_of, step):
     found = (bytes_of[MANY][step] - bytes_of[FEW][step]) / (MANY - FEW)
     print(f"{step}: {found:.0f} bytes for each particle")
     assert found < MOST_BYTES
+
+
+@pytest.mark.parametrize("box", (64, 192))  # the marks of the noise are longest from these on
+def test_prepare_holds_as_many_in_a_large_box(in_small_parts, tmp_path, monkeypatch, box):
+    monkeypatch.setattr(exclude, "BATCH_BYTES", 8 * 4 * box ** 2)
+    found = {}
+    for count in (PART, 2 * PART):
+        particles, table = read_particles(write_particles(tmp_path, count, box, np.random.default_rng(1)))
+        found[count] = bytes_held(particles, table) + peak(lambda of=particles: exclude._unusable_images(of))[0]
+    assert (found[2 * PART] - found[PART]) / PART < MOST_BYTES

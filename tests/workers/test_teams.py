@@ -79,23 +79,35 @@ def test_threads_do_not_change_a_bit(alone, inputs, tmp_path):
 
 @pytest.fixture(scope="module")
 def on_gpus(inputs, tmp_path_factory):
-    """On the stand-in for one GPU, on two, and on two under MPI's ranks: {devices: (run, what was said)}."""
+    """``on_gpus(count)``: the run on so many stand-ins for a GPU, and what was said."""
     require_program("g++")
     path, found = tmp_path_factory.mktemp("GPUs"), {}
-    for devices in ("cuda:0", "cuda:0,cuda:1"):
-        done = engine(["refine", *inputs, "--output", path / devices, "--device", devices], gpus=True,
-                      XDG_CACHE_HOME=str(path))
-        assert done.returncode == 0, done.stderr
-        found[devices] = path / devices, done.stdout
-    return found
+
+    def on(count, **variables):
+        if count not in found:
+            devices, run = ",".join(f"cuda:{number}" for number in range(count)), path / f"on {count}"
+            done = engine(["refine", *inputs, "--output", run, "--device", devices], gpus=True,
+                          XDG_CACHE_HOME=str(path), PRETENDED_GPUS=str(count), **variables)
+            assert done.returncode == 0, done.stderr
+            assert read_json(RunFolder(run).half_done(1, 1))["processes"] == count
+            found[count] = run, done
+        return found[count]
+    return on
 
 
-def test_two_gpus_have_the_bits_of_one(on_gpus):
-    assert_same_results(on_gpus["cuda:0"][0], on_gpus["cuda:0,cuda:1"][0])
+@pytest.mark.parametrize("count", (2, 5))
+def test_gpus_have_the_bits_of_one(on_gpus, count):
+    assert_same_results(on_gpus(1)[0], on_gpus(count)[0])
+
+
+def test_a_gpu_whose_memory_is_full_takes_smaller_batches_and_the_bits_are_the_same(on_gpus):
+    run, done = on_gpus(3, FULL_GPU="cuda:1 20")
+    assert "cuda:1 is full with" in done.stderr
+    assert_same_results(on_gpus(1)[0], run)
 
 
 def test_the_log_names_both_gpus_once_with_their_memory(on_gpus):
-    said = on_gpus["cuda:0,cuda:1"][1]
+    said = on_gpus(2)[1].stdout
     assert said.count("alignment will run on GPU 0: GPU 0") == 1 == said.count("and GPU 1: GPU 1")
     assert said.count("memory of the GPU") == 2 and "half 2: on" not in said
 

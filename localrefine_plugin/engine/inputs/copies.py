@@ -25,9 +25,11 @@ PIXELS_LOOKED_AT = 1024  # to know an image again
 WINDOWS = (64, 128)  # px in the middle of the box that are looked at: where the box is less, and from three times more
 BAND = 0.2, 0.9  # of Nyquist: finer than what two views of a particle share, coarser than what resampling spoils
 BLOCK = 32  # frequencies next to each other in |k|, of which pairs are drawn
+MOST_BITS, MANY_IMAGES = 592, 100_000  # of a mark, of so many images or more: all pairs of a window of 64 px
 LEAST_GROUP = 10  # bits that pairs must share to be compared; more for more images: about 100 comparisons each
 FARTHEST = 64  # neighbours in the order of such bits that are compared
 KEYS_AT_ONCE = 50_000
+ROW_BITS, OF_ROW = np.uint64(32), np.uint64((1 << 32) - 1)
 CERTAIN = 8.0  # s.d. by which marks agree, and by which the cross-correlation has a peak: of 10¹⁰ pairs, none by chance
 MOST_COMPARED, MOST_AGREE = 100, 0.9  # pairs whose images are compared; share of them that speaks for all
 
@@ -53,15 +55,20 @@ def pixel_keys(images: np.ndarray) -> np.ndarray:
 
 def pairs_of_keys(keys: np.ndarray) -> np.ndarray:
     """(m, 2) of neighbours among equal keys (n,)."""
-    order = np.argsort(keys, kind="stable")
-    same = keys[order[1:]] == keys[order[:-1]]
-    return np.stack([order[:-1][same], order[1:][same]], axis=1)
+    ordered = np.sort(keys)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    rows = np.concatenate([start + np.flatnonzero(np.isin(keys[start:start + KEYS_AT_ONCE], twice))
+                           for start in range(0, len(keys), KEYS_AT_ONCE)])
+    rows = rows[np.argsort(keys[rows], kind="stable")]
+    same = keys[rows[1:]] == keys[rows[:-1]]
+    return np.stack([rows[:-1][same], rows[1:][same]], axis=1)
 
 
 class Marker:
-    """Marks of images of one box size."""
+    """Marks of ``count`` images of one box size; ``rounds``: in how many orders their bits are to be looked up."""
 
-    def __init__(self, box_size: int):
+    def __init__(self, box_size: int, count: int = 0):
         self.window = min(box_size, WINDOWS[int(box_size >= 3 * WINDOWS[0])])
         self.start = box_size // 2 - self.window // 2
         radius, inside = _half_plane(self.window)
@@ -70,6 +77,9 @@ class Marker:
         blocks = np.stack([rng.permutation(block) for block in order[:len(order) // BLOCK * BLOCK].reshape(-1, BLOCK)]
                           ) if len(order) >= BLOCK else np.zeros((0, BLOCK), int)
         shuffled = rng.permutation(blocks.size // 2 // 16 * 16)  # so that a group of bits is of all |k|
+        bits = len(shuffled) if count < MANY_IMAGES else min(len(shuffled), MOST_BITS)
+        self.rounds = len(shuffled) // max(bits, 1)
+        shuffled = shuffled[:bits]
         self.one, self.other = blocks[:, :BLOCK // 2].ravel()[shuffled], blocks[:, BLOCK // 2:].ravel()[shuffled]
 
     @property
@@ -94,22 +104,34 @@ def _half_plane(window: int) -> Tuple[np.ndarray, np.ndarray]:
     return radius, np.flatnonzero(inside)
 
 
-def pairs_of_marks(marks: np.ndarray) -> np.ndarray:
-    """(m, 2) of marks (n, B / 16) that agree by CERTAIN standard deviations, each pair once."""
+def pairs_of_marks(marks: np.ndarray, rounds: int = 1) -> np.ndarray:
+    """(m, 2) of marks (n, B / 16) that agree by CERTAIN standard deviations, each pair once; all bits are looked up in
+    groups ``rounds`` times, in other groups each time."""
     n, bits = len(marks), 16 * marks.shape[1]
-    group = max(LEAST_GROUP, int(np.ceil(np.log2(max(n, 2)))) - 3)
     if n < 2 or bits < CERTAIN ** 2:
         return np.zeros((0, 2), np.int64)
-    packed, place = marks.view(np.uint8), (2.0 ** np.arange(group)).astype(np.float32)
-    most = (bits - CERTAIN * np.sqrt(bits)) / 2
-    found = [np.zeros((0, 2), np.int64)]
-    for first in range(0, bits - group + 1, group):
-        key = np.empty(n, np.uint16 if group <= 16 else np.uint32)  # of 16 bits they are sorted by radix
-        for start in range(0, n, KEYS_AT_ONCE):
-            part = packed[start:start + KEYS_AT_ONCE, first // 8:-(-(first + group) // 8)]
-            key[start:start + KEYS_AT_ONCE] = np.unpackbits(part, axis=1)[:, first % 8:first % 8 + group] @ place
-        found.append(alike_neighbours(marks, np.argsort(key, kind="stable"), key, FARTHEST, most, BITS_SET))
-    return np.unique(np.concatenate(found), axis=0)
+    group, rng = max(LEAST_GROUP, int(np.ceil(np.log2(n))) - 3), np.random.default_rng(0)
+    most, found = (bits - CERTAIN * np.sqrt(bits)) / 2, [np.zeros(0, np.uint64)]
+    for number in range(rounds):
+        order = rng.permutation(bits) if number else np.arange(bits)
+        for first in range(0, bits - group + 1, group):
+            ordered = _in_order_of(marks, order[first:first + group])
+            found.append(alike_neighbours(marks, ordered, FARTHEST, most, BITS_SET))
+    pairs = np.unique(np.concatenate(found))
+    return np.stack([pairs >> ROW_BITS, pairs & OF_ROW], axis=1).astype(np.int64)
+
+
+def _in_order_of(marks: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """(n,) uint64, sorted: the bits ``group`` of each mark, and in the last ROW_BITS bits its row. A number of 8 bytes
+    that is sorted in its place is all that this takes of a million marks."""
+    packed, shift = marks.view(np.uint8), (7 - group % 8).astype(np.uint8)
+    place = (2.0 ** np.arange(len(group))).astype(np.float32)
+    ordered = np.arange(len(marks), dtype=np.uint64)
+    for start in range(0, len(marks), KEYS_AT_ONCE):
+        key = (packed[start:start + KEYS_AT_ONCE, group // 8] >> shift & np.uint8(1)) @ place
+        ordered[start:start + KEYS_AT_ONCE] |= key.astype(np.uint64) << ROW_BITS
+    ordered.sort()
+    return ordered
 
 
 def confirmed(pairs: np.ndarray, particles: Particles) -> np.ndarray:

@@ -128,11 +128,10 @@ def _pose_keys(particles: Particles) -> np.ndarray:
 
 def _unusable_images(particles: Particles) -> Tuple[Dict[int, str], Images]:
     """Reason by row; symmetry-expanded copies share their image. And what was seen of the others."""
-    key = particles.stack.astype(np.int64) * (int(particles.slice.max()) + 1) + particles.slice
-    _, rows, image = np.unique(key, return_index=True, return_inverse=True)
-    span, key_of_pixels = np.empty(len(rows)), np.empty(len(rows), np.uint64)
-    marker = Marker(particles.box_size)
-    marks, level = np.empty((len(rows), marker.words), np.uint16), np.full(len(rows), np.nan)
+    rows, image = _images_of(particles)
+    span, level, keys = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32), np.empty(len(rows), np.uint64)
+    marker = Marker(particles.box_size, len(rows))
+    marks = np.empty((len(rows), marker.words), np.uint16)
     problems: Dict[int, str] = {}
     batch = max(1, BATCH_BYTES // (4 * particles.box_size ** 2))
     with ImageReader(particles) as reader:
@@ -143,22 +142,45 @@ def _unusable_images(particles: Particles) -> Tuple[Dict[int, str], Images]:
             with np.errstate(invalid="ignore", over="ignore"):
                 span[here] = np.ptp(images, axis=(1, 2))
                 marks[here], level[here] = marker(images)
-            key_of_pixels[here] = pixel_keys(images)
-    good = np.setdiff1d(np.arange(len(rows)), list(problems))
-    if len(good):
-        problems.update(_too_strong(span, good, particles, rows))
-    usable = slice(None) if len(good) == len(rows) else good  # nearly always: no copies
-    same, near = good[pairs_of_keys(key_of_pixels[usable])], good[pairs_of_marks(marks[usable])]
-    near = near[key_of_pixels[near[:, 0]] != key_of_pixels[near[:, 1]]]
-    level[list(problems)] = np.nan
-    seen = Images(Copies(rows[same], confirmed(rows[near], particles)), level[image.ravel()])
+            keys[here] = pixel_keys(images)
+    if len(problems) < len(rows):
+        problems.update(_too_strong(span, problems, particles, rows))
+    del span
+    bad = list(problems)
+    level[bad] = np.nan
+    marks[bad] = np.random.default_rng(0).integers(0, 1 << 16, (len(bad), marker.words))  # like no other
+    same = pairs_of_keys(keys)
+    twins = np.unique(same)
+    keys = keys[twins]
+    near = _other_pixels(pairs_of_marks(marks, marker.rounds), twins, keys)
+    same = same[~np.isin(same, bad).any(axis=1)]
+    seen = Images(Copies(rows[same], confirmed(rows[near], particles)), level[image])
     return {int(row): problems[i] for row, i in enumerate(image) if i in problems} if problems else {}, seen
 
 
-def _too_strong(span: np.ndarray, good: np.ndarray, particles: Particles, rows: np.ndarray) -> Dict[int, str]:
-    median = float(np.median(span[good]))
+def _images_of(particles: Particles) -> Tuple[np.ndarray, np.ndarray]:
+    """A row (m,) of each image, in the order of the files, and the image (n,) of each row."""
+    key = particles.stack.astype(np.int64) * (int(particles.slice.max()) + 1) + particles.slice
+    _, rows, image = np.unique(key, return_index=True, return_inverse=True)
+    return rows.astype(np.int32), image.ravel().astype(np.int32)
+
+
+def _other_pixels(pairs: np.ndarray, twins: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Those of the pairs (m, 2) that do not hold the same pixels; ``keys`` are those of the ``twins`` only."""
+    if not len(twins):
+        return pairs
+    at = np.minimum(np.searchsorted(twins, pairs), len(twins) - 1)
+    same = (twins[at] == pairs).all(axis=1) & (keys[at[:, 0]] == keys[at[:, 1]])
+    other: np.ndarray = pairs[~same]
+    return other
+
+
+def _too_strong(span: np.ndarray, problems: Dict[int, str], particles: Particles, rows: np.ndarray) -> Dict[int, str]:
+    usable = np.ones(len(span), bool)
+    usable[list(problems)] = False
+    median = float(np.median(span[usable]))
     if not GREY_RANGE[0] < median < GREY_RANGE[1]:
         raise InputError(f"the grey values of most images span {median:.3g}",
                          particles.stacks[particles.stack[rows[0]]], "normalise them to a standard deviation of 1")
     return {int(i): f"has grey values that span {span[i]:.3g}, most images {median:.3g}"
-            for i in good[span[good] > TOO_STRONG * median]}
+            for i in np.flatnonzero(usable & (span > TOO_STRONG * median))}

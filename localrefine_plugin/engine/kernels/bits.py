@@ -8,23 +8,25 @@ BITS_SET = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8)).res
 
 
 @njit(cache=True, nogil=True)
-def alike_neighbours(marks, order, keys, farthest, most, bits_set):  # type: ignore[no-untyped-def]
-    """Rows (m, 2) of ``marks`` (n, words) uint16 that differ in fewer than ``most`` bits, of those whose ``keys``
-    (n,) are the same and which are less than ``farthest`` apart in their ``order`` (n,)."""
+def alike_neighbours(marks, ordered, farthest, most, bits_set):  # type: ignore[no-untyped-def]
+    """Pairs (m,) uint64 of rows of ``marks`` (n, words) uint16 that differ in fewer than ``most`` bits, the first row
+    in the upper 32 bits, of those with the same key that are less than ``farthest`` apart in ``ordered`` (n,) uint64:
+    the key in the upper 32 bits, and the row."""
     found = []
-    for i in range(len(order)):
-        for j in range(i + 1, min(i + farthest, len(order))):
-            one, other = order[i], order[j]
-            if keys[one] != keys[other]:
+    for i in range(len(ordered)):
+        one = ordered[i] & np.uint64(0xFFFFFFFF)
+        for j in range(i + 1, min(i + farthest, len(ordered))):
+            if ordered[i] >> np.uint64(32) != ordered[j] >> np.uint64(32):
                 break
+            other = ordered[j] & np.uint64(0xFFFFFFFF)
             differ = 0
             for word in range(marks.shape[1]):
-                differ += bits_set[marks[one, word] ^ marks[other, word]]
+                differ += bits_set[marks[np.int64(one), word] ^ marks[np.int64(other), word]]
                 if differ >= most:
                     break
             if differ < most:
-                found.append((one, other))
-    pairs = np.empty((len(found), 2), np.int64)
+                found.append(one << np.uint64(32) | other)
+    pairs = np.empty(len(found), np.uint64)
     for row in range(len(found)):
-        pairs[row, 0], pairs[row, 1] = found[row]
+        pairs[row] = found[row]
     return pairs

@@ -9,7 +9,7 @@ from typing import Any, List, NamedTuple, Optional
 
 import numpy as np
 
-from ..kernels.device import array_module, blank
+from ..kernels.device import array_module, blank, to_host
 from ..kernels.distance import connected_parts, squared_distances
 from ..model.fourier import forward, lowpass, lowpass_weight, multiply_radial
 from ..records.errors import InputError
