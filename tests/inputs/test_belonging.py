@@ -1,6 +1,7 @@
 """Do half-maps, poses and images belong together? What people mix up, and good input that must pass without a word."""
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -103,6 +104,18 @@ def test_another_reading_of_the_poses_is_named(e, tmp_path, case):
     write_inputs(tmp_path, spoil(e))
     with pytest.raises(InputError, match=words):
         found(tmp_path)
+
+
+def test_what_may_be_the_cause_is_said_before_a_refusal(e, tmp_path, capsys):
+    """All images with the contrast of a pure amplitude object; both half-sets have it, so neither is named."""
+    write_inputs(tmp_path, e)
+    text = (tmp_path / "particles.star").read_text()
+    wrong = re.sub(r"(?m)^(1 \S+(?: \S+){0,5}?) 0\.1 ", r"\1 1 ", text)
+    assert wrong != text
+    (tmp_path / "particles.star").write_text(wrong)
+    with pytest.raises(InputError, match="^particles: do not fit the half-maps: the images fit with flipped phases"):
+        prepare(*inputs_of(tmp_path), str(tmp_path / "run"), Settings(), "cpu", 1)
+    assert "has rlnAmplitudeContrast 1; usual is 0.01 to 0.4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("few", (12, 40))

@@ -20,6 +20,7 @@ from .readings import (
     Reading,
     evidence_of,
     likeliest,
+    likelihood,
     other_readings,
     share_of,
     surely,
@@ -149,11 +150,13 @@ def check_half_sets(found: Sequence[Explained]) -> List[str]:
     """A sentence where the images of one half-set fit much less well than those of the other; InputError where they do
     not fit at all, or in another reading of the input. What both have in common is judged with the whole set."""
     said: List[str] = []
-    one, two = (likeliest(other_readings([f]), f.own) for f in found)
-    if one is not None and one == two:
-        if one.name == PHASES:
-            raise InputError(f"do not fit the half-maps: {one.problem}", "particles", one.remedy)
+    if not any(evidence_of([f]) > surely([f]) for f in found):
         return said
+    for better in (likeliest(other_readings([f]), f.own) for f in found):
+        if better is not None and all(likelihood(f.readings[better.name]) > likelihood(f.own) for f in found):
+            if better.name == PHASES:
+                raise InputError(f"do not fit the half-maps: {better.problem}", "particles", better.remedy)
+            return said
     for half, this, other in ((1, found[0], found[1]), (2, found[1], found[0])):
         if evidence_of([other]) > surely([other]) and len(this.own.cross) >= FEWEST_IMAGES:
             name = f"half-set {half}"

@@ -30,6 +30,7 @@ from ..maps.reference_filter import joined
 from ..model.fourier import lowpass_weight
 from ..model.pixels import highest_shell
 from ..progress import say
+from ..records.errors import InputError
 from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
 from ..records.run_input import RunInput
@@ -61,7 +62,11 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         on_device = array_module(inputs.halves.maps[0]).asarray(inputs.mask)
         curves = five_curves(inputs.halves, on_device, inputs.pixel_size, settings.seed, settings.fsc_randomise_below)
         resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
-        belonging = check_belonging(inputs, resolved, workers)
+        try:
+            belonging = check_belonging(inputs, resolved, workers)
+        except InputError:
+            say_warnings(inputs.warnings)  # one of them may be the cause
+            raise
         inputs = with_grey_scales(inputs, belonging.grey_scale)
         predicted = max(check_memory(inputs, resolved, chosen) for chosen in devices)
         looks, references = first_references(inputs, resolved, workers)
@@ -96,9 +101,13 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
                                                warnings=tuple(warnings), files=run.sizes(files)), cost)
     say(f"expected error of the poses after the first iteration, per axis: {resolved.expected_rotation_sd_deg:.1f}°, "
         f"{resolved.expected_shift_sd_angstrom:.1f} Å{resolved.counted_density}")
+    say_warnings(warnings)
+    return run
+
+
+def say_warnings(warnings: Sequence[str]) -> None:
     for text in warnings:
         say(f"warning: {text}")
-    return run
 
 
 def with_grey_scales(inputs: CheckedInputs, scales: Sequence[float]) -> CheckedInputs:
