@@ -9,10 +9,13 @@ from experiments import contrast_of, experiment, write_inputs
 from oracles import imaged, random_phantom
 from relion_files import write_map
 
+from localrefine_plugin.engine.control import rest_control
+from localrefine_plugin.engine.control.coarser import Coarser
 from localrefine_plugin.engine.control.words import FOLLOWED, SMALL, STILL, judged
 from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.run_folder import read_json
-from localrefine_plugin.engine.io.run_store import load_report
+from localrefine_plugin.engine.io.run_store import load_iteration, load_report
+from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.records.motion import PrincipalMotion
 from localrefine_plugin.engine.records.results import DOUBTFUL, RestControl
 from localrefine_plugin.engine.records.settings import Settings
@@ -94,6 +97,19 @@ def test_the_control_leaves_the_run_as_it_was(moving):
         np.testing.assert_array_equal(read_map(moving.final(f"half_map_{half}.mrc"))[0],
                                       read_map(moving.half_map(record["best_iteration"], half))[0])
     assert not moving.final("moving_part.mrc").exists()
+
+
+def test_on_fewer_pixels_the_control_finds_the_same(moving, monkeypatch):
+    """What of the resolution these hold; the hinge is in px of the run."""
+    expected = load_report(moving).rest_control
+    monkeypatch.setattr(rest_control.Coarser, "holding", lambda box, last, workers: Coarser(box, 38, workers))
+    best = load_iteration(moving, moving.iterations_done()).best_iteration
+    found, _ = rest_control.rest_control(moving, best, CPU, 1)
+    assert (found.verdict, found.particles) == ("apart", expected.particles)
+    assert found.displacement_angstrom == pytest.approx(expected.displacement_angstrom, rel=0.1)
+    assert found.followed == pytest.approx(expected.followed, abs=0.1)
+    hinge = found.motion.hinge
+    np.testing.assert_allclose(hinge.point_px, np.array(hinge.point_angstrom) / 4.0)
 
 
 # ---------------------------------------------------------------- verdicts
