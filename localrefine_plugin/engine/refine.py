@@ -152,12 +152,14 @@ def align_half_set(order: AlignOrder, part: HalfOrder, chosen: Device, threads: 
             say(f"iteration {iteration} half {half}: on {chosen.description}")
         row, particles = stored_half_set(folders[0], half)
         bar = ProgressBar(f"iteration {iteration} half {half}: align and insert", len(particles))
-        check_stacks(folders[0], given, particles.stack)
+        of_member = np.unique(particles.stack)[team.rank::team.size]  # each looks at its share of the stacks
+        check_stacks(folders[0], given, of_member)
         with ImageReader(particles, min(READ_THREADS, workers) if chosen.on_gpu else 1) as reader:
             tasks = [HalfTask(half_set, plan, chosen, workers, team, order.claims(part)) for half_set, plan in (
                 half_task(folder, iteration, half, (row, particles), reader) for folder in folders)]
             results = align_together(tasks, bar.update)
-        check_stacks(folders[0], given, particles.stack)  # what was read may have been another file's
+        check_stacks(folders[0], given, of_member)  # what was read may have been another file's; all have read it
+        team.collect(None)  # no other member has found one
         if results is None:
             return
         saved = [save_half(folder, iteration, half, result, particles.pixel_size)

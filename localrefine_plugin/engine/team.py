@@ -18,7 +18,7 @@ SMALLEST_SPAN = 64  # images; measured: in spans of 64 the search takes a quarte
 class Team:
     """A team of one, and what every team has."""
 
-    size = 1
+    rank, size = 0, 1
     is_first = True
 
     def order(self, what: Any) -> None:

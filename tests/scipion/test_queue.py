@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import require_mpi, require_program
+from pyworkflow.object import Pointer
 from pyworkflow.protocol.constants import MODE_RESUME
-from scipion_data import new_project, simulated_inputs
+from scipion_data import new_project, simulated_inputs, soft_ball, store_inputs, volume, write_map
 
 from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.protocols import ProtLocalRefine
@@ -133,13 +134,16 @@ def project(slurm, tmp_path_factory):
     hosts = slurm / "hosts.conf"
     hosts.write_text(HOSTS)
     made._loadHosts(str(hosts))
-    inputs = simulated_inputs(made, tmp_path_factory.mktemp("data"), n=120)
-    yield SimpleNamespace(project=made, inputs=inputs)
+    folder = tmp_path_factory.mktemp("data")
+    inputs = simulated_inputs(made, folder, n=120)
+    other = write_map(folder / "other.mrc", soft_ball(32, 5, 4, (7, 0, 0)))
+    masks = store_inputs(made, {"outputMask": lambda p: volume(other, mask=True)})
+    yield SimpleNamespace(project=made, inputs=inputs, masks=masks)
     os.chdir(before)
 
 
-def launched(project, mpi, queue=""):
-    """A protocol, launched: "protocol" or "steps" through the queue."""
+def launched(project, mpi, queue="", more=False):
+    """A protocol, launched: "protocol" or "steps" through the queue, with one mask or ``more``."""
     protocol = project.project.newProtocol(ProtLocalRefine, maxIterations=1, numberOfThreads=1, numberOfMpi=mpi,
                                            useGpu=False)
     for name, output in (("inputParticles", "outputParticles"), ("inputVolume", "outputVolume"),
@@ -147,6 +151,8 @@ def launched(project, mpi, queue=""):
         pointer = getattr(protocol, name)
         pointer.set(project.inputs)
         pointer.setExtended(output)
+    if more:
+        protocol.moreMasks.set([Pointer(project.masks, extended="outputMask")])
     if queue:
         protocol._useQueue.set(True)
         protocol.setQueueParams(("debug", {"QUEUE_FOR_JOBS": "Y" if queue == "steps" else "N"}))
@@ -163,7 +169,8 @@ def ended(project, protocol, seconds=240):
 
 
 def maps(protocol):
-    run = protocol._run_folder()
+    """Of the first mask."""
+    run = protocol.run_folders()[0]
     return [run.final(name).read_bytes() for name in ("map.mrc", "half_map_1.mrc", "half_map_2.mrc")]
 
 
@@ -180,6 +187,14 @@ def test_two_mpi_processes_have_the_bits_of_a_plain_run(project, plain, queue):
     assert protocol.isFinished(), protocol.getErrorMessage()
     assert maps(protocol) == plain
     assert read_json(protocol._run_folder().half_done(1, 2))["processes"] == 2
+
+
+def test_several_masks_go_through_the_queue_in_one_job_of_two_mpi_processes(project, plain):
+    protocol = ended(project, launched(project, 2, "steps", more=True))
+    assert protocol.isFinished(), protocol.getErrorMessage()
+    assert maps(protocol) == plain  # each body has the bits of a run of its own
+    assert [read_json(run.half_done(1, 2))["processes"] for run in protocol.run_folders()] == [2, 2]
+    assert protocol.outputComposite.getDim() == (32, 32, 32)
 
 
 def test_a_job_that_slurm_kills_has_failed_and_continue_finishes_it(project, plain):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -63,8 +64,13 @@ def load_fingerprints(run: RunFolder) -> Optional[InputFingerprints]:
     """None in a run of an older version."""
     if not run.fingerprints.exists():
         return None
-    with reading(run.fingerprints):
-        return from_json(InputFingerprints, read_json(run.fingerprints))
+    return _loaded(run.fingerprints.resolve(), run.fingerprints.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)  # 10⁵ stacks take 2 s, and each half-set of each iteration asks
+def _loaded(path: Path, _modified_ns: int) -> InputFingerprints:
+    with reading(path):
+        return from_json(InputFingerprints, read_json(path))
 
 
 # ---------------------------------------------------------------- stacks
