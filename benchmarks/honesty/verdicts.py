@@ -3,18 +3,19 @@
     python -m benchmarks.honesty.verdicts [--data FOLDER …] [--views FOLDER …] --work FOLDER [--write]
 
 Each --data set is refined as it is with weights and without, and without the planted wrong particles. It ends with the
-assertion that the share of wrong particles is found within a third, and that sets without any lose fewer than 1 %.
+assertion that the share of wrong particles is found within a third, and that sets without any lose fewer than 1 %. What
+was found of a set is kept in the work folder, and the set is not refined again.
 Each --views set is refined, and what is said of its directions stands beside the truth.
 
 Data: FOLDER, simulated: a set of the benchmark's make_hard.py, whose truth.json lists noise images and other things
-("junk") and particles without the sub-volume ("absent").
+("junk") and particles without the sub-volume ("absent"), or one of noise_images.py.
 """
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -30,6 +31,7 @@ from localrefine_plugin.report.run_state import RunState
 
 from ..page import DOCS, IMAGES, table, write_section
 from ..truth import Truth
+from .imperfections import once
 
 PAGE = DOCS / "explanation" / "verdicts.md"
 HEAD = ("data", "wrong", "found", "ROC area", "calibration error", "aligned ones lost at p < 0.5",
@@ -97,28 +99,35 @@ def fsc_to_truth(data: Path, done: RunFolder, rows: np.ndarray) -> float:
     return truth.of_map(read_map(done.final("map.mrc")), found, truth.mask)["mean_fsc"]
 
 
-def row(data: Path, work: Path, threads: int) -> Tuple[List[str], Tuple[np.ndarray, np.ndarray]]:
+def measured(data: Path, work: Path, threads: int) -> Dict[str, Any]:
+    """The probabilities of all particles by row, and the mean FSC to the truth of the runs."""
     wrong = wrong_rows(data)
     count = len(read_poses(data / "particles.star").rotation)
-    aligned = ~np.isin(np.arange(count), wrong)
-    rows = np.flatnonzero(aligned)
+    rows = np.setdiff1d(np.arange(count), wrong)
     weighted = run(data, data / "particles.star", work / f"{data.name}_weighted", threads)
-    p = probabilities(weighted, count)
-    share, found = 1 - aligned.mean(), 1 - p.mean()
-    lost = float((p[aligned] < 0.5).mean())
-    assert not wrong or abs(found - share) < share / 3, f"{data.name}: {share:.2f} wrong, {found:.2f} found"
-    assert wrong or lost < 0.01, f"{data.name}: {lost:.3f} lost"
-    mean, is_aligned, number = reliability(p, aligned)
-    error = float(np.abs(mean - is_aligned) @ number / count)
     quality = [fsc_to_truth(data, weighted, rows)]
     if wrong:
         alike = run(data, data / "particles.star", work / f"{data.name}_alike", threads, weight_by_probability=False)
-        clean = run(data, without(data, wrong, data / "particles_clean.star"), work / f"{data.name}_clean", threads)
+        right = without(data, wrong, data / "particles_clean.star")
+        clean = run(data, right, work / f"{data.name}_clean", threads)
         quality += [fsc_to_truth(data, alike, rows), fsc_to_truth(data, clean, rows)]
-    cells = [data.name, f"{100 * share:.0f} %", f"{100 * found:.1f} %",
+    return dict(probabilities=probabilities(weighted, count).tolist(), quality=quality)
+
+
+def row(data: Path, work: Path, threads: int) -> Tuple[List[str], Tuple[np.ndarray, np.ndarray]]:
+    found = once(work / f"{data.name}.json", lambda: measured(data, work, threads))
+    wrong, p, quality = wrong_rows(data), np.array(found["probabilities"]), found["quality"]
+    aligned = ~np.isin(np.arange(len(p)), wrong)
+    share, said = 1 - aligned.mean(), 1 - p.mean()
+    lost = float((p[aligned] < 0.5).mean())
+    mean, is_aligned, number = reliability(p, aligned)
+    error = float(np.abs(mean - is_aligned) @ number / len(p))
+    cells = [data.name, f"{100 * share:.0f} %", f"{100 * said:.1f} %",
              f"{roc_area(p, aligned):.3f}" if wrong else "–", f"{error:.3f}", f"{100 * lost:.1f} %"]
     cells += [f"{q:.3f}" for q in quality] + ["–"] * (3 - len(quality))
     print(*cells, flush=True)
+    assert not wrong or abs(said - share) < share / 3, f"{data.name}: {share:.2f} wrong, {said:.2f} found"
+    assert wrong or lost < 0.01, f"{data.name}: {lost:.3f} lost"
     return cells, (p, aligned)
 
 
