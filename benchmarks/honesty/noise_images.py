@@ -26,7 +26,7 @@ MADE_ANEW = "particles.mrcs", "half1.mrc", "half2.mrc", "consensus.mrc", "truth.
 
 
 def simulated_noise(rng: np.random.Generator, box: int, pixel_size: float) -> np.ndarray:
-    """(N, N) of standard deviation 1 with the power 0.35 + exp(−(12 s)²) + 3 exp(−(60 s)²) at the frequency s in 1/Å."""
+    """(N, N) of standard deviation 1 with the power 0.35 + exp(−(12 s)²) + 3 exp(−(60 s)²) at frequency s in 1/Å."""
     frequency = np.hypot(np.fft.fftfreq(box, pixel_size)[:, None], np.fft.rfftfreq(box, pixel_size))
     power = 0.35 + np.exp(-(12 * frequency) ** 2) + 3 * np.exp(-(60 * frequency) ** 2)
     found = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((box, box))) * np.sqrt(power), (box, box))

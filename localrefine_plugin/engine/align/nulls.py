@@ -9,7 +9,8 @@ that the prior allows. It grows with the number of cells that such poses fill, e
 P and Q the precisions (5, 5) of the posterior and of the prior of the particles. The form was fitted to 234 half-sets
 and iterations of 20 runs with learned, Gaussian and no prior: at one c for a half-set it holds to 0.10 (noise) and 0.15
 (particles at the pose of another one) from the second iteration on, and the first differs from these by 0.3 at most. So
-c and the s.d. are those of the images of all iterations, earlier ones counting less.
+c and the s.d. are those of the images of all iterations, earlier ones counting less. (z grows more slowly where |Y| is
+above 7 and the search is wide, for then the pose is chosen by |Y|; but there aligned particles are far away.)
 """
 from __future__ import annotations
 
