@@ -4,7 +4,7 @@
 
 Each --data set is refined as it is with weights and without, and without the planted wrong particles. It ends with the
 assertion that the share of wrong particles is found within a third, and that sets without any lose fewer than 1 %. What
-was found of a set is kept in the work folder, and the set is not refined again.
+was done is kept in the work folder and not done again.
 Each --views set is refined, and what is said of its directions stands beside the truth.
 
 Data: FOLDER, simulated: a set of the benchmark's make_hard.py, whose truth.json lists noise images and other things
@@ -22,22 +22,24 @@ from matplotlib.figure import Figure
 
 from examples.evaluate import read_map, read_poses
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
-from localrefine_plugin.engine.io.run_store import load_iteration, load_poses
+from localrefine_plugin.engine.io.run_store import load_poses
 from localrefine_plugin.engine.io.star import read_star, write_star
-from localrefine_plugin.engine.records.settings import Settings
-from localrefine_plugin.engine.refine import refine
+from localrefine_plugin.engine.refine import finish
 from localrefine_plugin.report.run_figures import draw_if_there, picture_of
 from localrefine_plugin.report.run_state import RunState
 
 from ..page import DOCS, IMAGES, table, write_section
+from ..peers.versus_relion import engine_poses
 from ..truth import Truth
 from .imperfections import once
+from .sets import best_of, half_maps_of, iterated
 
 PAGE = DOCS / "explanation" / "verdicts.md"
 HEAD = ("data", "wrong", "found", "ROC area", "calibration error", "aligned ones lost at p < 0.5",
         "mean FSC to the truth: weighted", "all alike", "wrong ones not given")
 VIEW_HEAD = ("views", "cFAR", "SCF*", "directions seen by none", "half-maps, FSC 0.143", "truth, FSC 0.5")
 BINS = 10
+KINDS = "weighted", "alike", "clean"  # runs of a set; the last without its wrong particles
 
 
 def wrong_rows(data: Path) -> List[int]:
@@ -59,18 +61,11 @@ def without(data: Path, rows: List[int], target: Path) -> Path:
     return target
 
 
-def run(data: Path, particles: Path, output: Path, threads: int, **settings: object) -> RunFolder:
-    maps = [str(data / name) for name in ("half1.mrc", "half2.mrc", "mask_B.mrc")]
-    given = Settings(**settings)  # type: ignore[arg-type]
-    return refine(str(particles), *maps, str(output), given, "cpu", threads, "overwrite")
-
-
 def probabilities(done: RunFolder, count: int) -> np.ndarray:
     """(n,) of all particles by row, from the best iteration."""
-    best = load_iteration(done, done.iterations_done()).best_iteration
     p = np.ones(count)
     for half in (1, 2):
-        poses = load_poses(done, best, half)
+        poses = load_poses(done, best_of(done), half)
         assert poses is not None and poses.probability_aligned is not None
         p[poses.row] = poses.probability_aligned
     return p
@@ -92,31 +87,34 @@ def reliability(p: np.ndarray, aligned: np.ndarray) -> Tuple[np.ndarray, np.ndar
 
 
 def fsc_to_truth(data: Path, done: RunFolder, rows: np.ndarray) -> float:
-    """Mean FSC of the final map to the truth, in the frame of the particles ``rows``; the run had all or just these."""
-    truth, found = Truth(data), read_poses(done.final("particles.star"))
+    """Mean FSC of the mean of the half-maps to the truth, in the frame of the particles ``rows``; the run had all or
+    just these."""
+    truth = Truth(data)
+    found = engine_poses(done, best_of(done), truth.pixel_size)
     truth.poses = truth.poses[rows]
     found = found if len(found.rotation) == len(rows) else found[rows]
-    return truth.of_map(read_map(done.final("map.mrc")), found, truth.mask)["mean_fsc"]
+    first, second = half_maps_of(done)
+    return truth.of_map((first + second) / 2, found, truth.mask)["mean_fsc"]
 
 
-def measured(data: Path, work: Path, threads: int) -> Dict[str, Any]:
-    """The probabilities of all particles by row, and the mean FSC to the truth of the runs."""
-    wrong = wrong_rows(data)
-    count = len(read_poses(data / "particles.star").rotation)
+def measured(data: Path, work: Path, threads: int, kind: str) -> Dict[str, Any]:
+    """The mean FSC to the truth of a run of a KIND, and the probabilities of all particles by row."""
+    wrong, count = wrong_rows(data), len(read_poses(data / "particles.star").rotation)
+    particles, settings = None, {}
+    if kind == "clean":
+        particles = without(data, wrong, work / f"{data.name}_clean.star")
+    elif kind == "alike":
+        settings = dict(weight_by_probability=False)
+    done = iterated(data, work / f"{data.name}_{kind}", threads, particles, **settings)
     rows = np.setdiff1d(np.arange(count), wrong)
-    weighted = run(data, data / "particles.star", work / f"{data.name}_weighted", threads)
-    quality = [fsc_to_truth(data, weighted, rows)]
-    if wrong:
-        alike = run(data, data / "particles.star", work / f"{data.name}_alike", threads, weight_by_probability=False)
-        right = without(data, wrong, data / "particles_clean.star")
-        clean = run(data, right, work / f"{data.name}_clean", threads)
-        quality += [fsc_to_truth(data, alike, rows), fsc_to_truth(data, clean, rows)]
-    return dict(probabilities=probabilities(weighted, count).tolist(), quality=quality)
+    return dict(mean_fsc=fsc_to_truth(data, done, rows), probabilities=probabilities(done, count).tolist())
 
 
 def row(data: Path, work: Path, threads: int) -> Tuple[List[str], Tuple[np.ndarray, np.ndarray]]:
-    found = once(work / f"{data.name}.json", lambda: measured(data, work, threads))
-    wrong, p, quality = wrong_rows(data), np.array(found["probabilities"]), found["quality"]
+    wrong = wrong_rows(data)
+    runs = {kind: once(work / f"{data.name}_{kind}.json", lambda k=kind: measured(data, work, threads, k))
+            for kind in (KINDS if wrong else KINDS[:1])}
+    p, quality = np.array(runs["weighted"]["probabilities"]), [found["mean_fsc"] for found in runs.values()]
     aligned = ~np.isin(np.arange(len(p)), wrong)
     share, said = 1 - aligned.mean(), 1 - p.mean()
     lost = float((p[aligned] < 0.5).mean())
@@ -149,7 +147,8 @@ def draw(found: Dict[str, Tuple[np.ndarray, np.ndarray]]) -> None:
 
 def view_row(data: Path, work: Path, threads: int) -> List[str]:
     """What a run says of the directions of its map, beside the truth."""
-    done = run(data, data / "particles.star", work / f"{data.name}_views", threads)
+    done = iterated(data, work / f"{data.name}_views", threads)
+    finish(str(done.path), threads)
     found, halves = read_json(done.final("directions.json")), read_json(done.report)["final_resolution_angstrom"]
     truth = Truth(data)
     real = truth.of_map(read_map(done.final("map.mrc")), read_poses(done.final("particles.star")), truth.mask)
@@ -183,6 +182,7 @@ def main() -> None:
     if options.write and rows:
         draw(found)
         first = next(name for name, (_, aligned) in found.items() if not aligned.all())
+        finish(str(options.work / f"{first}_weighted"), options.threads)
         save_picture(options.work / f"{first}_weighted", "particles")
         names = " ".join(f"--data {data.name}" for data in options.data)
         write_section("verdicts", f"`python -m benchmarks.honesty.verdicts {names} --work FOLDER --write`\n\n"
