@@ -262,11 +262,17 @@ def likelihood_gradient(prior: PosePrior, best: Modes) -> np.ndarray:
 def model_match(reference: Reference, packed: PackedImages, best: Modes) -> Tuple[Array, Array]:
     """Re(conj(Z) Y) and W|Y|² per pixel (n, K): log L = Σ (cross − ½ energy), and σ²/2 · (energy − 2 cross) is
     |X − C Y|² − |X|²."""
+    slices = modelled(reference, packed, best)
+    cross = packed.matched.real * slices.real + packed.matched.imag * slices.imag
+    return cross, packed.weight * (slices.real ** 2 + slices.imag ** 2)
+
+
+def modelled(reference: Reference, packed: PackedImages, best: Modes) -> Array:
+    """Y (n, K) of n images at these poses."""
     p, m = packed.pixels, packed.magnification
     slices = extract_slices(reference.ft, slice_rows(best.rotation, reference.scale, m), p.kx, p.ky)
     slices *= p.phases(-image_shift(best.shift, m))
-    cross = packed.matched.real * slices.real + packed.matched.imag * slices.imag
-    return cross, packed.weight * (slices.real ** 2 + slices.imag ** 2)
+    return slices
 
 
 def match_sums(cross: Array, energy: Array) -> Array:
