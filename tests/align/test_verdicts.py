@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from experiments import experiment
 
-from localrefine_plugin.engine.align import verdicts
+from localrefine_plugin.engine.align import half_set, verdicts
 from localrefine_plugin.engine.align.half_alignment import HalfAlignment
 from localrefine_plugin.engine.align.half_set import align_half
 from localrefine_plugin.engine.align.verdicts import Gains
@@ -63,6 +63,25 @@ def test_copies_of_an_image_are_no_more_evidence_than_one():
     assert verdicts.judged(many, *nulls)[0].share_aligned < 1  # as if these were 1,320 images
     for verdict, _ in (verdicts.judged(one, *nulls), verdicts.judged(many, *nulls, copies=20)):
         assert verdict.share_aligned == 1
+
+
+def test_copies_of_an_image_are_judged_apart_and_counted_as_one(monkeypatch):
+    """Of each image one copy at its pose and one at the pose of another image, as an expansion has them."""
+    e, asked = experiment(150, box=BOX, noise=NOISE, seed=8), []
+
+    def judged(*arguments):
+        asked.append(arguments[-1])
+        return verdicts.judged(*arguments)
+    monkeypatch.setattr(half_set, "judged", judged)
+    image, right = np.repeat(np.arange(150), 2), np.tile([True, False], 150)
+    pose = np.where(right, image, (image + 75) % 150)
+    particles = replace(e.particles.take(image), rotation=e.particles.rotation[pose])
+    found = align_half(e.half_set(particles=particles, index=np.arange(300),
+                                  read=lambda index: e.images[image[index]].astype(np.float32)),
+                       e.plan(RESOLUTION, prior="gaussian"))
+    p = found.poses.probability_aligned
+    assert asked == [pytest.approx(2.0)]
+    assert (p[right] > 0.5).mean() > 0.98 and (p[~right] < 0.5).mean() > 0.9
 
 
 def spoiled(share, seed=5):
