@@ -43,7 +43,7 @@ def two_states(tmp_path_factory):
 def test_the_share_of_the_second_state_is_counted(two_states):
     run, second = two_states
     found = counted(run, 1, COPY, 1)
-    assert found.share == pytest.approx(second.mean(), abs=max(3 * found.share_error, 0.02))
+    assert found.share == pytest.approx(second.mean(), abs=2 * found.share_error)
     assert found.share_error < 0.06
     assert f"About {100 * found.share:.0f} ± " in found.advice and "Classify the particles" in found.advice
     assert "Probably a third to two thirds" in advice(COPY)
