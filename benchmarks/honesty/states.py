@@ -57,9 +57,10 @@ def share_row(data: Path, work: Path, threads: int) -> Tuple[List[str], str]:
     facts = json.loads((data / "truth.json").read_text(encoding="utf-8"))
     options, count = facts["args"], len(facts["particle"])
     share = len(facts["second"]) / count
+    seen = f"{found.rotation_deg:.0f}°, {found.displacement_angstrom:.0f} Å" if found.found else "–"
+    said = "–" if found.share is None else f"{100 * found.share:.0f} ± {100 * (found.share_error or 0):.0f} %"
     cells = [data.name, f"{options['snr']:g}", str(count), f"{100 * share:.0f} %, {options['conf2rot']:g}°",
-             f"{copy.deviations:.1f}", f"{found.rotation_deg:.0f}°, {found.displacement_angstrom:.0f} Å" if found.found
-             else "–", "–" if found.share is None else f"{100 * found.share:.0f} ± {100 * (found.share_error or 0):.0f} %"]
+             f"{copy.deviations:.1f}", seen, said]
     print(*cells, flush=True)
     return cells, "" if found.share is None or abs(found.share - share) < 0.1 else data.name
 
