@@ -1,41 +1,46 @@
 """Verdicts on particles beside the planted truth: shares, ROC area, calibration, and what the weights do to the map.
 
-    python -m benchmarks.honesty.verdicts [--data FOLDER …] [--views FOLDER …] --work FOLDER [--write]
+    python -m benchmarks.honesty.verdicts [--data FOLDER …] [--brief] [--views FOLDER …] --work FOLDER [--write]
 
-Each --data set is refined as it is with weights and without, and without the planted wrong particles. It ends with the
-assertion that the share of wrong particles is found within a third, and that sets without any lose fewer than 1 %.
+Each --data set is refined as it is with weights and, unless --brief, without weights, and without the planted wrong
+particles. It ends with the assertion that the share of wrong particles is found within a third, and that sets without
+any lose fewer than 1 %. What was done is kept in the work folder and not done again. *Cost* is the share of the images
+of nothing in the time of all iterations.
 Each --views set is refined, and what is said of its directions stands beside the truth.
 
 Data: FOLDER, simulated: a set of the benchmark's make_hard.py, whose truth.json lists noise images and other things
-("junk") and particles without the sub-volume ("absent").
+("junk") and particles without the sub-volume ("absent"), or one of noise_images.py.
 """
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from examples.evaluate import read_map, read_poses
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
-from localrefine_plugin.engine.io.run_store import load_iteration, load_poses
+from localrefine_plugin.engine.io.run_store import load_poses
 from localrefine_plugin.engine.io.star import read_star, write_star
-from localrefine_plugin.engine.records.settings import Settings
-from localrefine_plugin.engine.refine import refine
+from localrefine_plugin.engine.refine import finish
 from localrefine_plugin.report.run_figures import draw_if_there, picture_of
 from localrefine_plugin.report.run_state import RunState
 
 from ..page import DOCS, IMAGES, table, write_section
+from ..peers.versus_relion import engine_poses
 from ..truth import Truth
+from .imperfections import once
+from .sets import best_of, half_maps_of, iterated
 
 PAGE = DOCS / "explanation" / "verdicts.md"
-HEAD = ("data", "wrong", "found", "ROC area", "calibration error", "aligned ones lost at p < 0.5",
+HEAD = ("data", "wrong", "found", "ROC area", "calibration error", "aligned ones lost at p < 0.5", "cost",
         "mean FSC to the truth: weighted", "all alike", "wrong ones not given")
 VIEW_HEAD = ("views", "cFAR", "SCF*", "directions seen by none", "half-maps, FSC 0.143", "truth, FSC 0.5")
 BINS = 10
+KINDS = "weighted", "alike", "clean"  # runs of a set; the last without its wrong particles
 
 
 def wrong_rows(data: Path) -> List[int]:
@@ -57,18 +62,11 @@ def without(data: Path, rows: List[int], target: Path) -> Path:
     return target
 
 
-def run(data: Path, particles: Path, output: Path, threads: int, **settings: object) -> RunFolder:
-    maps = [str(data / name) for name in ("half1.mrc", "half2.mrc", "mask_B.mrc")]
-    given = Settings(**settings)  # type: ignore[arg-type]
-    return refine(str(particles), *maps, str(output), given, "cpu", threads, "overwrite")
-
-
 def probabilities(done: RunFolder, count: int) -> np.ndarray:
     """(n,) of all particles by row, from the best iteration."""
-    best = load_iteration(done, done.iterations_done()).best_iteration
     p = np.ones(count)
     for half in (1, 2):
-        poses = load_poses(done, best, half)
+        poses = load_poses(done, best_of(done), half)
         assert poses is not None and poses.probability_aligned is not None
         p[poses.row] = poses.probability_aligned
     return p
@@ -90,35 +88,56 @@ def reliability(p: np.ndarray, aligned: np.ndarray) -> Tuple[np.ndarray, np.ndar
 
 
 def fsc_to_truth(data: Path, done: RunFolder, rows: np.ndarray) -> float:
-    """Mean FSC of the final map to the truth, in the frame of the particles ``rows``; the run had all or just these."""
-    truth, found = Truth(data), read_poses(done.final("particles.star"))
+    """Mean FSC of the mean of the half-maps to the truth, in the frame of the particles ``rows``; the run had all or
+    just these."""
+    truth = Truth(data)
+    found = engine_poses(done, best_of(done), truth.pixel_size)
     truth.poses = truth.poses[rows]
     found = found if len(found.rotation) == len(rows) else found[rows]
-    return truth.of_map(read_map(done.final("map.mrc")), found, truth.mask)["mean_fsc"]
+    first, second = half_maps_of(done)
+    return truth.of_map((first + second) / 2, found, truth.mask)["mean_fsc"]
 
 
-def row(data: Path, work: Path, threads: int) -> Tuple[List[str], Tuple[np.ndarray, np.ndarray]]:
+def measured(data: Path, work: Path, threads: int, kind: str) -> Dict[str, Any]:
+    """The mean FSC to the truth of a run of a KIND, and the probabilities of all particles by row."""
+    wrong, count = wrong_rows(data), len(read_poses(data / "particles.star").rotation)
+    particles, settings = None, {}
+    if kind == "clean":
+        particles = without(data, wrong, work / f"{data.name}_clean.star")
+    elif kind == "alike":
+        settings = dict(weight_by_probability=False)
+    done = iterated(data, work / f"{data.name}_{kind}", threads, particles, **settings)
+    rows = np.setdiff1d(np.arange(count), wrong)
+    return dict(mean_fsc=fsc_to_truth(data, done, rows), probabilities=probabilities(done, count).tolist())
+
+
+def cost_of(run: RunFolder) -> float:
+    """The share of the images of nothing in the time of all iterations."""
+    judge = total = 0.0
+    for k in range(1, run.iterations_done() + 1):
+        halves = [read_json(run.half_done(k, half)) for half in (1, 2)]
+        judge += sum(half["phase_seconds"]["judge"] for half in halves)
+        total += sum(half["wall_seconds"] for half in halves) + read_json(run.iteration_done(k))["wall_seconds"]
+    return judge / total
+
+
+def row(data: Path, work: Path, threads: int, brief: bool = False) -> Tuple[List[str], Tuple[np.ndarray, np.ndarray]]:
     wrong = wrong_rows(data)
-    count = len(read_poses(data / "particles.star").rotation)
-    aligned = ~np.isin(np.arange(count), wrong)
-    rows = np.flatnonzero(aligned)
-    weighted = run(data, data / "particles.star", work / f"{data.name}_weighted", threads)
-    p = probabilities(weighted, count)
-    share, found = 1 - aligned.mean(), 1 - p.mean()
+    runs = {kind: once(work / f"{data.name}_{kind}.json", lambda k=kind: measured(data, work, threads, k))
+            for kind in (KINDS if wrong and not brief else KINDS[:1])}
+    p, quality = np.array(runs["weighted"]["probabilities"]), [found["mean_fsc"] for found in runs.values()]
+    aligned = ~np.isin(np.arange(len(p)), wrong)
+    share, said = 1 - aligned.mean(), 1 - p.mean()
     lost = float((p[aligned] < 0.5).mean())
-    assert not wrong or abs(found - share) < share / 3, f"{data.name}: {share:.2f} wrong, {found:.2f} found"
-    assert wrong or lost < 0.01, f"{data.name}: {lost:.3f} lost"
     mean, is_aligned, number = reliability(p, aligned)
-    error = float(np.abs(mean - is_aligned) @ number / count)
-    quality = [fsc_to_truth(data, weighted, rows)]
-    if wrong:
-        alike = run(data, data / "particles.star", work / f"{data.name}_alike", threads, weight_by_probability=False)
-        clean = run(data, without(data, wrong, data / "particles_clean.star"), work / f"{data.name}_clean", threads)
-        quality += [fsc_to_truth(data, alike, rows), fsc_to_truth(data, clean, rows)]
-    cells = [data.name, f"{100 * share:.0f} %", f"{100 * found:.1f} %",
-             f"{roc_area(p, aligned):.3f}" if wrong else "–", f"{error:.3f}", f"{100 * lost:.1f} %"]
-    cells += [f"{q:.3f}" for q in quality] + ["–"] * (3 - len(quality))
+    error = float(np.abs(mean - is_aligned) @ number / len(p))
+    cells = [data.name, f"{100 * share:.0f} %", f"{100 * said:.1f} %",
+             f"{roc_area(p, aligned):.3f}" if wrong else "–", f"{error:.3f}", f"{100 * lost:.1f} %",
+             f"{100 * cost_of(RunFolder(work / f'{data.name}_{KINDS[0]}')):.1f} %"]
+    cells += [f"{q:.3f}" for q in quality] + ["–"] * (3 - len(quality)) * (not brief)
     print(*cells, flush=True)
+    assert not wrong or abs(said - share) < share / 3, f"{data.name}: {share:.2f} wrong, {said:.2f} found"
+    assert wrong or lost < 0.01, f"{data.name}: {lost:.3f} lost"
     return cells, (p, aligned)
 
 
@@ -140,7 +159,8 @@ def draw(found: Dict[str, Tuple[np.ndarray, np.ndarray]]) -> None:
 
 def view_row(data: Path, work: Path, threads: int) -> List[str]:
     """What a run says of the directions of its map, beside the truth."""
-    done = run(data, data / "particles.star", work / f"{data.name}_views", threads)
+    done = iterated(data, work / f"{data.name}_views", threads)
+    finish(str(done.path), threads)
     found, halves = read_json(done.final("directions.json")), read_json(done.report)["final_resolution_angstrom"]
     truth = Truth(data)
     real = truth.of_map(read_map(done.final("map.mrc")), read_poses(done.final("particles.star")), truth.mask)
@@ -156,6 +176,7 @@ def save_picture(run_folder: Path, name: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, action="append", default=[])
+    parser.add_argument("--brief", action="store_true", help="only the run with weights; a table of its own")
     parser.add_argument("--views", type=Path, action="append", default=[], help="sets with other views")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=0)
@@ -163,7 +184,7 @@ def main() -> None:
     options = parser.parse_args()
     rows, found = [], {}
     for data in options.data:
-        cells, found[data.name] = row(data, options.work, options.threads)
+        cells, found[data.name] = row(data, options.work, options.threads, options.brief)
         rows.append(cells)
     views = [view_row(data, options.work, options.threads) for data in options.views]
     if options.write and views:
@@ -171,9 +192,14 @@ def main() -> None:
         names = " ".join(f"--views {data.name}" for data in options.views)
         write_section("directions", f"`python -m benchmarks.honesty.verdicts {names} --work FOLDER --write`\n\n"
                       f"{table(VIEW_HEAD, views)}", PAGE)
-    if options.write and rows:
+    if options.write and rows and options.brief:
+        names = " ".join(f"--data {data.name}" for data in options.data)
+        write_section("verdicts, brief", f"`python -m benchmarks.honesty.verdicts --brief {names} --work FOLDER "
+                      f"--write`\n\n{table(HEAD[:-2], rows)}", PAGE)
+    elif options.write and rows:
         draw(found)
         first = next(name for name, (_, aligned) in found.items() if not aligned.all())
+        finish(str(options.work / f"{first}_weighted"), options.threads)
         save_picture(options.work / f"{first}_weighted", "particles")
         names = " ".join(f"--data {data.name}" for data in options.data)
         write_section("verdicts", f"`python -m benchmarks.honesty.verdicts {names} --work FOLDER --write`\n\n"

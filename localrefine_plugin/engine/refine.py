@@ -21,6 +21,7 @@ from .io.run_store import (
     load_iteration,
     load_motion,
     load_noise,
+    load_nulls,
     save_arrays,
     save_record,
     stored_half_set,
@@ -186,7 +187,8 @@ def half_task(folder: RunFolder, iteration: int, half: int, of_half: Tuple[np.nd
     errors = errors_of_reference(folder, iteration - 1, half, reference_map, mask, plan.centre)
     noise, poses = load_noise(folder, iteration - 1, half), stored_poses(folder, iteration - 1, half)
     static_part = read_map(folder.static_part(half))[0] if given.resolved.subtract else None
-    return HalfSet(particles, row, reader, reference_map, mask, noise, poses, errors, static_part), plan
+    nulls = load_nulls(folder, iteration - 1, half)
+    return HalfSet(particles, row, reader, reference_map, mask, noise, poses, errors, static_part, nulls), plan
 
 
 def save_half(folder: RunFolder, iteration: int, half: int, result: HalfResult, pixel_size: float) -> List[Path]:

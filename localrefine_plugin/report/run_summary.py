@@ -55,6 +55,8 @@ def resolution_line(state: RunState, best: IterationRecord) -> str:
             text += " ({:.2f} to {:.2f} Å by the error of the FSC)".format(*state.pose_blur.range_to_report_angstrom)
         if state.rest_control is not None and state.rest_control.doubtful:
             text += DOUBTFUL
+        if state.directions is not None:
+            text += state.directions.beside
     return text
 
 

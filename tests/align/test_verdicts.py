@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from experiments import experiment
 
-from localrefine_plugin.engine.align import verdicts
+from localrefine_plugin.engine.align import half_set, verdicts
 from localrefine_plugin.engine.align.half_alignment import HalfAlignment
 from localrefine_plugin.engine.align.half_set import align_half
 from localrefine_plugin.engine.align.verdicts import Gains
@@ -30,7 +30,7 @@ def test_planted_shares_are_found(empty, elsewhere):
     kinds = [int(n * (1 - empty - elsewhere)), int(n * elsewhere), int(n * empty)]
     means, sigmas = (8.0, 4.0 + verdicts.SHIFT, 2.0 + verdicts.SHIFT), (1.3, 1.0, 0.8)
     particles = mixed(rng, *(gains_of(rng, k, m, s) for k, m, s in zip(kinds, means, sigmas)))
-    verdict, found = verdicts.judged(particles, gains_of(rng, 200, 4.0), gains_of(rng, 200, 2.0, 0.8))
+    verdict, found = verdicts.judged(particles, (4.0, 1.0), (2.0, 0.8))
     np.testing.assert_allclose(verdict.shares, np.array(kinds) / n, atol=0.03)
     truth = np.repeat([True, False], [kinds[0], n - kinds[0]])
     # calibrated: among those given p a share p is aligned
@@ -38,31 +38,50 @@ def test_planted_shares_are_found(empty, elsewhere):
     error = sum(abs(truth[bins == b].mean() - found.aligned[bins == b].mean()) * (bins == b).mean()
                 for b in np.unique(bins))
     assert error < 0.03
-    assert found.empty[-kinds[2]:].mean() > 0.8 or not kinds[2]
+    assert found.empty[-kinds[2]:].mean() > 0.75 or not kinds[2]
 
 
 def test_a_good_set_loses_no_particle():
     rng = np.random.default_rng(2)
     for mean in (3.5, 5.0, 9.0):
-        verdict, found = verdicts.judged(gains_of(rng, 2000, mean, 1.1), gains_of(rng, 25, 1.7), gains_of(rng, 25, 1.4))
+        verdict, found = verdicts.judged(gains_of(rng, 2000, mean, 1.1), (1.7, 1.0), (1.4, 1.0))
         assert verdict.share_aligned == 1 and found.aligned.min() > 0.99
 
 
 def test_what_fits_no_better_than_noise_is_not_parted():
     rng = np.random.default_rng(3)
     particles = mixed(rng, gains_of(rng, 900, 2.3, 0.7), gains_of(rng, 100, 3.1, 0.7))
-    verdict, _ = verdicts.judged(particles, gains_of(rng, 200, 2.0, 0.7), gains_of(rng, 200, 2.0, 0.7))
+    verdict, _ = verdicts.judged(particles, (2.0, 0.7), (2.0, 0.7))
     assert verdict.share_aligned == 1
 
 
 def test_copies_of_an_image_are_no_more_evidence_than_one():
-    rng = np.random.default_rng(4)
-    nulls = gains_of(rng, 200, 1.7), gains_of(rng, 200, 1.4)
+    rng = np.random.default_rng(5)
+    nulls = (1.7, 1.0), (1.4, 1.0)
     one = mixed(rng, gains_of(rng, 60, 3.9, 1.05), gains_of(rng, 6, 1.4))
     many = Gains(np.repeat(one.z, 20), np.repeat(one.strength, 20))
     assert verdicts.judged(many, *nulls)[0].share_aligned < 1  # as if these were 1,320 images
     for verdict, _ in (verdicts.judged(one, *nulls), verdicts.judged(many, *nulls, copies=20)):
         assert verdict.share_aligned == 1
+
+
+def test_copies_of_an_image_are_judged_apart_and_counted_as_one(monkeypatch):
+    """Of each image one copy at its pose and one at the pose of another image, as an expansion has them."""
+    e, asked = experiment(150, box=BOX, noise=NOISE, seed=8), []
+
+    def judged(*arguments):
+        asked.append(arguments[-1])
+        return verdicts.judged(*arguments)
+    monkeypatch.setattr(half_set, "judged", judged)
+    image, right = np.repeat(np.arange(150), 2), np.tile([True, False], 150)
+    pose = np.where(right, image, (image + 75) % 150)
+    particles = replace(e.particles.take(image), rotation=e.particles.rotation[pose])
+    found = align_half(e.half_set(particles=particles, index=np.arange(300),
+                                  read=lambda index: e.images[image[index]].astype(np.float32)),
+                       e.plan(RESOLUTION, prior="gaussian"))
+    p = found.poses.probability_aligned
+    assert asked == [pytest.approx(2.0)]
+    assert (p[right] > 0.5).mean() > 0.98 and (p[~right] < 0.5).mean() > 0.9
 
 
 def spoiled(share, seed=5):

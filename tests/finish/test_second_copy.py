@@ -27,7 +27,7 @@ def maps(share, angle=40.0, displacement=(3.0, 0.0, -1.0), noise=0.3, seed=1):
 def test_a_second_copy_is_found_with_its_motion(share):
     found = second.second_copy(*maps(share), PIXEL, "C1")
     assert found.found and "second copy" in found.advice
-    assert found.rotation_deg == pytest.approx(40, abs=second.FINE_STEP_DEG)
+    assert found.rotation_deg == pytest.approx(40, abs=3)
     assert found.displacement_angstrom == pytest.approx(PIXEL * 10 ** 0.5, abs=6.5)  # a coarse voxel is 6.4 Å
 
 

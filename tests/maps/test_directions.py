@@ -1,5 +1,6 @@
 """Sampling by views against closed forms and a direct count; FSC in cones against planted noise in one direction."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,9 +90,13 @@ def test_equal_maps_are_even():
     assert cone_fsc(density, density, PIXEL).cfar == pytest.approx(1)
 
 
-def said(rotation, cfar=0.9):
+def record(rotation, cfar=0.9):
     cones = ConeFsc(half_sphere(3), np.ones((3, 9)), np.array([5.0, 6.0, 9.0]), cfar)
-    return record_of(sampling(rotation, C1), cones).advice
+    return record_of(sampling(rotation, C1), cones)
+
+
+def said(rotation, cfar=0.9):
+    return record(rotation, cfar).advice
 
 
 def test_uneven_maps_are_named_and_even_ones_are_not():
@@ -100,6 +105,14 @@ def test_uneven_maps_are_named_and_even_ones_are_not():
     assert "between 5.0 and 9.0 Å" in said(even, cfar=0.4)
     text = said(within(12.0, 2000))
     assert "SCF* 0.0" in text and "seen by no particle" in text
+
+
+def test_no_resolution_in_one_number_stands_alone_where_the_map_is_uneven():
+    even = record(Rotation.random(2000, random_state=1).as_matrix())
+    narrow = record(within(12.0, 2000))
+    assert even.beside == "" and record(within(40.0, 2000)).beside == "; by direction 5.0 to 9.0 Å"
+    assert re.fullmatch("; by direction 5.0 to 9.0 Å, and [34]\\d % of the directions are seen by no particle",
+                        narrow.beside)
 
 
 @pytest.mark.parametrize("sd_deg, warned", [(12, True), (25, True), (40, False), (60, False)])

@@ -25,7 +25,7 @@ from teams import assert_same_results, engine, ranks, start
 from benchmarks.faults.disk import small_disk
 from benchmarks.growth.memory import write_data
 from localrefine_plugin.engine.__main__ import main
-from localrefine_plugin.engine.align.verdicts import null_images
+from localrefine_plugin.engine.align.nulls import null_images
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
 from localrefine_plugin.engine.io.run_store import load_particles
 from localrefine_plugin.engine.kernels.host import rank_of_launcher
@@ -328,7 +328,7 @@ def test_others_take_the_images_of_a_member_that_stands_still(alone, inputs, tmp
     stopped, half = members_of(process.pid)[-1], PARTICLES // 2
     os.kill(stopped, signal.SIGSTOP)
     try:
-        expected = len(spans(half, 3)) + len(spans(len(null_images(half)), 3))
+        expected = len(spans(half, 3)) + len(spans(len(null_images(half, None)), 3))
         while len(list(path.glob("iter_001/.half_1_claims*/*"))) < expected:
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)

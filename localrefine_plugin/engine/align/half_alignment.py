@@ -22,12 +22,14 @@ from ..model.optics import image_shift, stretch
 from ..model.pixels import pixel_list
 from ..model.pose import project
 from ..motion.motion_prior import MOST_PARTICLES, evidence_at
+from ..records.iteration import NullMoments
 from ..records.particles import Particles
 from ..records.poses import PoseTable
 from .half_sums import BestPoses, FoundOfImages, FoundOfNulls, HalfFindings, NoiseSums, pose_columns
 from .images import Batch, HalfSetImages, LastTransforms, pack, scaled
 from .marginalize import Insertions, best_only, posterior_insertions, weigh
 from .modes import Modes, best_modes
+from .nulls import null_images
 from .prior import PosePrior, log_prior
 from .reference import Reference, make_reference, slice_rows
 from .reference_errors import ReferenceErrors, SelfNoiseBias, pose_error_covariance, self_noise_bias, signal_share
@@ -35,7 +37,6 @@ from .search import PackedImages, search
 from .search_plan import SearchPlan, grid_of, levels_of
 from .starts import known_start, pose_prior, search_centre, unsettled
 from .static_part import SIGMA, static_reference, subtract, surface_motion
-from .verdicts import null_images
 
 Array = Any
 ALIKE = 0.99  # probability to be aligned from which particles count in full, if all have it
@@ -54,6 +55,7 @@ class HalfSet:
     previous : poses of the last iteration; None in the first.
     reference_errors : what is known of the errors of the reference; None for one without noise.
     static_part : (N, N, N) map of the whole particle whose part outside the mask is subtracted; None subtracts nothing.
+    nulls : what images of nothing have told in earlier iterations.
     """
 
     particles: Particles
@@ -65,6 +67,7 @@ class HalfSet:
     previous: Optional[PoseTable] = None
     reference_errors: Optional[ReferenceErrors] = None
     static_part: Optional[np.ndarray] = None
+    nulls: Optional[NullMoments] = None
 
     @property
     def max_shell(self) -> int:
@@ -227,25 +230,26 @@ class HalfAlignment:
         return accumulator if on_gpu else to_host(accumulator)
 
     def add_nulls(self, numbers: np.ndarray) -> None:
-        """Search images that show nothing where they are looked at (verdicts.py), these of `null_images`."""
+        """Search images that show nothing where they are looked at (verdicts.py), these of `null_images`: particles at
+        the pose of another one, and noise."""
         with self.timer("judge"):
-            everyone = null_images(len(self.particles))
-            index = everyone[numbers]
+            everyone = null_images(len(self.particles), self.half.nulls)
+            index, n = everyone[numbers], len(numbers)
             rotation, shift = search_centre(self.particles, self.previous, self.plan, index)
             donor = np.roll(everyone, len(everyone) // 2)[numbers]
             elsewhere, _ = search_centre(self.particles, self.previous, self.plan, donor)
             images = self.images.batch(index)
-            others = self.null_match(index, images, elsewhere, shift)
-            noise = self.null_match(index, self.images.noise_like(images, index), rotation, shift)
-        self.findings.include(FoundOfNulls(numbers, others, noise))
+            both = images.joined(self.images.noise_like(images, index))
+            match = self.null_match(both, np.concatenate([elsewhere, rotation]), np.concatenate([shift, shift]))
+        self.findings.include(FoundOfNulls(numbers, match[:, :n], match[:, n:]))
 
-    def null_match(self, index: np.ndarray, images: Batch, rotation0: np.ndarray, shift0: np.ndarray) -> np.ndarray:
+    def null_match(self, images: Batch, rotation0: np.ndarray, shift0: np.ndarray) -> np.ndarray:
         """Sums (2, n) of `model_match` of images that do not show what is looked for about these poses."""
-        u0 = shift0 + project(rotation0, self.plan.centre)
+        n, u0 = len(rotation0), shift0 + project(rotation0, self.plan.centre)
         packed = pack(images, self.pixels, self.to_device(u0))
         prior = pose_prior(self.plan, rotation0).to_device(self.to_device, packed.magnification)
-        modes = search(self.reference, packed, prior, self.grid, self.levels, None, np.ones(len(index), bool))
-        return to_host(match_sums(*model_match(self.reference, packed, best_modes(modes, len(index)))))
+        modes = search(self.reference, packed, prior, self.grid, self.levels, None, np.ones(n, bool))
+        return to_host(match_sums(*model_match(self.reference, packed, best_modes(modes, n))))
 
 
 def likelihood_gradient(prior: PosePrior, best: Modes) -> np.ndarray:
@@ -258,11 +262,17 @@ def likelihood_gradient(prior: PosePrior, best: Modes) -> np.ndarray:
 def model_match(reference: Reference, packed: PackedImages, best: Modes) -> Tuple[Array, Array]:
     """Re(conj(Z) Y) and W|Y|² per pixel (n, K): log L = Σ (cross − ½ energy), and σ²/2 · (energy − 2 cross) is
     |X − C Y|² − |X|²."""
+    slices = modelled(reference, packed, best)
+    cross = packed.matched.real * slices.real + packed.matched.imag * slices.imag
+    return cross, packed.weight * (slices.real ** 2 + slices.imag ** 2)
+
+
+def modelled(reference: Reference, packed: PackedImages, best: Modes) -> Array:
+    """Y (n, K) of n images at these poses."""
     p, m = packed.pixels, packed.magnification
     slices = extract_slices(reference.ft, slice_rows(best.rotation, reference.scale, m), p.kx, p.ky)
     slices *= p.phases(-image_shift(best.shift, m))
-    cross = packed.matched.real * slices.real + packed.matched.imag * slices.imag
-    return cross, packed.weight * (slices.real ** 2 + slices.imag ** 2)
+    return slices
 
 
 def match_sums(cross: Array, energy: Array) -> Array:

@@ -21,20 +21,21 @@ from ..progress import say, silent
 from ..records.errors import InputError
 from ..records.iteration import Verdict
 from ..records.motion import LearnedMotion
-from ..records.particles import Particles, image_numbers
+from ..records.particles import image_numbers
 from ..records.poses import Covariances, PoseTable
 from ..team import ALONE, NOWHERE, Team, spans
 from .half_alignment import HalfAlignment, HalfSet
 from .half_sums import HalfFindings, refitted_scales
 from .images import LastTransforms
 from .memory import MemoryNeed, check_fits, need_of, together
+from .nulls import moments, null_images, pooled, search_size
 from .reference_errors import accumulator_mean
 from .search_plan import SearchPlan
-from .verdicts import LEAST_PARTICLES, Probabilities, gains, judged, null_images
+from .verdicts import LEAST_PARTICLES, Probabilities, gains, judged
 
 BATCH_BYTES = 192 << 20  # on the host
 LARGEST_BATCH = 4096  # on a GPU: images enough to keep it busy
-NULLS_AT_ONCE = 50
+NULLS_AT_ONCE = 25  # of each kind
 MOST_LOWERED = 10  # times that sums are made again: images 10³⁶ times as bright as expected
 
 
@@ -141,7 +142,7 @@ def attempt_together(tasks: Sequence[HalfTask], progress: Callable[[int, int], N
             return batch
         images = spans(count, team.size)
         judging = first.verdicts and count >= LEAST_PARTICLES
-        nulls = spans(len(null_images(count)) * judging, team.size)
+        nulls = spans(len(null_images(count, first.half.nulls)) * judging, team.size)
         try:
             for number in team.claims(len(images) + len(nulls), first.claims):
                 if number < len(images):
@@ -213,7 +214,7 @@ def finished(work: HalfAlignment, found: HalfFindings) -> HalfResult:
     columns.update({name: Covariances(columns[name]) for name in ("covariance", "pose_error_covariance")})
     if found.nulls:
         with timer("judge"):
-            verdict, probabilities = verdict_of(half.particles, found, scale)
+            verdict, probabilities = verdict_of(half, plan, found, columns["covariance"], scale)
         columns.update(gain=probabilities.gain, probability_aligned=probabilities.aligned,
                        probability_empty=probabilities.empty)
     if plan.per_particle_scale:
@@ -224,12 +225,18 @@ def finished(work: HalfAlignment, found: HalfFindings) -> HalfResult:
                                        half.max_shell), motion, verdict, timer.seconds, evidence)
 
 
-def verdict_of(particles: Particles, found: HalfFindings, scale: Optional[np.ndarray]) -> Tuple[Verdict, Probabilities]:
-    """Aligned particles told from others (verdicts.py); ``scale`` (m,) with which they were matched."""
+def verdict_of(half: HalfSet, plan: SearchPlan, found: HalfFindings, covariance: Covariances,
+               scale: Optional[np.ndarray]) -> Tuple[Verdict, Probabilities]:
+    """Aligned particles told from others (verdicts.py), from their posteriors' ``covariance`` (m, 5, 5) and the
+    ``scale`` (m,) with which they were matched."""
+    particles, size = half.particles, search_size(plan, half.particles.rotation, covariance)
     cross, energy = found.all_matches(len(particles))
     gained = gains(cross, energy) if scale is None else gains(cross / scale, energy / scale ** 2)
-    others, noise = (gains(*found.all_nulls(kind)) for kind in ("others", "noise"))
-    return judged(gained, others, noise, len(particles) / len(np.unique(image_numbers(particles))))
+    others, noise = (gains(*found.all_nulls(kind)).z for kind in ("others", "noise"))
+    nulls = pooled(half.nulls, others, noise, size)
+    verdict, probabilities = judged(gained, *moments(nulls, size),
+                                    len(particles) / len(np.unique(image_numbers(particles))))
+    return replace(verdict, nulls=nulls), probabilities
 
 
 def learned_motion(plan: SearchPlan, evidence: Optional[Evidence]) -> Optional[LearnedMotion]:

@@ -1,13 +1,13 @@
 """Images on their way to the search: read, transformed, and matched with their CTF and noise."""
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from ..kernels.background import plane_fit, without_background
-from ..kernels.device import CPU, Device
+from ..kernels.device import CPU, Device, array_module
 from ..kernels.fft import rfft2
 from ..model.ctf import CtfOnPixels
 from ..model.optics import aberration_phase, image_shift, magnifications
@@ -27,6 +27,12 @@ class Batch:
     weight: Array
     power: Array
     magnification: Optional[Array] = None
+
+    def joined(self, other: "Batch") -> "Batch":
+        """The images of both; either all or none have magnifications."""
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return Batch(**{name: None if a is None else array_module(a).concatenate([a, b])
+                        for name, (a, b) in pairs.items()})
 
 
 class LastTransforms:

@@ -6,8 +6,8 @@ What an image gains from the model over noise alone is measured by
 
 X the whitened image, Y the whitened model at the best pose. For a particle whose pose is right z is about α |Y|, with α
 its grey scale in units of the reference's; for anything else z is what the search finds in noise, a few standard
-deviations whatever |Y|. How many depends on prior, limits, reference and CTFs. So it is measured: images of two kinds
-are searched as the particles are,
+deviations whatever |Y|. How many depends on prior, limits, reference and CTFs. So it is measured (nulls.py): images of
+two kinds are searched as the particles are,
 
     empty    Gaussian noise of the power and with the CTF of particles;
     others   particles at the pose of another one: the sub-volume is there, but not where it is looked for.
@@ -31,9 +31,9 @@ import numpy as np
 
 from ..kernels.batches import evenly_spaced
 from ..records.iteration import Verdict
+from .nulls import Moments
 
 LEAST_PARTICLES = 100  # of a half-set, to judge them
-NULL_SHARE, FEWEST_NULLS, MOST_NULLS = 0.005, 25, 200  # images of each kind, of the particles
 MOST_FITTED = 20_000  # particles in the fit: more add nothing to eight numbers
 SWEEPS, STILL = 500, 1e-5
 START = 0.8, 0.1, 0.1  # shares of the three
@@ -42,7 +42,6 @@ SPREAD_WEIGHT, GREY_SPREAD = 0.3, 0.1  # s² leans on 1 + (0.1 a)², noise and t
 # of 0.3 of the particles: without it a wide s swallows the others where noise is high
 LEAST_GAIN = 2.0  # log likelihood over "all are aligned"; of 40 sets without others the largest was 0.7
 LEAST_APART = 1.3  # s.d. of noise, of the aligned from the others: in pure noise up to 0.8, in 2 % signal 1.7 and more
-LEAST_SIGMA = 0.5
 
 
 @dataclass(frozen=True)
@@ -68,19 +67,12 @@ def gains(cross: np.ndarray, energy: np.ndarray) -> Gains:
     return Gains(cross.astype(np.float64) / strength, strength)
 
 
-def null_images(count: int) -> np.ndarray:
-    """Which of ``count`` particles lend CTF and pose to images of each kind: evenly spaced."""
-    wanted = int(np.clip(NULL_SHARE * count, FEWEST_NULLS, MOST_NULLS))
-    return evenly_spaced(count, wanted)
-
-
-def judged(particles: Gains, others: Gains, noise: Gains, copies: float = 1.0) -> Tuple[Verdict, Probabilities]:
-    """The mixture of all particles (n,) and what it says of each. ``copies``: of an image in the table, which are
-    judged apart, and are no more evidence than one."""
+def judged(particles: Gains, others: Moments, noise: Moments, copies: float = 1.0) -> Tuple[Verdict, Probabilities]:
+    """The mixture of all particles (n,) and what it says of each; ``others`` and ``noise``: mean and s.d. of their z.
+    ``copies``: of an image in the table, which are judged apart, and are no more evidence than one."""
     fitted = evenly_spaced(len(particles.z), MOST_FITTED)
-    nulls = [(float(kind.z.mean()), max(float(kind.z.std()), LEAST_SIGMA)) for kind in (others, noise)]
     some = Gains(particles.z[fitted], particles.strength[fitted])
-    verdict = fit(some, nulls[0], nulls[1], LEAST_GAIN * copies)
+    verdict = fit(some, others, noise, LEAST_GAIN * copies)
     aligned, empty = np.empty_like(particles.z), np.empty_like(particles.z)
     for start in range(0, len(aligned), MOST_FITTED):
         part = slice(start, start + MOST_FITTED)
@@ -90,8 +82,8 @@ def judged(particles: Gains, others: Gains, noise: Gains, copies: float = 1.0) -
     return verdict, Probabilities(particles.z, aligned, empty)
 
 
-def fit(particles: Gains, others: Tuple[float, float], noise: Tuple[float, float], least_gain: float) -> Verdict:
-    """Expectation–maximisation; ``others`` and ``noise``: mean and s.d. of their z."""
+def fit(particles: Gains, others: Moments, noise: Moments, least_gain: float) -> Verdict:
+    """Expectation–maximisation."""
     mean = float(particles.strength.mean())
     beyond = particles.z[particles.z > others[0] + 2 * others[1]]
     start = float(beyond.mean()) if len(beyond) else others[0] + 2

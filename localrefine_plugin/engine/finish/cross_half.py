@@ -16,7 +16,7 @@ drawn at random have the mean of all, with the standard error s √(1/m − 1/n)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence, Tuple
+from typing import Iterator, Sequence, Tuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from ..align.half_alignment import model_match, particle_counts
 from ..align.images import HalfSetImages, pack
 from ..align.modes import Modes
 from ..align.of_run import errors_of_reference
-from ..align.reference import make_reference
+from ..align.reference import Reference, make_reference
 from ..align.reference_errors import DAMPING, ReferenceErrors, self_noise_bias
 from ..align.search import PackedImages
 from ..align.search_plan import SearchPlan, search_plan
@@ -36,6 +36,7 @@ from ..kernels.batches import evenly_spaced
 from ..model.optics import stretch
 from ..model.pixels import pixel_list
 from ..model.pose import project
+from ..records.particles import Particles
 from ..records.poses import PoseTable
 
 PARTICLES_PER_HALF = 1000
@@ -44,34 +45,65 @@ SIGMAS = 3.0
 WORTH_SAYING = 0.25  # of the spread of a: half of all, those of the largest z, gain 0.03 to 0.18
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Some particles of a half-set at the poses that an iteration found, as its search saw them.
+
+    chosen : (m,) index into the pose table.  rotation : (m, 3, 3).  shift : (m, 2) px, of the projected mask centre.
+    noise : (groups, M + 1).  mask : (N, N, N).
+    """
+
+    chosen: np.ndarray
+    particles: Particles
+    plan: SearchPlan
+    noise: np.ndarray
+    mask: np.ndarray
+    rotation: np.ndarray
+    shift: np.ndarray
+
+    @classmethod
+    def of(cls, run: RunFolder, iteration: int, half: int, poses: PoseTable, most: int) -> "Sample":
+        """At most so many, evenly spaced."""
+        given, chosen, before = load_input(run), evenly_spaced(len(poses), most), iteration - 1
+        particles = load_particles(run).take(poses.row[chosen])
+        plan = search_plan(given.resolved, particles, load_iteration(run, before).align_resolution_angstrom)
+        rotation = poses.rotation[chosen]
+        return cls(chosen, particles, plan, load_noise(run, iteration, half), read_map(run.mask_in_use(before))[0],
+                   rotation, poses.shift_px[chosen] + project(rotation, plan.centre))
+
+    def reference(self, volume: np.ndarray, workers: int) -> Reference:
+        last = int(np.ceil(self.plan.align_shell * stretch(self.particles)))
+        return make_reference(volume, self.mask, self.plan.centre, last, workers)
+
+    def batches(self, workers: int) -> Iterator[Tuple[np.ndarray, PackedImages]]:
+        """Index into the sample, and images moved to where the projected mask centre is."""
+        max_shell = self.noise.shape[1] - 1
+        pixels = pixel_list(self.particles.box_size, self.plan.align_shell, max_shell)
+        with ImageReader(self.particles) as reader:
+            images = HalfSetImages(self.particles, reader.read, self.noise, max_shell, workers)
+            for start in range(0, len(self.chosen), IMAGES_AT_ONCE):
+                index = np.arange(start, min(start + IMAGES_AT_ONCE, len(self.chosen)))
+                yield index, pack(images.batch(index), pixels, self.shift[index])
+
+
 def own_advantage(run: RunFolder, iteration: int, half: int, poses: PoseTable,
                   workers: int) -> Tuple[np.ndarray, np.ndarray]:
     """Index (m,) into ``poses`` of at most PARTICLES_PER_HALF particles, evenly spaced, and their a (m,)."""
-    given, chosen = load_input(run), evenly_spaced(len(poses), PARTICLES_PER_HALF)
-    particles, before = load_particles(run).take(poses.row[chosen]), iteration - 1
-    plan = search_plan(given.resolved, particles, load_iteration(run, before).align_resolution_angstrom)
-    noise, mask = load_noise(run, iteration, half), read_map(run.mask_in_use(before))[0]
-    pixels = pixel_list(particles.box_size, plan.align_shell, noise.shape[1] - 1)
-    last = int(np.ceil(plan.align_shell * stretch(particles)))
+    some, before = Sample.of(run, iteration, half, poses, PARTICLES_PER_HALF), iteration - 1
     maps = [read_map(run.reference(before, of))[0] for of in (half, 3 - half)]
-    references = [make_reference(volume, mask, plan.centre, last, workers) for volume in maps]
-    errors = errors_of_reference(run, before, half, maps[0], mask, plan.centre)
+    references = [some.reference(volume, workers) for volume in maps]
+    errors = errors_of_reference(run, before, half, maps[0], some.mask, some.plan.centre)
     previous = load_poses(run, before, half)
-    rotation = poses.rotation[chosen]
-    shift = poses.shift_px[chosen] + project(rotation, plan.centre)
-    found = np.empty(len(chosen))
-    with ImageReader(particles) as reader:
-        images = HalfSetImages(particles, reader.read, noise, noise.shape[1] - 1, workers)
-        for start in range(0, len(chosen), IMAGES_AT_ONCE):
-            index = np.arange(start, min(start + IMAGES_AT_ONCE, len(chosen)))
-            packed = pack(images.batch(index), pixels, shift[index])
-            at = Modes.of(np.arange(len(index)), rotation=rotation[index])
-            (own, energy), (other, other_energy) = (
-                [sums.sum(axis=1) for sums in model_match(reference, packed, at)] for reference in references)
-            if previous is not None and errors is not None:
-                own = own - self_agreement(errors, rows_of(previous, chosen[index]), packed, at, shift[index], plan)
-            found[index] = gains(own, energy).z - gains(other, other_energy).z
-    return chosen, found
+    found = np.empty(len(some.chosen))
+    for index, packed in some.batches(workers):
+        at = Modes.of(np.arange(len(index)), rotation=some.rotation[index])
+        (own, energy), (other, other_energy) = (
+            [sums.sum(axis=1) for sums in model_match(reference, packed, at)] for reference in references)
+        if previous is not None and errors is not None:
+            own = own - self_agreement(errors, rows_of(previous, some.chosen[index]), packed, at, some.shift[index],
+                                       some.plan)
+        found[index] = gains(own, energy).z - gains(other, other_energy).z
+    return some.chosen, found
 
 
 def rows_of(table: PoseTable, index: np.ndarray) -> PoseTable:

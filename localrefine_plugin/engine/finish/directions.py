@@ -10,11 +10,10 @@ from ..io.run_store import load_input, save_arrays, save_record
 from ..maps.directions import CONE_DEG, ConeFsc, Sampling, cone_fsc, sampling
 from ..maps.half_maps import HalfMaps
 from ..model.symmetry import operators
-from ..records.results import Directions
+from ..records.results import SEEN_BY_NONE, Directions
 
 Array = Any
 EVEN_SCF, EVEN_CFAR = 0.81, 0.5  # the field's: views from all sides about one axis; cryoSPARC's orientation diagnostics
-SEEN_BY_NONE = 0.005  # share of the directions
 
 
 def write_directions(run: RunFolder, halves: HalfMaps, mask: Array, rotation: np.ndarray) -> Directions:

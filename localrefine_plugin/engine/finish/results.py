@@ -41,6 +41,7 @@ from .pose_blur import (
 )
 from .report import build_report
 from .second_copy import second_copy
+from .second_state import counted
 from .selection import effect, select, sentence, wanted
 from .supported import support_advice, supported
 
@@ -74,7 +75,8 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
     report = build_report(run)
     save_record(run.report, replace(report, files=run.sizes(files)))
     say("resolution to report: {:.2f} Å ({:.2f} to {:.2f} Å by the error of the FSC)".format(
-        blur.resolution_to_report_angstrom, *blur.range_to_report_angstrom) + (DOUBTFUL if control.doubtful else ""))
+        blur.resolution_to_report_angstrom, *blur.range_to_report_angstrom) + (DOUBTFUL if control.doubtful else "")
+        + (report.directions.beside if report.directions else ""))
     for text in report.advice:
         say(f"advice: {text}")
     say(f"results of iteration {k} are in {final}")
@@ -105,7 +107,8 @@ def results_of(run: RunFolder, k: int, workers: int, device: Device, later: Late
         say(sentence(selection))
     views: Any = JoinedColumn([table.rotation for table in stored_tables(run, k)])
     write_directions(run, halves, there, views)
-    save_record(run.final("second_copy.json"), second_copy(halves, mask, given.pixel_size, given.resolved.symmetry))
+    copy_of = second_copy(halves, mask, given.pixel_size, given.resolved.symmetry)
+    save_record(run.final("second_copy.json"), counted(run, k, copy_of, workers))
     blur = pose_blur(run, k, BlurredMap.of(mean, mask, believed.corrected, believed.resolutions()["corrected"]
                                            / given.pixel_size, workers), believed, share)
     blur = replace(blur, advice=". ".join(text for text in (support_advice(curves, believed), blur.advice) if text))

@@ -13,6 +13,7 @@ rotation to rotation; a second copy stands out of them.
 """
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,8 @@ from ..records.results import SecondCopy
 Array = Any
 COARSEST, FINEST = 40.0, 14.0  # Å: finer detail would ask for finer rotations
 VOXELS = 2.2  # of a period of FINEST
-STEP_DEG, FINE_STEP_DEG, WIDEST_DEG, LEAST_DEG = 9.0, 4.0, 60.0, 24.0
+STEP_DEG, WIDEST_DEG, LEAST_DEG = 9.0, 60.0, 24.0
+FINER_DEG = 4.0, 2.0, 1.0  # steps about the best rotation; the last two where a copy is found
 REACH = 1.3  # times FINEST / radius, rad: how far the peak of the map with itself reaches
 NEAR, FARTHEST = 0.8, 40.0  # radii of the mask, and Å
 CERTAIN = 8.0  # s.d. of unlike density: at most 6.1 in 18 sets of one state, 10 to 14 in those of two
@@ -64,20 +66,30 @@ def second_copy(halves: HalfMaps, mask: np.ndarray, pixel_size: float, symmetry:
     median = float(np.median(value))
     spread = 1.4826 * float(np.median(np.abs(value - median)))
     deviations = (float(value.max()) - median) / max(spread, 1e-9)
-    about = turns[np.argmax(value)] + rotation_vector_ball(np.deg2rad(STEP_DEG), np.deg2rad(FINE_STEP_DEG))
-    near = correlations(maps, about, reach)
-    best = int(np.argmax(near[:, 0]))
-    angle, far = float(np.rad2deg(np.linalg.norm(about[best]))), float(near[best, 1])
     there = deviations > CERTAIN
-    return SecondCopy(there, angle, far, deviations, float(np.rad2deg(least)), advice(angle, far) if there else "")
+    motion, displacement = turns[np.argmax(value)], np.zeros(3)
+    width = STEP_DEG
+    for step in FINER_DEG if there else FINER_DEG[:1]:
+        about = motion + rotation_vector_ball(np.deg2rad(width), np.deg2rad(step))
+        near = correlations(maps, about, reach)
+        best = int(np.argmax(near[:, 0]))
+        motion, displacement, width = about[best], near[best, 1:], 1.8 * step
+    angle, far = float(np.rad2deg(np.linalg.norm(motion))), float(np.linalg.norm(displacement))
+    found = SecondCopy(there, angle, far, deviations, float(np.rad2deg(least)))
+    if not there:
+        return found
+    return replace(found, advice=advice(found), rotation_vector=tuple(motion.tolist()),
+                   displacement_px=tuple((displacement / pixel_size).tolist()))
 
 
-def advice(angle: float, displacement: float) -> str:
-    return (f"the map holds a second copy of the sub-volume, turned by about {5 * round(angle / 5):.0f}° and displaced "
-            f"by about {displacement:.0f} Å. Probably a third to two thirds of the particles are in a second state "
-            "that the search does not reach, and resolution and FSC are those of the mixture. Classify the particles "
-            "in 3D first (without alignment, in a mask that holds both places), and refine each class by itself. If "
-            "the sub-volume has parts that are alike, the copy may be one of these")
+def advice(found: SecondCopy) -> str:
+    share = "Probably a third to two thirds of the particles are" if found.share is None else (
+        f"About {100 * found.share:.0f} ± {100 * (found.share_error or 0.0):.0f} % of the particles are")
+    return (f"the map holds a second copy of the sub-volume, turned by about {5 * round(found.rotation_deg / 5):.0f}° "
+            f"and displaced by about {found.displacement_angstrom:.0f} Å. {share} in a second state that the search "
+            "does not reach, and resolution and FSC are those of the mixture. Classify the particles in 3D first "
+            "(without alignment, in a mask that holds both places), and refine each class by itself. If the sub-volume "
+            "has parts that are alike, the copy may be one of these")
 
 
 def half_ball(least: float) -> np.ndarray:
@@ -117,7 +129,7 @@ def radial_mean(cube: np.ndarray) -> np.ndarray:
 
 
 def correlations(of: Cubes, turns: np.ndarray, reach: float) -> np.ndarray:
-    """(n, 2): the largest C over displacements of less than ``reach`` Å, and that displacement in Å."""
+    """(n, 4): the largest C over displacements of less than ``reach`` Å, and that displacement (x, y, z) in Å."""
     wide, edge = len(of.whole), len(of.masked)
     most = min(int(reach / of.voxel), (wide - 1) // 2)
     begin = (wide - edge) // 2 + most  # so that a cube in the corner of the box is displaced by −most … most
@@ -133,11 +145,23 @@ def correlations(of: Cubes, turns: np.ndarray, reach: float) -> np.ndarray:
     there = along_displacements(density, of.weight)
     scale = np.sqrt(np.maximum(there, 0.1 * there.max()) * (of.masked ** 2).sum())
     scale[distance >= reach] = np.inf
-    middle, window, found = np.full(3, edge // 2), np.ones((edge,) * 3, np.float32), np.empty((len(turns), 2))
+    middle, window, found = np.full(3, edge // 2), np.ones((edge,) * 3, np.float32), np.empty((len(turns), 4))
     for number, rotation in enumerate(exp_map(turns)):
         back = rotation[::-1, ::-1].T  # zyx
         turned = sum_of_moved(of.masked, back[None], (middle - back @ middle)[None], window)
         value = along_displacements(target, turned) / scale
-        best = int(np.argmax(value))
-        found[number] = value.flat[best], distance.flat[best]
+        found[number, 0] = value.max()
+        found[number, 1:] = -of.voxel * peak(value)[::-1]
     return found
+
+
+def peak(value: np.ndarray) -> np.ndarray:
+    """Where an array (e, e, e) is largest, in voxels from its middle: a parabola through the neighbours on each axis."""
+    best = np.array(np.unravel_index(np.argmax(value), value.shape))
+    place = best - len(value) // 2.0
+    for axis, step in enumerate(np.eye(3, dtype=int)):
+        if 0 < best[axis] < len(value) - 1:
+            before, top, after = (float(value[tuple(best + k * step)]) for k in (-1, 0, 1))
+            bend = before - 2 * top + after
+            place[axis] += 0.5 * (before - after) / bend if bend < 0 < min(before, after) else 0.0
+    return place

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..kernels.host import Cost
 from ..records.codec import as_json, from_json
-from ..records.iteration import IterationRecord
+from ..records.iteration import HalfRecord, IterationRecord, NullMoments
 from ..records.motion import LearnedMotion
 from ..records.particles import Particles
 from ..records.poses import PoseTable
@@ -171,6 +171,16 @@ def columns_of(stored: Mapping[str, Any], names: Iterable[str]) -> Dict[str, Any
     """The columns of a file that are there, by these names or by those that older versions gave them."""
     known = {name: name if name in stored else OLD_NAMES.get(name, name) for name in names}
     return {name: stored[column] for name, column in known.items() if column in stored}
+
+
+def load_nulls(run: RunFolder, iteration: int, half: int) -> Optional[NullMoments]:
+    """What images of nothing had told after an iteration, or None."""
+    if iteration == 0:
+        return None
+    path = run.half_done(iteration, half)
+    with reading(path):
+        verdict = from_json(HalfRecord, read_json(path)).verdict
+    return None if verdict is None else verdict.nulls
 
 
 def load_noise(run: RunFolder, iteration: int, half: int, name: str = "power") -> np.ndarray:

@@ -94,6 +94,22 @@ class IterationRecord:
 
 
 @dataclass(frozen=True)
+class NullMoments:
+    """What images of nothing have told so far of z, less what is expected of a search of its size (align/nulls.py).
+
+    Attributes
+    ----------
+    drawn : how many of each kind.  weight : what they count, earlier ones less.
+    others, noise : mean and mean square, of particles at the pose of another one, and of pure noise.
+    """
+
+    drawn: int
+    weight: float
+    others: Tuple[float, ...]
+    noise: Tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Three kinds of particles in a half-set, and how they are told apart (align/verdicts.py).
 
@@ -103,6 +119,7 @@ class Verdict:
     mean, slope, sigma : z of the aligned ones at a model of this ``strength``, its change with it, and its s.d.
     others, noise : mean and s.d. of z of particles at the pose of another one, and of pure noise.
     shift : how much higher z is of particles that are in the reference.
+    nulls : what ``others`` and ``noise`` come from; None in old runs.
     """
 
     share_aligned: float
@@ -115,6 +132,7 @@ class Verdict:
     others: Tuple[float, ...]
     noise: Tuple[float, ...]
     shift: float = 0.0
+    nulls: Optional[NullMoments] = None
 
     @property
     def shares(self) -> Tuple[float, float, float]:

@@ -74,6 +74,10 @@ class Selection:
     prefers_noise: bool = False
 
 
+SEEN_BY_NONE = 0.005
+"""Share of the directions from which on it is said that no particle sees them."""
+
+
 @dataclass(frozen=True)
 class Directions:
     """directions.json (maps/directions.py): cFAR; SCF, SCF* and the share of directions that no view sees; the best and
@@ -88,12 +92,23 @@ class Directions:
     worst_direction: Tuple[float, ...]
     advice: str = ""
 
+    @property
+    def beside(self) -> str:
+        """Stands behind the resolution to report of a map that is not equally good in all directions."""
+        if not self.advice:
+            return ""
+        text = f"; by direction {self.best_angstrom:.1f} to {self.worst_angstrom:.1f} Å"
+        return text + (f", and {100 * self.unseen:.0f} % of the directions are seen by no particle"
+                       if self.unseen > SEEN_BY_NONE else "")
+
 
 @dataclass(frozen=True)
 class SecondCopy:
     """second_copy.json (finish/second_copy.py): whether the map holds the sub-volume twice, the rotation and the
     displacement between both, by how many standard deviations the likeliest such pair stands out, the least rotation
-    that was asked for (0 where nothing was), and a sentence ("" where there is none)."""
+    that was asked for (0 where nothing was), and a sentence ("" where there is none). Of a copy that was found its
+    motion about the mask's centre, rotation vector in rad and displacement in px; and the share of the particles that
+    are in this state, with its standard error, where it could be counted (finish/second_state.py)."""
 
     found: bool
     rotation_deg: float
@@ -101,6 +116,10 @@ class SecondCopy:
     deviations: float
     least_rotation_deg: float
     advice: str = ""
+    rotation_vector: Tuple[float, ...] = ()
+    displacement_px: Tuple[float, ...] = ()
+    share: Optional[float] = None
+    share_error: Optional[float] = None
 
 
 @dataclass(frozen=True)
