@@ -11,6 +11,7 @@ Data: FOLDER, simulated: a set of the benchmark's make_dataset.py or make_hard.p
 """
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import List, Optional, Tuple
 
@@ -18,10 +19,11 @@ import numpy as np
 
 from examples.evaluate import pose_errors, read_poses
 from localrefine_plugin.engine.finish.results import pose_uncertainty
-from localrefine_plugin.engine.forecast.forecast import Inputs, forecast
+from localrefine_plugin.engine.forecast.forecast import START_SECONDS, Inputs, forecast
 from localrefine_plugin.engine.forecast.of_run import forecast_after_first
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.io.run_store import load_iteration, load_tables
+from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.kernels.host import worker_count
 from localrefine_plugin.engine.records.codec import from_json
 from localrefine_plugin.engine.records.forecast import Forecast
@@ -34,7 +36,7 @@ from .resolution_to_report import OTHERS_DENSITY, foreign_share
 
 PAGE = DOCS / "explanation" / "forecast.md"
 HEAD = ("data", "particles", "to report: forecast", "run", "", "rotation: forecast", "run", "true", "",
-        "shift: forecast", "run", "true", "", "memory: forecast, run")
+        "shift: forecast", "run", "true", "", "memory: forecast, run", "CPU: forecast, run")
 ALLOWED, ALLOWED_OF_POSES = 0.12, 0.15
 MEDIAN_OF_ANGLE, MEDIAN_OF_SHIFT = 1.538, 1.177
 """Median length of a vector with three, and with two, components of s.d. 1."""
@@ -42,16 +44,34 @@ INPUTS = ("particles.star", "half1.mrc", "half2.mrc", "mask_B.mrc")
 
 
 def finished(data: Path, work: Path, threads: int) -> RunFolder:
+    """The run, and in WORK/NAME.seconds what CPU time it took, where it was done here."""
     run = RunFolder(work / data.name)
-    if run.results_complete():
-        return run
-    return refine(*(str(data / part) for part in INPUTS), str(run.path), Settings(), "cpu", threads, "overwrite")
+    if not run.results_complete():
+        began = time.process_time()
+        refine(*(str(data / part) for part in INPUTS), str(run.path), Settings(), "cpu", threads, "overwrite")
+        seconds_file(run).write_text(f"{time.process_time() - began:.1f}\n", encoding="utf-8")
+    return run
+
+
+def seconds_file(run: RunFolder) -> Path:
+    return run.path.with_name(f"{run.path.name}.seconds")
+
+
+def times_of(run: RunFolder, found: Forecast) -> str:
+    """CPU seconds, forecast and used. A forecast counts wall seconds of a machine as busy as it was: of those of the
+    first iteration its records tell the share that the CPU worked."""
+    if not seconds_file(run).exists():
+        return "–"
+    first = [read_json(run.half_done(1, half)) for half in (1, 2)]
+    worked = sum(half["cpu_seconds"] for half in first) / sum(half["wall_seconds"] for half in first)
+    forecast_cpu = START_SECONDS + worked * (found.seconds - START_SECONDS)
+    return f"{forecast_cpu:.0f} s, {float(seconds_file(run).read_text(encoding='utf-8')):.0f} s"
 
 
 def of_log(run: RunFolder, threads: int) -> Forecast:
     """What the log of a run said, or would have said."""
     if not any(run.forecast(k).exists() for k in (0, 1)):
-        forecast_after_first(run, worker_count(threads))
+        forecast_after_first(run, CPU, worker_count(threads))
     return from_json(Forecast, read_json(next(run.forecast(k) for k in (0, 1) if run.forecast(k).exists())))
 
 
@@ -101,7 +121,8 @@ def row(data: Path, work: Path, sample: Optional[int], threads: int) -> Tuple[Li
              f"{found.rotation_error_deg:.2f}°", f"{stated[0]:.2f}°", f"{true[0]:.2f}°",
              off(found.rotation_error_deg, stated[0], true[0]),
              f"{found.shift_error_angstrom:.2f} Å", f"{stated[1]:.2f} Å", f"{true[1]:.2f} Å",
-             off(found.shift_error_angstrom, stated[1], true[1]), f"{found.memory_mb:.0f}, {memory_of(run):.0f} MiB"]
+             off(found.shift_error_angstrom, stated[1], true[1]), f"{found.memory_mb:.0f}, {memory_of(run):.0f} MiB",
+             times_of(run, found) if sample is None else "–"]
     print(*cells, flush=True)
     return cells, "; ".join(problems)
 

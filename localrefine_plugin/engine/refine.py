@@ -241,7 +241,8 @@ def merge(run: str, iteration: int, threads: int = 0, device: str = "auto") -> N
     save_record(folder.iteration_done(iteration), merged, cost)
     say(iteration_line(merged))
     if iteration == 1:
-        forecast_after_first(folder, worker_count(threads))
+        forecast_after_first(folder, chosen, worker_count(threads))
+        chosen.release()
 
 
 def iteration_line(done: IterationRecord) -> str:

@@ -10,6 +10,7 @@ from typing import List
 import numpy as np
 
 from ..align.search_plan import search_plan
+from ..control.rest_control import rest_control
 from ..io.mrc import read_map
 from ..io.run_folder import RunFolder, read_json, reading
 from ..io.run_store import (
@@ -31,6 +32,7 @@ from ..records.iteration import HalfRecord
 from ..workers.selftest import ensure_tested
 from .forecast import LEAST_SAMPLE, Whole, of_sample, sentence
 from .sample import SampleHalf, SampleRun, align_once, counted, seen
+from .static import DOUBT
 
 MANY = 20_000  # particles, of whose run one alignment of SAMPLE of each half-set is less than 2 %
 SAID = "forecast for this run"
@@ -52,9 +54,14 @@ def forecast_before(run: RunFolder, device: Device, workers: int) -> None:
     tell(run, 0, sample, workers)
 
 
-def forecast_after_first(run: RunFolder, workers: int) -> None:
-    """Say what a run will reach once its first iteration is merged, unless that was said before it, or it has ended."""
-    if run.forecast(0).exists() or run.stopped_before(2):
+def forecast_after_first(run: RunFolder, device: Device, workers: int) -> None:
+    """Say what a run will reach once its first iteration is merged, unless it has ended; where that was said before it,
+    say whether the mask may hold much that does not move, which takes three short alignments."""
+    if run.stopped_before(2):
+        return
+    if run.forecast(0).exists():
+        if rest_control(run, 1, device, workers)[0].doubtful:
+            say(f"warning: {DOUBT}")
         return
     halves = [stored_half_set(run, half) for half in (1, 2)]
     if min(len(rows) for rows, _ in halves) < LEAST_SAMPLE:

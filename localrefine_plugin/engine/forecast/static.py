@@ -22,7 +22,7 @@ from .sample import SampleRun
 
 DOUBT = ("The sample does not show that all of the density in this mask moves against the rest of the particle. Either "
          "the domain does not move, or the mask holds too much of the rest: then the domain will be known less well "
-         "than this")
+         "than the forecast says")
 
 
 def doubt(inputs: CheckedInputs, settings: Settings, resolved: ResolvedSettings, sample: SampleRun,
