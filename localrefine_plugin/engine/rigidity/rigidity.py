@@ -27,6 +27,7 @@ from ..records.rigidity import CellMotion, RigidBody, Rigidity
 from .bodies import Particle, bodies_of, pair
 from .cells import Cells, divide
 from .evidence import CellEvidence, HalfTask, cell_evidence, cell_references
+from .forecasts import with_forecasts
 from .relative import about, cell_variances, learned
 from .words import chimerax_script, table_of, words_of
 
@@ -128,6 +129,7 @@ def written(body: Body, cells: Cells, evidence: CellEvidence, found: List[Array]
         with open(name, "w", encoding="utf-8") as handle:
             handle.write(script)
     write_atomic(record.with_name("rigidity.cxc"), write)
+    bodies = with_forecasts(body, bodies)
     words = words_of(told, bodies, len(evidence.score))
     made = Rigidity(body.iteration, len(evidence.score), band, tuple(told), tuple(bodies), words, level,
                     body.run.sizes(record.with_name(name) for name in names))
