@@ -156,7 +156,7 @@ def correlations(of: Cubes, turns: np.ndarray, reach: float) -> np.ndarray:
 
 
 def peak(value: np.ndarray) -> np.ndarray:
-    """Where an array (e, e, e) is largest, in voxels from its middle: a parabola through the neighbours on each axis."""
+    """Where an array (e, e, e) is largest, in voxels from its middle: by parabolas through the neighbours."""
     best = np.array(np.unravel_index(np.argmax(value), value.shape))
     place = best - len(value) // 2.0
     for axis, step in enumerate(np.eye(3, dtype=int)):
