@@ -209,7 +209,8 @@ def masks_to_choose(protocol: Any) -> List[Tuple[str, Pointer]]:
             mask = getattr(run, name, None)
             if mask is not None and mask.getXDim() == volume.getXDim() and abs(
                     mask.getSamplingRate() / volume.getSamplingRate() - 1) < SAME_PIXEL:
-                found.append((f"body {body.number} of {run.getRunName()}, {moves_by(body)}", Pointer(run, extended=name)))
+                label = f"body {body.number} of {run.getRunName()}, {moves_by(body)}"
+                found.append((label, Pointer(run, extended=name)))
     return found
 
 

@@ -34,7 +34,7 @@ from ..model.fourier import shell_index_rfft
 from ..model.pixels import PixelList, pixel_list
 from ..model.pose import cross_matrix, project
 from ..records.particles import Particles
-from .cells import Cells
+from .divide import Cells
 
 PADDING = 2.0
 SHELLS_ALIKE = 1.5  # s.d., in shells of the cell's own box, over which its filter is smoothed
