@@ -7,7 +7,7 @@ import pytest
 from localrefine_plugin.engine.control.moving_part import CoarseGrid, belonging, divided, log_ratio, otsu, upper_half
 from localrefine_plugin.engine.model.pose import exp_map, random_rotations
 from localrefine_plugin.engine.motion.motion_prior import Evidence, isotropic_covariance, learn
-from localrefine_plugin.engine.motion.relative_motion import Wobble, evidence_about, relative
+from localrefine_plugin.engine.motion.relative_motion import Moments, Wobble, evidence_about, relative
 
 RNG = np.random.default_rng(1)
 
@@ -61,9 +61,10 @@ def test_the_wobble_of_a_place_is_its_variance_over_draws():
     box = 32
     at = tuple((point + box // 2).astype(int)[::-1])
     assert wobble.on_grid(box)[at] == pytest.approx(0.5 * place.var(axis=0).sum(), rel=0.02)
-    density = np.zeros((box,) * 3)
-    density[at] = 3.0
-    assert wobble.over(density) == pytest.approx(wobble.on_grid(box)[at])
+    density = RNG.random((box,) * 3).astype(np.float32) * (RNG.random((box,) * 3) < 0.01)
+    values = wobble.on_grid(box, 0.7)
+    assert wobble.over(Moments.of(density, 0.7)) == pytest.approx((values * density).sum() / density.sum(), rel=1e-5)
+    assert wobble.over(Moments.of(0 * density)) == 0
     # on a grid of half as many voxels the same place is at half the index
     half = tuple((point / 2 + box // 4).astype(int)[::-1])
     inside = (np.array(half[::-1]) - box // 4) * 2.0

@@ -5,24 +5,26 @@ and the FSC tells of the surroundings. The rest of the particle, everything outs
 each half-set is aligned to the rest in that half-set's own input half-map, by the same search, and the motion of the
 mask against the rest is learned (motion/relative_motion.py). Then the half of the mask's density that is sharper at the
 mask's poses than at the rest's (moving_part.py) is aligned by itself. If the mask moves as one, this half moves as the
-mask does; density of the rest in the mask makes the mask's poses follow the motion in part only.
+mask does; density of the rest in the mask makes the mask's poses follow the motion in part only. All of it
+is done on as many pixels as the resolutions need (coarser.py).
 
 Half-sets never mix: what is looked at of both is maps that are final, and numbers. No pose goes back to the run.
 docs/explanation/rest-as-control.md has the measurements behind the limits.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
 from ..align.half_alignment import HalfSet
 from ..align.half_set import HalfResult, align_half
-from ..align.of_run import errors_of_reference
 from ..align.reference_errors import ReferenceErrors, known_errors
-from ..align.search_plan import SearchPlan, search_plan
+from ..align.search_plan import SearchPlan, align_shell_of, search_plan
 from ..align.static_part import outline_of
 from ..inputs.changes import check_stacks
 from ..io.mrc import ImageReader, read_map
@@ -30,21 +32,23 @@ from ..io.run_folder import RunFolder
 from ..io.run_store import load_input, load_iteration, load_motion, load_noise, stored_particles, stored_poses
 from ..kernels.batches import evenly_spaced
 from ..kernels.device import Device
+from ..kernels.prefetch import Read, from_array
 from ..maps.mask import mask_centre, mask_radius
 from ..maps.reference_filter import reference_fsc
 from ..merge.motion_report import draws, summarise
 from ..motion import motion_prior
 from ..motion.motion_prior import Evidence, examine, inverses, isotropic_covariance, joined_evidence, learn
 from ..motion.prior_shapes import prior_shape
-from ..motion.relative_motion import Wobble, evidence_about, relative
+from ..motion.relative_motion import Moments, Wobble, evidence_about, relative
 from ..progress import ProgressBar, say
 from ..records.errors import InputError
-from ..records.motion import LearnedMotion
+from ..records.motion import LearnedMotion, PrincipalMotion
 from ..records.particles import Particles
 from ..records.poses import PoseTable
 from ..records.resolved import ResolvedSettings
 from ..records.results import RestControl
 from ..records.run_input import RunInput
+from .coarser import Coarser
 from .moving_part import CoarseGrid, belonging, divided, log_ratio, upper_half
 from .words import judged
 
@@ -69,29 +73,75 @@ def rest_control(run: RunFolder, iteration: int, device: Device,
 
 @dataclass(frozen=True)
 class Sample:
-    """Of a run: an ``iteration``, and the input ``rows`` of some particles of each half-set."""
+    """Of a run: an ``iteration``, and of each half-set some ``rows`` of the input, as they are in ``files``. All
+    else is on the pixels of ``coarser``.
+
+    ``maps``: those that were read.  ``images``: of each half-set, where they are not those of the files.
+    """
 
     folder: RunFolder
     given: RunInput
     iteration: int
-    particles: Particles
     rows: Dict[int, np.ndarray]
-    mask: np.ndarray
+    files: Dict[int, Particles]
     device: Device
-    workers: int
+    coarser: Coarser
+    maps: Dict[Path, np.ndarray] = field(default_factory=dict)
+    images: Dict[int, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def particles(self) -> Dict[int, Particles]:
+        return {half: self.coarser.particles(some) for half, some in self.files.items()}
+
+    @property
+    def workers(self) -> int:
+        return self.coarser.workers
 
     @property
     def resolved(self) -> ResolvedSettings:
         """With a prior that learns: only then an alignment says what the images tell."""
-        resolved = self.given.resolved
+        resolved = self.coarser.resolved(self.given.resolved)
         return resolved if prior_shape(resolved.prior).learns else replace(resolved, prior="learned")
 
     @property
     def pixel_size(self) -> float:
-        return self.particles.pixel_size
+        return self.particles[1].pixel_size
 
-    def maps(self, path: Callable[[int], Path]) -> List[np.ndarray]:
-        return [read_map(path(half))[0] for half in (1, 2)]
+    @property
+    def box_size(self) -> int:
+        return self.coarser.new
+
+    @property
+    def mask(self) -> np.ndarray:
+        return self.read(self.folder.mask_in_use(self.iteration), self.coarser.mask)
+
+    def map(self, path: Path) -> np.ndarray:
+        return self.read(path, self.coarser.map)
+
+    def read(self, path: Path, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        if path not in self.maps:
+            self.maps[path] = change(read_map(path)[0])
+        return self.maps[path]
+
+    def noise(self, iteration: int, half: int) -> np.ndarray:
+        return self.coarser.noise(load_noise(self.folder, iteration, half))
+
+    def errors(self, agreement: np.ndarray, maps: Tuple[np.ndarray, np.ndarray], mask: np.ndarray, centre: np.ndarray,
+               density: np.ndarray) -> ReferenceErrors:
+        """Of a reference and the half-map it was made of; ``density`` is the run's."""
+        return known_errors(agreement[:self.box_size // 2 + 1], *maps, mask, centre, self.coarser.density(density))
+
+    @contextmanager
+    def reading(self, half: int) -> Iterator[Read]:
+        if self.coarser.same:
+            with ImageReader(self.files[half]) as reader:
+                yield reader
+            return
+        if half not in self.images:
+            with ImageReader(self.files[half]) as reader:
+                index = np.arange(len(self.rows[half]))
+                self.images[half] = self.coarser.images(reader, index, self.device)
+        yield from_array(self.images[half])
 
 
 def load_sample(run: RunFolder, iteration: int, device: Device, workers: int) -> Sample:
@@ -104,7 +154,12 @@ def load_sample(run: RunFolder, iteration: int, device: Device, workers: int) ->
         count = int(np.clip(SHARE * len(mine), FEW, MANY))
         rows[half] = mine[evenly_spaced(len(mine), count)]
     check_stacks(run, given, np.unique(particles.stack[np.concatenate(list(rows.values()))]))
-    return Sample(run, given, iteration, particles, rows, read_map(run.mask_in_use(iteration))[0], device, workers)
+    shells = [align_shell_of(load_iteration(run, k).align_resolution_angstrom, given.resolved, particles)
+              for k in (0, iteration - 1)]
+    grid = CoarseGrid.of(particles.box_size, particles.pixel_size, workers)
+    coarser = Coarser.holding(particles.box_size, max(grid.box // 2 - 1, *shells), workers)
+    files = {half: particles.take(index) for half, index in rows.items()}
+    return Sample(run, given, iteration, rows, files, device, coarser)
 
 
 # ---------------------------------------------------------------- alignments
@@ -142,7 +197,7 @@ def plan_about(sample: Sample, part: np.ndarray, resolution: float, motion: Opti
     if extent is not None:
         resolved = replace(resolved, rotation_extent_deg=extent[0], shift_extent_angstrom=extent[1])
     moved = np.rint(centre) - np.rint(np.array(sample.resolved.mask_centre_px))
-    return search_plan(resolved, sample.particles, resolution,
+    return search_plan(resolved, sample.particles[1], resolution,
                        None if motion is None else motion_prior.about_point(motion, moved))
 
 
@@ -154,19 +209,23 @@ def aligned(sample: Sample, half: int, task: HalfSet, plan: SearchPlan, what: st
 def align_part(sample: Sample, part: Optional[np.ndarray], what: str) -> Aligned:
     """A part of the mask (None: the mask as it was), as the run's last alignment found its poses."""
     last = sample.iteration - 1
-    found, plan = [], None
+    record, found, plan = load_iteration(sample.folder, last), [], None
     for half in (1, 2):
         learned, rows = load_motion(sample.folder, last, half), sample.rows[half]
-        covariance = None if learned is None else learned.covariance
-        resolution = load_iteration(sample.folder, last).align_resolution_angstrom
-        region = sample.mask if part is None else part
-        plan = (search_plan(sample.resolved, sample.particles, resolution, covariance) if part is None
+        covariance = None if learned is None else sample.coarser.motion(learned.covariance, sample.given.resolved)
+        resolution, region = record.align_resolution_angstrom, sample.mask if part is None else part
+        plan = (search_plan(sample.resolved, sample.particles[half], resolution, covariance) if part is None
                 else plan_about(sample, part, resolution, covariance))
-        particles, reference = sample.particles.take(rows), read_map(sample.folder.reference(last, half))[0]
-        with ImageReader(particles) as reader:
-            task = HalfSet(particles, rows, reader, reference, region, load_noise(sample.folder, last, half),
-                           taken(stored_poses(sample.folder, last, half), rows),
-                           errors_of_reference(sample.folder, last, half, reference, region, plan.centre))
+        previous, reference = stored_poses(sample.folder, last, half), sample.map(sample.folder.reference(last, half))
+        shells = None if part is not None else plan.align_shell + 1  # nobody looks at the map of the whole mask
+        errors = None  # of the input's: it need not be made of these images
+        if last > 0:
+            maps = reference, sample.map(sample.folder.half_map(last, half))
+            errors = sample.errors(np.array(record.reference_fsc), maps, region, plan.centre,
+                                   load_noise(sample.folder, last, half, "accumulator_mean"))
+        with sample.reading(half) as read:
+            task = HalfSet(sample.particles[half], rows, read, reference, region, sample.noise(last, half)[:, :shells],
+                           None if previous is None else sample.coarser.poses(taken(previous, rows)), errors)
             found.append(aligned(sample, half, task, plan, what))
     assert plan is not None
     return joined(found, plan)
@@ -178,11 +237,10 @@ def align_rest(sample: Sample, rest: np.ndarray, references: List[np.ndarray]) -
     plan = plan_about(sample, rest, resolution, extent=REST_EXTENT)
     agreement, found = np.array(reference_fsc(references, rest, sample.workers)), []
     for half, reference in enumerate(references, 1):
-        rows = sample.rows[half]
-        particles = sample.particles.take(rows)
-        with ImageReader(particles) as reader:
-            task = HalfSet(particles, rows, reader, reference, rest,
-                           load_noise(sample.folder, sample.iteration, half), at_input(particles, rows),
+        rows, particles = sample.rows[half], sample.particles[half]
+        with sample.reading(half) as read:
+            task = HalfSet(particles, rows, read, reference, rest, sample.noise(sample.iteration, half),
+                           at_input(particles, rows),
                            errors_of_input(sample, half, reference, rest, plan.centre, agreement))
             found.append(aligned(sample, half, task, plan, "the rest of the particle"))
     return joined(found, plan)
@@ -194,10 +252,8 @@ def joined(found: List[HalfResult], plan: SearchPlan) -> Aligned:
                    [result.half_map for result in found], plan.centre)
 
 
-def taken(table: Optional[PoseTable], rows: np.ndarray) -> Optional[PoseTable]:
+def taken(table: PoseTable, rows: np.ndarray) -> PoseTable:
     """The rows of a table."""
-    if table is None:
-        return None
     index = np.searchsorted(np.asarray(table.row), rows)
     return PoseTable(**{name: column[index] for name, column in table.columns().items()})
 
@@ -218,9 +274,9 @@ def errors_of_input(sample: Sample, half: int, reference: np.ndarray, rest: np.n
     path = (given.half_map_1, given.half_map_2)[half - 1]
     if given.resolved.resplit_half_sets or not Path(path).exists():
         return None
-    half_map = read_map(path)[0] * np.float32(given.grey_scale[half - 1])
-    return known_errors(agreement, reference, half_map, rest, centre,
-                        load_noise(sample.folder, 1, half, "accumulator_mean"))
+    half_map = sample.map(Path(path)) * np.float32(given.grey_scale[half - 1])
+    return sample.errors(agreement, (reference, half_map), rest, centre,
+                         load_noise(sample.folder, 1, half, "accumulator_mean"))
 
 
 # ---------------------------------------------------------------- what they say
@@ -241,28 +297,28 @@ class Relative:
         learned = examine(evidence, learn(evidence, start, start), start)
         return cls(learned, inverses(evidence.curvature + 1e-6 * np.eye(5)), evidence.rotation0, centre)
 
-    def displacement(self, density: np.ndarray, scale: float) -> Tuple[float, float]:
-        """r.m.s. per axis, px, over a density on a grid, and its standard error."""
+    def displacement(self, density: Moments) -> Tuple[float, float]:
+        """r.m.s. per axis, px, over a density, and its standard error."""
         def of(covariance: np.ndarray) -> float:
-            return float(np.sqrt(Wobble.of_motion(covariance, self.rotation, self.centre).over(density, scale)))
+            return float(np.sqrt(Wobble.of_motion(covariance, self.rotation, self.centre).over(density)))
         few = replace(self, rotation=self.rotation[:: max(1, len(self.rotation) // 50)])
-        many = [float(np.sqrt(Wobble.of_motion(s, few.rotation, few.centre).over(density, scale)))
+        many = [float(np.sqrt(Wobble.of_motion(s, few.rotation, few.centre).over(density)))
                 for s in draws(self.learned, 40)]
         return of(self.learned.covariance), float(np.std(many))
 
-    def detectable(self, density: np.ndarray, scale: float) -> float:
+    def detectable(self, density: Moments) -> float:
         """The displacement, px, whose variance is two standard errors of it where nothing moves: an image tells v to
         ± √2 v_error in each of three directions."""
         middle = np.median(np.trace(self.error, axis1=1, axis2=2))
         known = np.trace(self.error, axis1=1, axis2=2) <= 4 * middle  # a few views tell next to nothing
-        error = Wobble.of_poses(self.rotation[known], self.error[known], self.centre).over(density, scale)
+        error = Wobble.of_poses(self.rotation[known], self.error[known], self.centre).over(density)
         return float(np.sqrt(error * 2 * np.sqrt(2 / (3 * len(self.rotation)))))
 
 
 def control_of(sample: Sample) -> Tuple[RestControl, Optional[np.ndarray]]:
     say("the rest of the particle as a control")
-    references = sample.maps(lambda half: sample.folder.reference(0, half))
-    pixel_size, centre = sample.pixel_size, sample.resolved.mask_centre_offset(sample.particles.box_size)
+    references = [sample.map(sample.folder.reference(0, half)) for half in (1, 2)]
+    pixel_size, centre = sample.pixel_size, sample.resolved.mask_centre_offset(sample.box_size)
     outline = outline_of(0.5 * (references[0] + references[1]), pixel_size,
                          load_iteration(sample.folder, 0).align_resolution_angstrom, sample.workers)
     rest_mask = outline * (1 - sample.mask)
@@ -275,8 +331,8 @@ def control_of(sample: Sample) -> Tuple[RestControl, Optional[np.ndarray]]:
     if np.median(rest.column("log_likelihood")) <= 0:
         return RestControl("not done", sentence="The control by the rest of the particle was not done: the images do "
                            "not show what the half-maps have outside the mask. It was probably subtracted"), None
-    grid = CoarseGrid.of(sample.particles.box_size, pixel_size, sample.workers)
-    final = sample.maps(lambda half: sample.folder.half_map(sample.iteration, half))
+    grid = CoarseGrid.of(sample.box_size, pixel_size, sample.workers)
+    final = [sample.map(sample.folder.half_map(sample.iteration, half)) for half in (1, 2)]
     mask, at_mask, at_rest = grid.mask(sample.mask), [grid.map(m) for m in final], [grid.map(m) for m in rest.maps]
     of_mask, of_rest = grid.agreement(at_mask, mask), grid.agreement(at_rest, mask)
     upper = upper_half(grid, log_ratio(of_mask, of_rest), of_mask, mask)
@@ -286,12 +342,23 @@ def control_of(sample: Sample) -> Tuple[RestControl, Optional[np.ndarray]]:
     found = measured(by_mask, by_part, np.maximum(of_mask, 0), upper, grid.scale)
     control = judged(replace(
         RestControl("", sum(len(r) for r in sample.rows.values())), still_share=share,
-        motion=summarise(by_mask.learned, sample.resolved, pixel_size),
-        moving=summarise(by_part.learned, sample.resolved, pixel_size),
+        motion=summary(by_mask, sample), moving=summary(by_part, sample),
         displacement_angstrom=found[0] * pixel_size, displacement_error_angstrom=found[1] * pixel_size,
         detectable_angstrom=found[2] * pixel_size, followed=found[3], followed_error=found[4]),
         load_iteration(sample.folder, sample.iteration).resolution_angstrom["corrected"])
-    return control, full_size(grid, part, sample.mask) if control.verdict == "mixed" else None
+    if control.verdict != "mixed":
+        return control, None
+    whole_mask = read_map(sample.folder.mask_in_use(sample.iteration))[0]
+    return control, np.minimum(sample.coarser.full_size(full_size(grid, part, sample.mask)), whole_mask)
+
+
+def summary(motion: Relative, sample: Sample) -> PrincipalMotion:
+    """In the units of people; px are the run's."""
+    found = summarise(motion.learned, sample.resolved, sample.pixel_size)
+    if found.hinge is None:
+        return found
+    point = tuple(v / sample.given.pixel_size for v in found.hinge.point_angstrom)
+    return replace(found, hinge=replace(found.hinge, point_px=point))
 
 
 def full_size(grid: CoarseGrid, mask: np.ndarray, within: np.ndarray) -> np.ndarray:
@@ -316,9 +383,9 @@ def measured(by_mask: Relative, by_part: Relative, density: np.ndarray, upper: n
              scale: float) -> Tuple[float, float, float, float, float]:
     """Displacement of the mask, its error, what could be seen (px); and what share of the part's displacement the
     mask's poses hold, with its error."""
-    moved, error = by_mask.displacement(density, scale)
-    of_part = density * upper
-    (held, held_error), (all_of_it, its_error) = (r.displacement(of_part, scale) for r in (by_mask, by_part))
+    of_mask, of_part = Moments.of(density, scale), Moments.of(density * upper, scale)
+    moved, error = by_mask.displacement(of_mask)
+    (held, held_error), (all_of_it, its_error) = (r.displacement(of_part) for r in (by_mask, by_part))
     followed = held / max(all_of_it, 1e-9)
     followed_error = followed * float(np.hypot(held_error / max(held, 1e-9), its_error / max(all_of_it, 1e-9)))
-    return moved, error, by_mask.detectable(density, scale), followed, followed_error
+    return moved, error, by_mask.detectable(of_mask), followed, followed_error

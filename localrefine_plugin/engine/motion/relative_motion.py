@@ -81,7 +81,31 @@ class Wobble:
         result: np.ndarray = 0.5 * total
         return result
 
-    def over(self, density: np.ndarray, scale: float = 1.0) -> float:
-        """The mean over a density (box, box, box) ≥ 0 on such a grid, px²."""
-        values = self.on_grid(len(density), scale)
-        return float((values * density).sum() / max(float(density.sum()), 1e-30))
+    def over(self, density: "Moments") -> float:
+        """The mean over a density ≥ 0, px²."""
+        c = self.centre
+        mean = density.mean - density.mass * c
+        square = density.square - np.outer(density.mean, c) - np.outer(c, density.mean) + density.mass * np.outer(c, c)
+        return float(0.5 * (density.mass * self.constant + 2 * self.linear @ mean + (self.square * square).sum()))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """⟨1⟩, ⟨v⟩ (3,) and ⟨v vᵀ⟩ (3, 3) of a density, v in px from the box centre, xyz; ``mass`` is 0 of no density."""
+
+    mass: float
+    mean: np.ndarray
+    square: np.ndarray
+
+    @classmethod
+    def of(cls, density: np.ndarray, scale: float = 1.0) -> "Moments":
+        """Of a density (box, box, box) ≥ 0 on a grid of ``scale`` of its voxels per px."""
+        axis = (np.arange(len(density)) - len(density) // 2) / scale
+        planes = [density.sum(axis=k, dtype=np.float64) for k in range(3)]  # (y, x), (z, x), (z, y)
+        x, y, z = (line / max(float(line.sum()), 1e-30)
+                   for line in (planes[0].sum(axis=0), planes[0].sum(axis=1), planes[1].sum(axis=1)))
+        total = max(float(planes[0].sum()), 1e-30)
+        square = np.diag([float((line * axis ** 2).sum()) for line in (x, y, z)])
+        for i, j, plane in ((0, 1, planes[0]), (0, 2, planes[1]), (1, 2, planes[2])):
+            square[i, j] = square[j, i] = float(axis @ plane @ axis) / total
+        return cls(float(planes[0].sum()) / total, np.array([float(line @ axis) for line in (x, y, z)]), square)
