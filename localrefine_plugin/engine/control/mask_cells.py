@@ -21,18 +21,13 @@ import numpy as np
 from ..align.reference import integer_centre
 from ..align.static_part import outline_of
 from ..cells.divide import Cells, divide
-from ..cells.evidence import CellEvidence, CellReference, HalfTask, cell_evidence, cell_reference, cell_references
-from ..cells.relative import Variance, cell_variances
-from ..io.mrc import ImageReader, read_map
-from ..io.run_folder import RunFolder
-from ..io.run_store import load_iteration, load_noise, stored_particles, stored_poses
-from ..kernels.batches import evenly_spaced
+from ..cells.evidence import CellEvidence, CellReference, cell_reference, cell_references
+from ..cells.relative import cell_variances
 from ..model.fourier import apply_shell_filter
 from ..model.pixels import highest_shell, shell_of_resolution
-from ..progress import ProgressBar
 
 COUNT = 8
-BAND = 1.5  # times the resolution: finer detail is blurred by the motion that is looked for
+BAND = 1.7  # times the resolution: finer detail is blurred by the motion that is looked for
 LEAST_VOXELS = 50  # of a cell
 Array = np.ndarray
 EvidenceOf = Callable[[int, List[CellReference], int], CellEvidence]
@@ -41,11 +36,12 @@ EvidenceOf = Callable[[int, List[CellReference], int], CellEvidence]
 
 @dataclass(frozen=True)
 class MaskCells:
-    """C cells of the density in the mask, and the variance (Å², per axis) of the place of each, with its error;
-    ``particles`` were looked at."""
+    """C cells of the density in the mask, and the variance (Å², per axis) of the place of each and its standard error,
+    both (C,); ``particles`` were looked at."""
 
     cells: Cells
-    moved: List[Variance]
+    variance: Array
+    error: Array
     particles: int
 
 
@@ -72,22 +68,5 @@ def mask_cells(maps: Sequence[Array], mask: Array, frame: Tuple[float, float], a
     every = np.arange(COUNT + 1)
     bodies = [every[:COUNT], every[COUNT:]] if against_mask else [every]
     variances = cell_variances(evidence, bodies, np.concatenate([cells.centres, rest[None]]))[:COUNT]
-    return MaskCells(cells, [Variance(*(v * pixel_size ** 2 for v in one)) for one in variances], len(evidence.score))
-
-
-def at_poses_found(run: RunFolder, iteration: int, particles: int) -> Optional[MaskCells]:
-    """How the cells move against the mask at the poses of an iteration; so many particles of each half-set at most."""
-    everyone, mask = stored_particles(run), read_map(run.mask_in_use(iteration))[0]
-
-    def evidence_of(half: int, references: List[CellReference], last: int) -> CellEvidence:
-        table, bar = stored_poses(run, iteration, half), ProgressBar(f"cells of the mask, half {half}", particles)
-        assert table is not None  # of an iteration that is done
-        index = evenly_spaced(len(table.row), particles)
-        some = everyone.take(np.asarray(table.row[index]))
-        with ImageReader(some) as reader:
-            task = HalfTask(some, reader.read, table.rotation[index], table.shift_px[index],
-                            load_noise(run, iteration, half))
-            return cell_evidence(task, references, last, bar.update)
-    return mask_cells([read_map(run.half_map(iteration, half))[0] for half in (1, 2)], mask,
-                      (everyone.pixel_size, load_iteration(run, iteration).resolution_angstrom["corrected"]), True,
-                      evidence_of)
+    value, error = pixel_size ** 2 * np.array([[one.value, one.error] for one in variances]).T
+    return MaskCells(cells, value, error, len(evidence.score))
