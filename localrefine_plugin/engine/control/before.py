@@ -26,12 +26,12 @@ from ..progress import ProgressBar
 from ..records.iteration import FSC_THRESHOLD
 from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
-from ..records.results import PartOfMask, RestControl
+from ..records.results import PartOfMask
 from .coarser import Coarser
 from .mask_cells import BAND, mask_cells
 from .moving_part import CoarseGrid
 from .rest_control import LEAST_REST, REST_EXTENT, at_input
-from .words import most, moving, seen_from, with_parts
+from .words import most, moving, seen_from, still_share
 
 TOO_MUCH = 0.4  # of the density in the mask that stays with the rest; near a hinge a domain moves little as well
 SAMPLE_BAND = 1.2 / BAND  # of the resolution of the sample's maps: a run's resolution is finer than theirs
@@ -88,17 +88,17 @@ def mask_before(sample: SampleBefore) -> Optional[MaskBefore]:
         return None
     parts = [PartOfMask((), float(share), float(variance), float(error))
              for share, variance, error in zip(cells.cells.share, cells.variance, cells.error)]
-    control = with_parts(RestControl("consensus"), parts, cells.particles, np.inf)
-    return MaskBefore(control.still_share, seen_from(parts), sentence_of(control, parts))
+    share = still_share(parts)
+    return MaskBefore(share, seen_from(parts), sentence_of(share, parts))
 
 
-def sentence_of(control: RestControl, parts: List[PartOfMask]) -> str:
-    if control.still_share is None:
+def sentence_of(still: Optional[float], parts: List[PartOfMask]) -> str:
+    if still is None:
         return (f"no part of the mask is seen to move against the rest of the particle ({seen_from(parts):.1f} Å per "
                 "axis would be seen in half of its parts)")
     share = 100 * sum(part.share for part in moving(parts))
     return (f"{share:.0f} % of the density in the mask is sure to move against the rest of the particle (by up to "
-            f"{most(parts)} per axis), and about {100 * control.still_share:.0f} % does not move with it")
+            f"{most(parts)} per axis), and about {100 * still:.0f} % does not move with it")
 
 
 def on_fewer_pixels(sample: SampleBefore) -> "tuple[SampleBefore, List[Array]]":

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -40,15 +40,22 @@ def with_parts(found: RestControl, parts: Sequence[PartOfMask], particles: int, 
     found = replace(found, parts=tuple(parts), parts_particles=particles)
     if found.verdict != "consensus":
         return found
-    variance, error, share = columns_of(parts)
-    sure = variance / error
-    if sure.max() >= SURE:
-        moved = np.sqrt(np.maximum(variance, 0) / variance[sure.argmax()])
-        found = replace(found, still_share=float(share @ np.maximum(1 - moved, 0)))
-    elif sure.max() < QUIET and together(parts) < QUIET_TOGETHER and seen_from(parts) < HALVES * resolution:
+    variance, error, _ = columns_of(parts)
+    found = replace(found, still_share=still_share(parts))
+    quiet = (variance / error).max() < QUIET and together(parts) < QUIET_TOGETHER
+    if quiet and seen_from(parts) < HALVES * resolution:
         found = replace(found, verdict="still")
         return replace(found, sentence=f"{sentence(found)}. {of_still_parts(found)}", advice="")
     return replace(found, advice=advice(found))
+
+
+def still_share(parts: Sequence[PartOfMask]) -> Optional[float]:
+    """Share of the density that does not move with the part that is surest to move; None where none is sure to."""
+    variance, error, share = columns_of(parts)
+    surest = (variance / error).argmax()
+    if variance[surest] < SURE * error[surest]:
+        return None
+    return float(share @ np.maximum(1 - np.sqrt(np.maximum(variance, 0) / variance[surest]), 0))
 
 
 def columns_of(parts: Sequence[PartOfMask]) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -108,17 +115,17 @@ def of_moving_parts(found: RestControl) -> str:
 
 
 def by_part(found: RestControl, resolutions: np.ndarray, resolution: float) -> RestControl:
-    """The record with the resolution (Å) of each part, and of 10, 50 and 90 % of the density where it differs by a
-    twentieth or more from the ``resolution`` to report."""
+    """The record with the resolution (Å) of each part; and those that 10, 50 and 90 % of the density reach, if the last
+    is coarser than the ``resolution`` to report by a twentieth."""
     order = np.argsort(resolutions, kind="stable")
     reached = np.cumsum(np.array([part.share for part in found.parts])[order]) / sum(p.share for p in found.parts)
     tenths = tuple(float(resolutions[order[int(np.searchsorted(reached, share - 1e-9))]]) for share in (0.1, 0.5, 0.9))
     parts = tuple(replace(part, resolution_angstrom=float(r)) for part, r in zip(found.parts, resolutions))
     found = replace(found, parts=parts)
-    if max(resolutions) < DIFFERS * resolution:
+    if tenths[-1] < DIFFERS * resolution:
         return found
     found = replace(found, resolution_by_part_angstrom=tenths)
-    if found.verdict != "apart" or max(resolutions) < WARNED * resolution:
+    if found.verdict != "apart" or tenths[-1] < WARNED * resolution:
         return found
     share = 100 * sum(part.share for part in parts if (part.resolution_angstrom or 0) >= WARNED * resolution)
     return replace(found, advice=(

@@ -176,7 +176,7 @@ class RestControl:
     @property
     def doubtful(self) -> bool:
         """Whether the resolution may be that of density that does not move."""
-        return bool(self.advice)
+        return self.verdict in ("consensus", "mixed")
 
     @property
     def remark(self) -> str:
