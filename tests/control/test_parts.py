@@ -76,7 +76,7 @@ def test_tenths_of_the_density_are_told_where_parts_differ():
     assert by_part(found, np.full(8, RESOLUTION), RESOLUTION).resolution_by_part_angstrom == ()
     told = by_part(found, np.array([RESOLUTION] * 6 + [8.0, 9.0]), RESOLUTION)
     assert told.resolution_by_part_angstrom == (RESOLUTION, RESOLUTION, 9.0)
-    assert "25 % of the density" in told.advice and "9.0 Å at best" in told.advice
-    assert told.remark == "; 10, 50 and 90 % of the density in the mask reach 6.00, 6.00 and 9.00 Å at best"
+    assert "25 % of the density" in told.advice and "about 9.0 Å" in told.advice
+    assert told.remark == "; 10, 50 and 90 % of the density in the mask reach about 6.00, 6.00 and 9.00 Å"
     assert dataclasses.replace(told, verdict="mixed").remark == told.remark + DOUBTFUL
     assert [part.resolution_angstrom for part in told.parts] == [RESOLUTION] * 6 + [8.0, 9.0]

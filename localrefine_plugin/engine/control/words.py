@@ -130,7 +130,7 @@ def by_part(found: RestControl, resolutions: np.ndarray, resolution: float) -> R
     share = 100 * sum(part.share for part in parts if (part.resolution_angstrom or 0) >= WARNED * resolution)
     return replace(found, advice=(
         f"the mask does not move as one. {share:.0f} % of the density in it moves against the poses found, by up to "
-        f"{most(parts)} per axis, and reaches {max(resolutions):.1f} Å at best. final/resolution_by_part.mrc shows "
+        f"{most(parts)} per axis, and reaches about {max(resolutions):.1f} Å. final/resolution_by_part.mrc shows "
         "where. Refine again with a mask of what moves together"))
 
 

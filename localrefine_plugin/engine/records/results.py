@@ -128,7 +128,7 @@ class PartOfMask:
     centre_px : x, y, z from the corner of the box.  share : of the density in the mask.
     variance_angstrom2, variance_error_angstrom2 : of its place, per axis, and the standard error; noise may make it
         negative.
-    resolution_angstrom : at best, by the resolution to report and the blur of a motion that is seen.
+    resolution_angstrom : about, by the resolution to report and the blur of a motion that is seen.
     """
 
     centre_px: Tuple[float, ...]
@@ -152,7 +152,7 @@ class RestControl:
     still_share : share of the density in the mask that does not move with the domain; None where it is not known.
     parts : of the mask; their motion is against the rest of the particle where the mask does not move, and against the
         poses found where it does.  parts_particles : that were looked at.
-    resolution_by_part_angstrom : that 10, 50 and 90 % of the density in the mask reach at best; () where the parts do
+    resolution_by_part_angstrom : that 10, 50 and 90 % of the density in the mask reach; () where the parts do
         not differ.
     sentence : what was found.  advice : what to do, "" where nothing is wrong.
     """
@@ -190,7 +190,7 @@ REST_VERDICTS = ("apart", "still", "consensus", "mixed", "unclear", "not done")
 density moves more than its poses do; the images are too few to tell; there is no rest to align, or no image of it."""
 DOUBTFUL = "; see the advice: it may be that of density that does not move with the domain"
 """Stands behind the resolution to report of a doubtful run."""
-BY_PART = "; 10, 50 and 90 % of the density in the mask reach {:.2f}, {:.2f} and {:.2f} Å at best"
+BY_PART = "; 10, 50 and 90 % of the density in the mask reach about {:.2f}, {:.2f} and {:.2f} Å"
 """Stands there where the parts of the mask differ."""
 
 
