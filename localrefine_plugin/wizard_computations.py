@@ -9,11 +9,14 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 from pwem.objects import VolumeMask
+from pyworkflow.object import Pointer
 
 from .engine.io.run_folder import read_json, write_json
 from .engine.records.codec import from_json
 from .engine.records.forecast import Forecast
+from .engine.records.rigidity import RigidBody
 from .protocols.form_local_refine import FULCRUM_AXES, FULCRUM_CHOICES, FULCRUM_COORDINATES, settings_values
+from .protocols.protocol_find_bodies import ProtLocalFindBodies
 from .protocols.protocol_local_refine import ProtLocalRefine, half_map_files
 from .report.run_state import RunState
 
@@ -44,6 +47,11 @@ def half_maps(protocol: Any) -> Tuple[np.ndarray, np.ndarray]:
         raise Missing("Choose a volume with two half-maps first.")
     first, second = (read_map(name) for name in half_map_files(volume))
     return first, second
+
+
+def read_mask(pointer: Any) -> np.ndarray:
+    from .convert import read_map
+    return read_map(pointer.get().getFileName())
 
 
 def the_mask(protocol: Any) -> np.ndarray:
@@ -175,26 +183,52 @@ def prior_widths(protocol: Any) -> Tuple[Tuple[float, float], str]:
                                f"{shift:g} Å suit most; with a learned prior they are only where it begins.")
 
 
-def resolution_in_mask(protocol: Any) -> float:
-    """Å at FSC 0.143 of the half-maps inside the mask, corrected by phase randomisation."""
+def resolution_in_mask(protocol: Any, mask: np.ndarray) -> float:
+    """Å at FSC 0.143 of the half-maps inside a mask, corrected by phase randomisation."""
     from .engine.maps.fsc import five_curves
     from .engine.maps.half_maps import HalfMaps
-    curves = five_curves(HalfMaps(*half_maps(protocol)), the_mask(protocol), pixel_size(protocol))
+    curves = five_curves(HalfMaps(*half_maps(protocol)), mask, pixel_size(protocol))
     return float(curves.resolutions()["corrected"])
 
 
 def initial_lowpass(protocol: Any) -> float:
     """Å; what "automatic" means for the initial low-pass."""
     from .engine.align.search_plan import automatic_lowpass
-    return automatic_lowpass(resolution_in_mask(protocol), pixel_size(protocol))
+    return automatic_lowpass(resolution_in_mask(protocol, the_mask(protocol)), pixel_size(protocol))
 
 
-def mask_report(protocol: Any) -> List[str]:
-    """Size, edge and fit of the mask, with the engine's warnings; lines for a person."""
+def masks_to_choose(protocol: Any) -> List[Tuple[str, Pointer]]:
+    """(what it is, pointer) of the mask chosen, then of the bodies that *find moving bodies* found in this project at
+    the volume's box and pixel size, of the latest run first."""
+    volume, project = protocol.inputVolume.get(), protocol.getProject()
+    found = [] if protocol.inputMask.get() is None else [("the mask chosen", protocol.inputMask)]
+    for run in reversed(project.getRuns(refresh=False) if None not in (project, volume) else []):
+        record = run.run_state().rigidity if isinstance(run, ProtLocalFindBodies) else None
+        for body in record.bodies if record is not None else ():
+            name = f"outputMask_body{body.number}"
+            mask = getattr(run, name, None)
+            if mask is not None and mask.getXDim() == volume.getXDim() and abs(
+                    mask.getSamplingRate() / volume.getSamplingRate() - 1) < SAME_PIXEL:
+                label = f"body {body.number} of {run.getRunName()}, {moves_by(body)}"
+                found.append((label, Pointer(run, extended=name)))
+    return found
+
+
+def moves_by(body: RigidBody) -> str:
+    """The share of a body, and how it moves."""
+    share = f"{100 * body.share:.0f} % of the density"
+    if body.motion is None:
+        return f"{share}: the others move against it"
+    turned, moved = (float(np.sqrt(np.mean(np.square(widths)))) for widths in (
+        body.motion.rotation_widths_deg, body.motion.displacement_widths_angstrom))
+    return f"{share}: moves by {turned:.1f}° and {moved:.1f} Å per axis"
+
+
+def mask_report(protocol: Any, mask: np.ndarray) -> List[str]:
+    """Size, edge and fit of a mask, with the engine's warnings; lines for a person."""
     from .engine.maps import mask as geometry
     from .engine.maps.half_maps import HalfMaps
-    mask = the_mask(protocol)
-    pixel, resolution = pixel_size(protocol), resolution_in_mask(protocol)
+    pixel, resolution = pixel_size(protocol), resolution_in_mask(protocol, mask)
     dense = geometry.dense_region(HalfMaps(*half_maps(protocol)), pixel)
     warnings = geometry.check_mask(mask, len(dense), pixel, resolution, dense)
     radius = geometry.mask_radius(mask, geometry.mask_centre(mask)).effective

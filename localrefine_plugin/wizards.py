@@ -151,14 +151,71 @@ class ForecastWizard(Wizard):
             showInfo("Forecast", "\n".join(wizard_computations.forecast_lines(form.protocol)), form.root)
 
 
+class MaskDialog(Dialog):
+    """Masks to choose from, each with slices of the map and its figures.
+
+    Parameters
+    ----------
+    protocol : whose form asks.  choices : what each mask is, and its pointer; the first is shown at the start.
+    After OK, ``result`` is RESULT_YES and ``chosen`` the pointer.
+    """
+
+    def __init__(self, parent: Any, protocol: Any, choices: Sequence[Tuple[str, Any]]):
+        self._protocol, self._choices = protocol, choices
+        density, _ = wizard_computations.map_and_mask(protocol)
+        self._density = ndimage.gaussian_filter(density, SMOOTH_PX)
+        super().__init__(parent, "Mask of the sub-volume", default="")
+
+    def body(self, master: Any) -> None:
+        self.variable = tk.IntVar(master, value=0)
+        for number, (name, _) in enumerate(self._choices):
+            tk.Radiobutton(master, text=name, variable=self.variable, value=number,
+                           command=self._draw).pack(anchor="w")
+        self.figure = Figure(figsize=(9.0, 3.2), dpi=100, layout="constrained")
+        self._axes = self.figure.subplots(1, 3)
+        self._canvas = FigureCanvasTkAgg(self.figure, master=master)
+        self._canvas.get_tk_widget().pack(fill=tk.BOTH, expand=True)
+        self._said = tk.Label(master, justify=tk.LEFT, anchor="w")
+        self._said.pack(fill=tk.X)
+        self._draw()
+
+    @property
+    def chosen(self) -> Any:
+        return self._choices[self.variable.get()][1]
+
+    def _draw(self) -> None:
+        """The mask chosen: slices through its centre, and what is to be said of it."""
+        mask = wizard_computations.read_mask(self.chosen)
+        x, y, z = wizard_computations.places(mask, mask)[wizard_computations.MASK_CENTRE]
+        centre = [int(round(v)) for v in (z, y, x)]
+        low, high = np.percentile(self._density, [1, 99.8])
+        for axes, (axis, name, _) in zip(self._axes, PLANES):
+            axes.clear()
+            axes.imshow(slice_of(self._density, axis, centre), cmap="gray", origin="lower", vmin=low,
+                        vmax=max(high, low + 1e-9))
+            outline(axes, slice_of(mask, axis, centre))
+            axes.set_title(f"{name}, through the centre of the mask", fontsize=8)
+            axes.axis("off")
+        self._canvas.draw_idle()
+        self._said.config(text="\n".join(wizard_computations.mask_report(self._protocol, mask)))
+
+
 class MaskWizard(Wizard):
-    """Measure the mask and its fit to the map."""
+    """Look at the mask, measure it and its fit to the map; or choose one that *find moving bodies* proposes."""
 
     _targets = [(ProtLocalRefine, ["inputMask"])]
 
     @guarded
     def show(self, form: Any, *params: Any) -> None:
-        showInfo("Mask", "\n".join(wizard_computations.mask_report(form.protocol)), form.root)
+        choices = wizard_computations.masks_to_choose(form.protocol)
+        if not choices:
+            raise wizard_computations.Missing(
+                "Choose the mask first. If you have none, the protocol *find moving bodies* makes a mask of each part "
+                "that moves by itself; this wizard then offers them.")
+        wizard_computations.half_maps(form.protocol)  # says which is missing
+        dialog = MaskDialog(form.root, form.protocol, choices)
+        if dialog.result == RESULT_YES:
+            form.setVar("inputMask", dialog.chosen)
 
 
 class InitialLowpassWizard(Wizard):

@@ -6,7 +6,6 @@ import re
 from typing import List, Optional, Sequence, Union
 
 from ..engine.records.iteration import CURVE_NAMES, FSC_THRESHOLD, TRUTH_THRESHOLD, IterationRecord
-from ..engine.records.results import DOUBTFUL
 from ..engine.records.settings import DESCRIBED
 from .run_state import RunState
 
@@ -53,8 +52,8 @@ def resolution_line(state: RunState, best: IterationRecord) -> str:
                  f"*{angstrom(state.pose_blur.resolution_to_report_angstrom)}*")
         if len(state.pose_blur.range_to_report_angstrom) == 2:
             text += " ({:.2f} to {:.2f} Å by the error of the FSC)".format(*state.pose_blur.range_to_report_angstrom)
-        if state.rest_control is not None and state.rest_control.doubtful:
-            text += DOUBTFUL
+        if state.rest_control is not None:
+            text += state.rest_control.remark
         if state.directions is not None:
             text += state.directions.beside
     return text

@@ -10,14 +10,15 @@ from oracles import imaged, random_phantom
 from relion_files import write_map
 
 from localrefine_plugin.engine.control import rest_control
+from localrefine_plugin.engine.control.before import SampleBefore, mask_before
 from localrefine_plugin.engine.control.coarser import Coarser
 from localrefine_plugin.engine.control.words import FOLLOWED, SMALL, STILL, judged
 from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.run_folder import read_json
-from localrefine_plugin.engine.io.run_store import load_iteration, load_report
+from localrefine_plugin.engine.io.run_store import load_input, load_iteration, load_noise, load_particles, load_report
 from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.records.motion import PrincipalMotion
-from localrefine_plugin.engine.records.results import DOUBTFUL, RestControl
+from localrefine_plugin.engine.records.results import RestControl
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
 from localrefine_plugin.report.run_state import RunState
@@ -74,14 +75,30 @@ def test_a_body_that_moves_is_found_to_move_by_the_planted_motion(moving):
     assert found.sentence in summary_lines(RunState(moving.path))
 
 
-def test_a_rigid_particle_is_said_to_be_a_consensus_refinement_before_anybody_asks(rigid):
+def test_of_a_rigid_particle_it_is_said_that_no_part_of_the_mask_moves(rigid):
     report = load_report(rigid)
     found = report.rest_control
-    assert found.verdict == "consensus" and found.doubtful
+    assert found.verdict == "still" and not found.advice
     assert found.displacement_angstrom < STILL * report.final_resolution_angstrom["corrected"]
-    assert any("this was a consensus refinement" in text for text in report.advice)
-    lines = summary_lines(RunState(rigid.path))
-    assert any(line.endswith(DOUBTFUL) and "to report" in line for line in lines)
+    assert "no part of the mask moves" in found.sentence and found.sentence in summary_lines(RunState(rigid.path))
+
+
+def sample_before(run):
+    """What is known before the run."""
+    given, particles = load_input(run), load_particles(run)
+    halves = [particles.take(np.flatnonzero(particles.half_set == half)) for half in (1, 2)]
+    return SampleBefore(halves, [read_map(run.reference(0, half))[0] for half in (1, 2)],
+                        [load_noise(run, 0, half) for half in (1, 2)], read_map(run.mask)[0], given.resolved, CPU)
+
+
+@pytest.mark.parametrize("name", ["moving", "rigid"])
+def test_the_parts_of_the_mask_are_asked_before_the_run_and_after_it(request, name):
+    """The domain fills the mask: nothing in it rests if it moves, and nothing moves if it rests."""
+    run, moves = request.getfixturevalue(name), name == "moving"
+    found, control = mask_before(sample_before(run)), load_report(run).rest_control
+    assert found is not None and not found.doubtful and (found.still_share is not None) == moves
+    assert len(control.parts) == 8 and control.parts_particles == 800
+    assert not control.resolution_by_part_angstrom and not run.final("resolution_by_part.mrc").exists()
 
 
 def test_a_rest_that_was_subtracted_from_the_images_is_no_control(tmp_path):

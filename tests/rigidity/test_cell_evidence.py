@@ -6,13 +6,9 @@ import pytest
 from oracles import random_phantom, soft_ball
 
 from localrefine_plugin.engine.align.reference import slice_rows
-from localrefine_plugin.engine.kernels.cells import MOTIONS, cell_slices
-from localrefine_plugin.engine.model.pixels import pixel_list
-from localrefine_plugin.engine.model.pose import cross_matrix, project, random_rotations
-from localrefine_plugin.engine.rigidity.bodies import Particle, bodies_of, pair
-from localrefine_plugin.engine.rigidity.cells import divide
-from localrefine_plugin.engine.rigidity.evidence import CellEvidence, about_box_centre, cell_reference
-from localrefine_plugin.engine.rigidity.relative import (
+from localrefine_plugin.engine.cells.divide import divide
+from localrefine_plugin.engine.cells.evidence import CellEvidence, about_box_centre, cell_reference
+from localrefine_plugin.engine.cells.relative import (
     about,
     cell_variances,
     displacement_variance,
@@ -20,6 +16,10 @@ from localrefine_plugin.engine.rigidity.relative import (
     learned,
     without_others,
 )
+from localrefine_plugin.engine.kernels.cells import MOTIONS, cell_slices
+from localrefine_plugin.engine.model.pixels import pixel_list
+from localrefine_plugin.engine.model.pose import cross_matrix, project, random_rotations
+from localrefine_plugin.engine.rigidity.bodies import Particle, bodies_of, pair
 
 BOX, LAST = 40, 14
 CENTRE = np.array([5.0, -3.0, 2.0])

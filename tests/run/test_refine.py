@@ -63,7 +63,8 @@ def test_the_output_is_complete_and_keeps_what_it_does_not_refine():
     run = straight_run(BOX)
     written = set(FINAL_FILES + OPTIONAL_FINAL_FILES) - {
         "validation.json", "input_changes.json", "particles_kept.star", "particles_left_out.star", "selection.json",
-        "particles.cs", "particles_kept.cs", "particles_left_out.cs", "moving_part.mrc"}
+        "particles.cs", "particles_kept.cs", "particles_left_out.cs", "moving_part.mrc",
+        "resolution_by_part.mrc"}
     assert {p.name for p in (run.path / "final").iterdir()} == written
     labels = ("rlnRandomSubset", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnOpticsGroup", "rlnClassNumber")
     np.testing.assert_array_equal(

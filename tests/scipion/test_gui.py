@@ -82,6 +82,14 @@ def test_values_of_the_wizards_arrive_in_the_form(windows):
     assert {"dialog_MaskWizard", "dialog_PriorWizard"} <= set(facts)
 
 
+def test_a_body_that_was_found_is_offered_as_mask_and_arrives_in_the_form(windows):
+    folder, facts = windows
+    assert facts["masks_offered"] == [
+        "the mask chosen", "body 2 of bodies of the complex, 20 % of the density: moves by 1.7° and 1.7 Å per axis"]
+    assert facts["mask_chosen"] == ["bodies of the complex", "outputMask_body2"]
+    assert picture(folder, "wizard_mask_of_a_body").std() > 10
+
+
 def test_the_form_of_recentring_has_the_same_wizard(windows):
     _, facts = windows
     recentre = facts["recentre"]

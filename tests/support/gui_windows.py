@@ -125,6 +125,53 @@ def click(canvas: Any, x: float, y: float) -> Any:
     return MouseEvent("button_press_event", canvas, x, y, button=1)
 
 
+def found_bodies(project: Any) -> None:
+    """A run of *find moving bodies* whose second body is a mask of this grid."""
+    from fake_run import BOX, PIXEL
+    from pwem.objects import VolumeMask
+    from scipion_data import soft_ball, write_map
+
+    from localrefine_plugin.engine.io.run_store import save_record
+    from localrefine_plugin.engine.records.motion import PrincipalMotion
+    from localrefine_plugin.engine.records.rigidity import RigidBody, Rigidity
+    from localrefine_plugin.protocols import ProtLocalFindBodies
+    run = project.newProtocol(ProtLocalFindBodies)
+    run.setObjLabel("bodies of the complex")
+    project.saveProtocol(run)
+    run.makePathsAndClean()
+    record = run._run_folder().rigidity
+    record.parent.mkdir(parents=True)
+    widths, mean = ((2.0, 2.0, 1.0), (0.1,) * 3, ((1.0, 0.0, 0.0),) * 3), (0.0,) * 3
+    moved = PrincipalMotion(*widths, *widths, None, mean, mean, 1.0, {}, {}, 0.0)
+    save_record(record, Rigidity(1, 200, 8.0, (), (RigidBody(1, 0.8, "body_1.mrc"), RigidBody(
+        2, 0.2, "body_2.mrc", moved, 300.0)), (), 0.1, {}))
+    mask = VolumeMask()
+    mask.setFileName(write_map(record.parent / "body_2.mrc", soft_ball(BOX, 6, 4), PIXEL))
+    mask.setSamplingRate(PIXEL)
+    run._defineOutputs(outputMask_body2=mask)
+    run.setFinished()
+    project._storeProtocol(run)
+    project.getRuns(refresh=True)
+
+
+def choose_a_body(form: Any) -> None:
+    """The mask wizard: the body that was found is chosen, and arrives in the form."""
+    from localrefine_plugin import wizards
+
+    class Driven(wizards.MaskDialog):
+        def wait_window(self, *_args: Any) -> None:
+            FACTS["masks_offered"] = [name for name, _ in self._choices]
+            self.variable.set(len(self._choices) - 1)
+            self._draw()
+            photograph(self, "wizard_mask_of_a_body", 0.3)
+            self._handleResult(wizards.RESULT_YES)
+    original, wizards.MaskDialog = wizards.MaskDialog, Driven
+    wizards.MaskWizard().show(form)
+    wizards.MaskDialog = original
+    pointer = form.widgetDict["inputMask"].get()
+    FACTS["mask_chosen"] = [pointer.getObjValue().getRunName(), pointer.getExtended()]
+
+
 def photograph_recentring(protocol: Any) -> None:
     """The form of the other protocol, and its point by the same wizard."""
     from localrefine_plugin import wizards
@@ -255,6 +302,8 @@ def main() -> None:
         return protocol
     form = photograph_form(make("to be run"))
     photograph_wizards(form)
+    found_bodies(project)
+    choose_a_body(form)
     form.root.destroy()
     photograph_recentring(make("to be re-centred", ProtLocalRecentre))
     finished = make("finished")

@@ -144,14 +144,14 @@ class Sample:
         yield from_array(self.images[half])
 
 
-def load_sample(run: RunFolder, iteration: int, device: Device, workers: int) -> Sample:
+def load_sample(run: RunFolder, iteration: int, device: Device, workers: int, few: int = FEW) -> Sample:
     given, particles = load_input(run), stored_particles(run)
     half_set, rows = np.asarray(particles.half_set), {}
     for half in (1, 2):
         mine = np.flatnonzero(half_set == half)
         if len(mine) < LEAST_PARTICLES:
             raise InputError(f"has only {len(mine)} particles", f"half-set {half}", "use more particles")
-        count = int(np.clip(SHARE * len(mine), FEW, MANY))
+        count = int(np.clip(SHARE * len(mine), few, MANY))
         rows[half] = mine[evenly_spaced(len(mine), count)]
     check_stacks(run, given, np.unique(particles.stack[np.concatenate(list(rows.values()))]))
     shells = [align_shell_of(load_iteration(run, k).align_resolution_angstrom, given.resolved, particles)
@@ -324,9 +324,7 @@ def control_of(sample: Sample) -> Tuple[RestControl, Optional[np.ndarray]]:
     say("the rest of the particle as a control")
     references = [sample.map(sample.folder.reference(0, half)) for half in (1, 2)]
     pixel_size, centre = sample.pixel_size, sample.resolved.mask_centre_offset(sample.box_size)
-    outline = outline_of(0.5 * (references[0] + references[1]), pixel_size,
-                         load_iteration(sample.folder, 0).align_resolution_angstrom, sample.workers)
-    rest_mask = outline * (1 - sample.mask)
+    rest_mask = outside_of(sample, references)
     power = references[0] * references[1]
     outside = float((power * rest_mask).sum() / max(float((power * np.maximum(rest_mask, sample.mask)).sum()), 1e-30))
     if outside < LEAST_REST:
@@ -355,6 +353,12 @@ def control_of(sample: Sample) -> Tuple[RestControl, Optional[np.ndarray]]:
         return control, None
     whole_mask = read_map(sample.folder.mask_in_use(sample.iteration))[0]
     return control, np.minimum(sample.coarser.full_size(full_size(grid, part, sample.mask)), whole_mask)
+
+
+def outside_of(sample: Sample, references: List[np.ndarray]) -> np.ndarray:
+    """The outline of the particle without the mask."""
+    return outline_of(0.5 * (references[0] + references[1]), sample.pixel_size,
+                      load_iteration(sample.folder, 0).align_resolution_angstrom, sample.workers) * (1 - sample.mask)
 
 
 def summary(motion: Relative, sample: Sample) -> PrincipalMotion:

@@ -7,7 +7,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
-from ..control.rest_control import rest_control
+from ..control.parts import control_with_parts
+from ..control.words import blurring, by_part
 from ..inputs.changes import changes_at_the_end
 from ..io.cryosparc import UID, go_back, write_cs
 from ..io.later import Later
@@ -26,7 +27,7 @@ from ..progress import say
 from ..records.particles import Particles
 from ..records.poses import PoseTable
 from ..records.resolved import ResolvedSettings
-from ..records.results import DOUBTFUL, PoseBlur, RestControl, Sharpening
+from ..records.results import PoseBlur, RestControl, Sharpening
 from ..records.run_input import InputChanges
 from .directions import write_directions
 from .mask_ladder import mask_ladder
@@ -75,7 +76,7 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
     report = build_report(run)
     save_record(run.report, replace(report, files=run.sizes(files)))
     say("resolution to report: {:.2f} Å ({:.2f} to {:.2f} Å by the error of the FSC)".format(
-        blur.resolution_to_report_angstrom, *blur.range_to_report_angstrom) + (DOUBTFUL if control.doubtful else "")
+        blur.resolution_to_report_angstrom, *blur.range_to_report_angstrom) + control.remark
         + (report.directions.beside if report.directions else ""))
     for text in report.advice:
         say(f"advice: {text}")
@@ -114,18 +115,34 @@ def results_of(run: RunFolder, k: int, workers: int, device: Device, later: Late
     blur = replace(blur, advice=". ".join(text for text in (support_advice(curves, believed), blur.advice) if text))
     save_record(run.final("pose_blur.json"), blur)
     del halves, mean, there  # their memory is the control's now
-    return blur, write_control(run, k, workers, device)
+    return blur, write_control(run, k, blur, workers, device)
 
 
-def write_control(run: RunFolder, iteration: int, workers: int, device: Device) -> RestControl:
-    """What the rest of the particle says of the poses found, and a mask of what moves where not all of it does."""
-    control, part = rest_control(run, iteration, device, workers)
+def write_control(run: RunFolder, iteration: int, blur: PoseBlur, workers: int, device: Device) -> RestControl:
+    """What the rest of the particle says of the poses found, a mask of what moves where not all of it does, and a map
+    of the resolution where it differs."""
+    control, part, painted = control_with_parts(run, iteration, device, workers)
+    pixel_size = load_input(run).pixel_size
     if part is not None:
-        write_map(run.final("moving_part.mrc"), part, load_input(run).pixel_size)
+        write_map(run.final("moving_part.mrc"), part, pixel_size)
+    if painted is not None:
+        resolutions = resolution_of_parts(control, blur, load_input(run).box_size, pixel_size)
+        control = by_part(control, resolutions, blur.resolution_to_report_angstrom)
+        if control.resolution_by_part_angstrom:
+            write_map(run.final("resolution_by_part.mrc"), painted(resolutions), pixel_size)
     save_record(run.final("rest_control.json"), control)
     if not control.advice:
         say(control.sentence)
     return control
+
+
+def resolution_of_parts(control: RestControl, blur: PoseBlur, box_size: int, pixel_size: float) -> np.ndarray:
+    """Å (C,) where the FSC to the truth expected of the map, times exp(−k² v / 2), falls to 0.5: of every part of the
+    mask that moves by v per axis against its place in the map."""
+    k2 = (2 * np.pi * np.arange(len(blur.expected_map_to_truth)) / (box_size * pixel_size)) ** 2
+    each = [expected_resolution(np.array(blur.expected_map_to_truth) * np.exp(-0.5 * k2 * variance), box_size,
+                                pixel_size) for variance in blurring(control)]
+    return np.maximum(each, blur.resolution_to_report_angstrom)
 
 
 def write_maps(run: RunFolder, mean: Array, curves: FscCurves, workers: int, later: Later) -> None:

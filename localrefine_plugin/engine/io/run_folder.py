@@ -321,6 +321,6 @@ OPTIONAL_FINAL_FILES = ("filter_resolution.mrc",  # where the filter was non-uni
                         "particles_kept.star", "particles_left_out.star", "selection.json",  # of a selection
                         "particles.cs", "particles_kept.cs", "particles_left_out.cs",  # of particles of cryoSPARC
                         "rest_control.json", "second_copy.json",  # runs of older versions have none
-                        "moving_part.mrc",  # where parts of the mask do not move alike
+                        "moving_part.mrc", "resolution_by_part.mrc",  # where parts of the mask do not move alike
                         "validation.json",  # of the verb validate
                         "input_changes.json")  # where input files changed while the run went on

@@ -139,6 +139,25 @@ class PoseBlur:
 
 
 @dataclass(frozen=True)
+class PartOfMask:
+    """A cell of the density in the mask (control/mask_cells.py).
+
+    Attributes
+    ----------
+    centre_px : x, y, z from the corner of the box.  share : of the density in the mask.
+    variance_angstrom2, variance_error_angstrom2 : of its place, per axis, and the standard error; noise may make it
+        negative.
+    resolution_angstrom : about, by the resolution to report and the blur of a motion that is seen.
+    """
+
+    centre_px: Tuple[float, ...]
+    share: float
+    variance_angstrom2: float
+    variance_error_angstrom2: float
+    resolution_angstrom: Optional[float] = None
+
+
+@dataclass(frozen=True)
 class RestControl:
     """rest_control.json: the rest of the particle, aligned as the mask was, as a control (control/rest_control.py).
 
@@ -149,7 +168,11 @@ class RestControl:
     displacement_angstrom, displacement_error_angstrom, detectable_angstrom : r.m.s. per axis of the mask's density by
         ``motion``, its standard error, and the least that so many images would show.
     followed, followed_error : the part of the motion of the ``moving`` half that the mask's poses hold.
-    still_share : share of the density in the mask that does not move with the domain; None where it is not mixed.
+    still_share : share of the density in the mask that does not move with the domain; None where it is not known.
+    parts : of the mask; their motion is against the rest of the particle where the mask does not move, and against the
+        poses found where it does.  parts_particles : that were looked at.
+    resolution_by_part_angstrom : that 10, 50 and 90 % of the density in the mask reach; () where the parts do
+        not differ.
     sentence : what was found.  advice : what to do, "" where nothing is wrong.
     """
 
@@ -163,6 +186,9 @@ class RestControl:
     followed: Optional[float] = None
     followed_error: Optional[float] = None
     still_share: Optional[float] = None
+    parts: Tuple[PartOfMask, ...] = ()
+    parts_particles: int = 0
+    resolution_by_part_angstrom: Tuple[float, ...] = ()
     sentence: str = ""
     advice: str = ""
 
@@ -171,12 +197,20 @@ class RestControl:
         """Whether the resolution may be that of density that does not move."""
         return self.verdict in ("consensus", "mixed")
 
+    @property
+    def remark(self) -> str:
+        """What stands behind the resolution to report."""
+        parts = BY_PART.format(*self.resolution_by_part_angstrom) if self.resolution_by_part_angstrom else ""
+        return parts + (DOUBTFUL if self.doubtful else "")
 
-REST_VERDICTS = ("apart", "consensus", "mixed", "unclear", "not done")
-"""The mask moves by itself; its poses are those of the rest; a part of its density moves more than its poses do; the
-images are too few to tell; there is no rest to align, or no image of it."""
+
+REST_VERDICTS = ("apart", "still", "consensus", "mixed", "unclear", "not done")
+"""The mask moves by itself; neither the mask nor a part of it moves; its poses are those of the rest; a part of its
+density moves more than its poses do; the images are too few to tell; there is no rest to align, or no image of it."""
 DOUBTFUL = "; see the advice: it may be that of density that does not move with the domain"
 """Stands behind the resolution to report of a doubtful run."""
+BY_PART = "; 10, 50 and 90 % of the density in the mask reach about {:.2f}, {:.2f} and {:.2f} Å"
+"""Stands there where the parts of the mask differ."""
 
 
 @dataclass(frozen=True)

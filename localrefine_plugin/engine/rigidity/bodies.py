@@ -19,10 +19,8 @@ from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..kernels.cells import MOTIONS
-from ..motion.motion_prior import expected
-from .evidence import CellEvidence
-from .relative import (
+from ..cells.evidence import CellEvidence
+from ..cells.relative import (
     chunks,
     displacement_over,
     displacement_variance,
@@ -32,6 +30,8 @@ from .relative import (
     second_moment,
     without_others,
 )
+from ..kernels.cells import MOTIONS
+from ..motion.motion_prior import expected
 
 OF_COVARIANCE = 21  # parameters of Σ
 ROUNDS, WITHIN_ROUND, SAME = 20, 4, 0.02

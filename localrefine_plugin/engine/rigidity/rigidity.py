@@ -8,6 +8,9 @@ import numpy as np
 
 from ..align.static_part import outline_of
 from ..bodies.finished import Body, open_body
+from ..cells.divide import Cells, divide
+from ..cells.evidence import CellEvidence, HalfTask, cell_evidence, cell_references
+from ..cells.relative import about, cell_variances, learned
 from ..inputs.changes import check_stacks
 from ..io.mrc import ImageReader, read_map, write_map
 from ..io.run_folder import write_atomic
@@ -25,10 +28,7 @@ from ..records.errors import InputError
 from ..records.motion import LearnedMotion, PrincipalMotion
 from ..records.rigidity import CellMotion, RigidBody, Rigidity
 from .bodies import Particle, bodies_of, pair
-from .cells import Cells, divide
-from .evidence import CellEvidence, HalfTask, cell_evidence, cell_references
 from .forecasts import with_forecasts
-from .relative import about, cell_variances, learned
 from .words import chimerax_script, table_of, words_of
 
 LEAST_MOTION = 0.1  # of the resolution: less may be what the model leaves out

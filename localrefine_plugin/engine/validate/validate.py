@@ -198,7 +198,7 @@ def rest_of_the_particle(finished: FinishedRun) -> NullTest:
     if control is None:
         control, _ = rest_control(finished.folder, finished.iteration, finished.device, finished.workers)
     title, low = "The rest of the particle", STILL * finished.curves.resolutions()["corrected"]
-    passed = {"apart": True, "consensus": False, "mixed": False}.get(control.verdict)
+    passed = {"apart": True, "still": True, "consensus": False, "mixed": False}.get(control.verdict)
     return NullTest("rest", title, None if passed is None else control.displacement_angstrom, low, None, "Å moved",
                     passed, control.sentence)  # the advice is that of the run
 

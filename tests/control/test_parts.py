@@ -1,0 +1,82 @@
+"""What the parts of the mask say: words and resolutions from given motions."""
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from test_rest_control import NO_MOTION
+
+from localrefine_plugin.engine.control.words import HALVES, SURE, blurring, by_part, seen_from, with_parts
+from localrefine_plugin.engine.finish.results import resolution_of_parts
+from localrefine_plugin.engine.records.results import DOUBTFUL, PartOfMask, PoseBlur, RestControl
+
+RESOLUTION = 6.0
+ERROR = 0.2  # Å²
+
+
+def parts(*sure, error=ERROR):
+    """Parts of equal share that move by so many standard errors."""
+    return [PartOfMask((0.0, 0.0, 0.0), 1 / len(sure), one * error, error) for one in sure]
+
+
+def control(verdict, *sure, error=ERROR):
+    found = RestControl(verdict, 500, NO_MOTION, NO_MOTION, 0.5, 0.1, 0.5, 0.7, 0.1, sentence="It moves")
+    return with_parts(found, parts(*sure, error=error), 1000, RESOLUTION)
+
+
+def test_a_mask_of_which_no_part_moves_is_still_and_its_resolution_stands():
+    found = control("consensus", 0.5, -1.0, 1.5, -0.5)
+    assert found.verdict == "still" and not found.doubtful and found.remark == ""
+    assert "no part of the mask moves" in found.sentence
+
+
+def test_a_consensus_refinement_of_which_a_part_moves_names_the_share():
+    found = control("consensus", 0.0, -1.0, 1.0, 4.0)
+    assert found.verdict == "consensus" and found.doubtful
+    # mean displacements 0, 0, 1/2 and 1 of that of the part that moves most
+    assert found.still_share == pytest.approx((1 + 1 + 0.5 + 0) / 4)
+    assert "62 % of the density in this mask does not move with the domain" in found.advice
+
+
+def test_images_that_would_not_show_the_motion_leave_the_question_open():
+    too_few = (HALVES * RESOLUTION) ** 2 / 2 * 1.1  # two of these errors are a displacement that matters
+    found = control("consensus", 0.5, -1.0, 1.5, -0.5, error=too_few)
+    assert found.verdict == "consensus" and found.still_share is None
+    assert "Either the domain does not move" in found.advice
+    assert control("consensus", 2.8, -1.0, 1.5, -0.5).verdict == "consensus", "neither sure to move nor quiet"
+
+
+def test_a_motion_of_the_limit_halves_the_amplitude_at_the_resolution():
+    assert np.exp(-0.5 * (2 * np.pi / RESOLUTION * HALVES * RESOLUTION) ** 2) == pytest.approx(0.5)
+    assert seen_from(parts(0.0, 0.0, error=0.5)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("verdict, sure, expected", [
+    ("mixed", (SURE + 1, 0.0), (0.8, 0.0)),  # of one it is sure
+    ("apart", (1.0, -1.0), (0.0, 0.0)),      # of none, nor of both together
+    ("mixed", (2.5, 2.5), (0.5, 0.5)),       # of both together: their mean
+    ("consensus", (2.5, 2.5), (0.0, 0.0))])  # parts that rest are as sharp as the rest
+def test_only_what_is_sure_blurs_a_part(verdict, sure, expected):
+    np.testing.assert_allclose(blurring(dataclasses.replace(control("mixed", *sure), verdict=verdict)), expected)
+
+
+def test_a_blurred_part_has_the_resolution_at_which_its_amplitude_is_half():
+    """d = 2π √(v / (2 ln 2)) where the half-maps are perfect."""
+    box, pixel = 200, 1.0
+    blur = PoseBlur(2.0, 2.0, expected_map_to_truth=(1.0,) * (box // 2 + 1))
+    found = resolution_of_parts(control("mixed", 20.0, 80.0, 0.0), blur, box, pixel)
+    np.testing.assert_allclose(found[:2], 2 * np.pi * np.sqrt(ERROR * np.array([20.0, 80.0]) / (2 * np.log(2))),
+                               rtol=0.01)
+    assert found[2] == 2.0
+
+
+def test_tenths_of_the_density_are_told_where_parts_differ():
+    found = control("apart", *[0.0] * 6, 10.0, 10.0)
+    assert by_part(found, np.full(8, RESOLUTION), RESOLUTION).resolution_by_part_angstrom == ()
+    told = by_part(found, np.array([RESOLUTION] * 6 + [8.0, 9.0]), RESOLUTION)
+    assert told.resolution_by_part_angstrom == (RESOLUTION, RESOLUTION, 9.0)
+    assert "25 % of the density" in told.advice and "about 9.0 Å" in told.advice
+    assert told.remark == "; 10, 50 and 90 % of the density in the mask reach about 6.00, 6.00 and 9.00 Å"
+    assert dataclasses.replace(told, verdict="mixed").remark == told.remark + DOUBTFUL
+    assert [part.resolution_angstrom for part in told.parts] == [RESOLUTION] * 6 + [8.0, 9.0]
