@@ -27,15 +27,13 @@ from .kernels.host import worker_count
 from .prepare.arguments import OutputError, check_output, check_same_run
 from .prepare.prepare import clear, finest_need, prepare
 from .progress import say, speaking_of
-from .records.bodies import Bodies
+from .records.bodies import ALIKE_IN_ALL, Bodies
 from .records.errors import InputError
 from .records.particles import Particles
 from .records.settings import Settings
 from .refine import align_bodies, finish, merge
 from .team import ALONE, Team
 
-ALIKE_IN_ALL = ("resplit_half_sets", "seed", "symmetry", "resample_maps")
-"""Settings that decide which particles and maps there are: bodies that differ in them could not be put together."""
 OF_PARTICLES = ("half_set", "stack", "slice", "optics_group", "rotation", "shift_px")
 
 
