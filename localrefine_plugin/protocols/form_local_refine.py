@@ -102,7 +102,7 @@ def define_inputs(form: Any) -> None:
                        "results (outputVolume_body2, outputParticles_body2, ...), the same as in a protocol of its "
                        "own. outputComposite is one map of all bodies, in the frame of body 1. Let masks touch with "
                        "their soft edges and share no more: the wizard shows how they lie.")
-    form.addParam(PER_BODY, params.TextParam, default="", height=3, expertLevel=LEVEL_ADVANCED,
+    form.addParam(PER_BODY, params.TextParam, default="", height=3, width=58, expertLevel=LEVEL_ADVANCED,
                   label=PER_BODY_LABEL,
                   help="Settings of single bodies that differ from those of the form, a line for each body: its "
                        "number, a colon, and settings with their values, for instance\n"
