@@ -23,7 +23,7 @@ from small_experiments import BOX, RESOLUTION, aligned, assert_same, small_exper
 
 from localrefine_plugin.engine import refine as refine_module
 from localrefine_plugin.engine.align import half_alignment, half_set
-from localrefine_plugin.engine.align.half_set import align_half
+from localrefine_plugin.engine.align.half_set import HalfTask, align_half, align_together
 from localrefine_plugin.engine.align.prior import PosePrior
 from localrefine_plugin.engine.align.search import Grid
 from localrefine_plugin.engine.align.search_plan import levels_of
@@ -35,6 +35,7 @@ from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.merge import merge as merge_module
 from localrefine_plugin.engine.model.pixels import PixelList, pixel_list
 from localrefine_plugin.engine.prepare import prepare as prepare_module
+from localrefine_plugin.engine.progress import silent
 from localrefine_plugin.engine.records.settings import Settings
 
 
@@ -55,6 +56,20 @@ def test_one_iteration_is_that_of_the_cpu(cupy, settings):
     e = small_experiment()
     assert_same(aligned(e, STAND_IN, **settings), aligned(e, CPU, **settings))
     assert cupy.ledger.counts.launches > 5
+
+
+def test_two_bodies_aligned_together_are_those_of_the_cpu(cupy):
+    """Each as if it were alone there: what they share of the images stays on the GPU and is not written to."""
+    e = small_experiment()
+    mask = e.half_set().mask
+    other = np.roll(mask, (3, -2), (0, 2))
+    halves, plan = [e.half_set(), replace(e.half_set(), mask=other)], e.plan(RESOLUTION)
+    before = cupy.ledger.counts.launches
+    together = align_together([HalfTask(half, plan, STAND_IN, 1) for half in halves], silent)
+    assert cupy.ledger.counts.launches > before
+    for half, found in zip(halves, together):
+        assert_same(found, align_half(half, plan, CPU))
+    assert not np.allclose(together[0].poses.rotation, together[1].poses.rotation, atol=1e-3)
 
 
 def test_three_levels_of_resolution_are_those_of_the_cpu(cupy):
