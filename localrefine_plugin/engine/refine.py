@@ -10,7 +10,7 @@ import numpy as np
 
 from .align.half_alignment import HalfSet
 from .align.half_set import HalfResult, HalfTask, align_together
-from .align.of_run import errors_of_reference
+from .align.of_run import errors_of_reference, other_bodies
 from .align.search_plan import SearchPlan, search_plan
 from .finish.results import write_results
 from .inputs.changes import check_stacks
@@ -184,7 +184,8 @@ def half_task(folder: RunFolder, iteration: int, half: int, of_half: Tuple[np.nd
     errors = errors_of_reference(folder, iteration - 1, half, reference_map, mask, plan.centre)
     noise, poses = load_noise(folder, iteration - 1, half), stored_poses(folder, iteration - 1, half)
     static_part = read_map(folder.static_part(half))[0] if given.resolved.subtract else None
-    return HalfSet(particles, row, reader, reference_map, mask, noise, poses, errors, static_part), plan
+    others = other_bodies(folder, iteration - 1, half, particles, row)
+    return HalfSet(particles, row, reader, reference_map, mask, noise, poses, errors, static_part, others), plan
 
 
 def save_half(folder: RunFolder, iteration: int, half: int, result: HalfResult, pixel_size: float) -> List[Path]:

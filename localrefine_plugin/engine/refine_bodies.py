@@ -62,6 +62,7 @@ def refine_bodies(particles: str, half_map_1: str, half_map_2: str, masks: Seque
                                 device=device, threads=threads, mode="continue" if mode == "continue" else "new",
                                 look=look))
     check_same_particles(runs)
+    name_each_other(runs)
     if not all(run.results_complete() for run in runs):
         remove(folder.record)
     said = layout_words(layout_of(runs, worker_count(threads)))
@@ -174,11 +175,19 @@ def check_same_particles(runs: Sequence[RunFolder]) -> None:
                                  "start the run again with --overwrite")
 
 
+def name_each_other(runs: Sequence[RunFolder]) -> None:
+    """Write into the input of each run which the other bodies are, so that every verb on it knows."""
+    for run in runs:
+        given, others = load_input(run), tuple(other.path.name for other in runs if other is not run)
+        if given.other_bodies != others:
+            save_record(run.input, replace(given, other_bodies=others))
+
+
 def groups_of(runs: Sequence[RunFolder], devices: Sequence[Device]) -> List[List[RunFolder]]:
     """The runs that are aligned together: all, or each alone if the memory does not hold what all take."""
     particles = len(load_particles(runs[0]))
     for device in devices:
-        need = together([need_of_run(run, device) for run in runs])
+        need = together([need_of_run(run, runs, device) for run in runs])
         if device.on_gpu:
             taken, free = need.least, float(device.memory_bytes())
         else:
@@ -190,5 +199,7 @@ def groups_of(runs: Sequence[RunFolder], devices: Sequence[Device]) -> List[List
     return [list(runs)]
 
 
-def need_of_run(run: RunFolder, device: Device) -> MemoryNeed:
-    return finest_need(load_particles(run), read_map(run.mask)[0], load_input(run).resolved, device)
+def need_of_run(run: RunFolder, runs: Sequence[RunFolder], device: Device) -> MemoryNeed:
+    resolved = load_input(run).resolved
+    others = [read_map(other.mask)[0] for other in runs if other is not run and resolved.subtract_bodies]
+    return finest_need(load_particles(run), read_map(run.mask)[0], resolved, device, others)

@@ -19,7 +19,7 @@ from localrefine_plugin.engine.align.images import HalfSetImages
 from localrefine_plugin.engine.io.run_folder import BodiesFolder, RunFolder, read_json
 from localrefine_plugin.engine.records.settings import Settings
 
-SETTINGS, SHORT = Settings(max_iterations=3), Settings(max_iterations=1)
+SETTINGS, SHORT = Settings(max_iterations=3, subtract_bodies=False), Settings(max_iterations=1)
 
 
 @lru_cache(maxsize=None)
@@ -54,7 +54,7 @@ def short():
     return refined(temporary_folder() / "short", settings=SHORT)
 
 
-def test_each_body_has_the_bits_of_a_run_of_its_own():
+def test_each_body_has_the_bits_of_a_run_of_its_own_if_the_others_are_not_subtracted():
     folder = together()
     for number, name in enumerate("AB", 1):
         assert_same_bits(run_of(name), folder.body(number))

@@ -56,7 +56,8 @@ def pointer(source, output):
 
 
 def protocol_of(project, first, *more, **params):
-    protocol = project.project.newProtocol(ProtLocalRefine, maxIterations=1, numberOfThreads=1, useGpu=False, **params)
+    protocol = project.project.newProtocol(ProtLocalRefine, maxIterations=1, numberOfThreads=1, useGpu=False,
+                                           subtractBodies=False, **params)
     for name, source, output in (("inputParticles", project.inputs, "outputParticles"),
                                  ("inputVolume", project.inputs, "outputVolume"),
                                  ("inputMask", project.masks, f"output{first}")):

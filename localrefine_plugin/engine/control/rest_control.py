@@ -20,7 +20,7 @@ import numpy as np
 
 from ..align.half_alignment import HalfSet
 from ..align.half_set import HalfResult, align_half
-from ..align.of_run import errors_of_reference
+from ..align.of_run import errors_of_reference, other_bodies
 from ..align.reference_errors import ReferenceErrors, known_errors
 from ..align.search_plan import SearchPlan, search_plan
 from ..align.static_part import outline_of
@@ -166,7 +166,8 @@ def align_part(sample: Sample, part: Optional[np.ndarray], what: str) -> Aligned
         with ImageReader(particles) as reader:
             task = HalfSet(particles, rows, reader, reference, region, load_noise(sample.folder, last, half),
                            taken(stored_poses(sample.folder, last, half), rows),
-                           errors_of_reference(sample.folder, last, half, reference, region, plan.centre))
+                           errors_of_reference(sample.folder, last, half, reference, region, plan.centre),
+                           others=other_bodies(sample.folder, last, half, particles, rows))
             found.append(aligned(sample, half, task, plan, what))
     assert plan is not None
     return joined(found, plan)
