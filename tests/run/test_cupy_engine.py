@@ -64,7 +64,8 @@ def test_two_bodies_aligned_together_are_those_of_the_cpu(cupy):
     e = small_experiment()
     mask, particles = e.half_set().mask, e.particles
     other = np.roll(mask, (3, -2), (0, 2))
-    taken = OtherBody(e.half_set().reference_map, share_of([mask, other], 1), particles.rotation, particles.shift_px + 0.3)
+    share, shift = share_of([mask, other], 1), particles.shift_px + 0.3
+    taken = OtherBody(e.half_set().reference_map, share, particles.rotation, shift)
     halves, plan = [e.half_set(others=[taken]), replace(e.half_set(), mask=other)], e.plan(RESOLUTION)
     before = cupy.ledger.counts.launches
     together = align_together([HalfTask(half, plan, STAND_IN, 1) for half in halves], silent)

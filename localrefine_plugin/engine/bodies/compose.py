@@ -163,17 +163,11 @@ def with_others(bodies: Sequence[Body], parts: Sequence[HalfMaps], masks: Sequen
     them back, a place in two masks has all of its density again. s_j is that of align/other_bodies.py."""
     shares, found = 1 / np.maximum(np.sum(masks, axis=0), 1), []
     for body, part, mask in zip(bodies, parts, masks):
-        taken = [other for other, its in zip(parts, bodies) if subtracted_from(its, body)]
+        names = [run.path.resolve() for run in body.subtracted_bodies]
+        taken = [other for other, its in zip(parts, bodies) if its.run.path.resolve() in names]
         first, second = (part.maps[half] + sum(mask * shares * other.maps[half] for other in taken) for half in (0, 1))
         found.append(HalfMaps(first, second, part.workers))
     return found
-
-
-def subtracted_from(other: Body, body: Body) -> bool:
-    """Whether the images of a body were refined without the other one."""
-    beside = other.run.path.resolve().parent == body.run.path.resolve().parent
-    return (beside and body.given.resolved.subtract_bodies
-            and other.run.path.name in body.given.other_bodies)
 
 
 def moved_whole(volume: np.ndarray, motion: np.ndarray) -> np.ndarray:
