@@ -56,7 +56,7 @@ def short():
     return refined(temporary_folder() / "short", settings=SHORT)
 
 
-def test_each_body_has_the_bits_of_a_run_of_its_own_if_the_others_are_not_subtracted():
+def test_each_body_has_the_bits_of_a_run_of_its_own():
     folder = together()
     for number, name in enumerate("AB", 1):
         assert_same_bits(run_of(name), folder.body(number))
