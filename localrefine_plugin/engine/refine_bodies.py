@@ -1,8 +1,9 @@
 """Several masks in one run: RUN/body_N is an ordinary run with mask N, and RUN/final/composite joins them.
 
 The bodies have the same particles and half-sets. Images are checked once, and in each iteration they are read, freed of
-their background and transformed once for all bodies. Nothing else of one body enters another: each has the bits of a
-run of its own. A body that has converged is left out of the iterations of the others.
+their background and transformed once for all bodies. Each is aligned to images without the others, where the iteration
+before found these (align/other_bodies.py); with subtract_bodies off nothing of one body enters another, and each has
+the bits of a run of its own. A body that has converged is left out of the iterations of the others.
 """
 from __future__ import annotations
 
@@ -56,6 +57,7 @@ def refine_bodies(particles: str, half_map_1: str, half_map_2: str, masks: Seque
     begin(folder, maps, masks, mode)
     check_readable(particles, half_map_1, masks, settings[0])
     look, runs = once(exclude_unusable), []
+    before = [folder.body(number).iterations_done() for number in range(1, len(masks) + 1)]
     for number, mask in enumerate(masks, 1):
         with speaking_of(f"body {number}"):
             runs.append(prepare(**maps, mask=mask, output=str(folder.body(number).path), settings=settings[number - 1],
@@ -63,6 +65,7 @@ def refine_bodies(particles: str, half_map_1: str, half_map_2: str, masks: Seque
                                 look=look))
     check_same_particles(runs)
     name_each_other(runs)
+    forget_dependent(runs, before)
     if not all(run.results_complete() for run in runs):
         remove(folder.record)
     said = layout_words(layout_of(runs, worker_count(threads)))
@@ -181,6 +184,17 @@ def name_each_other(runs: Sequence[RunFolder]) -> None:
         given, others = load_input(run), tuple(other.path.name for other in runs if other is not run)
         if given.other_bodies != others:
             save_record(run.input, replace(given, other_bodies=others))
+
+
+def forget_dependent(runs: Sequence[RunFolder], before: Sequence[int]) -> None:
+    """Remove the iterations of bodies that had others subtracted, if one of these is done again from an iteration
+    ``before``: with other settings it will be elsewhere."""
+    if not any(run.iterations_done() < count for run, count in zip(runs, before)):
+        return
+    for run in runs:
+        if load_input(run).resolved.subtract_bodies:
+            for half in (1, 2):
+                run.forget_align(1, half)
 
 
 def groups_of(runs: Sequence[RunFolder], devices: Sequence[Device]) -> List[List[RunFolder]]:

@@ -99,9 +99,9 @@ def define_inputs(form: Any) -> None:
                   help="Leave empty to refine one sub-volume. With more masks the protocol refines several bodies in "
                        "one run: body 1 is that of the mask above, bodies 2, 3, ... are those of this list. All have "
                        "the same particles, and each turns about the centre of its own mask. Each body has its own "
-                       "results (outputVolume_body2, outputParticles_body2, ...), the same as in a protocol of its "
-                       "own. outputComposite is one map of all bodies, in the frame of body 1. Let masks touch with "
-                       "their soft edges and share no more: the wizard shows how they lie.")
+                       "results (outputVolume_body2, outputParticles_body2, ...), and is refined with the others taken "
+                       "out of the images. outputComposite is one map of all bodies, in the frame of body 1. Let "
+                       "masks touch with their soft edges and share no more: the wizard shows how they lie.")
     form.addParam(PER_BODY, params.TextParam, default="", height=3, width=58, expertLevel=LEVEL_ADVANCED,
                   label=PER_BODY_LABEL,
                   help="Settings of single bodies that differ from those of the form, a line for each body: its "

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -160,6 +161,23 @@ def test_a_stopped_run_continues_to_the_same_bits(tmp_path, monkeypatch, name, c
     for number in (1, 2):
         assert_same_bits(short().body(number), folder.body(number))
     assert (folder.composite / "map.mrc").read_bytes() == (short().composite / "map.mrc").read_bytes()
+
+
+def test_with_other_settings_of_one_body_all_are_done_again(tmp_path, monkeypatch):
+    """The others were aligned to images without it, where it was."""
+    class Stop(BaseException):
+        pass
+
+    def stopping(*_):
+        raise Stop
+    given, masks = inputs()
+    shutil.copytree(short().path, tmp_path / "run", symlinks=True)
+    folder = BodiesFolder(tmp_path / "run")
+    monkeypatch.setattr(several, "iterate", stopping)
+    for settings, left in (((SHORT, SHORT), True), ((SHORT, replace(SHORT, marginalize=False)), False)):
+        with pytest.raises(Stop):
+            several.refine_bodies(*given, masks, str(folder.path), settings, "cpu", 1, "continue")
+        assert [run.half_done(1, 2).exists() for run in folder.bodies()] == [left, left]
 
 
 def test_without_memory_for_all_bodies_they_are_aligned_one_by_one(tmp_path, monkeypatch, capsys):
