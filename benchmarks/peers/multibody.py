@@ -96,15 +96,20 @@ def write_bodies(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def multibody_command(consensus: Path, output: Path) -> List[str]:
-    """Options as RELION's window gives them, with its defaults; --continue starts at iteration 1 of the bodies."""
+def multibody_command(consensus: Path, output: Path, pixel_size: float) -> List[str]:
+    """Options as RELION's window gives them; --continue starts at iteration 1 of the bodies.
+
+    Version 3.1.3 multiplies range and step of the offsets by the pixel size twice here (_rlnOffsetStep of
+    run_it000_sampling.star tells): they are divided by it, so that they are 2 and 1.5 px, as in the window.
+    """
+    offset = [f"{pixels / pixel_size:.4f}" for pixels in (2.0, 1.5)]
     stem = last_stem(consensus)
     write_bodies(output / "bodies.star")
     command = relion.refine_command(relion.Inputs("", "", "", 0), output)
     return command[:command.index("--auto_refine")] + [
         "--continue", f"{stem}_optimiser.star", "--solvent_correct_fsc", "--multibody_masks",
         str(output / "bodies.star"), "--reconstruct_subtracted_bodies", "--oversampling", "1", "--healpix_order", "4",
-        "--auto_local_healpix_order", "4", "--offset_range", "3", "--offset_step", "1.5",
+        "--auto_local_healpix_order", "4", "--offset_range", offset[0], "--offset_step", offset[1],
         "--dont_combine_weights_via_disc", "--pool", "30", "--pad", "2", "--preread_images", "--j", "1"]
 
 
@@ -190,10 +195,12 @@ def peers(data: Path, work: Path, truth: Dict[str, Body], options: argparse.Name
     first = legs_of("consensus", (relion.refine_command(inputs, consensus), None), data, options,
                     options.whole_minutes)
     before = chained(first, relion.moments(consensus))
+    masks, pixel_size = [truth[name].mask for name in BODIES], truth["A"].pixel_size
     again = None
     if options.go_on and relion.iterations(output) and not done_with_bodies(output):
         again = go_on_command(output)
-    legs = legs_of("multibody", (multibody_command(consensus, output), again), data, options, options.limit_minutes)
+    legs = legs_of("multibody", (multibody_command(consensus, output, pixel_size), again), data, options,
+                   options.limit_minutes)
     moments = [Path(f"{str(star).replace('_data.star', '')}_half1_body001_unfil.mrc").stat().st_mtime
                for _, star in relion.iterations(output)]
     cost = chained(legs, moments)
@@ -201,7 +208,6 @@ def peers(data: Path, work: Path, truth: Dict[str, Body], options: argparse.Name
     rows = [Row("RELION 3.1.3, whole particle" + ("" if whole.converged else ", not converged"), before,
                 str(len(whole.trajectory)), tuple(v for name in BODIES for v in truth[name].figures(
                     whole.poses, whole.map)))]
-    masks, pixel_size = [truth[name].mask for name in BODIES], truth["A"].pixel_size
     done = done_with_bodies(output)
     star = output / "run_data.star" if done else relion.iterations(output)[-1][1]
     poses = poses_of_bodies(star, masks, pixel_size)
