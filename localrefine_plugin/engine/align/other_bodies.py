@@ -6,9 +6,9 @@ it lies over it. Unlike noise it is known. Of an image X with CTF C,
     X̃ = X − C Σ_j e^{−2πi k·t_j/N} S_j(R_jᵀk),      S_j = F[s_j V_j],      s_j = m_j / max(1, Σ_i m_i),
 
 with (R_j, t_j) the pose of body j after the last iteration, V_j its reference, m_j its mask: density in two masks is
-shared out. Everything is the half-set's own. Images are searched and inserted like this, so the map of a body holds the
-others only where they do not move with their poses; in projections of one rigid body nothing would be left to tell two
-bodies apart, and both have half of what lies in both masks.
+shared out. Everything is the half-set's own. Images are searched and inserted like this. So the map of a body lacks the
+others, and where masks overlap and nothing moves, V_1 = T − s_2 V_2 and V_2 = T − s_1 V_1 of the density T: two thirds
+of it each for equal shares. bodies/compose.py and bodies/scene.py put it together again.
 """
 from __future__ import annotations
 
