@@ -193,8 +193,12 @@ def resolution_in_mask(protocol: Any, mask: np.ndarray) -> float:
 
 def initial_lowpass(protocol: Any) -> float:
     """Å; what "automatic" means for the initial low-pass."""
+    return initial_lowpass_of(resolution_in_mask(protocol, the_mask(protocol)), pixel_size(protocol))
+
+
+def initial_lowpass_of(resolution: float, pixel: float) -> float:
     from .engine.align.search_plan import automatic_lowpass
-    return automatic_lowpass(resolution_in_mask(protocol, the_mask(protocol)), pixel_size(protocol))
+    return automatic_lowpass(resolution, pixel)
 
 
 def masks_to_choose(protocol: Any) -> List[Tuple[str, Pointer]]:
@@ -240,6 +244,30 @@ def mask_report(protocol: Any, mask: np.ndarray) -> List[str]:
              f"{100 * geometry.density_inside(mask, dense):.0f} % of it",
              f"Resolution of the half-maps inside it: {resolution:.2f} Å (FSC 0.143, corrected)"]
     return lines + [f"Warning: {text}" for text in warnings] + ([] if warnings else ["No problems found."])
+
+
+def mask_layout(protocol: Any) -> Tuple[np.ndarray, List[np.ndarray], List[str]]:
+    """The density of the particle [z, y, x], the masks of all bodies, and how they lie on it: the sentences that the
+    log of a run begins with, warnings marked."""
+    from .convert import read_map
+    from .engine.bodies.layout import density_of, layout_words, shares_of
+    from .engine.maps.fsc import five_curves
+    from .engine.maps.half_maps import HalfMaps
+    from .engine.model.fourier import lowpass
+    first, others = the_mask(protocol), [pointer.get() for pointer in protocol.moreMasks]
+    if not others or None in others:
+        raise Missing("Choose more masks first: this wizard shows how the masks of several bodies lie.")
+    halves, pixel = half_maps(protocol), pixel_size(protocol)
+    masks = [first, *(read_map(mask.getFileName()) for mask in others)]
+    for number, mask in enumerate(masks, 1):
+        if mask.shape != halves[0].shape:
+            raise Missing(f"The mask of body {number} has another box than the volume: resample it first.")
+    resolution = five_curves(HalfMaps(*halves), first, pixel).resolutions()
+    cutoff = settings_values(protocol)["initial_lowpass_angstrom"] or initial_lowpass_of(resolution["corrected"], pixel)
+    density = density_of(lowpass(0.5 * (halves[0] + halves[1]), pixel, cutoff), pixel, resolution["unmasked"], 1)
+    said = layout_words(shares_of(density, masks))
+    return density, masks, [f"{text[0].upper()}{text[1:]}." for text in said.words] + [
+        f"Warning: {text}." for text in said.warnings]
 
 
 def search_extents(protocol: Any) -> Tuple[float, float]:

@@ -1,6 +1,6 @@
-"""Wizards of the form: forecast, fulcrum, mask check, initial low-pass, prior, search extents. Each fills the form.
+"""Wizards of the form: forecast, fulcrum, mask check, masks of bodies, low-pass, prior, search extents.
 
-What they compute is in `wizard_computations` (no windows); here are the windows.
+Most of them fill in fields. What they compute is in `wizard_computations` (no windows); here are the windows.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scipy import ndimage
 from . import wizard_computations
 from .protocols import ProtLocalRecentre, ProtLocalRefine
 from .protocols.form_local_refine import FULCRUM_AXES, FULCRUM_COORDINATES
-from .report.map_plots import outline, slice_of
+from .report.map_plots import mask_layout_figure, outline, slice_of
 from .report.plots import VERMILION
 
 SMOOTH_PX = 1.2  # of the picture only: an unfiltered map is too noisy to find a hinge in
@@ -216,6 +216,32 @@ class MaskWizard(Wizard):
         dialog = MaskDialog(form.root, form.protocol, choices)
         if dialog.result == RESULT_YES:
             form.setVar("inputMask", dialog.chosen)
+
+
+class MasksDialog(Dialog):
+    """Slices of the density coloured by the masks of several bodies, above sentences on how they lie."""
+
+    def __init__(self, parent: Any, figure: Figure, lines: Sequence[str]):
+        self._figure, self._lines = figure, lines
+        super().__init__(parent, "Masks of the bodies", buttons=[("Close", RESULT_YES)], default="Close")
+
+    def body(self, master: Any) -> None:
+        canvas = FigureCanvasTkAgg(self._figure, master=master)
+        canvas.get_tk_widget().pack(fill=tk.BOTH, expand=True)
+        width = int(self._figure.get_figwidth() * self._figure.dpi)
+        for line in self._lines:
+            tk.Label(master, text=line, wraplength=width, justify="left").pack(anchor="w", padx=8, pady=1)
+
+
+class MoreMasksWizard(Wizard):
+    """How the masks of several bodies lie: their shares of the density, what they share, and what none covers."""
+
+    _targets = [(ProtLocalRefine, ["moreMasks"])]
+
+    @guarded
+    def show(self, form: Any, *params: Any) -> None:
+        density, masks, lines = wizard_computations.mask_layout(form.protocol)
+        MasksDialog(form.root, mask_layout_figure(density, masks), lines)
 
 
 class InitialLowpassWizard(Wizard):

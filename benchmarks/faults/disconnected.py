@@ -41,6 +41,7 @@ TESTS: Dict[str, str] = {
     "marginalize": "test_search.py::test_marginalised_images_are_inserted_where_their_posterior_is",
     "join_halves_resolution_angstrom": "test_references.py::test_joined_below_the_resolution_and_apart_beyond",
     "subtract": "test_static_part.py::test_a_run_subtracts",
+    "subtract_bodies": "test_refine_bodies.py::test_each_body_has_the_bits_of_a_run_of_its_own",
     "max_iterations": "test_settings_in_a_run.py::test_iterations_end_at_their_number_and_extra_passes_follow",
     "extra_final_passes": "test_settings_in_a_run.py::test_extra_passes_follow_convergence",
     "non_uniform": "test_references.py::test_non_uniform_beats_the_global_filter_where_a_belt_is_disordered",

@@ -1,10 +1,12 @@
 """Several masks in one run beside runs of their own, and what moves with what beside what was planted.
 
     python -m benchmarks.honesty.bodies cost --data FOLDER --bodies AB --work FOLDER [--write]
+    python -m benchmarks.honesty.bodies subtracted --data FOLDER [--data FOLDER …] --bodies AB --work FOLDER [--write]
     python -m benchmarks.honesty.bodies together --data FOLDER [--data FOLDER …] --work FOLDER [--write]
 
 cost: CPU seconds, one thread; poses of each body beside the truth; whether results have the same bits. Data: a
 simulated set with mask_X.mrc and true_X.star of each body, as examples/simulate.py writes it.
+subtracted: poses, maps and resolutions of each body with and without subtraction of the others.
 together: sets of --model two_hinges; all three bodies with the masks as simulated, and with masks that share nothing
 but soft edges. Beside the correlations found: those of the true poses against the input poses, and the errors of the
 poses that a prior of each body alone, and the joint one, would leave (the mean of the Gaussian posterior; no search).
@@ -16,15 +18,15 @@ import argparse
 import sys
 from itertools import combinations
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import mrcfile
 import numpy as np
 
-from examples.evaluate import Poses, pose_errors, read_map, read_poses
+from examples.evaluate import Poses, fsc, pose_errors, read_map, read_poses, resolution
 from localrefine_plugin.engine.bodies.finished import open_body
 from localrefine_plugin.engine.bodies.joint import about_mean, learned, seen_in_half
-from localrefine_plugin.engine.io.run_folder import BodiesFolder, RunFolder, read_json
+from localrefine_plugin.engine.io.run_folder import BodiesFolder, RunFolder, read_json, write_json
 from localrefine_plugin.engine.model.pose import exp_map, log_map
 from localrefine_plugin.engine.motion.motion_prior import expected, mean_motion
 from localrefine_plugin.report.html_report import png
@@ -32,6 +34,7 @@ from localrefine_plugin.report.plots import new_figure
 
 from ..measure import run_measured
 from ..page import DOCS, IMAGES, table, write_section
+from ..peers.relion import mask_centre
 
 PAGE = DOCS / "how-to" / "refine-several-bodies.md"
 RESULTS = ("half_map_1.mrc", "half_map_2.mrc", "map.mrc", "map_sharpened.mrc", "mask.mrc", "particles.star", "fsc.star",
@@ -39,7 +42,7 @@ RESULTS = ("half_map_1.mrc", "half_map_2.mrc", "map.mrc", "map_sharpened.mrc", "
 BODIES = "ABC"
 
 
-def refined(data: Path, masks: Sequence[Path], output: Path) -> Optional[float]:
+def refined(data: Path, masks: Sequence[Path], output: Path, **settings: Any) -> Optional[float]:
     """CPU seconds of a run with these masks; None of one that is there."""
     if BodiesFolder(output).record.exists() or RunFolder(output).results_complete():
         return None
@@ -48,6 +51,9 @@ def refined(data: Path, masks: Sequence[Path], output: Path) -> Optional[float]:
                "--half-map-2", str(data / "half2.mrc"), "--device", "cpu", "--threads", "1"]
     for mask in masks:
         command += ["--mask", str(mask)]
+    if settings:
+        write_json(output.with_suffix(".json"), settings)
+        command += ["--settings", str(output.with_suffix(".json"))]
     return run_measured(command, output.with_suffix(".log"), "0,1").cpu_seconds
 
 
@@ -68,22 +74,60 @@ def cost(data: Path, bodies: str, work: Path) -> str:
     masks = {body: data / f"mask_{body}.mrc" for body in bodies}
     alone = {body: refined(data, [mask], work / f"alone_{body}") for body, mask in masks.items()}
     both = refined(data, list(masks.values()), work / "together")
+    apart = refined(data, list(masks.values()), work / "not_subtracted", subtract_bodies=False)
     rows = []
     for number, body in enumerate(bodies, 1):
-        run, own = BodiesFolder(work / "together").body(number), RunFolder(work / f"alone_{body}")
+        run, own = BodiesFolder(work / "not_subtracted").body(number), RunFolder(work / f"alone_{body}")
         same = all(run.final(name).read_bytes() == own.final(name).read_bytes() for name in RESULTS)
         stars = data / "particles.star", run.final("particles.star")
         found = [errors(data, read_poses(star), body) for star in stars]
         rows.append([body, seconds(alone[body]), *(f"{angle:.2f}°, {distance:.2f} Å" for angle, distance in found),
                      "yes" if same else "**no**"])
         assert same, f"body {body} has other results in a run of its own"
+    rows.append(["all in one run, not subtracted, with the composite", seconds(apart), "", "", ""])
     rows.append(["all in one run, with the composite", seconds(both), "", "", ""])
-    text = table(("body", "CPU s", "input poses", "refined", "same bits in one run"), rows)
+    text = table(("body", "CPU s", "input poses", "refined", "same bits in one run, not subtracted"), rows)
     known = [value for value in alone.values() if value is not None]
-    if both is not None and len(known) == len(bodies):
-        text += (f"\n\nOne run takes {both / np.mean(known):.2f} × the mean of the runs of one body, and "
-                 f"{both / sum(known):.2f} × all of them.")
+    if both is not None and apart is not None and len(known) == len(bodies):
+        text += (f"\n\nOne run takes {apart / np.mean(known):.2f} × the mean of the runs of one body, and "
+                 f"{apart / sum(known):.2f} × all of them; with the other bodies subtracted "
+                 f"{both / np.mean(known):.2f} × the mean.")
     return text
+
+
+# ---------------------------------------------------------------- the other bodies subtracted, or not
+
+def subtracted(data: Sequence[Path], bodies: str, work: Path) -> str:
+    """Each body with and without subtraction: poses, half-maps, and its map beside the truth: the body alone or with
+    the others where its own poses have them, whichever is nearer."""
+    rows = []
+    for one in data:
+        maps = {body: read_map(one / f"gt_{body}.mrc") for body in bodies}
+        for what, switch in (("no", False), ("yes", True)):
+            folder = BodiesFolder(work / f"{one.name}_{'' if switch else 'not_'}subtracted")
+            refined(one, [one / f"mask_{body}.mrc" for body in bodies], folder.path, subtract_bodies=switch)
+            for run, body in zip(folder.bodies(), bodies):
+                angle, distance = errors(one, read_poses(run.final("particles.star")), body)
+                found = to_truth(one, run, body, [maps[body], sum(maps.values())])
+                to_report = read_json(run.report)["resolution_to_report_angstrom"]
+                rows.append([one.name, body, what, f"{angle:.2f}°, {distance:.2f} Å",
+                             "{:.2f} Å / {:.3f}".format(*found), f"{to_report:.2f} Å"])
+    rows.sort(key=lambda row: row[:2])
+    return table(("set", "body", "others subtracted", "poses", "FSC 0.5 to truth / mean", "to report"), rows)
+
+
+def to_truth(data: Path, run: RunFolder, body: str, truths: Sequence[np.ndarray]) -> Tuple[float, float]:
+    """Å at FSC 0.5 and the mean FSC of the final map, in the mask of the body, to the truth that it is nearest to."""
+    with mrcfile.open(str(data / f"gt_{body}.mrc"), header_only=True) as handle:
+        pixel_size = float(handle.voxel_size.x)
+    centroid = mask_centre(truths[0]) * pixel_size
+    gauge = pose_errors(read_poses(run.final("particles.star")), read_poses(data / f"true_{body}.star"), centroid)[2]
+    volume, mask = read_map(run.final("map.mrc")), read_map(data / f"mask_{body}.mrc")
+    inside = data / f"gt_in{body}.mrc"
+    curves = [fsc(volume, gauge.moved(truth, pixel_size), mask)
+              for truth in [*truths, *([read_map(inside)] if inside.exists() else [])]]
+    best = max(curves, key=lambda curve: float(curve[1:-1].mean()))
+    return resolution(best, pixel_size, 0.5), float(best[1:-1].mean())
 
 
 def seconds(value: Optional[float]) -> str:
@@ -179,7 +223,7 @@ def picture(matrices: Dict[str, np.ndarray]) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cost", "together"))
+    parser.add_argument("what", choices=("cost", "subtracted", "together"))
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--bodies", default="AB")
     parser.add_argument("--work", type=Path, required=True)
@@ -188,6 +232,8 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     if options.what == "cost":
         text = cost(options.data[0], options.bodies, options.work)
+    elif options.what == "subtracted":
+        text = subtracted(options.data, options.bodies, options.work)
     else:
         text, image = together(options.data, options.work)
         if options.write:

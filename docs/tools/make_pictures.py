@@ -138,19 +138,25 @@ def of_the_recentring_form(project: Any, protocol: Any) -> None:
 
 
 def of_the_form_of_several_bodies(project: Any, protocol: Any, data: Path) -> None:
-    """The first tab of a refinement of both bodies; nothing of it stays in the project."""
+    """The first tab of a refinement of both bodies, and its wizard; nothing of it stays in the project."""
     from pwem.protocols import ProtImportMask
     from pyworkflow.gui.form import FormWindow
     from pyworkflow.object import Pointer
+    from pyworkflow.protocol.constants import LEVEL_ADVANCED
+
+    from localrefine_plugin import wizards
     source = tutorial.run(project, project.newProtocol(
         ProtImportMask, maskPath=str(data / "mask_A.mrc"), samplingRate=tutorial.OPTIONS.pixel_size,
         objLabel="import mask of the body"))
     other = project.copyProtocol(protocol)
     other.moreMasks.set([Pointer(source, extended="outputMask")])
     other.setObjLabel("local refinement of head and body")
+    other.settingsPerBody.set("2: rotation_extent_deg = 10; shift_extent_angstrom = 8")
+    other.expertLevel.set(LEVEL_ADVANCED)
     form = FormWindow("local refinement", other, lambda *args: None, None)
     form.adjustSize()
-    shot(form.root, "form_bodies", "820x720+0+0")
+    shot(form.root, "form_bodies", "820x780+0+0")
+    photograph_dialog(wizards.MoreMasksWizard(), form, "wizard_masks")
     form.root.destroy()
     for made in (other, source):
         project.deleteProtocol(made)

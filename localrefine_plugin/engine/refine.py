@@ -10,7 +10,7 @@ import numpy as np
 
 from .align.half_alignment import HalfSet
 from .align.half_set import HalfResult, HalfTask, align_together
-from .align.of_run import errors_of_reference
+from .align.of_run import errors_of_reference, other_bodies
 from .align.search_plan import SearchPlan, search_plan
 from .finish.results import write_results
 from .forecast.of_run import forecast_after_first, forecast_before
@@ -200,8 +200,8 @@ def half_task(folder: RunFolder, iteration: int, half: int, of_half: Tuple[np.nd
     errors = errors_of_reference(folder, iteration - 1, half, reference_map, mask, plan.centre)
     noise, poses = load_noise(folder, iteration - 1, half), stored_poses(folder, iteration - 1, half)
     static_part = read_map(folder.static_part(half))[0] if given.resolved.subtract else None
-    nulls = load_nulls(folder, iteration - 1, half)
-    return HalfSet(particles, row, reader, reference_map, mask, noise, poses, errors, static_part, nulls), plan
+    nulls, others = load_nulls(folder, iteration - 1, half), other_bodies(folder, iteration - 1, half, particles, row)
+    return HalfSet(particles, row, reader, reference_map, mask, noise, poses, errors, static_part, nulls, others), plan
 
 
 def save_half(folder: RunFolder, iteration: int, half: int, result: HalfResult, pixel_size: float) -> List[Path]:

@@ -1,8 +1,9 @@
 """Several masks in one run: RUN/body_N is an ordinary run with mask N, and RUN/final/composite joins them.
 
 The bodies have the same particles and half-sets. Images are checked once, and in each iteration they are read, freed of
-their background and transformed once for all bodies. Nothing else of one body enters another: each has the bits of a
-run of its own. A body that has converged is left out of the iterations of the others.
+their background and transformed once for all bodies. Each is aligned to images without the others, where the iteration
+before found these (align/other_bodies.py); with subtract_bodies off nothing of one body enters another, and each has
+the bits of a run of its own. A body that has converged is left out of the iterations of the others.
 """
 from __future__ import annotations
 
@@ -27,15 +28,13 @@ from .kernels.host import worker_count
 from .prepare.arguments import OutputError, check_output, check_same_run
 from .prepare.prepare import clear, finest_need
 from .progress import say, speaking_of
-from .records.bodies import Bodies
+from .records.bodies import ALIKE_IN_ALL, Bodies
 from .records.errors import InputError
 from .records.particles import Particles
 from .records.settings import Settings
 from .refine import align_bodies, finish, merge, prepare
 from .team import ALONE, Team
 
-ALIKE_IN_ALL = ("resplit_half_sets", "seed", "symmetry", "resample_maps", "exchange_half_maps")
-"""Settings that decide which particles and maps there are: bodies that differ in them could not be put together."""
 OF_PARTICLES = ("half_set", "stack", "slice", "optics_group", "rotation", "shift_px")
 
 
@@ -58,12 +57,15 @@ def refine_bodies(particles: str, half_map_1: str, half_map_2: str, masks: Seque
     begin(folder, maps, masks, mode)
     check_readable(particles, half_map_1, masks, settings[0])
     look, runs = once(exclude_unusable), []
+    before = [folder.body(number).iterations_done() for number in range(1, len(masks) + 1)]
     for number, mask in enumerate(masks, 1):
         with speaking_of(f"body {number}"):
             runs.append(prepare(**maps, mask=mask, output=str(folder.body(number).path), settings=settings[number - 1],
                                 device=device, threads=threads, mode="continue" if mode == "continue" else "new",
                                 look=look))
     check_same_particles(runs)
+    name_each_other(runs)
+    forget_dependent(runs, before)
     if not all(run.results_complete() for run in runs):
         remove(folder.record)
     said = layout_words(layout_of(runs, worker_count(threads)))
@@ -176,11 +178,30 @@ def check_same_particles(runs: Sequence[RunFolder]) -> None:
                                  "start the run again with --overwrite")
 
 
+def name_each_other(runs: Sequence[RunFolder]) -> None:
+    """Write into the input of each run which the other bodies are, so that every verb on it knows."""
+    for run in runs:
+        given, others = load_input(run), tuple(other.path.name for other in runs if other is not run)
+        if given.other_bodies != others:
+            save_record(run.input, replace(given, other_bodies=others))
+
+
+def forget_dependent(runs: Sequence[RunFolder], before: Sequence[int]) -> None:
+    """Remove the iterations of bodies that had others subtracted, if one of these is done again from an iteration
+    ``before``: with other settings it will be elsewhere."""
+    if not any(run.iterations_done() < count for run, count in zip(runs, before)):
+        return
+    for run in runs:
+        if load_input(run).resolved.subtract_bodies:
+            for half in (1, 2):
+                run.forget_align(1, half)
+
+
 def groups_of(runs: Sequence[RunFolder], devices: Sequence[Device]) -> List[List[RunFolder]]:
     """The runs that are aligned together: all, or each alone if the memory does not hold what all take."""
     particles = len(load_particles(runs[0]))
     for device in devices:
-        need = together([need_of_run(run, device) for run in runs])
+        need = together([need_of_run(run, runs, device) for run in runs])
         if device.on_gpu:
             taken, free = need.least, float(device.memory_bytes())
         else:
@@ -192,5 +213,7 @@ def groups_of(runs: Sequence[RunFolder], devices: Sequence[Device]) -> List[List
     return [list(runs)]
 
 
-def need_of_run(run: RunFolder, device: Device) -> MemoryNeed:
-    return finest_need(load_particles(run), read_map(run.mask)[0], load_input(run).resolved, device)
+def need_of_run(run: RunFolder, runs: Sequence[RunFolder], device: Device) -> MemoryNeed:
+    resolved = load_input(run).resolved
+    others = [read_map(other.mask)[0] for other in runs if other is not run and resolved.subtract_bodies]
+    return finest_need(load_particles(run), read_map(run.mask)[0], resolved, device, others)

@@ -26,6 +26,8 @@ VALIDATE_HELP = ("Null tests of the results, as a last step: noise in place of t
                  "particles of each half-set through five iterations, whatever the size of the data. That is a third "
                  "of the time of a run with 2,000 particles, and little beside a run with 100,000.")
 
+PER_BODY, PER_BODY_LABEL = "settingsPerBody", "Settings per body"
+
 FULCRUM_CHOICES = {"mask": "centre of mass of the mask", "box": "centre of the box"}
 FULCRUM_COORDINATES = "coordinates"
 FULCRUM_AXES = ("fulcrumX", "fulcrumY", "fulcrumZ")
@@ -96,10 +98,18 @@ def define_inputs(form: Any) -> None:
                   label="More masks (bodies)",
                   help="Leave empty to refine one sub-volume. With more masks the protocol refines several bodies in "
                        "one run: body 1 is that of the mask above, bodies 2, 3, ... are those of this list. All have "
-                       "the same particles and settings, and each turns about the centre of its own mask. Each body "
-                       "has its own results (outputVolume_body2, outputParticles_body2, ...), the same as in a "
-                       "protocol of its own. outputComposite is one map of all bodies, in the frame of body 1. Let "
-                       "masks touch with their soft edges and share no more.")
+                       "the same particles, and each turns about the centre of its own mask. Each body has its own "
+                       "results (outputVolume_body2, outputParticles_body2, ...), and is refined with the others taken "
+                       "out of the images. outputComposite is one map of all bodies, in the frame of body 1. Let "
+                       "masks touch with their soft edges and share no more: the wizard shows how they lie.")
+    form.addParam(PER_BODY, params.TextParam, default="", height=3, width=58, expertLevel=LEVEL_ADVANCED,
+                  label=PER_BODY_LABEL,
+                  help="Settings of single bodies that differ from those of the form, a line for each body: its "
+                       "number, a colon, and settings with their values, for instance\n"
+                       "  2: rotation_extent_deg = 10; fulcrum = [60, 48, 31]\n"
+                       "  3: prior = gaussian; prior_rotation_deg = 4; prior_shift_angstrom = 2\n"
+                       "Names are those of the page Parameters of the documentation, values as in settings.json "
+                       "(automatic: as an empty field). Leave empty if all bodies have the settings of the form.")
 
 
 def sections() -> List[str]:
@@ -236,10 +246,10 @@ def settings_errors(protocol: Any) -> List[str]:
     return errors
 
 
-def prior_errors(protocol: Any) -> List[str]:
-    """Re-centring under a prior that cannot have it."""
+def prior_errors(values: Dict[str, Any]) -> List[str]:
+    """Re-centring under a prior that cannot have it; ``values`` as `settings_values` gives them."""
     from ..engine.motion.prior_shapes import prior_shape
-    settings = Settings.from_dict(settings_values(protocol))
+    settings = Settings.from_dict(values)
     refused = prior_shape(settings.prior).refusal(settings)
     return [f"*Re-centre*: {refused[0]}. {refused[1]}."] if refused else []
 

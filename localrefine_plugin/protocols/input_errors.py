@@ -68,8 +68,8 @@ def mask_name(k: int) -> str:
     return "mask" if k == 0 else f"mask {k + 1}"
 
 
-def more_mask_errors(masks: Sequence[Any], fulcrum: Any) -> List[str]:
-    """What several masks cannot be: empty entries, one mask twice, with the fulcrum of one of them."""
+def more_mask_errors(masks: Sequence[Any]) -> List[str]:
+    """What several masks cannot be: empty entries, one mask twice."""
     if len(masks) < 2:
         return []
     errors = [f"*More masks*: entry {k} is empty; remove it, or choose a mask."
@@ -77,9 +77,6 @@ def more_mask_errors(masks: Sequence[Any], fulcrum: Any) -> List[str]:
     files = [os.path.realpath(mask.getFileName()) for mask in masks if mask is not None]
     if len(set(files)) < len(files):
         errors.append("*More masks*: a mask is given twice; give each body its own mask.")
-    if not isinstance(fulcrum, str):
-        errors.append("*Fulcrum*: coordinates hold for one mask only; choose the centre of mass of the mask, or refine "
-                      "each body in a protocol of its own.")
     return errors
 
 

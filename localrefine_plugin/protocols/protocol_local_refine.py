@@ -15,7 +15,7 @@ from ..engine.io.run_folder import BodiesFolder, RunFolder, remove_temporary, wr
 from ..engine.io.run_store import save_record
 from ..engine.records.run_input import InputChanges
 from ..report import bodies_summary, run_state, run_summary
-from . import form_local_refine, input_copy
+from . import body_settings, form_local_refine, input_copy
 from .engine_process import run_engine
 from .input_errors import (
     frame_errors,
@@ -77,7 +77,8 @@ class ProtLocalRefine(ProtRefine3D):
             self._insertFunctionStep(function, *chain.arguments(function.__name__, *arguments), needsGPU=gpu)
 
         insert(self.convertInputStep, fingerprint(inputs))
-        digest = fingerprint(dict(settings=settings, inputs=inputs))
+        own = body_settings.own_of_bodies(self)
+        digest = fingerprint(dict(settings=settings, inputs=inputs, **({"bodies": own} if own else {})))
         if len(self.moreMasks):
             insert(self.refineBodiesStep, digest, gpu=True)
         else:
@@ -229,12 +230,15 @@ class ProtLocalRefine(ProtRefine3D):
 
     def _engine_inputs(self) -> List[str]:
         """What prepare and refine are given; writes the settings."""
-        paths, settings = run_state.read_json(self._input_path("paths.json")), self._input_path("settings.json")
-        write_json(settings, form_local_refine.settings_values(self))
-        masks = [word for mask in (paths["mask"], *paths.get("more_masks", [])) for word in ("--mask", mask)]
+        paths, words = run_state.read_json(self._input_path("paths.json")), []
+        for number, values in enumerate(body_settings.settings_of_bodies(self), 1):
+            words += ["--settings", self._input_path(f"settings{body_suffix(number)}.json")]
+            write_json(words[-1], values)
+        for mask in (paths["mask"], *paths.get("more_masks", [])):
+            words += ["--mask", mask]
         return ["--particles", self._input_path("particles.star"), "--half-map-1", paths["half_map_1"],
-                "--half-map-2", paths["half_map_2"], *masks, "--output", str(self._run_folder().path),
-                "--settings", settings, "--continue", *self._resources()]
+                "--half-map-2", paths["half_map_2"], *words, "--output", str(self._run_folder().path), "--continue",
+                *self._resources()]
 
     def _ranks(self) -> int:
         return max(1, self.numberOfMpi.get() or 1)
@@ -320,12 +324,12 @@ class ProtLocalRefine(ProtRefine3D):
 
     def _validate(self) -> List[str]:
         particles, volume, masks = self.inputParticles.get(), self.inputVolume.get(), self._masks()
-        errors = form_local_refine.settings_errors(self) or form_local_refine.prior_errors(self)
+        errors = form_local_refine.settings_errors(self) or body_settings.errors(self)
         if particles is not None:
             errors += particle_errors(particles, self._resplits())
         if volume is not None:
             errors += volume_errors(volume)
-        errors += outdated_errors(self) + more_mask_errors(masks, form_local_refine.settings_values(self)["fulcrum"])
+        errors += outdated_errors(self) + more_mask_errors(masks)
         for item, name in ((volume, "volume"), *((mask, mask_name(k)) for k, mask in enumerate(masks))):
             if particles is not None and item is not None:
                 errors += geometry_errors(particles, item, name, self._resamples())

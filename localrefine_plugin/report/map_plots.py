@@ -4,10 +4,26 @@ from __future__ import annotations
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from .plots import BLACK, HALF_COLOURS, SKY, VERMILION, finish_axes, new_figure, percent_weights, resolution_ticks
+from .plots import (
+    BLACK,
+    BLUE,
+    GREEN,
+    HALF_COLOURS,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    finish_axes,
+    new_figure,
+    percent_weights,
+    resolution_ticks,
+)
 
+BODY_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 FINER = 6  # pieces a cell is drawn in along each axis, so that its edges follow the curved grid
 
 # ---------------------------------------------------------------- orientations
@@ -81,6 +97,60 @@ def map_slices_figure(before: np.ndarray, after: np.ndarray, mask: Optional[np.n
     _scale_bar(grid[1][0], after.shape[-1], pixel_size)
     figure.supxlabel(_slices_caption(mask, fulcrum_px), fontsize=9)
     return figure
+
+
+def mask_layout_figure(density: np.ndarray, masks: Sequence[np.ndarray]) -> Figure:
+    """Where the masks of several bodies lie: slices of the density, each mask in its colour, and what two share.
+
+    Parameters
+    ----------
+    density : [z, y, x] ≥ 0, of the particle.   masks : two or more of the same shape, 0 … 1.
+
+    The slices go through the middle of what masks share, weighted by the density; without that, of the density.
+    """
+    ordered = np.sort(np.stack(masks), axis=0)
+    shared, covered = ordered[-2], ordered[-1]
+    weight = density * np.where(shared > 0.5, shared, 0)
+    centre = _centre_of(weight if weight.any() else density)
+    figure = new_figure("How the masks lie", width=8.4, height=3.9)
+    panels = figure.subplots(1, 3)
+    high = max(float(np.percentile(density[density > 0], 99.8)) if (density > 0).any() else 1.0, 1e-9)
+    for axes, (axis, label) in zip(panels, ((0, "xy"), (1, "xz"), (2, "yz"))):
+        axes.imshow(slice_of(density, axis, centre), cmap="gray_r", origin="lower", vmin=0, vmax=high)
+        for k, mask in enumerate(masks):
+            inside = slice_of(mask, axis, centre)
+            _tint(axes, inside, BODY_COLOURS[k % len(BODY_COLOURS)])
+        _tint(axes, np.where(slice_of(shared, axis, centre) > 0.5, 2.0, 0.0), VERMILION)
+        bare = slice_of(np.where(covered < 0.5, density, 0), axis, centre) > 0.1 * high
+        if bare.any():
+            axes.contour(bare, levels=[0.5], colors=[BLACK], linewidths=1.0)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(label, fontsize=9)
+    patches = [Patch(color=BODY_COLOURS[k % len(BODY_COLOURS)], alpha=0.6, label=f"body {k + 1}")
+               for k in range(len(masks))]
+    figure.legend(handles=[*patches, Patch(color=VERMILION, alpha=0.7, label="in two masks"),
+                           Patch(facecolor="none", edgecolor=BLACK, label="density in no mask")],
+                  loc="outside lower center", ncols=len(masks) + 2, fontsize=8, frameon=False)
+    return figure
+
+
+def _tint(axes: Any, share: np.ndarray, colour: str) -> None:
+    """A transparent layer of a colour, a third of it where the share (0 … 1) is one."""
+    layer = np.empty((*share.shape, 4))
+    layer[..., :3] = to_rgb(colour)
+    layer[..., 3] = np.clip(0.33 * share, 0, 1)
+    axes.imshow(layer, origin="lower")
+
+
+def _centre_of(weight: np.ndarray) -> Tuple[int, int, int]:
+    """Indices [z, y, x] of the centre of mass of a map ≥ 0; the middle of the box if it is empty."""
+    total = weight.sum(dtype=np.float64)
+    if total <= 0:
+        return _slice_centre(weight.shape, None)
+    z, y, x = (int(round(float(weight.sum(axis=other, dtype=np.float64) @ np.arange(n) / total)))
+               for other, n in zip(((1, 2), (0, 2), (0, 1)), weight.shape))
+    return z, y, x
 
 
 def filter_resolution_figure(cutoff: np.ndarray, mask: Optional[np.ndarray] = None,

@@ -23,7 +23,8 @@ from small_experiments import BOX, RESOLUTION, aligned, assert_same, small_exper
 
 from localrefine_plugin.engine import refine as refine_module
 from localrefine_plugin.engine.align import half_alignment, half_set
-from localrefine_plugin.engine.align.half_set import align_half
+from localrefine_plugin.engine.align.half_set import HalfTask, align_half, align_together
+from localrefine_plugin.engine.align.other_bodies import OtherBody, share_of
 from localrefine_plugin.engine.align.prior import PosePrior
 from localrefine_plugin.engine.align.search import Grid
 from localrefine_plugin.engine.align.search_plan import levels_of
@@ -35,6 +36,7 @@ from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.merge import merge as merge_module
 from localrefine_plugin.engine.model.pixels import PixelList, pixel_list
 from localrefine_plugin.engine.prepare import prepare as prepare_module
+from localrefine_plugin.engine.progress import silent
 from localrefine_plugin.engine.records.settings import Settings
 
 
@@ -55,6 +57,23 @@ def test_one_iteration_is_that_of_the_cpu(cupy, settings):
     e = small_experiment()
     assert_same(aligned(e, STAND_IN, **settings), aligned(e, CPU, **settings))
     assert cupy.ledger.counts.launches > 5
+
+
+def test_two_bodies_aligned_together_are_those_of_the_cpu(cupy):
+    """What they share of the images stays on the GPU and is not written to, though one is taken out for the other."""
+    e = small_experiment()
+    mask, particles = e.half_set().mask, e.particles
+    other = np.roll(mask, (3, -2), (0, 2))
+    share, shift = share_of([mask, other], 1), particles.shift_px + 0.3
+    taken = OtherBody(e.half_set().reference_map, share, particles.rotation, shift)
+    halves, plan = [e.half_set(others=[taken]), replace(e.half_set(), mask=other)], e.plan(RESOLUTION)
+    before = cupy.ledger.counts.launches
+    together = align_together([HalfTask(half, plan, STAND_IN, 1) for half in halves], silent)
+    assert cupy.ledger.counts.launches > before
+    for half, found in zip(halves, together):
+        assert_same(found, align_half(half, plan, CPU))
+    assert not np.allclose(together[0].poses.rotation, together[1].poses.rotation, atol=1e-3)
+    assert not np.allclose(together[0].half_map, align_half(e.half_set(), plan, CPU).half_map, rtol=0.1)
 
 
 def test_three_levels_of_resolution_are_those_of_the_cpu(cupy):
@@ -124,9 +143,9 @@ REFINEMENTS = {
         prior_shift_angstrom=3.0, symmetry="C2", allow_asymmetric_mask=True, recenter_rotations=True,
         recenter_shifts=True, marginalize=False, non_negativity=True, resplit_half_sets=True, subtract=True,
         fulcrum="box", max_align_resolution_angstrom=10.0, weight_by_probability=False)}
-# on the host
+# on the host, or with several masks only
 BEFORE_OR_AFTER = {"resample_maps", "honour_mask_origin", "exchange_half_maps", "fsc_randomise_below",
-                   "sharpen_bfactor", "seed", "keep_probability", "false_discovery_rate"}
+                   "sharpen_bfactor", "seed", "keep_probability", "false_discovery_rate", "subtract_bodies"}
 
 
 def test_every_setting_is_in_a_refinement_on_the_stand_in():

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from localrefine_plugin.engine import __main__ as cli
 from localrefine_plugin.engine import refine as engine
 from localrefine_plugin.engine import refine_bodies as several
 from localrefine_plugin.engine.align.images import HalfSetImages
+from localrefine_plugin.engine.align.of_run import other_bodies
 from localrefine_plugin.engine.io.run_folder import BodiesFolder, RunFolder, read_json
+from localrefine_plugin.engine.io.run_store import load_input, load_poses, stored_half_set
 from localrefine_plugin.engine.records.settings import Settings
 
-SETTINGS, SHORT = Settings(max_iterations=3), Settings(max_iterations=1)
+SETTINGS, SHORT = Settings(max_iterations=3, subtract_bodies=False), Settings(max_iterations=1)
 
 
 @lru_cache(maxsize=None)
@@ -58,6 +61,25 @@ def test_each_body_has_the_bits_of_a_run_of_its_own():
     folder = together()
     for number, name in enumerate("AB", 1):
         assert_same_bits(run_of(name), folder.body(number))
+
+
+def test_the_other_body_is_subtracted_where_its_last_iteration_found_it():
+    """From its own half-set; in the first iteration at the input poses."""
+    folder, (_, masks) = short(), inputs()
+    assert load_input(folder.body(2)).other_bodies == ("body_1",)
+    first, second = (mrcfile.read(mask) for mask in masks)
+    for half in (1, 2):
+        row, particles = stored_half_set(folder.body(2), half)
+        for iteration, poses in ((0, particles), (1, load_poses(folder.body(1), 1, half))):
+            other, = other_bodies(folder.body(2), iteration, half, particles, row)
+            np.testing.assert_array_equal(other.rotation, poses.rotation)
+            np.testing.assert_array_equal(other.volume, mrcfile.read(folder.body(1).reference(iteration, half)))
+            np.testing.assert_allclose(other.share, first / np.maximum(first + second, 1), atol=2e-3)
+        few, = other_bodies(folder.body(2), 1, half, particles, row[5:9])
+        np.testing.assert_array_equal(few.shift_px, other.shift_px[5:9])
+    assert other_bodies(together().body(2), 1, 1, particles, row) == []
+    with pytest.raises(AssertionError):
+        assert_same_bits(folder.body(2), together().body(2))
 
 
 def test_images_are_transformed_once_for_all_bodies(tmp_path, monkeypatch):
@@ -139,6 +161,23 @@ def test_a_stopped_run_continues_to_the_same_bits(tmp_path, monkeypatch, name, c
     for number in (1, 2):
         assert_same_bits(short().body(number), folder.body(number))
     assert (folder.composite / "map.mrc").read_bytes() == (short().composite / "map.mrc").read_bytes()
+
+
+def test_with_other_settings_of_one_body_all_are_done_again(tmp_path, monkeypatch):
+    """The others were aligned to images without it, where it was."""
+    class Stop(BaseException):
+        pass
+
+    def stopping(*_):
+        raise Stop
+    given, masks = inputs()
+    shutil.copytree(short().path, tmp_path / "run", symlinks=True)
+    folder = BodiesFolder(tmp_path / "run")
+    monkeypatch.setattr(several, "iterate", stopping)
+    for settings, left in (((SHORT, SHORT), True), ((SHORT, replace(SHORT, marginalize=False)), False)):
+        with pytest.raises(Stop):
+            several.refine_bodies(*given, masks, str(folder.path), settings, "cpu", 1, "continue")
+        assert [run.half_done(1, 2).exists() for run in folder.bodies()] == [left, left]
 
 
 def test_without_memory_for_all_bodies_they_are_aligned_one_by_one(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 from conftest import require_mpi
 from pyworkflow.object import RELATION_SOURCE, Pointer
 from pyworkflow.protocol.constants import MODE_RESTART, MODE_RESUME
+from pyworkflow.utils import makePath
 from run_results import assert_same_bits
 from scipion_data import (
     completed,
@@ -23,8 +25,12 @@ from scipion_data import (
     write_map,
 )
 
-from localrefine_plugin.engine.io.run_folder import BodiesFolder, RunFolder, read_json
+from localrefine_plugin import wizard_computations
+from localrefine_plugin.engine.command_line import parser
+from localrefine_plugin.engine.io.run_folder import BodiesFolder, RunFolder, read_json, write_json
+from localrefine_plugin.engine.prepare.arguments import read_settings
 from localrefine_plugin.protocols import ProtLocalCompose, ProtLocalRefine
+from localrefine_plugin.report.map_plots import mask_layout_figure
 
 BOX, COUNT = 32, 100
 OF_BODY = ["outputVolume", "outputParticles", "outputFSC", "outputMask"]
@@ -50,7 +56,8 @@ def pointer(source, output):
 
 
 def protocol_of(project, first, *more, **params):
-    protocol = project.project.newProtocol(ProtLocalRefine, maxIterations=1, numberOfThreads=1, useGpu=False, **params)
+    protocol = project.project.newProtocol(ProtLocalRefine, maxIterations=1, numberOfThreads=1, useGpu=False,
+                                           subtractBodies=False, **params)
     for name, source, output in (("inputParticles", project.inputs, "outputParticles"),
                                  ("inputVolume", project.inputs, "outputVolume"),
                                  ("inputMask", project.masks, f"output{first}")):
@@ -179,6 +186,27 @@ def test_compose_bodies_takes_all_bodies_of_a_run(project, finished, alone):
     assert "choose 0 to 3" in protocol._validate()[0]
 
 
+def test_the_wizard_of_the_masks_says_what_the_run_says(finished):
+    density, masks, lines = wizard_computations.mask_layout(finished)
+    record = read_json(BodiesFolder(finished._getExtraPath("run")).record)
+    said = [*record["words"], *(f"Warning: {text}" for text in record["warnings"])]
+    numbers = [[int(word) for word in re.findall(r"\d+", " ".join(texts))] for texts in (lines, said)]
+    assert len(lines) == len(said) and lines[0].startswith("Body 1 holds")
+    np.testing.assert_allclose(*numbers, atol=1)
+    figure = mask_layout_figure(density, masks)
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == ["body 1", "body 2", "in two masks", "density in no mask"]
+    layers = [image.get_array() for image in figure.axes[0].images]
+    assert [layer.shape for layer in layers] == [(BOX, BOX)] + 3 * [(BOX, BOX, 4)]
+    assert [layer[..., 3].any() for layer in layers[1:]] == [True, True, True]
+
+
+@pytest.mark.parametrize("more, words", [("", "Choose more masks"), (["Small"], "body 2 has another box")])
+def test_the_wizard_of_the_masks_says_what_it_lacks(project, more, words):
+    with pytest.raises(wizard_computations.Missing, match=words):
+        wizard_computations.mask_layout(protocol_of(project, "A", *more))
+
+
 # ---------------------------------------------------------------- Continue
 
 def wait_for(path, seconds=240):
@@ -252,6 +280,35 @@ def test_what_is_wrong_with_one_of_the_bodies_is_one_sentence(project):
 def test_the_form_is_checked(project, masks, params, words):
     errors = protocol_of(project, *masks, **params).validate()
     assert errors == [] if words is None else len(errors) == 1 and words in errors[0], errors
+
+
+@pytest.mark.parametrize("text, words", [
+    ("", None), ("2: rotationExtent = automatic; fulcrum=[16, 17.5, 18]\nbody 1: prior = off, marginalize = no", None),
+    ("rotation_extent_deg = 10", "does not begin with the number of a body"), ("3: prior = off", "there is no body 3"),
+    ("2: rotation = 10", "there is no setting 'rotation'"), ("2: prior", "is not a setting and its value"),
+    ("2: rotation_extent_deg = 200", "outside 0.1"), ("2: prior = none", "not offered"),
+    ("2: seed = 3", "the same for all bodies"), ("2: prior = off; usePrior = off", "given twice"),
+    ("2: recenter_rotations = yes", "*Re-centre*")])
+def test_settings_per_body_are_checked(project, text, words):
+    errors = protocol_of(project, "A", "B", settingsPerBody=text).validate()
+    assert errors == [] if words is None else len(errors) == 1 and words in errors[0], errors
+
+
+def test_the_engine_gets_the_settings_of_each_body(project):
+    """… and coordinates of the form hold for the first, if the others have their own."""
+    protocol = protocol_of(project, "A", "B", fulcrum=2, fulcrumX=9, fulcrumY=16, fulcrumZ=16)
+    assert "hold for one mask only" in protocol.validate()[0]
+    protocol.settingsPerBody.set("2: fulcrum = box; priorRotation = 3; marginalize = no")
+    assert protocol.validate() == []
+    project.project._setupProtocol(protocol)
+    makePath(protocol._input_path())
+    write_json(protocol._input_path("paths.json"), dict(half_map_1="1", half_map_2="2", mask="A", more_masks=["B"]))
+    given = parser().parse_args(["refine", *protocol._engine_inputs()])
+    assert given.mask == ["A", "B"]
+    first, second = (read_settings(name) for name in given.settings)
+    assert first.fulcrum == [9, 16, 16] and second.fulcrum == "box"
+    assert (first.prior_rotation_deg, second.prior_rotation_deg) == (7, 3)
+    assert first.marginalize and not second.marginalize and first.max_iterations == second.max_iterations == 1
 
 
 def test_an_entry_without_a_mask_is_refused(project):

@@ -62,7 +62,7 @@ def test_the_form_shows_inputs_settings_and_wands(windows):
                   "Rotation search extent (deg, empty: automatic)", "Initial low-pass (Å, empty: automatic)",
                   "Maximum iterations", "Threads", "GPU IDs"):
         assert label in texts, label
-    assert {"fulcrum", "fulcrumX", "inputMask", "initialLowpass", "priorRotation",
+    assert {"fulcrum", "fulcrumX", "inputMask", "moreMasks", "initialLowpass", "priorRotation",
             "rotationExtent"} <= set(facts["form"]["wizards"])
 
 
@@ -76,10 +76,11 @@ def test_values_of_the_wizards_arrive_in_the_form(windows):
     assert [float(v) for v in values["extents"]] == [21.0, 12.0]
     assert 6.0 <= float(values["lowpass"]) <= 30
     assert [float(v) for v in values["prior"]] == [7.0, 4.0]
-    mask, prior = values["messages"]
+    mask, prior, masks = values["messages"]
     assert "kDa" in mask and "Soft edge" in mask and re.search(r"fills \d+ % of it", mask)
     assert "No run of this project has learned" in prior
-    assert {"dialog_MaskWizard", "dialog_PriorWizard"} <= set(facts)
+    assert masks.count("100 % of that lie in masks of other bodies") == 2 and "Warning: body 2 shares 100 %" in masks
+    assert {"dialog_MaskWizard", "dialog_PriorWizard", "dialog_MoreMasksWizard"} <= set(facts)
 
 
 def test_a_body_that_was_found_is_offered_as_mask_and_arrives_in_the_form(windows):

@@ -94,6 +94,10 @@ def photograph_wizards(form: Any) -> None:
         with dialogs_photographed(wizard.__name__, messages):
             wizard().show(form)
     protocol = form.protocol
+    protocol.moreMasks.append(protocol.inputMask)
+    with dialogs_photographed("MoreMasksWizard", messages):
+        wizards.MoreMasksWizard().show(form)
+    protocol.moreMasks.clear()
     FACTS["wizards"] = {
         "fulcrum": [form.widgetDict[name].get() for name in ("fulcrum", "fulcrumX", "fulcrumY", "fulcrumZ")],
         "mask_centre": list(wizard_computations.places(*wizard_computations.map_and_mask(protocol))["Mask centre"]),

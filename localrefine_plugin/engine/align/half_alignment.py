@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from .images import Batch, HalfSetImages, LastTransforms, pack, scaled
 from .marginalize import Insertions, best_only, posterior_insertions, weigh
 from .modes import Modes, best_modes
 from .nulls import null_images
+from .other_bodies import OtherBodies, OtherBody
 from .prior import PosePrior, log_prior
 from .reference import Reference, make_reference, slice_rows
 from .reference_errors import ReferenceErrors, SelfNoiseBias, pose_error_covariance, self_noise_bias, signal_share
@@ -56,6 +57,7 @@ class HalfSet:
     reference_errors : what is known of the errors of the reference; None for one without noise.
     static_part : (N, N, N) map of the whole particle whose part outside the mask is subtracted; None subtracts nothing.
     nulls : what images of nothing have told in earlier iterations.
+    others : bodies that are taken out of the images.
     """
 
     particles: Particles
@@ -68,6 +70,7 @@ class HalfSet:
     reference_errors: Optional[ReferenceErrors] = None
     static_part: Optional[np.ndarray] = None
     nulls: Optional[NullMoments] = None
+    others: Sequence[OtherBody] = ()
 
     @property
     def max_shell(self) -> int:
@@ -143,12 +146,23 @@ class HalfAlignment:
                 self.static = replace(static, ft=self.to_device(static.ft))
             reference = make_reference(on(half.reference_map), half.mask, plan.centre, last, self.workers)
             self.reference = replace(reference, ft=self.to_device(reference.ft))
+            self.others = None if not half.others else OtherBodies(
+                half.others, pixel_list(box, half.max_shell, half.max_shell),
+                int(np.ceil(half.max_shell * stretch(self.particles))), self.to_device, self.workers)
+
+    def batch(self, index: np.ndarray) -> Batch:
+        """The images of an index (n,) without the other bodies."""
+        batch = self.images.batch(index)
+        if self.others is None:
+            return batch
+        scale = None if self.scale is None else self.to_device(self.scale[index])
+        return self.others.subtracted(batch, index, self.images.inverse_noise_of(index), scale)
 
     def add(self, index: np.ndarray) -> None:
         """Align and insert the particles of an index (n,). Nothing is kept before all of it has fitted into memory."""
         plan, n, found, to_device = self.plan, len(index), self.findings, self.to_device
         with self.timer("read and transform"):
-            batch = self.images.batch(index)
+            batch = self.batch(index)
             if self.scale is not None:
                 batch = scaled(batch, to_device(self.scale[index]))
         counts = None if self.counts is None else self.counts[index]
@@ -216,7 +230,7 @@ class HalfAlignment:
 
     def drop_references(self) -> None:
         """Give back the memory of what images are compared with, once all have been added."""
-        del self.reference, self.static
+        del self.reference, self.static, self.others
 
     def float_accumulator(self) -> Array:
         """The sums of the map in float32, on the GPU if its memory holds the reconstruction; they are used up."""
@@ -238,7 +252,7 @@ class HalfAlignment:
             rotation, shift = search_centre(self.particles, self.previous, self.plan, index)
             donor = np.roll(everyone, len(everyone) // 2)[numbers]
             elsewhere, _ = search_centre(self.particles, self.previous, self.plan, donor)
-            images = self.images.batch(index)
+            images = self.batch(index)
             both = images.joined(self.images.noise_like(images, index))
             match = self.null_match(both, np.concatenate([elsewhere, rotation]), np.concatenate([shift, shift]))
         self.findings.include(FoundOfNulls(numbers, match[:, :n], match[:, n:]))

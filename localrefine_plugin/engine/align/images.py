@@ -114,19 +114,22 @@ class HalfSetImages:
         ft, c = self.load(index)
         power = ft.real ** 2 + ft.imag ** 2
         group = self.particles.optics_group[index]
-        weight = c * self.inverse_noise[self.to_device(group)]
+        weight = c * self.inverse_noise_of(index)
         ft *= weight
         weight *= c
         magnification = None if self.magnification is None else self.to_device(self.magnification[group])
         return Batch(ft, weight, power, magnification)
 
+    def inverse_noise_of(self, index: np.ndarray) -> Array:
+        """1 / σ² (n, 2M + 1, M + 1) of particles ``index`` (n,)."""
+        return self.inverse_noise[self.to_device(self.particles.optics_group[index])]
 
     def noise_like(self, batch: Batch, index: np.ndarray) -> Batch:
         """Images of nothing but noise, of the power and with the CTFs of the ``batch`` of particles ``index``; the same
         noise for a particle in any batch."""
         unit = self.unit_noise(index) if self.shared is None else self.shared.of(
             "noise", index, self.max_shell, lambda: self.unit_noise(index))
-        inverse_noise = self.inverse_noise[self.to_device(self.particles.optics_group[index])]
+        inverse_noise = self.inverse_noise_of(index)
         signal = unit * (0.5 * batch.weight) ** 0.5  # C N / σ² with E|N|² = σ² and |C| for C
         return replace(batch, signal=signal, power=(unit.real ** 2 + unit.imag ** 2) / (2 * inverse_noise))
 

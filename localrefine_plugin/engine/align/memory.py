@@ -105,13 +105,15 @@ def memory_need(box_size: int, max_shell: int, reaches: Sequence[float], pixels:
 
 
 def need_of(plan: SearchPlan, particles: Particles, max_shell: int, mask: np.ndarray, device: Device,
-            subtracts: bool = False) -> MemoryNeed:
-    """What a half-set takes of memory; mask (N, N, N). Sums are 64-bit integers, unless a GPU does not hold these."""
+            subtracts: bool = False, others: Sequence[np.ndarray] = ()) -> MemoryNeed:
+    """What a half-set takes of memory; mask (N, N, N), and those of ``others`` that are subtracted. Sums are 64-bit
+    integers, unless a GPU does not hold these."""
     box = particles.box_size
     pixels = pixel_list(box, plan.align_shell, max_shell)
     grid, shell = grid_of(plan, box, particles.pixel_size)
-    edges = [support_box(mask, plan.centre)] + subtracts * [box]
-    need = memory_need(box, max_shell, [reach_of_reference(edge, box, plan.align_shell) for edge in edges],
+    edges = [(support_box(mask, plan.centre), plan.align_shell)] + subtracts * [(box, plan.align_shell)]
+    edges += [(support_box(other, np.zeros(3)), max_shell) for other in others]
+    need = memory_need(box, max_shell, [reach_of_reference(edge, box, shell) for edge, shell in edges],
                        len(pixels), GridSize(pixels.prefix(shell), len(grid.rotations), len(grid.shifts)))
     fit = not device.on_gpu or device.memory_bytes() >= need.in_integers().least
     return need.in_integers() if fit else need

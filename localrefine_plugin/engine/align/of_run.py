@@ -1,13 +1,15 @@
 """What an alignment takes from the folder of its run."""
 from __future__ import annotations
 
-from typing import Optional
+from typing import List, Optional
 
 import numpy as np
 
 from ..io.mrc import read_map
 from ..io.run_folder import RunFolder
-from ..io.run_store import load_iteration, load_noise
+from ..io.run_store import load_input, load_iteration, load_noise, stored_poses
+from ..records.particles import Particles
+from .other_bodies import OtherBody, share_of
 from .reference_errors import ReferenceErrors, known_errors
 
 
@@ -23,3 +25,27 @@ def errors_of_reference(folder: RunFolder, iteration: int, half: int, reference_
     half_map, density = read_map(folder.half_map(iteration, half))[0], load_noise(folder, iteration, half,
                                                                                             "accumulator_mean")
     return known_errors(agreement, reference_map, half_map, mask, centre, density)
+
+
+def other_bodies(folder: RunFolder, iteration: int, half: int, particles: Particles,
+                 rows: np.ndarray) -> List[OtherBody]:
+    """The other bodies of a run of several masks as an iteration left them; [] where they are not subtracted. Of a body
+    that had converged before: as its last iteration left it. ``particles`` are those of the half-set with these
+    ``rows`` (m,) of the input table."""
+    given = load_input(folder)
+    if not given.other_bodies or not given.resolved.subtract_bodies:
+        return []
+    bodies = [folder] + [RunFolder(folder.path.parent / name) for name in given.other_bodies]
+    last = [min(iteration, body.iterations_done()) for body in bodies]
+    masks = [read_map(body.mask_in_use(k))[0] for body, k in zip(bodies, last)]
+    found = []
+    for number, (body, k) in enumerate(zip(bodies, last)):
+        if body is not folder:
+            poses = stored_poses(body, k, half)
+            if poses is None:
+                rotation, shift = particles.rotation, particles.shift_px
+            else:
+                at = np.searchsorted(np.asarray(poses.row), rows)
+                rotation, shift = poses.rotation[at], poses.shift_px[at]
+            found.append(OtherBody(read_map(body.reference(k, half))[0], share_of(masks, number), rotation, shift))
+    return found

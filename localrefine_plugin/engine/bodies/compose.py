@@ -83,6 +83,7 @@ def compose(runs: Sequence[PathLike], output: PathLike, frame: int = 1, threads:
                       part_of(body, body.map("half_map_2.mrc"), placement), workers)
              for body, placement in zip(bodies, placements)]
     weights = weights_of(masks, parts)
+    parts = with_others(bodies, parts, masks)
     source = reference or bodies[0]
     rest = half_maps_of_rest(source, None)
     first, second = (blended([part.maps[half] for part in parts], moved_whole(rest[half], rest_motion), weights,
@@ -155,6 +156,18 @@ def part_of(body: Body, volume: np.ndarray, placement: Placement) -> np.ndarray:
     if placement.is_frame:
         return volume * body.map("mask.mrc")
     return RigidPart(volume, body.map("mask.mrc"), body.centre).moved(placement.motion[:3], placement.motion[3:])
+
+
+def with_others(bodies: Sequence[Body], parts: Sequence[HalfMaps], masks: Sequence[np.ndarray]) -> List[HalfMaps]:
+    """Masked half-maps m_k (B_k + Σ_j s_j B_j) of bodies in whose images others were subtracted: with these shares of
+    them back, a place in two masks has all of its density again. s_j is that of align/other_bodies.py."""
+    shares, found = 1 / np.maximum(np.sum(masks, axis=0), 1), []
+    for body, part, mask in zip(bodies, parts, masks):
+        names = [run.path.resolve() for run in body.subtracted_bodies]
+        taken = [other for other, its in zip(parts, bodies) if its.run.path.resolve() in names]
+        first, second = (part.maps[half] + sum(mask * shares * other.maps[half] for other in taken) for half in (0, 1))
+        found.append(HalfMaps(first, second, part.workers))
+    return found
 
 
 def moved_whole(volume: np.ndarray, motion: np.ndarray) -> np.ndarray:

@@ -37,6 +37,12 @@ class Body:
         return self.given.resolved.mask_centre_offset(self.given.box_size)
 
     @property
+    def subtracted_bodies(self) -> List[RunFolder]:
+        """The runs of the bodies that were taken out of the images."""
+        names = self.given.other_bodies if self.given.resolved.subtract_bodies else ()
+        return [RunFolder(self.run.path.parent / name) for name in names]
+
+    @property
     def curves(self) -> FscCurves:
         return read_fsc(self.run.final("fsc.star"))
 

@@ -190,7 +190,8 @@ def words_of(pairs: Sequence[MovingPair]) -> Tuple[str, ...]:
     """What moves with what, in sentences."""
     words = []
     for pair in pairs:
-        known = f"correlation {pair.correlation:.2f} ± {pair.error:.2f}"
+        error = "" if np.isnan(pair.error) else f" ± {pair.error:.2f}"  # unknown of few particles
+        known = f"correlation {pair.correlation:.2f}{error}"
         if pair.shared > SHARED:
             words.append(f"Bodies {pair.first} and {pair.second}: {known} of their rotations. Their masks share "
                          f"{100 * pair.shared:.0f} % of the smaller one, and what is in both moves both; so this tells "

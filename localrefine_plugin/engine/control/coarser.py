@@ -16,6 +16,7 @@ from typing import Sequence, Tuple
 import numpy as np
 import scipy.fft
 
+from ..align.other_bodies import OtherBody
 from ..kernels import fft
 from ..kernels.background import plane_fit, without_background
 from ..kernels.device import CPU, Device, array_module, to_host
@@ -101,6 +102,12 @@ class Coarser:
         covariances = {name: np.asarray(getattr(table, name)) * px[:, None] * px
                        for name in ("covariance", "pose_error_covariance")}
         return replace(table, shift_px=table.shift_px * self.scale, **covariances)
+
+    def other_body(self, other: OtherBody) -> OtherBody:
+        if self.same:
+            return other
+        return replace(other, volume=self.map(other.volume), share=self.mask(other.share),
+                       shift_px=other.shift_px * self.scale)
 
     def resolved(self, resolved: ResolvedSettings) -> ResolvedSettings:
         if self.same:

@@ -23,6 +23,8 @@ import numpy as np
 
 from ..align.half_alignment import HalfSet
 from ..align.half_set import HalfResult, align_half
+from ..align.of_run import other_bodies
+from ..align.other_bodies import OtherBody
 from ..align.reference_errors import ReferenceErrors, known_errors
 from ..align.search_plan import SearchPlan, align_shell_of, search_plan
 from ..align.static_part import outline_of
@@ -125,6 +127,11 @@ class Sample:
 
     def noise(self, iteration: int, half: int) -> np.ndarray:
         return self.coarser.noise(load_noise(self.folder, iteration, half))
+
+    def others(self, iteration: int, half: int) -> List[OtherBody]:
+        """What the run subtracted from the images."""
+        return [self.coarser.other_body(other) for other in
+                other_bodies(self.folder, iteration, half, self.files[half], self.rows[half])]
 
     def errors(self, agreement: np.ndarray, maps: Tuple[np.ndarray, np.ndarray], mask: np.ndarray, centre: np.ndarray,
                density: np.ndarray) -> ReferenceErrors:
@@ -230,7 +237,7 @@ def align_part(sample: Sample, part: Optional[np.ndarray], what: str) -> Aligned
                                    load_noise(sample.folder, last, half, "accumulator_mean"))
         with sample.reading(half) as read:
             task = HalfSet(sample.particles[half], rows, read, reference, region, sample.noise(last, half)[:, :shells],
-                           previous, errors)
+                           previous, errors, others=sample.others(last, half))
             found.append(aligned(sample, half, task, plan, what))
     assert plan is not None
     return joined(found, plan)

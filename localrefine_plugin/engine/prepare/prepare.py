@@ -96,7 +96,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         **paths, versions=versions(), device=on, device_word=",".join(chosen.word for chosen in devices),
         box_size=inputs.particles.box_size, pixel_size=inputs.pixel_size, predicted_memory_mb=predicted / 2 ** 20,
         resolved=resolved, grey_scale=tuple(scales), warnings=tuple(warnings), excluded=inputs.excluded,
-        optics=inputs.particles.optics, stacks=inputs.particles.stacks))
+        optics=inputs.particles.optics, stacks=inputs.particles.stacks, other_bodies=()))
     save_record(run.iteration_done(0), replace(curves.record(0, resolved.initial_lowpass_angstrom),
                                                warnings=tuple(warnings), files=run.sizes(files)), cost)
     say(f"expected error of the poses after the first iteration, per axis: {resolved.expected_rotation_sd_deg:.1f}°, "
@@ -173,10 +173,12 @@ def check_memory(inputs: CheckedInputs, resolved: ResolvedSettings, device: Devi
     return taken
 
 
-def finest_need(particles: Particles, mask: np.ndarray, resolved: ResolvedSettings, device: Device) -> MemoryNeed:
-    """What the alignment takes of memory once it goes as far as it may."""
+def finest_need(particles: Particles, mask: np.ndarray, resolved: ResolvedSettings, device: Device,
+                others: Sequence[np.ndarray] = ()) -> MemoryNeed:
+    """What the alignment takes of memory once it goes as far as it may; ``others``: masks of bodies subtracted."""
     plan = search_plan(resolved, particles, 2 * particles.pixel_size)
-    return need_of(plan, particles, highest_shell(particles.box_size), mask, device, resolved.subtract)
+    return need_of(plan, particles, highest_shell(particles.box_size), mask, device, resolved.subtract,
+                   others)
 
 
 def versions() -> Dict[str, str]:

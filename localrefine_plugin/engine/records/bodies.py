@@ -4,6 +4,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
+ALIKE_IN_ALL = ("resplit_half_sets", "seed", "symmetry", "resample_maps", "exchange_half_maps")
+"""Settings that decide which particles and maps there are: bodies that differ in them could not be put together."""
+
 
 @dataclass(frozen=True)
 class MovingPair:

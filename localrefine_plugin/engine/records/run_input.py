@@ -33,6 +33,7 @@ class RunInput:
     device : in words; device_word : as it was asked for ("auto", "cpu", "cuda:0,cuda:1").
     predicted_memory_mb : of the machine; 0 where a GPU does the work.
     versions : of what computes.
+    other_bodies : names of the run folders beside this one that hold the other bodies of a run of several masks.
     """
 
     particles: str
@@ -51,6 +52,7 @@ class RunInput:
     device_word: str = ""
     predicted_memory_mb: float = 0.0
     versions: Optional[Dict[str, str]] = None
+    other_bodies: Tuple[str, ...] = ()
 
     @property
     def half_maps(self) -> Tuple[str, str]:
