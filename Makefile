@@ -2,8 +2,9 @@
 #   make test    the whole suite          make demo    a simulated complex refined in a Scipion project
 #   make check   ruff, mypy, import rules  make clean   removes .venv and demo_output
 #   make test-lowest    the core of the suite with the oldest versions setup.py allows (tests/lowest.txt), oldest Python
-#   make test-latest    the same with the newest versions, newest Python      make audit   known vulnerabilities
-#   make test-engine    the engine without Scipion, with the newest Python, numpy and Numba
+#   make test-latest    the same with the newest versions, newest Python; then test-engine
+#   make test-engine    the engine without Scipion, with the newest Python (3.13, 3.12, …), numpy and Numba
+#   make audit          known vulnerabilities
 #   make gpu-check      on a machine with an NVIDIA GPU: its tests, self-test and figures; writes docs/gpu-records/
 #   make test-gpu       only the tests that need one; fails without one
 #   make gpu-coverage   which test executes what runs on a GPU; needs none; writes docs/reference/gpu-coverage.md
@@ -51,6 +52,7 @@ test-lowest:
 test-latest:
 	rm -rf .venv-latest
 	$(MAKE) test-core VENV=.venv-latest PYTHON="$(call first,$(NEWEST))"
+	$(MAKE) test-engine
 
 test-core: $(INSTALLED)
 	$(BIN)/python --version

@@ -114,3 +114,11 @@ def test_of_finished_runs():
     widths = [np.sqrt(np.trace(np.array(covariance)[at:at + 3, at:at + 3])) for covariance in told.covariance
               for at in (0, 6)]
     assert max(widths[0], widths[2]) < 3 < min(widths[1], widths[3])
+
+
+def test_the_strongest_pair_of_axes_has_one_sign(monkeypatch):
+    covariance = np.cov(np.random.default_rng(3).standard_normal((12, 60)))
+    expected, svd = Pair(0, 1).axes(covariance), np.linalg.svd
+    monkeypatch.setattr(np.linalg, "svd", lambda a: tuple(part if part.ndim == 1 else -part for part in svd(a)))
+    for ours, theirs in zip(Pair(0, 1).axes(covariance), expected):
+        np.testing.assert_array_equal(ours, theirs)

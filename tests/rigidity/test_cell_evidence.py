@@ -6,7 +6,7 @@ import pytest
 from oracles import random_phantom, soft_ball
 
 from localrefine_plugin.engine.align.reference import slice_rows
-from localrefine_plugin.engine.cells.divide import divide
+from localrefine_plugin.engine.cells.divide import divide, means
 from localrefine_plugin.engine.cells.evidence import CellEvidence, about_box_centre, cell_reference
 from localrefine_plugin.engine.cells.relative import (
     about,
@@ -19,7 +19,7 @@ from localrefine_plugin.engine.cells.relative import (
 from localrefine_plugin.engine.kernels.cells import MOTIONS, cell_slices
 from localrefine_plugin.engine.model.pixels import pixel_list
 from localrefine_plugin.engine.model.pose import cross_matrix, project, random_rotations
-from localrefine_plugin.engine.rigidity.bodies import Particle, bodies_of, pair
+from localrefine_plugin.engine.rigidity.bodies import Particle, bodies_of, first_cuts, pair
 
 BOX, LAST = 40, 14
 CENTRE = np.array([5.0, -3.0, 2.0])
@@ -188,3 +188,20 @@ def test_the_error_of_a_variance_is_that_of_its_scatter_over_draws():
     values = np.array([one.value for one in found])
     assert np.mean([one.error for one in found]) == pytest.approx(values.std(), rel=0.3)
     assert abs(values.mean()) < 4 * values.std() / np.sqrt(60)
+
+
+# ---------------------------------------------------------------- choices that a library has
+
+def test_a_voxel_between_two_cells_belongs_to_the_first():
+    """Places 0 to 4: 2 is as near to 0 as to 4, where the means begin."""
+    place = np.zeros((5, 3))
+    place[:, 0] = np.arange(5)
+    np.testing.assert_array_equal(means(place, np.ones(5), 2)[:, 0], [1.0, 3.5])
+
+
+def test_the_first_cuts_do_not_depend_on_the_signs_of_axes(monkeypatch):
+    rng = np.random.default_rng(8)
+    place, share, moving = rng.standard_normal((12, 3)), rng.random(12), rng.random(12)
+    expected, eigh = first_cuts(place, share, moving), np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda a: (eigh(a)[0], -eigh(a)[1]))
+    np.testing.assert_array_equal(first_cuts(place, share, moving), expected)

@@ -152,9 +152,11 @@ class Pair:
         self.motions = tuple(slice(6 * k, 6 * k + 6) for k in (b, c))
 
     def axes(self, covariance: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """a and b (3,): the strongest pair."""
-        a, _, b = np.linalg.svd(covariance[self.turns])
-        return a[:, 0], b[0]
+        """a and b (3,): the strongest pair; the largest component of a is positive."""
+        vectors, _, others = np.linalg.svd(covariance[self.turns])
+        a, b = vectors[:, 0], others[0]
+        sign = np.sign(a[np.abs(a).argmax()])
+        return sign * a, sign * b
 
     def correlation(self, covariance: np.ndarray, axes: Tuple[np.ndarray, np.ndarray]) -> float:
         """Of u and v."""

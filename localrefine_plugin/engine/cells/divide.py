@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.ndimage
-from scipy.spatial import cKDTree
 
 from ..align.reference import integer_centre
 
@@ -65,7 +64,7 @@ def divide(volume: np.ndarray, outline: np.ndarray, count: int, pixel_size: floa
     weight = density[inside]
     heavy = np.maximum(weight - LEAST_DENSITY * np.percentile(weight, 95), 0)
     label = np.full(volume.shape, -1, np.int16)
-    label[inside] = cKDTree(means(place[heavy > 0], heavy[heavy > 0], count)).query(place)[1]
+    label[inside] = nearest(place, means(place[heavy > 0], heavy[heavy > 0], count))
     total = np.zeros(volume.shape, np.float32)
     for cell in range(count):
         total += softened(label == cell, blur)
@@ -88,7 +87,7 @@ def means(place: np.ndarray, weight: np.ndarray, count: int) -> np.ndarray:
         chosen.append(int((distance * weight).argmax()))
     centres = place[chosen]
     for _ in range(SWEEPS):
-        label = cKDTree(centres).query(place)[1]
+        label = nearest(place, centres)
         total = np.maximum(np.bincount(label, weight, count), 1e-30)
         moved = np.stack([np.bincount(label, weight * place[:, k], count) / total for k in range(3)], axis=1)
         still = np.abs(moved - centres).max() < 0.05
@@ -97,3 +96,13 @@ def means(place: np.ndarray, weight: np.ndarray, count: int) -> np.ndarray:
             break
     result: np.ndarray = centres
     return result
+
+
+def nearest(place: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """The centre (n,) that each place (n, 3) is nearest to; of those as near, which voxels have, the first."""
+    label, least = np.zeros(len(place), int), np.full(len(place), np.inf)
+    for number, centre in enumerate(centres):
+        distance = ((place - centre) ** 2).sum(axis=1)
+        label[distance < least] = number
+        least = np.minimum(least, distance)
+    return label

@@ -15,7 +15,7 @@ from ..inputs.checks import CheckedInputs, check_inputs
 from ..io.relion_particles import ParticleTable, read_particles
 from ..io.run_folder import PathLike
 from ..kernels.batches import evenly_spaced
-from ..kernels.device import Device, choose_device
+from ..kernels.device import CPU, Device, choose_device
 from ..kernels.host import worker_count
 from ..maps.fsc import five_curves
 from ..prepare.prepare import finest_need, with_grey_scales
@@ -89,8 +89,8 @@ def of_mask(given: Inputs, mask: PathLike, count: int, some: "tuple[Particles, P
             where: "tuple[Device, int]") -> Forecast:
     """``count`` of all particles, ``some`` of them, on a device with so many threads."""
     (device, workers), settings = where, given.settings
-    inputs = check_inputs(given.particles, given.half_map_1, given.half_map_2, mask, settings, workers, device,
-                          given=some)
+    inputs = check_inputs(given.particles, given.half_map_1, given.half_map_2, mask, settings, workers, CPU,
+                          given=some)  # only images are worked on on a GPU
     curves = five_curves(inputs.halves, inputs.mask, inputs.pixel_size, settings.seed, settings.fsc_randomise_below)
     resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
     inputs = with_grey_scales(inputs, check_belonging(inputs, resolved, workers).grey_scale)

@@ -131,7 +131,8 @@ def first_cuts(place: Array, share: Array, moving: Array) -> List[Array]:
     """Starts (C,) of 0 and 1: the halves along the principal axes of places (C, 3), and the cell that moves most."""
     centred = place - share @ place / share.sum()
     axes = np.linalg.eigh(np.einsum("c,ci,cj->ij", share, centred, centred))[1].T
-    halves = [(centred @ axis > 0).astype(np.float64) for axis in axes]
+    # the half without the first cell: an axis has no sign
+    halves = [((centred @ axis > 0) != (centred[0] @ axis > 0)).astype(np.float64) for axis in axes]
     alone = (np.arange(len(place)) == moving.argmax()).astype(np.float64)
     return [start for start in [*halves, alone] if 0 < start.sum() < len(start)]
 
