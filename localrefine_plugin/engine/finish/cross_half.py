@@ -31,7 +31,7 @@ from ..align.search_plan import SearchPlan, search_plan
 from ..align.verdicts import gains
 from ..io.mrc import ImageReader, read_map
 from ..io.run_folder import RunFolder
-from ..io.run_store import load_input, load_iteration, load_noise, load_particles, load_poses
+from ..io.run_store import load_input, load_iteration, load_noise, stored_particles, stored_poses
 from ..kernels.batches import evenly_spaced
 from ..model.optics import stretch
 from ..model.pixels import pixel_list
@@ -48,7 +48,7 @@ def own_advantage(run: RunFolder, iteration: int, half: int, poses: PoseTable,
                   workers: int) -> Tuple[np.ndarray, np.ndarray]:
     """Index (m,) into ``poses`` of at most PARTICLES_PER_HALF particles, evenly spaced, and their a (m,)."""
     given, chosen = load_input(run), evenly_spaced(len(poses), PARTICLES_PER_HALF)
-    particles, before = load_particles(run).take(poses.row[chosen]), iteration - 1
+    particles, before = stored_particles(run).take(poses.row[chosen]), iteration - 1
     plan = search_plan(given.resolved, particles, load_iteration(run, before).align_resolution_angstrom)
     noise, mask = load_noise(run, iteration, half), read_map(run.mask_in_use(before))[0]
     pixels = pixel_list(particles.box_size, plan.align_shell, noise.shape[1] - 1)
@@ -56,7 +56,7 @@ def own_advantage(run: RunFolder, iteration: int, half: int, poses: PoseTable,
     maps = [read_map(run.reference(before, of))[0] for of in (half, 3 - half)]
     references = [make_reference(volume, mask, plan.centre, last, workers) for volume in maps]
     errors = errors_of_reference(run, before, half, maps[0], mask, plan.centre)
-    previous = load_poses(run, before, half)
+    previous = stored_poses(run, before, half)
     rotation = poses.rotation[chosen]
     shift = poses.shift_px[chosen] + project(rotation, plan.centre)
     found = np.empty(len(chosen))
