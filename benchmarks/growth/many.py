@@ -43,7 +43,8 @@ def text_of(few: Peaks, many: Peaks, per_stack: int, files: int, command: str) -
     rows = [["peak memory, MB", *(f"{many.verbs[name]:.0f}" for name in VERBS)],
             [f"the same for {few.particles:,} particles", *(f"{few.verbs[name]:.0f}" for name in VERBS)],
             ["bytes for a particle more", *(f"{value:.0f}" for value in added(few, many))],
-            ["CPU s (align: both half-sets)", *(f"{many.seconds[name]:.0f}" for name in VERBS)]]
+            ["CPU s (align: both half-sets)", *(f"{many.seconds[name]:.1f}" for name in VERBS)],
+            [f"the same for {few.particles:,} particles", *(f"{few.seconds[name]:.1f}" for name in VERBS)]]
     where = f"{-(-many.particles // per_stack):,} stacks" if per_stack else "one stack"
     limit = f", each verb with at most {files} open files" if files else ""
     return (f"{many.particles:,} particles of {many.box} px in {where}, one iteration, one thread{limit} "

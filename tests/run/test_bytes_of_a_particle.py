@@ -14,11 +14,13 @@ import pytest
 from benchmarks.growth.memory import write_data, write_particles
 from localrefine_plugin.engine import progress, refine
 from localrefine_plugin.engine.align import half_set, verdicts
+from localrefine_plugin.engine.finish import cross_half, selection
 from localrefine_plugin.engine.finish.results import write_final_particles
 from localrefine_plugin.engine.inputs import copies, exclude, half_sets
 from localrefine_plugin.engine.io import relion_particles, rows, star
 from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.io.run_folder import RunFolder
+from localrefine_plugin.engine.io.run_store import load_particles
 from localrefine_plugin.engine.merge import hinge, merge
 from localrefine_plugin.engine.motion import motion_prior
 from localrefine_plugin.engine.records.settings import Settings
@@ -44,7 +46,9 @@ def in_small_parts():
     with pytest.MonkeyPatch.context() as patch:
         for module, name in ((rows, "CHUNK"), (relion_particles, "CHUNK"), (star, "KEPT_ROWS"), (hinge, "ROWS_AT_ONCE"),
                              (merge, "ROWS_AT_ONCE"), (copies, "KEYS_AT_ONCE"), (exclude, "KEYS_AT_ONCE"),
-                             (copies, "MANY_IMAGES"), (motion_prior, "MOST_PARTICLES"), (verdicts, "MOST_FITTED")):
+                             (copies, "MANY_IMAGES"), (motion_prior, "MOST_PARTICLES"), (selection, "IMAGES_AT_ONCE"),
+                             (cross_half, "PARTICLES_PER_HALF"), (cross_half, "IMAGES_AT_ONCE"),
+                             (verdicts, "MOST_FITTED")):
             patch.setattr(module, name, PART)
         patch.setattr(exclude, "BATCH_BYTES", 4 * PART * BOX ** 2)
         patch.setattr(half_set, "BATCH_BYTES", 2 << 20)
@@ -70,6 +74,8 @@ def steps(path, count):
         found["merge"], _ = peak(lambda k=k: refine.merge(str(run), k, 1, "cpu"))
     (run / "final").mkdir()
     found["finish"], _ = peak(lambda: write_final_particles(RunFolder(run), 2))
+    kept = {half: np.flatnonzero(load_particles(RunFolder(run)).half_set == half)[::2] for half in (1, 2)}
+    found["selection"], _ = peak(lambda: selection.effect(RunFolder(run), 2, kept, 1))
     return found
 
 
@@ -92,7 +98,7 @@ def bytes_held(particles, table):
 
 
 @pytest.mark.parametrize("step", ("prepare: read", "prepare: poses", "prepare: images", "prepare: relatives",
-                                  "prepare: duplicates", "align", "merge", "finish"))
+                                  "prepare: duplicates", "align", "merge", "finish", "selection"))
 def test_a_step_holds_at_most_so_many_bytes_of_a_particle(bytes_of, step):
     found = (bytes_of[MANY][step] - bytes_of[FEW][step]) / (MANY - FEW)
     print(f"{step}: {found:.0f} bytes for each particle")

@@ -31,7 +31,7 @@ from ..align.search_plan import SearchPlan, search_plan
 from ..align.verdicts import gains
 from ..io.mrc import ImageReader, read_map
 from ..io.run_folder import RunFolder
-from ..io.run_store import load_input, load_iteration, load_noise, load_particles, load_poses
+from ..io.run_store import load_input, load_iteration, load_noise, stored_particles, stored_poses
 from ..kernels.batches import evenly_spaced
 from ..model.optics import stretch
 from ..model.pixels import pixel_list
@@ -65,7 +65,7 @@ class Sample:
     def of(cls, run: RunFolder, iteration: int, half: int, poses: PoseTable, most: int) -> "Sample":
         """At most so many, evenly spaced."""
         given, chosen, before = load_input(run), evenly_spaced(len(poses), most), iteration - 1
-        particles = load_particles(run).take(poses.row[chosen])
+        particles = stored_particles(run).take(poses.row[chosen])
         plan = search_plan(given.resolved, particles, load_iteration(run, before).align_resolution_angstrom)
         rotation = poses.rotation[chosen]
         return cls(chosen, particles, plan, load_noise(run, iteration, half), read_map(run.mask_in_use(before))[0],
@@ -93,7 +93,7 @@ def own_advantage(run: RunFolder, iteration: int, half: int, poses: PoseTable,
     maps = [read_map(run.reference(before, of))[0] for of in (half, 3 - half)]
     references = [some.reference(volume, workers) for volume in maps]
     errors = errors_of_reference(run, before, half, maps[0], some.mask, some.plan.centre)
-    previous = load_poses(run, before, half)
+    previous = stored_poses(run, before, half)
     found = np.empty(len(some.chosen))
     for index, packed in some.batches(workers):
         at = Modes.of(np.arange(len(index)), rotation=some.rotation[index])

@@ -23,7 +23,7 @@ from ..align.marginalize import Insertions
 from ..align.search_plan import search_plan
 from ..io.mrc import ImageReader, read_map
 from ..io.run_folder import RunFolder
-from ..io.run_store import load_input, load_iteration, load_noise, load_particles, load_poses
+from ..io.run_store import load_input, load_iteration, load_noise, stored_half_set, stored_particles, stored_poses
 from ..maps.fsc import fsc, resolution_at
 from ..maps.reconstruct import new_accumulator, reconstruct
 from ..model.pixels import last_column
@@ -59,13 +59,13 @@ def select(run: RunFolder, iteration: int) -> Dict[int, np.ndarray]:
     """The rows (m,) of the input that are kept, by half-set; all of a half-set that was too small to be judged."""
     resolved, rows = load_input(run).resolved, {}
     for half in (1, 2):
-        poses = load_poses(run, iteration, half)
+        poses = stored_poses(run, iteration, half)
         assert poses is not None  # of an iteration that is done
         if poses.probability_aligned is None:
             say(f"warning: half-set {half} has too few particles to judge them: none was left out")
-            rows[half] = poses.row
+            rows[half] = np.asarray(poses.row)
         else:
-            rows[half] = poses.row[kept_of(poses.probability_aligned, resolved)]
+            rows[half] = poses.row[kept_of(np.asarray(poses.probability_aligned), resolved)]
     return rows
 
 
@@ -73,14 +73,15 @@ def effect(run: RunFolder, iteration: int, rows: Dict[int, np.ndarray], workers:
     """What keeping ``rows`` does to resolution and FSC inside the mask; no effect is measured where all are kept."""
     given, mask = load_input(run), read_map(run.mask_in_use(iteration))[0]
     maps: Dict[str, List[np.ndarray]] = {choice: [] for choice in CHOICES}
-    number, count = sum(map(len, rows.values())), np.count_nonzero(load_particles(run).half_set)
+    number, count = sum(map(len, rows.values())), np.count_nonzero(np.asarray(stored_particles(run).half_set))
     fits: Dict[str, List[Tuple[np.ndarray, np.ndarray]]] = {choice: [] for choice in CHOICES}
     expected_wrong = 0.0
     for half in (1, 2):
-        poses = load_poses(run, iteration, half)
+        poses = stored_poses(run, iteration, half)
         assert poses is not None
-        probability = np.ones(len(poses)) if poses.probability_aligned is None else poses.probability_aligned
-        kept = np.isin(poses.row, rows[half])
+        probability = np.ones(len(poses)) if poses.probability_aligned is None else np.asarray(
+            poses.probability_aligned)
+        kept = np.isin(np.asarray(poses.row), rows[half])
         rng = np.random.default_rng([given.resolved.seed, half])
         counts = dict(all=np.ones(len(poses)), weighted=probability, kept=kept * 1.0,
                       random=rng.permutation(kept) * 1.0)
@@ -105,7 +106,7 @@ def effect(run: RunFolder, iteration: int, rows: Dict[int, np.ndarray], workers:
 def half_maps(run: RunFolder, iteration: int, half: int, poses: PoseTable, counts: Sequence[np.ndarray],
               workers: int) -> List[np.ndarray]:
     """Half-maps (N, N, N) of a half-set at its final poses, its images counting so much (n,) in each."""
-    particles = load_particles(run).take(poses.row)
+    _, particles = stored_half_set(run, half)
     resolved = load_input(run).resolved
     plan = search_plan(resolved, particles, load_iteration(run, iteration - 1).align_resolution_angstrom)
     plan = replace(plan, centre=np.zeros(3))  # poses are told by shifts of the box centre
