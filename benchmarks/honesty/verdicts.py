@@ -4,8 +4,7 @@
 
 Each --data set is refined as it is with weights and, unless --brief, without weights, and without the planted wrong
 particles. It ends with the assertion that the share of wrong particles is found within a third, and that sets without
-any lose fewer than 1 %. What was done is kept in the work folder and not done again. *Cost* is the share of the images
-of nothing in the time of all iterations.
+any lose fewer than 1 %. What was done is kept in the work folder and not done again.
 Each --views set is refined, and what is said of its directions stands beside the truth.
 
 Data: FOLDER, simulated: a set of the benchmark's make_hard.py, whose truth.json lists noise images and other things
@@ -36,7 +35,7 @@ from .imperfections import once
 from .sets import best_of, half_maps_of, iterated
 
 PAGE = DOCS / "explanation" / "verdicts.md"
-HEAD = ("data", "wrong", "found", "ROC area", "calibration error", "aligned ones lost at p < 0.5", "cost",
+HEAD = ("data", "wrong", "found", "ROC area", "calibration error", "aligned ones lost at p < 0.5",
         "mean FSC to the truth: weighted", "all alike", "wrong ones not given")
 VIEW_HEAD = ("views", "cFAR", "SCF*", "directions seen by none", "half-maps, FSC 0.143", "truth, FSC 0.5")
 BINS = 10
@@ -111,16 +110,6 @@ def measured(data: Path, work: Path, threads: int, kind: str) -> Dict[str, Any]:
     return dict(mean_fsc=fsc_to_truth(data, done, rows), probabilities=probabilities(done, count).tolist())
 
 
-def cost_of(run: RunFolder) -> float:
-    """The share of the images of nothing in the time of all iterations."""
-    judge = total = 0.0
-    for k in range(1, run.iterations_done() + 1):
-        halves = [read_json(run.half_done(k, half)) for half in (1, 2)]
-        judge += sum(half["phase_seconds"]["judge"] for half in halves)
-        total += sum(half["wall_seconds"] for half in halves) + read_json(run.iteration_done(k))["wall_seconds"]
-    return judge / total
-
-
 def row(data: Path, work: Path, threads: int, brief: bool = False) -> Tuple[List[str], Tuple[np.ndarray, np.ndarray]]:
     wrong = wrong_rows(data)
     runs = {kind: once(work / f"{data.name}_{kind}.json", lambda k=kind: measured(data, work, threads, k))
@@ -132,8 +121,7 @@ def row(data: Path, work: Path, threads: int, brief: bool = False) -> Tuple[List
     mean, is_aligned, number = reliability(p, aligned)
     error = float(np.abs(mean - is_aligned) @ number / len(p))
     cells = [data.name, f"{100 * share:.0f} %", f"{100 * said:.1f} %",
-             f"{roc_area(p, aligned):.3f}" if wrong else "–", f"{error:.3f}", f"{100 * lost:.1f} %",
-             f"{100 * cost_of(RunFolder(work / f'{data.name}_{KINDS[0]}')):.1f} %"]
+             f"{roc_area(p, aligned):.3f}" if wrong else "–", f"{error:.3f}", f"{100 * lost:.1f} %"]
     cells += [f"{q:.3f}" for q in quality] + ["–"] * (3 - len(quality)) * (not brief)
     print(*cells, flush=True)
     assert not wrong or abs(said - share) < share / 3, f"{data.name}: {share:.2f} wrong, {said:.2f} found"
