@@ -106,6 +106,8 @@ def test_the_noise_of_a_map_is_known_from_what_was_inserted():
     expected = spectrum.noise_of(run) / run.per_half
     np.testing.assert_allclose((found / expected)[8:-3], 1, atol=0.2)
     assert np.mean((found / expected)[8:-3]) == pytest.approx(1, abs=0.05)
+    nothing_reached = forecast.of_sample(run, resolved, forecast.Whole("mask.mrc", PARTICLES, 0.0), 1)
+    assert 20 < nothing_reached.to_report_angstrom < np.inf
 
 
 def test_a_mean_over_bands_keeps_a_constant():

@@ -5,9 +5,10 @@ where it is looked for, the cross spectrum of the half-maps of n marginalised im
 
     b² P₀,   b = a s + (1 − a s − (1 − a) s₀) c,
 
-s₀ as s of an image that lies anywhere in the prior; it has no bias. c is the share of the signal that is in the reference: where a pose is uncertain, the noise of an image
-is laid down in the shape of the reference, and gives back what the blur takes. (Expectation–maximisation leaves a
-perfect reference, c = 1, as it is.) Where the cross spectrum is lost in noise, P₀ follows A exp(−B/2 d⁻²) (Guinier).
+with s₀ that of images that lie anywhere in the prior; it has no bias. c is the share of the signal that is in the
+reference: where a pose is uncertain, the noise of an image is laid down in the shape of the reference, and gives back
+what the blur takes. (Expectation–maximisation leaves a perfect reference, c = 1, as it is.) Where the cross spectrum is
+lost in noise, P₀ follows A exp(−B/2 d⁻²) (Guinier).
 In later iterations each image counts by its probability w to be aligned: the signal of the map is that of a share
 ⟨w²⟩ / ⟨w⟩.
 
