@@ -116,8 +116,8 @@ def row(data: Path, work: Path, sample: Optional[int], threads: int) -> Tuple[Li
                                     ("shift", found.shift_error_angstrom, stated[1], true[1])):
             if min(abs(said / one - 1) for one in of_run) > ALLOWED_OF_POSES:
                 problems.append(f"{data.name}: {what} {said:.2f}, {of_run[0]:.2f} stated, {of_run[1]:.2f} true")
-    cells = [data.name, str(found.particles), f"{found.to_report_angstrom:.2f} Å{' (!)' if found.doubt else ''}",
-             f"{reached:.2f} Å", off(found.to_report_angstrom, reached),
+    cells = [data.name, str(found.particles), f"{found.to_report_angstrom:.2f} Å", f"{reached:.2f} Å",
+             off(found.to_report_angstrom, reached),
              f"{found.rotation_error_deg:.2f}°", f"{stated[0]:.2f}°", f"{true[0]:.2f}°",
              off(found.rotation_error_deg, stated[0], true[0]),
              f"{found.shift_error_angstrom:.2f} Å", f"{stated[1]:.2f} Å", f"{true[1]:.2f} Å",

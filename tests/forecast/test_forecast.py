@@ -1,6 +1,7 @@
 """The forecast: its parts against closed forms and drawn poses, the whole against the refinement it is of."""
 
 import json
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -85,10 +86,13 @@ def test_a_map_that_is_its_own_reference_keeps_more_than_the_blur_leaves():
 
 
 def test_the_noise_of_a_map_is_known_from_what_was_inserted():
-    """Images of white noise at their input poses: the power of the masked half-maps, against ν₀ / n from D. Shells from
-    8 on hold enough independent coefficients for it."""
-    particles, _ = read_particles(inputs()[0])
+    """Images of white noise, with |CTF| = 1, at their input poses: the power of the masked half-maps, against ν₀ / n
+    from D. Shell 8 holds about 40 independent coefficients of each map, which tell it to 11 %; 22 shells to 2 %."""
     mask, box = read_map(inputs()[3])[0], 64
+    particles, _ = read_particles(inputs()[0])
+    flat, zero = dict(amplitude_contrast=1.0, spherical_aberration_mm=0.0), np.zeros(PARTICLES)
+    particles = replace(particles, defocus_u=zero, defocus_v=zero,
+                        optics=tuple(replace(group, **flat) for group in particles.optics))
     settings = Settings(marginalize=False, per_particle_scale=False)
     resolved = resolve(settings, mask, 12.0, particles.pixel_size)
     noise = np.random.default_rng(5).standard_normal((PARTICLES, box, box)).astype(np.float32)
@@ -104,8 +108,10 @@ def test_the_noise_of_a_map_is_known_from_what_was_inserted():
                            five_curves(HalfMaps(halves[0].half_map, halves[1].half_map), mask, particles.pixel_size))
     found = np.mean([radial_mean_power(forward(half.half_map * mask)) for half in halves], axis=0)
     expected = spectrum.noise_of(run) / run.per_half
-    np.testing.assert_allclose((found / expected)[8:-3], 1, atol=0.2)
-    assert np.mean((found / expected)[8:-3]) == pytest.approx(1, abs=0.05)
+    np.testing.assert_allclose((found / expected)[8:-3], 1, atol=0.25)
+    assert np.mean((found / expected)[8:-3]) == pytest.approx(1, abs=0.04)
+    nothing_reached = forecast.of_sample(run, resolved, forecast.Whole("mask.mrc", PARTICLES, 0.0), 1)
+    assert 20 < nothing_reached.to_report_angstrom < np.inf
 
 
 def test_a_mean_over_bands_keeps_a_constant():

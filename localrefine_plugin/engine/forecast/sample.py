@@ -35,6 +35,7 @@ POINTS = 80  # of the density, likewise
 WARM = 16  # images
 BANDS = 16  # of shells, in which the curvature is known
 WIDER = 1.15  # times the widths that the first iteration learns: its blurred reference shows less motion than there is
+LEAST_ALIGNED = 0.01  # of the particles
 STILL = 0.5  # of the learned width: where less explains the images as well, the part hardly moves
 
 
@@ -146,7 +147,9 @@ def seen(poses: PoseTable) -> np.ndarray:
 def counted(poses: PoseTable) -> Tuple[float, float]:
     """Mean probability to be aligned of all particles, and that of them as they will count in the map."""
     counts = particle_counts(poses)
-    return (1.0, 1.0) if counts is None else (float(counts.mean()), float((counts ** 2).sum() / counts.sum()))
+    if counts is None:
+        return 1.0, 1.0
+    return max(float(counts.mean()), LEAST_ALIGNED), float((counts ** 2).sum() / max(float(counts.sum()), 1e-30))
 
 
 def expected_motion(run: SampleRun) -> np.ndarray:
