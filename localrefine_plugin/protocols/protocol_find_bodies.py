@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, Dict, List
 
 import pyworkflow.protocol.params as params
@@ -14,9 +12,7 @@ from pyworkflow.utils import cleanPath, makePath
 
 from ..engine.io.run_folder import RunFolder
 from ..engine.records.cells import CELLS, FEWEST_CELLS, MOST_CELLS, PARTICLES
-from ..engine.records.codec import from_json
-from ..engine.records.forecast import Forecast
-from ..report.run_state import RunState, read_json
+from ..report.run_state import RunState
 from . import input_copy
 from .engine_process import run_engine
 from .form_local_refine import define_gpu, device_of
@@ -39,8 +35,8 @@ class ProtLocalFindBodies(ProtAnalysis3D):
     *Outputs*: a soft mask of each body, the largest first, for local refinements of each; and a map of the motion, in
     Å per axis.
 
-    *What to look at*: the summary says how the bodies move, which motion would have been seen, and what a local
-    refinement of each body will reach. Analyze Results shows the cells.
+    *What to look at*: the summary says how the bodies move, and which motion would have been seen. Analyze Results
+    shows the cells.
     """
 
     _label = "find moving bodies"
@@ -72,9 +68,6 @@ class ProtLocalFindBodies(ProtAnalysis3D):
                       validators=[params.Positive],
                       help="Evenly spaced, half of them of each half-set. With more of them less motion is seen. Many "
                            "cells need memory: fewer particles are used if they do not fit into 1 GiB.")
-        form.addParam("forecast", params.BooleanParam, default=True, label="Forecast a refinement of each body",
-                      help="What a local refinement in the mask of each body will reach, from some of the particles: "
-                           "about a minute for each body. Not done where one body was found, or for few particles.")
         form.addParallelSection(threads=4, mpi=0)
 
     # ---------------------------------------------------------------- steps
@@ -92,8 +85,6 @@ class ProtLocalFindBodies(ProtAnalysis3D):
             insert(self.refineStep, gpu=True)
         insert(self.rigidityStep, self.cells.get(), self.sample.get())
         insert(self.createOutputStep)
-        if self.forecast.get():
-            insert(self.forecastStep, gpu=True)
 
     def linkRunStep(self, digest: str, token: str) -> List[str]:
         """A run folder whose files are those of the input's: what is found does not go into another protocol's run."""
@@ -161,30 +152,7 @@ class ProtLocalFindBodies(ProtAnalysis3D):
             for output in outputs.values():
                 self._defineSourceRelation(source, output)
 
-    def forecastStep(self, token: str) -> List[str]:
-        """What a local refinement of each body will reach."""
-        from ..engine.forecast.forecast import LEAST_SAMPLE
-        folder, state = self._run_folder(), self.run_state()
-        found, given = state.rigidity, state.input
-        cleanPath(str(self._forecasts()))
-        if found is None or given is None or len(found.bodies) < 2 or found.particles < 2 * LEAST_SAMPLE:
-            return []
-        masks = [word for body in found.bodies for word in ("--mask", str(folder.rigidity.with_name(body.mask)))]
-        run_engine(self, folder.error, "forecast", "--particles", given.particles, "--half-map-1", given.half_map_1,
-                   "--half-map-2", given.half_map_2, *masks, "--json", str(self._forecasts()),
-                   "--device", device_of(self), *self._threads(), made=self._forecasts())
-        return [str(self._forecasts())]
-
     # ---------------------------------------------------------------- files
-
-    def _forecasts(self) -> Path:
-        return self._run_folder().rigidity.with_name("forecast.json")
-
-    def _forecast_lines(self) -> List[str]:
-        from ..engine.forecast.forecast import sentence
-        found = read_json(self._forecasts()).get("forecasts", [])
-        return [f"{sentence(replace(from_json(Forecast, one), mask=f'body {number}'))}."
-                for number, one in enumerate(found, 1)]
 
     def _is_of_run(self) -> bool:
         return self.start.get() == 1
@@ -247,7 +215,7 @@ class ProtLocalFindBodies(ProtAnalysis3D):
             return ["Not finished yet."]
         shares = ", ".join(f"{100 * body.share:.0f} %" for body in found.bodies)
         script = self._run_folder().rigidity.with_name("rigidity.cxc")
-        return [*(f"{text}." for text in found.words), f"Density of the bodies: {shares}.", *self._forecast_lines(),
+        return [*(f"{text}." for text in found.words), f"Density of the bodies: {shares}.",
                 f"For ChimeraX: {script}"]
 
     def _methods(self) -> List[str]:

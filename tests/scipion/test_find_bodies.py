@@ -30,15 +30,14 @@ def refined(project):
 
 
 def finding(project, run, **values):
-    values = dict(dict(start=1, cells=8, numberOfThreads=1, forecast=False), **values)
-    protocol = project.newProtocol(ProtLocalFindBodies, **values)
+    protocol = project.newProtocol(ProtLocalFindBodies, **dict(dict(start=1, cells=8, numberOfThreads=1), **values))
     protocol.inputRun.set(run)
     return protocol
 
 
 @pytest.fixture(scope="module")
 def found(project, refined):
-    return completed(project, finding(project, refined, forecast=True))
+    return completed(project, finding(project, refined))
 
 
 def contents(folder):
@@ -80,12 +79,6 @@ def test_summary_and_methods_say_what_was_found(found):
     assert len(opened) == 4 and all((script.parent / name).exists() for name in opened)
     assert "8 cells" in found._methods()[0] and "Number of bodies: 2" in found._methods()[0]
     assert found._citations() == ["LocalRefine"]
-
-
-def test_summary_forecasts_a_refinement_of_each_body(found):
-    lines = [line for line in found._summary() if line.startswith("forecast for body")]
-    assert [line.split(":")[0] for line in lines] == ["forecast for body 1", "forecast for body 2"]
-    assert all("Å to report" in line and "per axis" in line for line in lines)
 
 
 def test_relations_lead_back_to_the_map_of_the_run(found, refined):
@@ -159,7 +152,7 @@ def test_what_the_engine_refuses_is_the_protocols_error(project, refined):
 
 def test_particles_and_volume_are_aligned_in_a_mask_of_the_whole_first(project, tmp_path_factory):
     inputs = simulated_inputs(project, tmp_path_factory.mktemp("inputs"), n=240)
-    protocol = project.newProtocol(ProtLocalFindBodies, cells=4, numberOfThreads=1, forecast=False)
+    protocol = project.newProtocol(ProtLocalFindBodies, cells=4, numberOfThreads=1)
     protocol.inputParticles.set(inputs.outputParticles)
     protocol.inputVolume.set(inputs.outputVolume)
     completed(project, protocol)

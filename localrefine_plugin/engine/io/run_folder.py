@@ -311,7 +311,7 @@ FINAL_FILES = ("particles.star", "half_map_1.mrc", "half_map_2.mrc", "map.mrc", 
                "mask.mrc", "fsc.star", "mask_ladder.json", "tightest_mask.mrc", "sharpening.json", "pose_blur.json",
                "directions.json", "directions.npz")
 FILM_FILES = ("film.cxc", "film.gif")
-RIGIDITY_FILES = ("motion.mrc", "motion_error.mrc", "rigidity.cxc", "rigidity.png", "forecast.json")
+RIGIDITY_FILES = ("motion.mrc", "motion_error.mrc", "rigidity.cxc", "rigidity.png")
 OPTIONAL_FINAL_FILES = ("filter_resolution.mrc",  # where the filter was non-uniform
                         "particles_kept.star", "particles_left_out.star", "selection.json",  # of a selection
                         "particles.cs", "particles_kept.cs", "particles_left_out.cs",  # of particles of cryoSPARC
