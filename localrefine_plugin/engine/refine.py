@@ -13,7 +13,10 @@ from .align.half_set import HalfResult, HalfTask, align_together
 from .align.of_run import errors_of_reference
 from .align.search_plan import SearchPlan, search_plan
 from .finish.results import write_results
+from .forecast.of_run import forecast_after_first, forecast_before
 from .inputs.changes import check_stacks
+from .inputs.checks import Look
+from .inputs.exclude import exclude_unusable
 from .io.mrc import ImageReader, read_map, write_map
 from .io.run_folder import RunFolder, remove_temporary
 from .io.run_store import (
@@ -29,7 +32,7 @@ from .io.run_store import (
 from .kernels.device import Device, choose_device
 from .kernels.host import few_threads, measured, worker_count
 from .merge.merge import merge_halves
-from .prepare.prepare import prepare as prepare
+from .prepare.prepare import prepare as prepare_run
 from .progress import ProgressBar, be_silent, say
 from .records.errors import InputError
 from .records.iteration import FSC_THRESHOLD, HalfRecord, IterationRecord
@@ -63,6 +66,16 @@ def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: 
         align(str(run.path), k, (1, 2), device, threads, team)
         merge(str(run.path), k, threads, device)
     finish(str(run.path), threads, device)
+    return run
+
+
+def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,  # noqa: PLR0913
+            device: str = "auto", threads: int = 0, mode: str = "new", look: Look = exclude_unusable) -> RunFolder:
+    """`prepare.prepare`, and what a run of many particles is expected to reach, on the first device."""
+    run = prepare_run(particles, half_map_1, half_map_2, mask, output, settings, device, threads, mode, look)
+    chosen = choose_device(device.split(",")[0])
+    forecast_before(run, chosen, worker_count(threads))
+    chosen.release()
     return run
 
 
@@ -227,6 +240,9 @@ def merge(run: str, iteration: int, threads: int = 0, device: str = "auto") -> N
     chosen.release()
     save_record(folder.iteration_done(iteration), merged, cost)
     say(iteration_line(merged))
+    if iteration == 1:
+        forecast_after_first(folder, chosen, worker_count(threads))
+        chosen.release()
 
 
 def iteration_line(done: IterationRecord) -> str:

@@ -25,13 +25,13 @@ from .io.run_store import load_input, load_particles, save_record
 from .kernels.device import Device, choose_device
 from .kernels.host import worker_count
 from .prepare.arguments import OutputError, check_output, check_same_run
-from .prepare.prepare import clear, finest_need, prepare
+from .prepare.prepare import clear, finest_need
 from .progress import say, speaking_of
 from .records.bodies import Bodies
 from .records.errors import InputError
 from .records.particles import Particles
 from .records.settings import Settings
-from .refine import align_bodies, finish, merge
+from .refine import align_bodies, finish, merge, prepare
 from .team import ALONE, Team
 
 ALIKE_IN_ALL = ("resplit_half_sets", "seed", "symmetry", "resample_maps")

@@ -11,12 +11,22 @@ from scipy.spatial.transform import Rotation
 from examples import simulate
 from localrefine_plugin.engine import __main__ as cli
 from localrefine_plugin.engine import refine as engine
+from localrefine_plugin.engine.align.half_alignment import HalfSet
+from localrefine_plugin.engine.align.half_set import align_half
+from localrefine_plugin.engine.align.search_plan import resolve, search_plan
 from localrefine_plugin.engine.finish.results import pose_uncertainty
-from localrefine_plugin.engine.forecast import blur, forecast, iterate, spectrum
+from localrefine_plugin.engine.forecast import blur, forecast, iterate, of_run, sample, spectrum, static
+from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.io.run_folder import read_json
-from localrefine_plugin.engine.io.run_store import load_iteration, load_tables
+from localrefine_plugin.engine.io.run_store import load_iteration, load_poses, load_tables
+from localrefine_plugin.engine.kernels.prefetch import from_array
+from localrefine_plugin.engine.maps.fsc import five_curves
+from localrefine_plugin.engine.maps.half_maps import HalfMaps
+from localrefine_plugin.engine.model.fourier import forward, radial_mean_power
+from localrefine_plugin.engine.records.codec import from_json
 from localrefine_plugin.engine.records.errors import InputError
+from localrefine_plugin.engine.records.forecast import Forecast
 from localrefine_plugin.engine.records.settings import Settings
 
 BOX, PIXEL = 64, 3.0
@@ -61,9 +71,41 @@ def test_known_poses_give_the_fsc_of_so_many_particles():
     _, _, refinement = parts()
     shells = len(refinement.spectrum.signal)
     one = np.ones((80, shells))
-    curve = refinement.half_map_fsc(700.0, one, one)
+    curve = refinement.half_map_fsc(700.0, one, one, np.full(shells, 0.4))
     ratio = 700 * refinement.spectrum.signal[1:-2] / refinement.spectrum.noise[1:-2]
     np.testing.assert_allclose(curve[1:-2], ratio / (1 + ratio))
+
+
+def test_a_map_that_is_its_own_reference_keeps_more_than_the_blur_leaves():
+    """The amplitude a of  a ← s + (1 − s) f a,  repeated until it stays."""
+    s, f, a = 0.6, np.array([0.0, 0.5, 1.0]), 0.0
+    for _ in range(200):
+        a = s + (1 - s) * f * a
+    np.testing.assert_allclose(iterate.given_back(np.full((4, 3), s), f), np.broadcast_to(a, (4, 3)), rtol=1e-6)
+
+
+def test_the_noise_of_a_map_is_known_from_what_was_inserted():
+    """Images of white noise at their input poses: the power of the masked half-maps, against ν₀ / n from D. Shells from
+    8 on hold enough independent coefficients for it."""
+    particles, _ = read_particles(inputs()[0])
+    mask, box = read_map(inputs()[3])[0], 64
+    settings = Settings(marginalize=False, per_particle_scale=False)
+    resolved = resolve(settings, mask, 12.0, particles.pixel_size)
+    noise = np.random.default_rng(5).standard_normal((PARTICLES, box, box)).astype(np.float32)
+    sigma2, nothing = np.full((len(particles.optics), box // 2), float(box ** 2)), np.zeros((box,) * 3, np.float32)
+    sets = [np.flatnonzero(particles.half_set == half) for half in (1, 2)]
+    plan = search_plan(resolved, particles, 40.0)
+    halves = []
+    for rows in sets:
+        result = align_half(HalfSet(particles.take(rows), rows, from_array(noise[rows]), nothing, mask, sigma2), plan,
+                            verdicts=False)
+        halves.append(sample.sample_half(particles.take(rows), result))
+    run = sample.SampleRun(halves, plan, [nothing, nothing], mask,
+                           five_curves(HalfMaps(halves[0].half_map, halves[1].half_map), mask, particles.pixel_size))
+    found = np.mean([radial_mean_power(forward(half.half_map * mask)) for half in halves], axis=0)
+    expected = spectrum.noise_of(run) / run.per_half
+    np.testing.assert_allclose((found / expected)[8:-3], 1, atol=0.2)
+    assert np.mean((found / expected)[8:-3]) == pytest.approx(1, abs=0.05)
 
 
 def test_a_mean_over_bands_keeps_a_constant():
@@ -118,6 +160,37 @@ def test_the_run_reaches_what_was_forecast():
     assert found.particles == PARTICLES and found.sample == 500
     assert found.to_report_angstrom == pytest.approx(report["resolution_to_report_angstrom"], rel=0.1)
     np.testing.assert_allclose([found.rotation_error_deg, found.shift_error_angstrom], stated, rtol=0.25)
+
+
+def test_a_run_of_few_particles_says_it_after_its_first_iteration():
+    """The line is made of what the run has, and of all its particles; within what the sample's is held to."""
+    _, run, _ = parts()
+    assert not run.forecast(0).exists()
+    said = from_json(Forecast, read_json(run.forecast(1)))
+    assert said.sample == said.particles == PARTICLES
+    assert said.to_report_angstrom == pytest.approx(read_json(run.report)["resolution_to_report_angstrom"], rel=0.1)
+    assert said.memory_mb == read_json(run.input)["predicted_memory_mb"]
+
+
+def test_a_run_of_many_particles_says_it_before_and_keeps_its_bits(tmp_path, monkeypatch, capsys):
+    """As the verb forecasts from as many; the first alignment finds the poses of a run without it."""
+    found, run, _ = parts()
+    monkeypatch.setattr(of_run, "MANY", PARTICLES)
+    monkeypatch.setattr(of_run, "SAMPLE", 250)
+    other = engine.prepare(*inputs(), str(tmp_path / "run"), Settings(), threads=1)
+    assert "forecast for this run: about" in capsys.readouterr().out
+    said = from_json(Forecast, read_json(other.forecast(0)))
+    assert (said.particles, said.sample) == (PARTICLES, 500)
+    assert said.to_report_angstrom == pytest.approx(found.to_report_angstrom, rel=0.02)
+    assert not found.doubt  # the head moves against the body
+    assert said.rotation_error_deg == pytest.approx(found.rotation_error_deg, rel=0.05)
+    engine.align(str(other.path), 1, (1, 2), threads=1)
+    for name, column in load_poses(run, 1, 1).columns().items():
+        np.testing.assert_array_equal(np.asarray(getattr(load_poses(other, 1, 1), name)), np.asarray(column))
+    engine.merge(str(other.path), 1, threads=1)
+    engine.prepare(*inputs(), str(tmp_path / "run"), Settings(), threads=1, mode="continue")
+    said = capsys.readouterr().out
+    assert "Å to report" not in said and static.DOUBT not in said and "the rest of the particle" in said
 
 
 def test_more_particles_are_forecast_to_be_better():

@@ -10,7 +10,7 @@ from two_bodies import ANGLE_DEG, AXIS, BOX, CENTRES, FULCRUM, PIXEL_SIZE, at_an
 
 from localrefine_plugin.engine import __main__ as cli
 from localrefine_plugin.engine.io.mrc import read_map
-from localrefine_plugin.engine.io.run_store import load_noise
+from localrefine_plugin.engine.io.run_store import load_noise, load_tables
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.rigidity.outline import outline
 from localrefine_plugin.engine.rigidity.rigidity import rigidity
@@ -50,6 +50,18 @@ def test_both_bodies_are_found_with_their_hinge_and_the_angle_that_was_planted(m
     at = np.array(motion.hinge.point_px) - BOX // 2 - FULCRUM
     off_axis = at - (at @ AXIS) * AXIS  # a turn about one axis tells no point on it
     assert np.linalg.norm(off_axis) * PIXEL_SIZE < 5
+
+
+def test_each_body_gets_the_forecast_of_its_refinement(moving):
+    """With its mask, from the results of the run; and the words say it."""
+    found = RunState(str(moving.path)).rigidity
+    assert [body.forecast.mask for body in found.bodies] == [
+        str(moving.rigidity.with_name(body.mask)) for body in found.bodies]
+    for body in found.bodies:
+        assert body.forecast.particles == sum(len(table) for table in load_tables(moving, found.iteration))
+        assert 2 * PIXEL_SIZE <= body.forecast.to_report_angstrom < 30
+        assert any(f"with {body.mask} is expected to reach about {body.forecast.to_report_angstrom:.1f} Å" in text
+                   for text in found.words)
 
 
 def test_cells_that_move_are_told_from_cells_that_rest(moving):

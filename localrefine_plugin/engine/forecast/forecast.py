@@ -9,6 +9,7 @@ import numpy as np
 from ..align.half_set import batch_size
 from ..align.memory import host_memory
 from ..align.search_plan import resolve
+from ..control.rest_control import FEW, MANY, SHARE
 from ..inputs.belonging import check_belonging
 from ..inputs.checks import CheckedInputs, check_inputs
 from ..io.relion_particles import ParticleTable, read_particles
@@ -27,12 +28,18 @@ from ..records.settings import Settings
 from .iterate import End, Refinement, count_for
 from .sample import SampleRun, align_sample, expected_motion, views_of
 from .spectrum import spectrum_of
+from .static import doubt
 
 LEAST_SAMPLE = 100
 MULTIPLES = 0.25, 1.0, 4.0, 16.0  # of the particles there are
 ITERATIONS = 5  # that a run takes, typically
 EXTRAPOLATED = 0.8  # of the resolution that the sample shows
-SETTLED = 0.08  # of the first search's time per pixel is a later one's
+# Of the time, measured in the runs of docs/explanation/forecast.md
+SETTLED = 0.13  # of the first search's time per pixel is a later one's
+LATER_REST = 1.1  # times what is not the search
+START_SECONDS = 3.0
+MERGE_IN_MAPS, FINISH_IN_MAPS = 0.8, 5.0  # reconstructions of both half-maps
+CONTROL_ALIGNMENTS = 3
 
 
 class Inputs(NamedTuple):
@@ -87,19 +94,35 @@ def of_mask(given: Inputs, mask: PathLike, count: int, some: "tuple[Particles, P
     curves = five_curves(inputs.halves, inputs.mask, inputs.pixel_size, settings.seed, settings.fsc_randomise_below)
     resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
     inputs = with_grey_scales(inputs, check_belonging(inputs, resolved, workers).grey_scale)
-    run = align_sample(inputs, resolved, device, workers)
     used = count * float(np.mean(inputs.particles.half_set > 0))
-    views = views_of(run, inputs, expected_motion(run), settings.seed, workers)
-    spectrum = spectrum_of(run, views, inputs.mask, resolved.initial_lowpass_angstrom, resolved.marginalize, workers)
-    refinement = Refinement(views, spectrum, resolved, inputs.particles)
+    memory = 0.0 if device.on_gpu else memory_of(inputs, resolved, device, int(used)) / 2 ** 20
+    run = align_sample(inputs, resolved, device, workers)
+    found = of_sample(run, resolved, Whole(str(mask), used, memory, given.wanted_angstrom), workers)
+    return replace(found, doubt=doubt(inputs, settings, resolved, run, where))
+
+
+class Whole(NamedTuple):
+    """Of the run that is forecast: its mask, the particles of both half-sets, MiB that it takes, and a resolution that
+    is asked for."""
+
+    mask: str
+    particles: float
+    memory_mb: float
+    wanted_angstrom: Optional[float] = None
+
+
+def of_sample(run: SampleRun, resolved: ResolvedSettings, whole: Whole, workers: int) -> Forecast:
+    """What the whole run will reach, from some particles that were aligned once."""
+    views = views_of(run, expected_motion(run), resolved.seed, workers)
+    spectrum = spectrum_of(run, views, resolved.initial_lowpass_angstrom, resolved.marginalize, workers)
+    refinement, used = Refinement(views, spectrum, resolved, run.particles), whole.particles
     end = refinement.end(used / 2)
     plain = Forecast(
-        str(mask), int(used), len(inputs.particles), end.resolution, end.to_report, end.rotation_error,
-        end.shift_error, run.curves.resolutions()["corrected"], seconds_of(run, resolved, end, used),
-        0.0 if device.on_gpu else memory_of(inputs, resolved, device, int(used)) / 2 ** 20,
+        whole.mask, int(used), int(2 * run.per_half), end.resolution, end.to_report, end.rotation_error,
+        end.shift_error, run.curves.resolutions()["corrected"], seconds_of(run, resolved, end, used), whole.memory_mb,
         tuple(int(used * times) for times in MULTIPLES),
         tuple(refinement.end(times * used / 2).to_report for times in MULTIPLES))
-    wanted = given.wanted_angstrom
+    wanted = whole.wanted_angstrom
     if wanted is None:
         return plain
     needed = 2 * count_for(refinement.end, wanted, used / 2)
@@ -107,12 +130,16 @@ def of_mask(given: Inputs, mask: PathLike, count: int, some: "tuple[Particles, P
 
 
 def seconds_of(run: SampleRun, resolved: ResolvedSettings, end: End, particles: float) -> float:
-    """Of all iterations: the first as the sample took, later ones without a grid search and with more pixels."""
-    search, insertion = run.seconds("search"), run.seconds("read and transform", "pack", "noise", "insert")
+    """Of the whole run: the first iteration as the sample took, later ones without a grid search and with more pixels,
+    the maps, and the control at the end."""
+    search, rest = run.seconds("search"), run.seconds("read and transform", "pack", "noise", "insert")
+    maps, judge = (run.seconds(phase) * 2 * run.per_half for phase in ("reconstruct", "judge"))
     pixels = (resolved.initial_lowpass_angstrom / end.resolution) ** 2
-    each = search * (1 + SETTLED * (ITERATIONS - 1) * pixels) + insertion * ITERATIONS
-    maps = (run.seconds() - search - insertion) * 2 * run.per_half
-    return particles * each + 2 * ITERATIONS * maps
+    later, iterations = SETTLED * pixels * search + LATER_REST * rest, min(ITERATIONS, resolved.max_iterations)
+    control = 2 * float(np.clip(SHARE * particles / 2, FEW, MANY))
+    each = search + rest + (iterations - 1) * later
+    return (START_SECONDS + particles * each + iterations * (judge + (1 + MERGE_IN_MAPS) * maps)
+            + FINISH_IN_MAPS * maps + CONTROL_ALIGNMENTS * control * later)
 
 
 def memory_of(inputs: CheckedInputs, resolved: ResolvedSettings, device: Device, particles: int) -> float:
@@ -121,12 +148,13 @@ def memory_of(inputs: CheckedInputs, resolved: ResolvedSettings, device: Device,
     return host_memory(need, batch_size(need, device), particles)
 
 
-def sentence(found: Forecast) -> str:
-    """One line for the log and the wizard."""
+def sentence(found: Forecast, of: str = "") -> str:
+    """One line for the log and the wizard; ``of``: what it is a forecast of, the mask if nothing is said."""
     fewer, *_, most = zip(found.numbers, found.to_report_of_numbers)
-    text = (f"forecast for {found.mask}: about {found.to_report_angstrom:.1f} Å to report with {found.particles} "
-            f"particles, poses known to {found.rotation_error_deg:.1f}° and {found.shift_error_angstrom:.1f} Å per "
-            f"axis; {fewer[1]:.1f} Å with {fewer[0]} particles, {most[1]:.1f} Å with {most[0]}")
+    text = (f"{of or f'forecast for {found.mask}'}: about {found.to_report_angstrom:.1f} Å to report with "
+            f"{found.particles} particles, poses known to {found.rotation_error_deg:.1f}° and "
+            f"{found.shift_error_angstrom:.1f} Å per axis; {fewer[1]:.1f} Å with {fewer[0]} particles, "
+            f"{most[1]:.1f} Å with {most[0]}")
     if found.to_report_angstrom < EXTRAPOLATED * found.measured_to_angstrom:
         text += (f" (these particles show signal to {found.measured_to_angstrom:.1f} Å; the rest supposes that it "
                  "falls off as it does in most maps)")
@@ -135,7 +163,8 @@ def sentence(found: Forecast) -> str:
                  if found.wanted_particles is not None else
                  f"; {found.wanted_angstrom:g} Å is out of reach for any number of particles")
     text += f"; about {duration(found.seconds)}"
-    return text + (f" and {found.memory_mb / 1024:.1f} GiB" if found.memory_mb else "")
+    text += f" and {found.memory_mb / 1024:.1f} GiB" if found.memory_mb else ""
+    return f"{text}. {found.doubt}" if found.doubt else text
 
 
 def rounded(number: int) -> str:

@@ -1,12 +1,15 @@
 """Where a refinement of N particles ends: map and poses that agree with each other.
 
-    F = S / (1 + S),    S = N P₀ ⟨s²⟩ / (ν₀ ν)                       half-maps, from the errors of the poses
-    H = Σ_k H_k P₀ m² f² / F,    m = s / (1 − (1 − s) f)              curvature, from the reference
+    F = S / (1 + S),    S = N P₀ ⟨m(s)²⟩ / (ν₀ ⟨m(p)²⟩)               half-maps, from the errors of the poses
+    m(s) = s / (1 − (1 − s) f)                                        a blur, of a map that is its own reference
+    H = Σ_k H_k P₀ ⟨m(s)²⟩ f² / F                                     curvature, from the reference
     errors = (ρH + Q)⁻¹ (H + Q) (ρH + Q)⁻¹,    ρ by F_ref             poses (align/reference_errors.py)
 
-and again, until nothing changes. s, ν, P₀ and ν₀ are those of spectrum.py, H_k is the curvature of a map of spectrum
-1, f the filter of the reference and F_ref the FSC of two references. Measured in runs (`mid02`, box 80 at SNR .08 and
-.015), the non-uniform filter has f ≈ F^¾ and F_ref ≈ √F; without it both are F.
+and again, until nothing changes. s is the amplitude that errors and posteriors of the poses leave, p that of the
+posteriors alone; P₀ and ν₀ are those of spectrum.py, H_k is the curvature of a map of spectrum 1, Q the prior's where
+poses are found, f the filter of the reference up to the end of the alignment, and F_ref the FSC of two references.
+Measured in runs (`mid`, box 80 at SNR .08 and .02), the non-uniform filter has f ≈ 1.2 F, at most 1, and F_ref ≈ √F, at
+least .45; without it both are F.
 """
 from __future__ import annotations
 
@@ -15,12 +18,14 @@ from typing import Callable, NamedTuple, Tuple
 
 import numpy as np
 
+from ..align.prior import UNKNOWNS
 from ..align.search_plan import align_shell_of
 from ..finish.pose_blur import expected_map_to_truth, expected_resolution
 from ..finish.results import pose_uncertainty
 from ..maps.fsc import resolution_at
 from ..model.pixels import highest_shell
 from ..motion.motion_prior import inverses
+from ..motion.prior_shapes import prior_shape
 from ..records.iteration import FSC_THRESHOLD
 from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
@@ -31,7 +36,7 @@ from .spectrum import Spectrum
 MOST_ITERATIONS = 15
 SAME = 1e-3  # relative change of the resolution
 FARTHEST = 1000.0  # times as many particles
-FILTER_POWER, REFERENCE_POWER = 0.75, 0.5  # of F
+FILTER_OVER_F, REFERENCE_POWER, LEAST_AGREEMENT = 1.2, 0.5, 0.45  # of the non-uniform filter
 
 
 class End(NamedTuple):
@@ -52,52 +57,83 @@ class Refinement:
     resolved: ResolvedSettings
     particles: Particles
 
+    @property
+    def tails(self) -> float:
+        return prior_shape(self.resolved.prior).tails
+
     def left(self, covariance: np.ndarray) -> np.ndarray:
         return attenuation(covariance, self.views.rotation, self.views.points,
                            np.arange(len(self.spectrum.signal)), self.particles.box_size)
 
-    def half_map_fsc(self, count: float, kept: np.ndarray, smeared: np.ndarray) -> np.ndarray:
-        """F (S,) of half-maps of ``count`` particles, from what is kept of the signal and of the noise (p, S)."""
+    def half_map_fsc(self, count: float, kept: np.ndarray, smeared: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """F (S,) of half-maps of ``count`` particles, from what the blur leaves of signal and noise (p, S), and what
+        of both the reference gives back (S,)."""
         signal, noise = self.spectrum
-        ratio = count * signal * (kept ** 2).mean(axis=0) / np.maximum(noise * (smeared ** 2).mean(axis=0), 1e-30)
+        left, of_noise = ((given_back(amplitude, known) ** 2).mean(axis=0) for amplitude in (kept, smeared))
+        ratio = count * signal * left / np.maximum(noise * of_noise, 1e-30)
         last = highest_shell(self.particles.box_size)
         ratio[last + 1:] = ratio[last]
         curve: np.ndarray = ratio / (1 + ratio)
         curve[0] = 1.0
         return curve
 
-    def poses(self, curve: np.ndarray, kept: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Posterior covariance and that of the errors, (m, 5, 5) each, with references of half-maps of this FSC."""
-        shells, box, pixel = np.arange(len(curve)), self.particles.box_size, self.particles.pixel_size
+    def filter_of(self, curve: np.ndarray) -> np.ndarray:
+        """f (S,) of the reference of half-maps of this FSC."""
+        box, pixel = self.particles.box_size, self.particles.pixel_size
         last = align_shell_of(resolution_at(curve, FSC_THRESHOLD, box, pixel), self.resolved, self.particles)
-        filtered = curve ** (FILTER_POWER if self.resolved.non_uniform else 1.0)
-        amplitude = kept / (1 - (1 - kept) * filtered * self.resolved.marginalize)
+        filtered = np.minimum(FILTER_OVER_F * curve, 1) if self.resolved.non_uniform else curve
+        cut: np.ndarray = np.where(np.arange(len(curve)) <= last, filtered, 0.0)
+        return cut
+
+    def prior(self, covariance: np.ndarray) -> np.ndarray:
+        """Q (m, 5, 5) where poses are found whose last posteriors are these: a Student t pulls (ν + 5) / (ν + m²) times
+        as much as a Gaussian, with m² of poses found about 5 − tr(Q C)."""
+        q, tails = self.views.prior, self.tails
+        if not tails:
+            return q
+        m2 = np.clip(UNKNOWNS - np.einsum("mij,mji->m", q, covariance), 0, UNKNOWNS)
+        pulled: np.ndarray = q * ((tails + UNKNOWNS) / (tails + m2))[:, None, None]
+        return pulled
+
+    def poses(self, curve: np.ndarray, kept: np.ndarray, last: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Posterior covariance and that of the errors, (m, 5, 5) each, with references of half-maps of this FSC;
+        ``last``, the posterior covariance before."""
+        box, filtered = self.particles.box_size, self.filter_of(curve)
+        amplitude = given_back(kept, filtered * self.resolved.marginalize)
         power = self.spectrum.signal * (amplitude ** 2).mean(axis=0) * filtered ** 2 / np.maximum(curve, 1e-9)
-        power = power * (shells <= last)
-        share = curve ** (REFERENCE_POWER if self.resolved.non_uniform else 1.0)
+        share = np.maximum(curve ** REFERENCE_POWER, LEAST_AGREEMENT) if self.resolved.non_uniform else curve
         curvature, of_signal = (np.einsum("b,bmij->mij", by_band(values, highest_shell(box)), self.views.by_band)
                                 for values in (power, power * share))
-        precision = curvature + self.views.prior + 1e-9 * np.eye(5)
-        shrunk = inverses(of_signal + self.views.prior + 1e-9 * np.eye(5))
+        prior = self.prior(last) + 1e-9 * np.eye(5)
+        precision, shrunk = curvature + prior, inverses(of_signal + prior)
         return inverses(precision), shrunk @ precision @ shrunk
 
     def end(self, count: float) -> End:
         """With so many particles in each half-set."""
         covariance, error, before = self.views.covariance, self.views.error, np.inf
+        known: np.ndarray = np.zeros(len(self.spectrum.signal))
         for _ in range(MOST_ITERATIONS):
             exact, smeared = self.left(error), self.left(covariance)
             if not self.resolved.marginalize:
                 smeared = np.ones_like(smeared)
-            curve = self.half_map_fsc(count, exact * smeared, smeared)
+            curve = self.half_map_fsc(count, exact * smeared, smeared, known)
             resolution = resolution_at(curve, FSC_THRESHOLD, self.particles.box_size, self.particles.pixel_size)
             if abs(resolution - before) < SAME * resolution:
                 break
             before = resolution
-            covariance, error = self.poses(curve, exact * smeared)
+            covariance, error = self.poses(curve, exact * smeared, covariance)
+            known = self.filter_of(curve) * self.resolved.marginalize
         to_truth = expected_map_to_truth(curve, shape_kept(exact) * shape_kept(smeared))
         expected = expected_resolution(to_truth, self.particles.box_size, self.particles.pixel_size)
         rotation, shift = np.median(pose_uncertainty(error, self.particles.pixel_size), axis=0)
         return End(resolution, max(expected, resolution), float(rotation), float(shift))
+
+
+def given_back(left: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """s / (1 − (1 − s) f) (p, S): the amplitude that a blur s (p, S) leaves of a map that is made again and again with
+    itself, filtered by f (S,), as the reference."""
+    amplitude: np.ndarray = left / (1 - (1 - left) * known)
+    return amplitude
 
 
 def shape_kept(left: np.ndarray) -> np.ndarray:

@@ -1,14 +1,18 @@
 """Signal and noise of one particle, by shell, from the half-maps of a sample of them.
 
-With s the amplitude that errors and posteriors of the poses leave (blur.py), a half-map of n marginalised images holds
+With s the amplitude that errors and posteriors of the poses leave, and a the share of images that show the sub-volume
+where it is looked for, the cross spectrum of the half-maps of n marginalised images is
 
-    signal  b² P₀,   b = s + (1 − s) c,        noise  ν ν₀ / n.
+    b² P₀,   b = a s + (1 − s) c,
 
-c is the share of the signal that is in the reference: where a pose is uncertain, the noise of an image is laid down in
-the shape of the reference, and gives back what the blur takes. (Expectation–maximisation leaves a perfect reference,
-c = 1, as it is.) ν is the blur of the posterior alone, which the noise of an image suffers as its signal does. P₀ b² is
-the cross spectrum of the two half-maps; it has no bias. Where it is lost in noise, P₀ follows A exp(−B/2 d⁻²)
-(Guinier).
+and has no bias. c is the share of the signal that is in the reference: where a pose is uncertain, the noise of an image
+is laid down in the shape of the reference, and gives back what the blur takes. (Expectation–maximisation leaves a
+perfect reference, c = 1, as it is.) Where the cross spectrum is lost in noise, P₀ follows A exp(−B/2 d⁻²) (Guinier).
+In later iterations each image counts by its probability w to be aligned: the signal of the map is that of a share
+⟨w²⟩ / ⟨w⟩.
+
+The noise of a map at known poses is known from what was inserted: ν₀ / n = ⟨mask²⟩ / (8 D) in a masked half-map, with D
+the accumulator's mean (align/reference_errors.py), of C²/σ² on a grid that is twice as fine.
 """
 from __future__ import annotations
 
@@ -17,13 +21,15 @@ from typing import NamedTuple
 import numpy as np
 
 from ..maps.fsc import independent_fraction
+from ..maps.reconstruct import PADDING
 from ..model.fourier import forward, lowpass_weight, shell_counts, shell_means
 from ..motion.motion_prior import inverses
 from .blur import attenuation
 from .sample import SampleRun, Views
 
 # Chosen by the sets of docs/explanation/forecast.md
-FIRST_ERRORS = 0.75  # the errors of the first iteration are smaller than stated: its reference shows too little
+FIRST_ERRORS = 0.58  # the errors of the first iteration are smaller than stated: its reference shows too little
+INPUT_BLUR = 1.5  # the input half-maps are blurred by more than the motion that is learned from them
 USUAL_B, SPREAD_OF_B = 150.0, 60.0  # Å², of the power of a half-map
 GUINIER_FROM_ANGSTROM = 12.0
 OFF_THE_LINE = 0.3  # a spectrum's deviation from the line
@@ -38,25 +44,35 @@ class Spectrum(NamedTuple):
     noise: np.ndarray
 
 
-def spectrum_of(run: SampleRun, views: Views, mask: np.ndarray, lowpass_angstrom: float, marginalize: bool,
-                workers: int = 1) -> Spectrum:
-    """Signal and noise of the sample's particles inside a mask (N, N, N); ``lowpass_angstrom`` of its reference."""
+def spectrum_of(run: SampleRun, views: Views, lowpass_angstrom: float, marginalize: bool, workers: int = 1) -> Spectrum:
+    """Signal and noise of the sample's particles inside the mask; ``lowpass_angstrom`` of its reference."""
     curves, box = run.curves, run.curves.box_size
     shells = np.arange(box // 2 + 1)
-    first, second, cross = shell_means(*(forward(r.half_map * mask, workers) for r in run.results))
+    first, second, cross = shell_means(*(forward(half.half_map * run.mask, workers) for half in run.halves))
     total = np.sqrt(first * second)
-    error = total / np.sqrt(np.maximum(shell_counts(box) * independent_fraction(mask, workers), 1))
+    error = total / np.sqrt(np.maximum(shell_counts(box) * independent_fraction(run.mask, workers), 1))
 
     def left(covariance: np.ndarray) -> np.ndarray:
         return attenuation(covariance, views.rotation, views.points, shells, box)
-    smeared = left(FIRST_ERRORS * views.covariance) if marginalize else np.ones((len(views.points), len(shells)))
+    smeared = left(views.covariance) if marginalize else np.ones((len(views.points), len(shells)))
+    aligned, purity = (float(np.mean([getattr(half, name) for half in run.halves])) for name in ("aligned", "purity"))
     kept = left(FIRST_ERRORS * views.error) * smeared
-    known = left(inverses(views.prior)) * lowpass_weight(box * curves.pixel_size / lowpass_angstrom)(
+    known = left(INPUT_BLUR * inverses(views.prior)) * lowpass_weight(box * curves.pixel_size / lowpass_angstrom)(
         shells.astype(np.float64))
-    blur = np.maximum(((kept + (1 - kept) * known * marginalize) ** 2).mean(axis=0), 1e-12)
+    blur = np.maximum(((aligned * kept + (1 - kept) * known * marginalize) ** 2).mean(axis=0), 1e-12)
     signal = along_guinier(cross / blur, error / blur, blur, curves.spatial_frequency)
-    noise = np.maximum(total - cross, 0) * run.per_half / np.maximum((smeared ** 2).mean(axis=0), 1e-12)
-    return Spectrum(signal, noise)
+    if not run.plan.weight_by_probability:
+        return Spectrum(signal * aligned ** 2, noise_of(run))
+    return Spectrum(signal * purity ** 2, noise_of(run) / aligned)
+
+
+def noise_of(run: SampleRun) -> np.ndarray:
+    """ν₀ (S,) of one particle in the masked map; beyond the last shell of the map as there."""
+    density = np.mean([half.accumulator_mean for half in run.halves], axis=0)
+    covered = np.maximum(density, 1e-6 * density.max())
+    noise = run.per_half * float(np.mean(np.square(run.mask, dtype=np.float64))) / (PADDING ** 3 * covered)
+    result: np.ndarray = np.pad(noise, (0, run.curves.box_size // 2 + 1 - len(noise)), mode="edge")
+    return result
 
 
 def along_guinier(power: np.ndarray, error: np.ndarray, blur: np.ndarray, frequency: np.ndarray) -> np.ndarray:

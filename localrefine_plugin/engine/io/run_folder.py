@@ -9,6 +9,7 @@
     RUN/iter_000/                the input, in the form of an iteration
         particles.star           a copy of the particle file that was given
         fingerprints.json        how the input files looked (records.InputFingerprints)
+        forecast.json            what the run is expected to reach; of few particles it is in iter_001
     RUN/iter_NNN/
         half_H_map.mrc           unfiltered, unmasked half-map               (align step of half H)
         half_H_poses.npz         records.PoseTable                           (align step of half H)
@@ -149,6 +150,10 @@ class RunFolder:
     def fingerprints(self) -> Path:
         return self.iteration(0) / "fingerprints.json"
 
+    def forecast(self, k: int) -> Path:
+        """What was expected of the run before (0) or after its first iteration."""
+        return self.iteration(k) / "forecast.json"
+
     def half_map(self, k: int, half: int) -> Path:
         return self.iteration(k) / f"half_{half}_map.mrc"
 
@@ -276,7 +281,7 @@ class RunFolder:
                 remove(folder)
         remove(self.iteration_done(k))
         for path in (self.reference(k, 1), self.reference(k, 2), self.iteration_mask(k), self.filter_resolution(k),
-                     self.fsc(k)):
+                     self.fsc(k), self.forecast(k)):
             remove(path)
 
     def iteration_folders(self) -> List[Path]:

@@ -30,6 +30,8 @@ def take_over(run: RunFolder, settings: Settings) -> bool:
     if PREPARE in steps:
         say("everything depends on that and is done again")
         return False
+    if steps & {ALIGN, MERGE}:
+        remove(run.forecast(0))
     if ALIGN in steps:
         for half in (1, 2):
             run.forget_align(1, half)

@@ -21,6 +21,7 @@ class Forecast:
     numbers, to_report_of_numbers : a quarter to 16 times as many particles, and the Å to report with each.
     wanted_angstrom, wanted_particles : a resolution that was asked for and the particles it takes; None where it was
         not asked for, or where no number reaches it.
+    doubt : a sentence, where the sample does not show that all that is in the mask moves; "" where it does.
     """
 
     mask: str
@@ -37,3 +38,4 @@ class Forecast:
     to_report_of_numbers: Tuple[float, ...]
     wanted_angstrom: Optional[float] = None
     wanted_particles: Optional[int] = None
+    doubt: str = ""

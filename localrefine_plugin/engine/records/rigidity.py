@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Dict, Optional, Tuple
 
+from .forecast import Forecast
 from .motion import PrincipalMotion
 
 
@@ -43,6 +44,7 @@ class RigidBody:
     number : from 1, the largest first.  share : of the density.  mask : file, relative to rigidity.json.
     motion : against body 1, about the centre of the body; None for body 1.
     gain : in log likelihood over moving with body 1; None for body 1.
+    forecast : of a local refinement with this mask; None where there is one body only.
     """
 
     number: int
@@ -50,6 +52,7 @@ class RigidBody:
     mask: str
     motion: Optional[PrincipalMotion] = None
     gain: Optional[float] = None
+    forecast: Optional[Forecast] = None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from ..records.errors import InputError
 from ..records.motion import LearnedMotion, PrincipalMotion
 from ..records.rigidity import CellMotion, RigidBody, Rigidity
 from .bodies import Particle, bodies_of, pair
+from .forecasts import with_forecasts
 from .words import chimerax_script, table_of, words_of
 
 LEAST_MOTION = 0.1  # of the resolution: less may be what the model leaves out
@@ -128,6 +129,7 @@ def written(body: Body, cells: Cells, evidence: CellEvidence, found: List[Array]
         with open(name, "w", encoding="utf-8") as handle:
             handle.write(script)
     write_atomic(record.with_name("rigidity.cxc"), write)
+    bodies = with_forecasts(body, bodies)
     words = words_of(told, bodies, len(evidence.score))
     made = Rigidity(body.iteration, len(evidence.score), band, tuple(told), tuple(bodies), words, level,
                     body.run.sizes(record.with_name(name) for name in names))

@@ -21,6 +21,7 @@ def words_of(cells: Sequence[CellMotion], bodies: Sequence[RigidBody], particles
         said = [f"The images show {len(bodies)} bodies that move against each other. Look at the masks, then refine "
                 "each body with its own"]
         said += [body_words(body) for body in bodies[1:]]
+        said += [forecast_words(body) for body in bodies if body.forecast is not None]
     return (*said, *loose_words(cells), limit)
 
 
@@ -33,6 +34,15 @@ def body_words(body: RigidBody) -> str:
     hinge = "" if motion.hinge is None else f". {hinge_words(motion.hinge)}"
     return (f"Body {body.number} ({100 * body.share:.0f} % of the density, {body.mask}) moves against body 1 by "
             f"{turned}° and {moved} Å (standard deviations along its axes, the latter at its centre){hinge}")
+
+
+def forecast_words(body: RigidBody) -> str:
+    """What a refinement with the mask of a body will reach."""
+    found = body.forecast
+    assert found is not None
+    text = (f"A local refinement with {body.mask} is expected to reach about {found.to_report_angstrom:.1f} Å, with "
+            f"poses known to {found.rotation_error_deg:.1f}° and {found.shift_error_angstrom:.1f} Å per axis")
+    return f"{text}. {found.doubt}" if found.doubt else text
 
 
 def loose_words(cells: Sequence[CellMotion]) -> List[str]:

@@ -1,0 +1,67 @@
+"""Whether what is in the mask moves against the rest of the particle, asked of a sample before the run.
+
+Density that does not move with the domain counts in a forecast as the domain's, as it does in the FSC of a run. The
+control at the end of a run (control/rest_control.py) finds it out, and does so after one alignment as well: it is given
+the sample as a run of one iteration.
+"""
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from ..control.before import SampleBefore, mask_before
+from ..control.rest_control import rest_control
+from ..inputs.checks import CheckedInputs
+from ..io.mrc import write_map
+from ..io.run_folder import RunFolder
+from ..io.run_store import save_arrays, save_particles, save_record
+from ..kernels.device import Device
+from ..records.resolved import ResolvedSettings
+from ..records.run_input import RunInput
+from ..records.settings import Settings
+from .sample import SampleRun
+
+DOUBT = ("The sample does not show that all of the density in this mask moves against the rest of the particle. Either "
+         "the domain does not move, or the mask holds too much of the rest: then the domain will be known less well "
+         "than the forecast says")
+
+
+def doubt(inputs: CheckedInputs, settings: Settings, resolved: ResolvedSettings, sample: SampleRun,
+          where: "tuple[Device, int]") -> str:
+    """DOUBT and what the parts of the mask say, or "" where the mask moves by itself, or where that cannot be told;
+    ``where``: device and threads."""
+    with TemporaryDirectory() as folder:
+        run = as_run(Path(folder), inputs, settings, resolved, sample)
+        control, _ = rest_control(run, 1, *where)
+    if not control.doubtful:
+        return ""
+    halves = [inputs.particles.take(np.flatnonzero(inputs.particles.half_set == half)) for half in (1, 2)]
+    parts = mask_before(SampleBefore(halves, list(sample.references), [one.noise_power for one in sample.halves],
+                                     inputs.mask, resolved, *where))
+    return DOUBT if parts is None else f"{DOUBT}. By its parts, {parts.sentence}"
+
+
+def as_run(folder: Path, inputs: CheckedInputs, settings: Settings, resolved: ResolvedSettings,
+           sample: SampleRun) -> RunFolder:
+    """The sample as a run folder after its first iteration, with what the control asks of one."""
+    run, pixel_size = RunFolder(folder), inputs.pixel_size
+    for k in (0, 1):
+        run.iteration(k).mkdir()
+    given = [str(folder / f"half_map_{half}.mrc") for half in (1, 2)]
+    for half, one in enumerate(sample.halves, 1):
+        write_map(given[half - 1], inputs.maps[half - 1], pixel_size)
+        write_map(run.reference(0, half), sample.references[half - 1], pixel_size)
+        write_map(run.half_map(1, half), one.half_map, pixel_size)
+        for k in (0, 1):
+            save_arrays(run.noise(k, half), power=one.noise_power, accumulator_mean=one.accumulator_mean)
+    write_map(run.mask, inputs.mask, pixel_size)
+    save_particles(run, inputs.particles)
+    save_record(run.settings, settings)
+    save_record(run.input, RunInput(
+        "", given[0], given[1], str(run.mask), inputs.particles.box_size, pixel_size, resolved,
+        inputs.particles.optics, inputs.particles.stacks, sample.scales))
+    for k in (0, 1):
+        save_record(run.iteration_done(k), sample.curves.record(k, resolved.initial_lowpass_angstrom))
+    return run
