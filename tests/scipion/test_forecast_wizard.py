@@ -1,9 +1,12 @@
 """The wizard that forecasts a run: from Scipion's objects, for the mask chosen and others of the project."""
 
+from dataclasses import replace
+
 import pytest
 from scipion_data import new_project, simulated_inputs, soft_ball, store_inputs, volume, write_map
 
 from localrefine_plugin import wizard_computations
+from localrefine_plugin.engine.records.forecast import Forecast
 from localrefine_plugin.protocols import ProtLocalRefine
 
 
@@ -33,10 +36,17 @@ def test_other_masks_of_this_grid_are_compared(protocol):
 
 
 def test_each_mask_gets_its_lines(protocol):
-    lines = [line for line in wizard_computations.forecast_lines(protocol) if line]
-    assert [line.split(" of ")[0].split(":")[0] for line in lines[::2]] == ["With the mask chosen", "With larger"]
-    assert all("Å to report" in line and "per axis" in line for line in lines[::2])
-    assert all("with 240 particles" in line for line in lines[1::2])
+    lines = wizard_computations.forecast_lines(protocol)
+    first = [line for line in lines if line.startswith("With ")]
+    assert [line.split(" of ")[0].split(":")[0] for line in first] == ["With the mask chosen", "With larger"]
+    assert all("Å to report" in line and "per axis" in line for line in first)
+    assert sum("with 240 particles" in line for line in lines) == 2
+
+
+def test_a_doubtful_mask_is_said_in_a_line_of_its_own():
+    found = Forecast("mask.mrc", 100, 50, 6.0, 6.0, 1.0, 0.5, 7.0, 60.0, 0.0, (25, 100), (9.0, 6.0))
+    assert len(wizard_computations.lines_of("it", found)) == 3
+    assert wizard_computations.lines_of("it", replace(found, doubt="Look at the mask"))[2] == "Look at the mask."
 
 
 def test_it_says_what_is_missing():

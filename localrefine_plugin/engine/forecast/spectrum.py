@@ -3,9 +3,9 @@
 With s the amplitude that errors and posteriors of the poses leave, and a the share of images that show the sub-volume
 where it is looked for, the cross spectrum of the half-maps of n marginalised images is
 
-    b² P₀,   b = a s + (1 − s) c,
+    b² P₀,   b = a s + (1 − a s − (1 − a) s₀) c,
 
-and has no bias. c is the share of the signal that is in the reference: where a pose is uncertain, the noise of an image
+s₀ as s of an image that lies anywhere in the prior; it has no bias. c is the share of the signal that is in the reference: where a pose is uncertain, the noise of an image
 is laid down in the shape of the reference, and gives back what the blur takes. (Expectation–maximisation leaves a
 perfect reference, c = 1, as it is.) Where the cross spectrum is lost in noise, P₀ follows A exp(−B/2 d⁻²) (Guinier).
 In later iterations each image counts by its probability w to be aligned: the signal of the map is that of a share
@@ -28,7 +28,7 @@ from .blur import attenuation
 from .sample import SampleRun, Views
 
 # Chosen by the sets of docs/explanation/forecast.md
-FIRST_ERRORS = 0.58  # the errors of the first iteration are smaller than stated: its reference shows too little
+FIRST_ERRORS = 0.6  # the errors of the first iteration are smaller than stated: its reference shows too little
 INPUT_BLUR = 1.5  # the input half-maps are blurred by more than the motion that is learned from them
 USUAL_B, SPREAD_OF_B = 150.0, 60.0  # Å², of the power of a half-map
 GUINIER_FROM_ANGSTROM = 12.0
@@ -57,9 +57,10 @@ def spectrum_of(run: SampleRun, views: Views, lowpass_angstrom: float, marginali
     smeared = left(views.covariance) if marginalize else np.ones((len(views.points), len(shells)))
     aligned, purity = (float(np.mean([getattr(half, name) for half in run.halves])) for name in ("aligned", "purity"))
     kept = left(FIRST_ERRORS * views.error) * smeared
-    known = left(INPUT_BLUR * inverses(views.prior)) * lowpass_weight(box * curves.pixel_size / lowpass_angstrom)(
-        shells.astype(np.float64))
-    blur = np.maximum(((aligned * kept + (1 - kept) * known * marginalize) ** 2).mean(axis=0), 1e-12)
+    anywhere = left(INPUT_BLUR * inverses(views.prior))
+    known = anywhere * lowpass_weight(box * curves.pixel_size / lowpass_angstrom)(shells.astype(np.float64))
+    amplitude = aligned * kept + (1 - (aligned * kept + (1 - aligned) * anywhere)) * known * marginalize
+    blur = np.maximum((amplitude ** 2).mean(axis=0), 1e-12)
     signal = along_guinier(cross / blur, error / blur, blur, curves.spatial_frequency)
     if not run.plan.weight_by_probability:
         return Spectrum(signal * aligned ** 2, noise_of(run))
