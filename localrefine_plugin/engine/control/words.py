@@ -72,7 +72,7 @@ def together(parts: Sequence[PartOfMask]) -> float:
 
 
 def blurring(found: RestControl) -> np.ndarray:
-    """Å² (C,) per axis by which each part is blurred in the map: what is sure of it; where only all of them are
+    """Å² (C,) per axis by which each part is blurred in the map: what is sure of it; where only all of them
     together are sure to move against the poses found, the mean."""
     variance, error, _ = columns_of(found.parts)
     sure = variance >= SURE * error
