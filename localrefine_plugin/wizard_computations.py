@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from textwrap import wrap
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from pwem.objects import VolumeMask
@@ -186,17 +186,19 @@ def prior_widths(protocol: Any) -> Tuple[Tuple[float, float], str]:
                                f"{shift:g} Å suit most; with a learned prior they are only where it begins.")
 
 
-def resolution_in_mask(protocol: Any, mask: np.ndarray) -> float:
-    """Å at FSC 0.143 of the half-maps inside a mask, corrected by phase randomisation."""
+def resolution_in_mask(protocol: Any, mask: Optional[np.ndarray] = None) -> float:
+    """Å at FSC 0.143 of the half-maps inside a mask, that of the form if none is given; corrected by phase
+    randomisation."""
     from .engine.maps.fsc import five_curves
     from .engine.maps.half_maps import HalfMaps
-    curves = five_curves(HalfMaps(*half_maps(protocol)), mask, pixel_size(protocol))
+    inside = the_mask(protocol) if mask is None else mask
+    curves = five_curves(HalfMaps(*half_maps(protocol)), inside, pixel_size(protocol))
     return float(curves.resolutions()["corrected"])
 
 
 def initial_lowpass(protocol: Any) -> float:
     """Å; what "automatic" means for the initial low-pass."""
-    return initial_lowpass_of(resolution_in_mask(protocol, the_mask(protocol)), pixel_size(protocol))
+    return initial_lowpass_of(resolution_in_mask(protocol), pixel_size(protocol))
 
 
 def initial_lowpass_of(resolution: float, pixel: float) -> float:

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from test_rest_control import NO_MOTION
 
-from localrefine_plugin.engine.control.words import HALVES, SURE, blurring, by_part, seen_from, with_parts
+from localrefine_plugin.engine.control.words import (
+    HALVES,
+    SURE,
+    blurring,
+    by_part,
+    seen_from,
+    with_parts,
+    with_what_is_left_out,
+)
 from localrefine_plugin.engine.finish.results import resolution_of_parts
 from localrefine_plugin.engine.records.results import DOUBTFUL, PartOfMask, PoseBlur, RestControl
 
@@ -45,6 +53,11 @@ def test_images_that_would_not_show_the_motion_leave_the_question_open():
     assert found.verdict == "consensus" and found.still_share is None
     assert "Either the domain does not move" in found.advice
     assert control("consensus", 2.8, -1.0, 1.5, -0.5).verdict == "consensus", "neither sure to move nor quiet"
+
+
+def test_a_tenth_of_the_resolution_is_never_sure():
+    error = with_what_is_left_out(np.array([0.0, 5.0]), RESOLUTION)
+    assert (0.1 * RESOLUTION) ** 2 == pytest.approx(SURE * error[0]) and error[1] == pytest.approx(5.0, rel=1e-3)
 
 
 def test_a_motion_of_the_limit_halves_the_amplitude_at_the_resolution():

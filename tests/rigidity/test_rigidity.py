@@ -9,11 +9,12 @@ from relion_files import write_map
 from two_bodies import ANGLE_DEG, AXIS, BOX, CENTRES, FULCRUM, PIXEL_SIZE, at_angle, bodies, whole_run
 
 from localrefine_plugin.engine import __main__ as cli
+from localrefine_plugin.engine.cells.relative import Variance
 from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.run_store import load_noise, load_tables
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.rigidity.outline import outline
-from localrefine_plugin.engine.rigidity.rigidity import rigidity
+from localrefine_plugin.engine.rigidity.rigidity import rigidity, where_larger
 from localrefine_plugin.report.rigidity_picture import still, write_png
 from localrefine_plugin.report.run_state import RunState
 
@@ -83,6 +84,14 @@ def test_a_rigid_particle_is_one_body_and_no_cell_moves(rigid):
     errors = [cell.variance_error_angstrom2 for cell in found.cells]
     predicted = [0.5 * cell.detectable_angstrom ** 2 for cell in found.cells]
     np.testing.assert_allclose(errors, predicted, rtol=0.35)
+
+
+def test_coarser_detail_tells_the_motion_only_of_a_cell_that_is_sure_to_move_and_moves_further_there():
+    """Variance, its error, and the error that was predicted."""
+    fine = [Variance(1.0, 0.1, 0.1), Variance(1.0, 0.1, 0.1), Variance(0.3, 0.1, 0.1), Variance(0.2, 0.01, 0.01)]
+    coarse = [Variance(3.0, 0.5, 0.4), Variance(1.9, 0.5, 0.4), Variance(3.0, 0.5, 0.4), Variance(3.0, 0.5, 0.4)]
+    told = where_larger(fine, coarse, least=0.5)
+    assert told == [Variance(3.0, 0.5, 0.1), *fine[1:]]  # the second within its error, the others not sure to move
 
 
 def test_a_wrong_noise_spectrum_is_put_right(rigid, monkeypatch):

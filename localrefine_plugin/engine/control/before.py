@@ -31,7 +31,7 @@ from .coarser import Coarser
 from .mask_cells import BAND, mask_cells
 from .moving_part import CoarseGrid
 from .rest_control import LEAST_REST, REST_EXTENT, at_input
-from .words import most, moving, seen_from, still_share
+from .words import most, moving, seen_from, still_share, with_what_is_left_out
 
 TOO_MUCH = 0.4  # of the density in the mask that stays with the rest; near a hinge a domain moves little as well
 SAMPLE_BAND = 1.2 / BAND  # of the resolution of the sample's maps: a run's resolution is finer than theirs
@@ -86,8 +86,9 @@ def mask_before(sample: SampleBefore) -> Optional[MaskBefore]:
                        lambda half, references, last: evidence_of(sample, images, found, half, references, last))
     if cells is None:
         return None
+    errors = with_what_is_left_out(cells.error, resolution)
     parts = [PartOfMask((), float(share), float(variance), float(error))
-             for share, variance, error in zip(cells.cells.share, cells.variance, cells.error)]
+             for share, variance, error in zip(cells.cells.share, cells.variance, errors)]
     share = still_share(parts)
     return MaskBefore(share, seen_from(parts), sentence_of(share, parts))
 

@@ -20,7 +20,7 @@ from ..records.poses import PoseTable
 from ..records.results import PartOfMask, RestControl
 from .mask_cells import EvidenceOf, MaskCells, mask_cells
 from .rest_control import MANY, Sample, align_rest, load_sample, outside_of, rest_control, taken
-from .words import with_parts
+from .words import with_parts, with_what_is_left_out
 
 Array = np.ndarray
 THERE = 0.1  # of the masks of all cells: what lies below belongs to none
@@ -48,9 +48,10 @@ def control_with_parts(run: RunFolder, iteration: int, device: Device, workers: 
     if cells is None:
         return Control(record, moving_part, None)
     middle, scale = np.full(3, sample.coarser.old // 2), sample.coarser.scale
+    errors = with_what_is_left_out(cells.error, resolution_of(sample))
     parts = [PartOfMask(tuple(float(v) for v in middle + centre / scale), float(share), float(variance), float(error))
              for centre, share, variance, error in zip(cells.cells.centres, cells.cells.share, cells.variance,
-                                                       cells.error)]
+                                                       errors)]
 
     def painted(values: Array) -> Array:
         there = cells.cells.paint(np.ones(len(values)))

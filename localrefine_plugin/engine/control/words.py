@@ -13,6 +13,7 @@ FOLLOWED = 0.85  # of the motion of the part that moves most: less of it, and th
 STILL = 0.16  # of the resolution: a displacement that images of rigid particles show as well
 SMALL = 0.27  # of the resolution: the same, where the parts seem not to move alike
 SURE = 3.0  # standard errors: a part that moves; one of eight that rest shows as much in a hundredth of the runs
+LEAST_MOTION = 0.1  # of the resolution: less may be what the model leaves out (rigidity.py)
 QUIET, QUIET_TOGETHER = 2.5, 2.0  # the same: the part that moves most, and all together, of a mask that rests
 DIFFERS, WARNED = 1.05, 1.1  # times the resolution to report: a part that is less resolved
 HALVES = float(np.sqrt(2 * np.log(2)) / (2 * np.pi))  # of the resolution: a displacement that halves amplitudes there
@@ -71,13 +72,20 @@ def together(parts: Sequence[PartOfMask]) -> float:
 
 
 def blurring(found: RestControl) -> np.ndarray:
-    """Å² (C,) per axis by which each part is blurred in the map: what is sure of it; where only all of them are
+    """Å² (C,) per axis by which each part is blurred in the map: what is sure of it; where only all of them
     together are sure to move against the poses found, the mean."""
     variance, error, _ = columns_of(found.parts)
     sure = variance >= SURE * error
     if sure.any() or found.verdict not in ("apart", "mixed") or together(found.parts) < SURE:
         return np.where(sure, variance, 0.0)
     return np.full(len(variance), (variance / error ** 2).sum() / (error ** -2.0).sum())
+
+
+def with_what_is_left_out(error: np.ndarray, resolution: float) -> np.ndarray:
+    """Errors (C,) of variances, Å², at which a displacement of LEAST_MOTION is not sure however many images there
+    are."""
+    result: np.ndarray = np.hypot(error, (LEAST_MOTION * resolution) ** 2 / SURE)
+    return result
 
 
 def seen_from(parts: Sequence[PartOfMask]) -> float:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
+from ..control.before import SampleBefore, mask_before
 from ..control.rest_control import rest_control
 from ..inputs.checks import CheckedInputs
 from ..io.mrc import write_map
@@ -27,11 +30,17 @@ DOUBT = ("The sample does not show that all of the density in this mask moves ag
 
 def doubt(inputs: CheckedInputs, settings: Settings, resolved: ResolvedSettings, sample: SampleRun,
           where: "tuple[Device, int]") -> str:
-    """DOUBT, or "" where the mask moves by itself, or where that cannot be told; ``where``: device and threads."""
+    """DOUBT and what the parts of the mask say, or "" where the mask moves by itself, or where that cannot be told;
+    ``where``: device and threads."""
     with TemporaryDirectory() as folder:
         run = as_run(Path(folder), inputs, settings, resolved, sample)
         control, _ = rest_control(run, 1, *where)
-    return DOUBT if control.doubtful else ""
+    if not control.doubtful:
+        return ""
+    halves = [inputs.particles.take(np.flatnonzero(inputs.particles.half_set == half)) for half in (1, 2)]
+    parts = mask_before(SampleBefore(halves, list(sample.references), [one.noise_power for one in sample.halves],
+                                     inputs.mask, resolved, *where))
+    return DOUBT if parts is None else f"{DOUBT}. By its parts, {parts.sentence}"
 
 
 def as_run(folder: Path, inputs: CheckedInputs, settings: Settings, resolved: ResolvedSettings,

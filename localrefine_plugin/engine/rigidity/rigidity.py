@@ -10,7 +10,7 @@ from ..align.static_part import outline_of
 from ..bodies.finished import Body, open_body
 from ..cells.divide import Cells, divide
 from ..cells.evidence import CellEvidence, HalfTask, cell_evidence, cell_references
-from ..cells.relative import about, cell_variances, learned
+from ..cells.relative import Variance, about, cell_variances, learned
 from ..inputs.changes import check_stacks
 from ..io.mrc import ImageReader, read_map, write_map
 from ..io.run_folder import write_atomic
@@ -35,6 +35,8 @@ LEAST_MOTION = 0.1  # of the resolution: less may be what the model leaves out
 SURE = 4.0  # standard errors
 LEAST_PARTICLES = 100  # of each half-set
 BAND = 1.5  # times the resolution: finer detail is blurred by the motion that is looked for
+COARSER = 2.5  # times that detail: where the motion of what moves is told from once more
+LEAST_SHELL = 3
 MOST_BYTES = 512 << 20  # of the curvatures; there are two copies of them
 NEAR_ANGSTROM, EDGE = 3.0, 5.0  # of a mask: how far it is 1, and its edge in resolutions
 LEVEL = 0.3  # of the density that a hundredth of the outline exceeds
@@ -65,7 +67,26 @@ def rigidity(run: str, cells: int = CELLS, particles: int = PARTICLES) -> Rigidi
     evidence = evidence_of(body, maps, divided, rows, last)
     found = bodies_of(Particle(evidence, divided.centres, divided.share, pixel_size,
                                LEAST_MOTION * resolution / pixel_size), say)
-    return written(body, divided, evidence, found, (mean, outline, resolution, box * pixel_size / last))
+    variances = cell_variances(evidence, found, divided.centres)
+    least = LEAST_MOTION * resolution / pixel_size
+    if any(moves(one, least) for one in variances):
+        some = {half: one[evenly_spaced(len(one), len(one) // 2)] for half, one in rows.items()}
+        coarser = evidence_of(body, maps, divided, some, max(int(last / COARSER), LEAST_SHELL))
+        variances = where_larger(variances, cell_variances(coarser, found, divided.centres), least)
+    return written(body, divided, (evidence, variances), found, (mean, outline, resolution, box * pixel_size / last))
+
+
+def moves(one: Variance, least: float) -> bool:
+    """Whether a cell is sure to move, by ``least`` or more (px)."""
+    return one.value > max(SURE * one.error, least ** 2)
+
+
+def where_larger(fine: Sequence[Variance], coarse: Sequence[Variance], least: float) -> List[Variance]:
+    """Of the cells that are sure to move the variance by coarser detail, where it is larger by two errors: a density
+    that moves far is not in the map at fine detail, and what lies beside it and rests outweighs it there."""
+    return [b._replace(predicted=a.predicted)
+            if moves(a, least) and b.value - a.value > 2 * np.hypot(a.error, b.error) else a
+            for a, b in zip(fine, coarse)]
 
 
 def sample_of(body: Body, cells: int, particles: int) -> Dict[int, Array]:
@@ -103,11 +124,11 @@ def evidence_of(body: Body, maps: Sequence[Array], cells: Cells, rows: Dict[int,
 
 # ---------------------------------------------------------------- results
 
-def written(body: Body, cells: Cells, evidence: CellEvidence, found: List[Array],
+def written(body: Body, cells: Cells, said: Tuple[CellEvidence, List[Variance]], found: List[Array],
             shown_as: Tuple[Array, Array, float, float]) -> Rigidity:
     mean, outline, resolution, band = shown_as
-    pixel_size, record = body.given.pixel_size, body.run.rigidity
-    told = cells_told(cells, evidence, found, body, LEAST_MOTION * resolution)
+    pixel_size, record, evidence = body.given.pixel_size, body.run.rigidity, said[0]
+    told = cells_told(cells, said[1], found, body, LEAST_MOTION * resolution)
     body.run.forget_rigidity()
     record.parent.mkdir(parents=True, exist_ok=True)
     bodies, names = [], ["motion.mrc", "motion_error.mrc", "rigidity.cxc"]
@@ -139,16 +160,17 @@ def written(body: Body, cells: Cells, evidence: CellEvidence, found: List[Array]
     return made
 
 
-def cells_told(cells: Cells, evidence: CellEvidence, found: List[Array], body: Body, least: float) -> List[CellMotion]:
+def cells_told(cells: Cells, variances: Sequence[Variance], found: List[Array], body: Body,
+               least: float) -> List[CellMotion]:
     told, px = [], body.given.pixel_size
-    for c, variance in enumerate(cell_variances(evidence, found, cells.centres)):
+    for c, variance in enumerate(variances):
         value, error, predicted = (v * px ** 2 for v in variance)
         moved = float(np.sqrt(max(value, 0)))
         told.append(CellMotion(
             tuple(float(v) for v in cells.centres[c] + body.given.box_size // 2), float(cells.share[c]),
             next(number for number, members in enumerate(found, 1) if c in members), value, error, moved,
             float(np.sqrt(moved ** 2 + error)) - moved, float(np.sqrt(2 * predicted)),
-            value > SURE * error and moved > least))
+            moves(variance, least / px)))
     return told
 
 
