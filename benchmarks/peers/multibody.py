@@ -179,10 +179,13 @@ def done_with_bodies(output: Path) -> bool:
 
 
 def body_map(output: Path, number: int) -> np.ndarray:
-    """The unfiltered map of a body at the last iteration, or the final one of a converged run."""
-    stem = str(output / "run") if done_with_bodies(output) else last_stem(output)
-    halves = [read_map(Path(f"{stem}_half{half}_body{number:03d}_unfil.mrc")) for half in (1, 2)]
-    return (halves[0] + halves[1]) / 2
+    """The unfiltered map of a body, final or of the last iteration that made one: RELION ends with a body earlier."""
+    stems = [str(output / "run")] if done_with_bodies(output) else [
+        str(star).replace("_data.star", "") for _, star in reversed(relion.iterations(output))]
+    names = [[Path(f"{stem}_half{half}_body{number:03d}_unfil.mrc") for half in (1, 2)] for stem in stems]
+    first, second = next(pair for pair in names if all(path.exists() for path in pair))
+    volume: np.ndarray = (read_map(first) + read_map(second)) / 2
+    return volume
 
 
 def peers(data: Path, work: Path, truth: Dict[str, Body], options: argparse.Namespace) -> List[Row]:
@@ -201,8 +204,7 @@ def peers(data: Path, work: Path, truth: Dict[str, Body], options: argparse.Name
         again = go_on_command(output)
     legs = legs_of("multibody", (multibody_command(consensus, output, pixel_size), again), data, options,
                    options.limit_minutes)
-    moments = [Path(f"{str(star).replace('_data.star', '')}_half1_body001_unfil.mrc").stat().st_mtime
-               for _, star in relion.iterations(output)]
+    moments = [star.stat().st_mtime for _, star in relion.iterations(output)]
     cost = chained(legs, moments)
     whole = relion.result(consensus)
     rows = [Row("RELION 3.1.3, whole particle" + ("" if whole.converged else ", not converged"), before,
