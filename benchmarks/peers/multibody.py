@@ -255,9 +255,10 @@ def main() -> None:
     text = table(COLUMNS, [row.cells() for row in (input_row(data, truth), mine, *theirs)])
     print(text)
     if options.write:
+        command = (f"python -m benchmarks.peers.multibody --data {options.data.name} --work WORK --diameter "
+                   f"{options.diameter:g} --whole-minutes {options.whole_minutes:g} --write")
         write_section("multibody", f"{text}\n\nMachine: {machine()}. Commit {commit()}. {relion.version()}: "
-                      f"{relion.LACKS}.\n\n    python -m benchmarks.peers.multibody --data {options.data.name} --work WORK "
-                      f"--diameter {options.diameter:g} --whole-minutes {options.whole_minutes:g} --write")
+                      f"{relion.LACKS}.\n\n    {command}")
     check(mine, theirs)
 
 
