@@ -1,7 +1,7 @@
 """Several masks in one run beside runs of their own, and what moves with what beside what was planted.
 
     python -m benchmarks.honesty.bodies cost --data FOLDER --bodies AB --work FOLDER [--write]
-    python -m benchmarks.honesty.bodies subtracted --data FOLDER [--data FOLDER …] --bodies AB --work FOLDER [--write]
+    python -m benchmarks.honesty.bodies subtracted --data FOLDER [--data FOLDER …] --work FOLDER [--write]
     python -m benchmarks.honesty.bodies together --data FOLDER [--data FOLDER …] --work FOLDER [--write]
 
 cost: CPU seconds, one thread; poses of each body beside the truth; whether results have the same bits. Data: a
@@ -97,16 +97,16 @@ def cost(data: Path, bodies: str, work: Path) -> str:
 
 # ---------------------------------------------------------------- the other bodies subtracted, or not
 
-def subtracted(data: Sequence[Path], bodies: str, work: Path) -> str:
-    """Each body with and without subtraction: poses, half-maps, and its map beside the truth: the body alone or with
-    the others where its own poses have them, whichever is nearer."""
+def subtracted(data: Sequence[Path], work: Path) -> str:
+    """Each body that a set has, with and without subtraction: poses, and its map beside the truth: the body alone, or
+    with the others smeared by their motion against it (body A: where its own poses have them), whichever is nearer."""
     rows = []
     for one in data:
-        maps = {body: read_map(one / f"gt_{body}.mrc") for body in bodies}
+        maps = {body: read_map(one / f"gt_{body}.mrc") for body in BODIES if (one / f"gt_{body}.mrc").exists()}
         for what, switch in (("no", False), ("yes", True)):
             folder = BodiesFolder(work / f"{one.name}_{'' if switch else 'not_'}subtracted")
-            refined(one, [one / f"mask_{body}.mrc" for body in bodies], folder.path, subtract_bodies=switch)
-            for run, body in zip(folder.bodies(), bodies):
+            refined(one, [one / f"mask_{body}.mrc" for body in maps], folder.path, subtract_bodies=switch)
+            for run, body in zip(folder.bodies(), maps):
                 angle, distance = errors(one, read_poses(run.final("particles.star")), body)
                 found = to_truth(one, run, body, [maps[body], sum(maps.values())])
                 to_report = read_json(run.report)["resolution_to_report_angstrom"]
@@ -124,8 +124,9 @@ def to_truth(data: Path, run: RunFolder, body: str, truths: Sequence[np.ndarray]
     gauge = pose_errors(read_poses(run.final("particles.star")), read_poses(data / f"true_{body}.star"), centroid)[2]
     volume, mask = read_map(run.final("map.mrc")), read_map(data / f"mask_{body}.mrc")
     inside = data / f"gt_in{body}.mrc"
-    curves = [fsc(volume, gauge.moved(truth, pixel_size), mask)
-              for truth in [*truths, *([read_map(inside)] if inside.exists() else [])]]
+    if inside.exists():
+        truths = truths[0], read_map(inside)
+    curves = [fsc(volume, gauge.moved(truth, pixel_size), mask) for truth in truths]
     best = max(curves, key=lambda curve: float(curve[1:-1].mean()))
     return resolution(best, pixel_size, 0.5), float(best[1:-1].mean())
 
@@ -233,7 +234,7 @@ def main() -> None:
     if options.what == "cost":
         text = cost(options.data[0], options.bodies, options.work)
     elif options.what == "subtracted":
-        text = subtracted(options.data, options.bodies, options.work)
+        text = subtracted(options.data, options.work)
     else:
         text, image = together(options.data, options.work)
         if options.write:
