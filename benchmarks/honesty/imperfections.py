@@ -139,8 +139,9 @@ def cases() -> List[Case]:
     sets = {f"ideal, seed {seed}": replace(IDEAL, seed=seed) for seed in SEEDS}
     sets.update({name: replace(IDEAL, **changes) for name, changes in CASES.items()})
     sets.update({name: replace(IDEAL, **SMALL, **changes) for name, changes in SMALL_CASES.items()})
-    hinges = [Case(f"complex with two hinges, body {body} ({mass} kDa)", replace(IDEAL, **TWO_HINGES), body)
-              for body, mass in (("B", 82), ("C", 66))]
+    hinges = [Case(f"complex with two hinges{said}, body {body} ({mass} kDa)",
+                   replace(IDEAL, **TWO_HINGES, snr=snr), body)
+              for said, snr in (("", IDEAL.snr), (", SNR 0.2", 0.2)) for body, mass in (("B", 82), ("C", 66))]
     return [Case(name, made) for name, made in sets.items()] + hinges
 
 
