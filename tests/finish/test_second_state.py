@@ -23,14 +23,19 @@ COPY = SecondCopy(True, 40.0, 9.0, 12.0, 24.0, "", tuple(TURN.as_rotvec()), tupl
 
 @pytest.fixture(scope="module")
 def two_states(tmp_path_factory):
-    """A run of one iteration; the sub-volume of the particles ``second`` (n,) is moved about its centre."""
+    """A run of one iteration from maps of both states; the sub-volume of the particles ``second`` (n,) is moved about
+    its centre."""
     e = experiment(PARTICLES, box=BOX, noise=NOISE, seed=11)
     second = np.random.default_rng(12).random(PARTICLES) < SHARE
     moved = e.rotation @ TURN.as_matrix()
     place = e.shift + (e.rotation @ (e.centre + DISPLACEMENT - TURN.apply(e.centre)))[:, :2]
     clean = imaged(e.phantom.projections(moved, place, BOX), contrast_of(e.particles))
     noisy = clean + NOISE * np.random.default_rng(13).standard_normal(clean.shape)
-    e = replace(e, images=np.where(second[:, None, None], noisy, e.images))
+    first = e.phantom
+    copy = TURN.apply(first.points - e.centre) + e.centre + DISPLACEMENT
+    both = replace(first, points=np.concatenate([first.points, copy]),
+                   amplitudes=np.concatenate([(1 - SHARE) * first.amplitudes, SHARE * first.amplitudes]))
+    e = replace(e, images=np.where(second[:, None, None], noisy, e.images), phantom=both)
     folder = tmp_path_factory.mktemp("states")
     run = RunFolder(folder / "run")
     given = Settings(prior="gaussian", prior_rotation_deg=3.0, prior_shift_angstrom=3.0)
