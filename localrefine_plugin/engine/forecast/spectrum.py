@@ -35,6 +35,7 @@ USUAL_B, SPREAD_OF_B = 150.0, 60.0  # Å², of the power of a half-map
 GUINIER_FROM_ANGSTROM = 12.0
 OFF_THE_LINE = 0.3  # a spectrum's deviation from the line
 BLUR_ERROR = 0.3  # relative, of ln b²
+SMOOTH = np.array([1.0, 2.0, 3.0, 2.0, 1.0]) / 9  # over shells
 TRIED_B = np.arange(0.0, 400.0, 5.0)
 
 
@@ -88,7 +89,11 @@ def along_guinier(power: np.ndarray, error: np.ndarray, blur: np.ndarray, freque
     measured = 1 / np.maximum(error ** 2 + (off * line) ** 2, 1e-60)
     expected = np.divide(1, (OFF_THE_LINE * line) ** 2, out=np.zeros_like(line), where=line > 0)
     drawn = (power * measured + line * expected) / (measured + expected)
-    return np.maximum(drawn, np.maximum(0.01 * line, 1e-30))
+    drawn = np.maximum(drawn, np.maximum(0.01 * line, 1e-30))
+    if beyond.any():  # a resolution is where the curve first falls below a threshold: noise must not take it there
+        off_line = np.pad(np.log(drawn[beyond] / fit), len(SMOOTH) // 2, mode="edge")
+        drawn[beyond] = fit * np.exp(np.convolve(off_line, SMOOTH, mode="valid"))
+    return drawn
 
 
 def likeliest_line(power: np.ndarray, error: np.ndarray, off: np.ndarray, frequency: np.ndarray) -> np.ndarray:
