@@ -9,7 +9,7 @@ from experiments import contrast_of, experiment, write_inputs
 from oracles import imaged, random_phantom
 from relion_files import write_map
 
-from localrefine_plugin.engine.control import rest_control
+from localrefine_plugin.engine.control import sample as control_sample
 from localrefine_plugin.engine.control.before import SampleBefore, mask_before
 from localrefine_plugin.engine.control.coarser import Coarser
 from localrefine_plugin.engine.control.words import FOLLOWED, SMALL, STILL, judged
@@ -119,7 +119,7 @@ def test_the_control_leaves_the_run_as_it_was(moving):
 def test_on_fewer_pixels_the_control_finds_the_same(moving, monkeypatch):
     """What of the resolution these hold; the hinge is in px of the run."""
     expected = load_report(moving).rest_control
-    monkeypatch.setattr(rest_control.Coarser, "holding", lambda box, last, workers: Coarser(box, 38, workers))
+    monkeypatch.setattr(control_sample.Coarser, "holding", lambda box, last, workers: Coarser(box, 38, workers))
     best = load_iteration(moving, moving.iterations_done()).best_iteration
     found, _ = rest_control.rest_control(moving, best, CPU, 1)
     assert (found.verdict, found.particles) == ("apart", expected.particles)

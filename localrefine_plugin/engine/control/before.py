@@ -27,10 +27,11 @@ from ..records.iteration import FSC_THRESHOLD
 from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
 from ..records.results import PartOfMask
+from .alignments import REST_EXTENT, at_input
 from .coarser import Coarser
 from .mask_cells import BAND, mask_cells
 from .moving_part import CoarseGrid
-from .rest_control import LEAST_REST, REST_EXTENT, at_input
+from .rest_control import LEAST_REST
 from .words import most, moving, seen_from, still_share, with_what_is_left_out
 
 TOO_MUCH = 0.4  # of the density in the mask that stays with the rest; near a hinge a domain moves little as well

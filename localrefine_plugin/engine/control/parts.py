@@ -18,8 +18,10 @@ from ..progress import ProgressBar
 from ..records.errors import InputError
 from ..records.poses import PoseTable
 from ..records.results import PartOfMask, RestControl
+from .alignments import align_rest, taken
 from .mask_cells import EvidenceOf, MaskCells, mask_cells
-from .rest_control import MANY, Sample, align_rest, load_sample, outside_of, rest_control, taken
+from .rest_control import outside_of, rest_control
+from .sample import MANY, Sample, load_sample
 from .words import with_parts, with_what_is_left_out
 
 Array = np.ndarray

@@ -13,53 +13,30 @@ docs/explanation/rest-as-control.md has the measurements behind the limits.
 """
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from dataclasses import dataclass, replace
+from typing import List, Optional, Tuple
 
 import numpy as np
 
-from ..align.half_alignment import HalfSet
-from ..align.half_set import HalfResult, align_half
-from ..align.of_run import other_bodies
-from ..align.other_bodies import OtherBody
-from ..align.reference_errors import ReferenceErrors, known_errors
-from ..align.search_plan import SearchPlan, align_shell_of, search_plan
 from ..align.static_part import outline_of
-from ..inputs.changes import check_stacks
-from ..io.mrc import ImageReader, read_map
+from ..io.mrc import read_map
 from ..io.run_folder import RunFolder
-from ..io.run_store import load_input, load_iteration, load_motion, load_noise, stored_particles, stored_poses
-from ..kernels.batches import evenly_spaced
+from ..io.run_store import load_iteration
 from ..kernels.device import Device
-from ..kernels.prefetch import Read, from_array
-from ..maps.mask import mask_centre, mask_radius
-from ..maps.reference_filter import reference_fsc
 from ..merge.motion_report import draws, summarise
-from ..motion import motion_prior
-from ..motion.motion_prior import Evidence, examine, inverses, isotropic_covariance, joined_evidence, learn
-from ..motion.prior_shapes import prior_shape
-from ..motion.relative_motion import Moments, Wobble, evidence_about, relative
-from ..progress import ProgressBar, say
+from ..motion.motion_prior import examine, inverses, isotropic_covariance, joined_evidence, learn
+from ..motion.relative_motion import Moments, Wobble, relative
+from ..progress import say
 from ..records.errors import InputError
 from ..records.motion import LearnedMotion, PrincipalMotion
-from ..records.particles import Particles
-from ..records.poses import PoseTable
-from ..records.resolved import ResolvedSettings
 from ..records.results import RestControl
-from ..records.run_input import RunInput
-from .coarser import Coarser
+from .alignments import Aligned, align_part, align_rest
 from .moving_part import CoarseGrid, belonging, divided, log_ratio, upper_half
+from .sample import Sample, load_sample
 from .words import judged
 
-FEW, MANY = 250, 500  # particles of each half-set in the sample …
-SHARE = 0.2  # … which is this share of it in between: three short alignments of them beside those of the run
-LEAST_PARTICLES = 50  # of each half-set
 LEAST_REST = 0.1  # of the density's power, outside the mask
 START = 7.0, 4.0  # degrees, Å: widths that the motion is learned from
-REST_EXTENT = 15.0, 10.0  # degrees, Å: further from its input pose the rest is not looked for
 
 
 def rest_control(run: RunFolder, iteration: int, device: Device,
@@ -72,226 +49,6 @@ def rest_control(run: RunFolder, iteration: int, device: Device,
     except InputError as error:  # results are complete without it; that it is missing is said
         return RestControl("not done", sentence=f"The control by the rest of the particle was not done: {error}"), None
 
-
-@dataclass(frozen=True)
-class Sample:
-    """Of a run: an ``iteration``, and of each half-set some ``rows`` of the input, as they are in ``files``. All
-    else is on the pixels of ``coarser``.
-
-    ``maps``: those that were read.  ``images``: of each half-set, where they are not those of the files.
-    """
-
-    folder: RunFolder
-    given: RunInput
-    iteration: int
-    rows: Dict[int, np.ndarray]
-    files: Dict[int, Particles]
-    device: Device
-    coarser: Coarser
-    maps: Dict[Path, np.ndarray] = field(default_factory=dict)
-    images: Dict[int, np.ndarray] = field(default_factory=dict)
-
-    @cached_property
-    def particles(self) -> Dict[int, Particles]:
-        return {half: self.coarser.particles(some) for half, some in self.files.items()}
-
-    @property
-    def workers(self) -> int:
-        return self.coarser.workers
-
-    @property
-    def resolved(self) -> ResolvedSettings:
-        """With a prior that learns: only then an alignment says what the images tell."""
-        resolved = self.coarser.resolved(self.given.resolved)
-        return resolved if prior_shape(resolved.prior).learns else replace(resolved, prior="learned")
-
-    @property
-    def pixel_size(self) -> float:
-        return self.particles[1].pixel_size
-
-    @property
-    def box_size(self) -> int:
-        return self.coarser.new
-
-    @property
-    def mask(self) -> np.ndarray:
-        return self.read(self.folder.mask_in_use(self.iteration), self.coarser.mask)
-
-    def map(self, path: Path) -> np.ndarray:
-        return self.read(path, self.coarser.map)
-
-    def read(self, path: Path, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        if path not in self.maps:
-            self.maps[path] = change(read_map(path)[0])
-        return self.maps[path]
-
-    def noise(self, iteration: int, half: int) -> np.ndarray:
-        return self.coarser.noise(load_noise(self.folder, iteration, half))
-
-    def others(self, iteration: int, half: int) -> List[OtherBody]:
-        """What the run subtracted from the images."""
-        return [self.coarser.other_body(other) for other in
-                other_bodies(self.folder, iteration, half, self.files[half], self.rows[half])]
-
-    def errors(self, agreement: np.ndarray, maps: Tuple[np.ndarray, np.ndarray], mask: np.ndarray, centre: np.ndarray,
-               density: np.ndarray) -> ReferenceErrors:
-        """Of a reference and the half-map it was made of; ``density`` is the run's."""
-        return known_errors(agreement[:self.box_size // 2 + 1], *maps, mask, centre, self.coarser.density(density))
-
-    @contextmanager
-    def reading(self, half: int) -> Iterator[Read]:
-        if self.coarser.same:
-            with ImageReader(self.files[half]) as reader:
-                yield reader
-            return
-        if half not in self.images:
-            with ImageReader(self.files[half]) as reader:
-                index = np.arange(len(self.rows[half]))
-                self.images[half] = self.coarser.images(reader, index, self.device)
-        yield from_array(self.images[half])
-
-
-def load_sample(run: RunFolder, iteration: int, device: Device, workers: int, few: int = FEW) -> Sample:
-    given, particles = load_input(run), stored_particles(run)
-    half_set, rows = np.asarray(particles.half_set), {}
-    for half in (1, 2):
-        mine = np.flatnonzero(half_set == half)
-        if len(mine) < LEAST_PARTICLES:
-            raise InputError(f"has only {len(mine)} particles", f"half-set {half}", "use more particles")
-        count = int(np.clip(SHARE * len(mine), few, MANY))
-        rows[half] = mine[evenly_spaced(len(mine), count)]
-    check_stacks(run, given, np.unique(particles.stack[np.concatenate(list(rows.values()))]))
-    shells = [align_shell_of(load_iteration(run, k).align_resolution_angstrom, given.resolved, particles)
-              for k in (0, iteration - 1)]
-    grid = CoarseGrid.of(particles.box_size, particles.pixel_size, workers)
-    coarser = Coarser.holding(particles.box_size, max(grid.box // 2 - 1, *shells), workers)
-    files = {half: particles.take(index) for half, index in rows.items()}
-    return Sample(run, given, iteration, rows, files, device, coarser)
-
-
-# ---------------------------------------------------------------- alignments
-
-@dataclass(frozen=True)
-class Aligned:
-    """A part of both half-sets' samples: what the images say of its motion, its poses, its maps and their centre."""
-
-    evidence: List[Evidence]
-    poses: List[PoseTable]
-    maps: List[np.ndarray]
-    centre: np.ndarray
-
-    def column(self, name: str) -> np.ndarray:
-        return np.concatenate([getattr(table, name) for table in self.poses])
-
-    def at(self, centre: np.ndarray) -> List[Evidence]:
-        """The evidence about another point (px from the box centre)."""
-        return [evidence_about(evidence, centre - self.centre) for evidence in self.evidence]
-
-    def wobble(self) -> Wobble:
-        """Of the place of density in its maps: the errors of the poses, and the posteriors it was smeared over."""
-        return Wobble.of_poses(self.column("rotation"),
-                               self.column("pose_error_covariance") + self.column("covariance"), self.centre)
-
-
-def plan_about(sample: Sample, part: np.ndarray, resolution: float, motion: Optional[np.ndarray] = None,
-               extent: Optional[Tuple[float, float]] = None) -> SearchPlan:
-    """The plan of a search for a part (N, N, N) about its own centre; ``motion`` is Σ about the mask's, ``extent`` in
-    degrees and Å."""
-    centre = mask_centre(part)
-    corner = tuple(float(v) for v in centre)
-    resolved = replace(sample.resolved, mask_centre_px=corner, fulcrum_px=corner,
-                       mask_radius_angstrom=mask_radius(part, centre).effective * sample.pixel_size)
-    if extent is not None:
-        resolved = replace(resolved, rotation_extent_deg=extent[0], shift_extent_angstrom=extent[1])
-    moved = np.rint(centre) - np.rint(np.array(sample.resolved.mask_centre_px))
-    return search_plan(resolved, sample.particles[1], resolution,
-                       None if motion is None else motion_prior.about_point(motion, moved))
-
-
-def aligned(sample: Sample, half: int, task: HalfSet, plan: SearchPlan, what: str) -> HalfResult:
-    bar = ProgressBar(f"control: {what}, half {half}", len(task.particles))
-    return align_half(task, plan, sample.device, sample.workers, bar.update, verdicts=False)
-
-
-def align_part(sample: Sample, part: Optional[np.ndarray], what: str) -> Aligned:
-    """A part of the mask (None: the mask as it was), as the run's last alignment found its poses."""
-    last = sample.iteration - 1
-    record, found, plan = load_iteration(sample.folder, last), [], None
-    for half in (1, 2):
-        learned, rows = load_motion(sample.folder, last, half), sample.rows[half]
-        covariance = None if learned is None else sample.coarser.motion(learned.covariance, sample.given.resolved)
-        resolution, region = record.align_resolution_angstrom, sample.mask if part is None else part
-        plan = (search_plan(sample.resolved, sample.particles[half], resolution, covariance) if part is None
-                else plan_about(sample, part, resolution, covariance))
-        reference = sample.map(sample.folder.reference(last, half))
-        poses = stored_poses(sample.folder, max(last, 1), half)
-        assert poses is not None
-        previous = sample.coarser.poses(taken(poses, rows))
-        if last == 0:  # it had no poses, and found these by its grid
-            previous = replace(previous, modes=np.ones(len(rows), int))
-        shells = None if part is not None else plan.align_shell + 1  # nobody looks at the map of the whole mask
-        errors = None  # of the input's: it need not be made of these images
-        if last > 0:
-            maps = reference, sample.map(sample.folder.half_map(last, half))
-            errors = sample.errors(np.array(record.reference_fsc), maps, region, plan.centre,
-                                   load_noise(sample.folder, last, half, "accumulator_mean"))
-        with sample.reading(half) as read:
-            task = HalfSet(sample.particles[half], rows, read, reference, region, sample.noise(last, half)[:, :shells],
-                           previous, errors, others=sample.others(last, half))
-            found.append(aligned(sample, half, task, plan, what))
-    assert plan is not None
-    return joined(found, plan)
-
-
-def align_rest(sample: Sample, rest: np.ndarray, references: List[np.ndarray]) -> Aligned:
-    """The rest of the particle, from the input poses and the input half-maps."""
-    resolution = load_iteration(sample.folder, 0).align_resolution_angstrom
-    plan = plan_about(sample, rest, resolution, extent=REST_EXTENT)
-    agreement, found = np.array(reference_fsc(references, rest, sample.workers)), []
-    for half, reference in enumerate(references, 1):
-        rows, particles = sample.rows[half], sample.particles[half]
-        with sample.reading(half) as read:
-            task = HalfSet(particles, rows, read, reference, rest, sample.noise(sample.iteration, half),
-                           at_input(particles, rows),
-                           errors_of_input(sample, half, reference, rest, plan.centre, agreement))
-            found.append(aligned(sample, half, task, plan, "the rest of the particle"))
-    return joined(found, plan)
-
-
-def joined(found: List[HalfResult], plan: SearchPlan) -> Aligned:
-    evidence = [result.evidence for result in found]
-    return Aligned([one for one in evidence if one is not None], [result.poses for result in found],
-                   [result.half_map for result in found], plan.centre)
-
-
-def taken(table: PoseTable, rows: np.ndarray) -> PoseTable:
-    """The rows of a table."""
-    index = np.searchsorted(np.asarray(table.row), rows)
-    return PoseTable(**{name: column[index] for name, column in table.columns().items()})
-
-
-def at_input(particles: Particles, rows: np.ndarray) -> PoseTable:
-    """The input poses as those of a last iteration that settled every particle: no grid is searched for it."""
-    m = len(rows)
-    none, nowhere = np.zeros(m, bool), np.zeros((m, 5, 5))
-    return PoseTable(rows, particles.rotation, particles.shift_px, np.zeros((m, 3)), np.zeros((m, 2)), nowhere, nowhere,
-                     np.zeros(m), np.ones(m, int), np.ones(m, int), none, none)
-
-
-def errors_of_input(sample: Sample, half: int, reference: np.ndarray, rest: np.ndarray, centre: np.ndarray,
-                    agreement: np.ndarray) -> Optional[ReferenceErrors]:
-    """Those of the input half-map, which holds the noise of the images at their input poses; None where it does not, or
-    is not there any more."""
-    given = sample.given
-    path = given.half_maps[half - 1]
-    if given.resolved.resplit_half_sets or not Path(path).exists():
-        return None
-    half_map = sample.map(Path(path)) * np.float32(given.grey_scale[half - 1])
-    return sample.errors(agreement, (reference, half_map), rest, centre,
-                         load_noise(sample.folder, 1, half, "accumulator_mean"))
-
-
-# ---------------------------------------------------------------- what they say
 
 @dataclass(frozen=True)
 class Relative:

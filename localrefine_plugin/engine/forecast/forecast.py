@@ -9,7 +9,7 @@ import numpy as np
 from ..align.half_set import batch_size
 from ..align.memory import host_memory
 from ..align.search_plan import resolve
-from ..control.rest_control import FEW, MANY, SHARE
+from ..control.sample import FEW, MANY, SHARE
 from ..inputs.belonging import check_belonging
 from ..inputs.checks import CheckedInputs, check_inputs
 from ..io.relion_particles import ParticleTable, read_particles
