@@ -12,6 +12,7 @@ from relion_files import write_map
 from localrefine_plugin.engine.control import sample as control_sample
 from localrefine_plugin.engine.control.before import SampleBefore, mask_before
 from localrefine_plugin.engine.control.coarser import Coarser
+from localrefine_plugin.engine.control.rest_control import rest_control
 from localrefine_plugin.engine.control.words import FOLLOWED, SMALL, STILL, judged
 from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.run_folder import read_json
@@ -121,7 +122,7 @@ def test_on_fewer_pixels_the_control_finds_the_same(moving, monkeypatch):
     expected = load_report(moving).rest_control
     monkeypatch.setattr(control_sample.Coarser, "holding", lambda box, last, workers: Coarser(box, 38, workers))
     best = load_iteration(moving, moving.iterations_done()).best_iteration
-    found, _ = rest_control.rest_control(moving, best, CPU, 1)
+    found, _ = rest_control(moving, best, CPU, 1)
     assert (found.verdict, found.particles) == ("apart", expected.particles)
     assert found.displacement_angstrom == pytest.approx(expected.displacement_angstrom, rel=0.1)
     assert found.followed == pytest.approx(expected.followed, abs=0.1)
