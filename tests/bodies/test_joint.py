@@ -16,7 +16,7 @@ from localrefine_plugin.engine.bodies.joint import (
     shared_share,
     words_of,
 )
-from localrefine_plugin.engine.motion.motion_prior import Evidence
+from localrefine_plugin.engine.motion.motion_prior import JUNK_WIDTH, Evidence
 from localrefine_plugin.engine.records.bodies import MovingPair
 
 CENTRES = np.array([[0.0, 0.0, 0.0], [12.0, -3.0, 5.0], [-6.0, 10.0, 2.0]])  # px
@@ -84,6 +84,17 @@ def test_without_correlation_none_is_found_and_the_error_is_that_of_repeated_exp
     z = np.array([one.correlation / one.error for one in repeated])
     assert 0.3 < np.sqrt(np.mean(z ** 2)) < 2.0
     assert abs(np.mean([one.correlation for one in repeated])) < 0.08
+
+
+def test_an_image_that_pulls_and_tells_nothing_does_not_widen_the_motion_without_end():
+    """Images of noise do: their likelihood grows with Σ for ever."""
+    rng = np.random.default_rng(5)
+    good = seen(rng, drawn(rng, 300, 0.0))
+    information, pull = good.information.copy(), good.pull.copy()
+    information[0], pull[0] = 1e-9 * np.eye(18), 500.0
+    covariance = learned(good._replace(information=information, pull=pull), good.alone)
+    assert np.isfinite(covariance).all()
+    assert (np.diag(covariance) <= JUNK_WIDTH ** 2 * np.diag(good.alone) * (1 + 1e-12)).all()
 
 
 def test_words():

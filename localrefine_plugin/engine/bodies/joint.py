@@ -27,7 +27,7 @@ import numpy as np
 
 from ..io.run_folder import PathLike
 from ..kernels.batches import evenly_spaced
-from ..motion.motion_prior import STILL, expected, floored, log_junk, maximised, mean_motion
+from ..motion.motion_prior import JUNK_WIDTH, STILL, expected, floored, log_junk, maximised, mean_motion
 from ..progress import say
 from ..records.bodies import JointMotion, MovingPair
 from .compose import in_units
@@ -121,10 +121,19 @@ def learned(seen: Seen, start: np.ndarray) -> np.ndarray:
         before = covariance
         step = expected(seen.information, seen.pull, covariance)
         covariance = maximised(step, seen.weight * step.probability_not_junk(of_junk), seen.alone)
+        covariance = within(covariance, seen.alone)
         width = np.sqrt(np.diag(covariance))
         if np.abs((covariance - before) / np.outer(width, width)).max() < STILL:
             break
     return covariance
+
+
+def within(covariance: np.ndarray, alone: np.ndarray) -> np.ndarray:
+    """Σ with no width above that of junk, all correlations kept. To an image of noise that tells next to nothing of a
+    motion, and pulls at it, the wider Σ is the likelier, without end."""
+    most = JUNK_WIDTH * np.sqrt(np.diag(alone))
+    scale = np.minimum(1, most / np.sqrt(np.diag(covariance)))
+    return covariance * np.outer(scale, scale)
 
 
 def parts_of(seen: Seen) -> List[Seen]:
