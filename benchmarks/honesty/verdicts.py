@@ -102,7 +102,7 @@ def measured(data: Path, work: Path, threads: int, kind: str) -> Dict[str, Any]:
     wrong, count = wrong_rows(data), len(read_poses(data / "particles.star").rotation)
     particles, settings = None, {}
     if kind == "clean":
-        particles = without(data, wrong, work / f"{data.name}_clean.star")
+        particles = without(data, wrong, data / "particles_clean.star")  # beside the images
     elif kind == "alike":
         settings = dict(weight_by_probability=False)
     done = iterated(data, work / f"{data.name}_{kind}", threads, particles, **settings)
