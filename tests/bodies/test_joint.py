@@ -7,6 +7,7 @@ from scipy.spatial.transform import Rotation
 from two_bodies import run_of
 
 from localrefine_plugin.engine.bodies.joint import (
+    WIDEST,
     Pair,
     Seen,
     about_mean,
@@ -16,7 +17,7 @@ from localrefine_plugin.engine.bodies.joint import (
     shared_share,
     words_of,
 )
-from localrefine_plugin.engine.motion.motion_prior import JUNK_WIDTH, Evidence
+from localrefine_plugin.engine.motion.motion_prior import Evidence
 from localrefine_plugin.engine.records.bodies import MovingPair
 
 CENTRES = np.array([[0.0, 0.0, 0.0], [12.0, -3.0, 5.0], [-6.0, 10.0, 2.0]])  # px
@@ -86,15 +87,14 @@ def test_without_correlation_none_is_found_and_the_error_is_that_of_repeated_exp
     assert abs(np.mean([one.correlation for one in repeated])) < 0.08
 
 
-def test_an_image_that_pulls_and_tells_nothing_does_not_widen_the_motion_without_end():
-    """Images of noise do: their likelihood grows with Σ for ever."""
+def test_images_that_pull_and_tell_little_do_not_widen_the_motion_without_end():
+    """Of images of noise the likelihood grows with Σ for ever: without a limit the widths here grow 8.8 times."""
     rng = np.random.default_rng(5)
-    good = seen(rng, drawn(rng, 300, 0.0))
+    good = seen(rng, drawn(rng, 60, 0.0))
     information, pull = good.information.copy(), good.pull.copy()
-    information[0], pull[0] = 1e-9 * np.eye(18), 500.0
+    information[:30], pull[:30] = 10 * np.eye(18), 10 * np.random.default_rng(1).standard_normal((30, 18))
     covariance = learned(good._replace(information=information, pull=pull), good.alone)
-    assert np.isfinite(covariance).all()
-    assert (np.diag(covariance) <= JUNK_WIDTH ** 2 * np.diag(good.alone) * (1 + 1e-12)).all()
+    assert (np.diag(covariance) <= WIDEST ** 2 * np.diag(good.alone) * (1 + 1e-12)).all()
 
 
 def test_words():
