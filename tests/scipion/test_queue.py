@@ -153,6 +153,7 @@ def launched(project, mpi, queue="", more=False):
         pointer.setExtended(output)
     if more:
         protocol.moreMasks.set([Pointer(project.masks, extended="outputMask")])
+        protocol.subtractBodies.set(False)  # then each body has the bits of a run of its own
     if queue:
         protocol._useQueue.set(True)
         protocol.setQueueParams(("debug", {"QUEUE_FOR_JOBS": "Y" if queue == "steps" else "N"}))

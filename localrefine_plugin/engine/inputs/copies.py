@@ -10,7 +10,6 @@ and not with its square. The cross-correlation of the two images then decides.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Tuple
 
 import numpy as np
@@ -32,15 +31,6 @@ KEYS_AT_ONCE = 50_000
 ROW_BITS, OF_ROW = np.uint64(32), np.uint64((1 << 32) - 1)
 CERTAIN = 8.0  # s.d. by which marks agree, and by which the cross-correlation has a peak: of 10¹⁰ pairs, none by chance
 MOST_COMPARED, MOST_AGREE = 100, 0.9  # pairs whose images are compared; share of them that speaks for all
-
-
-@dataclass(frozen=True)
-class Copies:
-    """Pairs of rows (m, 2): ``pixels`` of different images with the same pixels, ``moved`` of images with the same
-    noise elsewhere in the box."""
-
-    pixels: np.ndarray
-    moved: np.ndarray
 
 
 def pixel_keys(images: np.ndarray) -> np.ndarray:

@@ -16,7 +16,8 @@ from ..io.mrc import ImageReader
 from ..records.errors import InputError
 from ..records.particles import Particles
 from ..records.run_input import Excluded
-from .copies import KEYS_AT_ONCE, Copies, Marker, confirmed, pairs_of_keys, pairs_of_marks, pixel_keys
+from .copies import KEYS_AT_ONCE, Marker, confirmed, pairs_of_keys, pairs_of_marks, pixel_keys
+from .half_sets import Copies
 
 MOST_EXCLUDED = 0.01
 TOO_STRONG = 1e3

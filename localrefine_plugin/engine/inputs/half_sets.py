@@ -19,7 +19,6 @@ from ..io.star import StarTable
 from ..model.symmetry import operators
 from ..records.errors import InputError
 from ..records.particles import Particles
-from .copies import Copies
 
 TUBE = "rlnHelicalTubeID"
 ORIGINAL = "rlnImageOriginalName"
@@ -173,6 +172,15 @@ def _are_mates(between: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 def _rows(a: int, b: int) -> str:
     return f"{min(a, b) + 1} and {max(a, b) + 1}"
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Pairs of rows (m, 2): ``pixels`` of different images with the same pixels, ``moved`` of images with the same
+    noise elsewhere in the box."""
+
+    pixels: np.ndarray
+    moved: np.ndarray
 
 
 # ---------------------------------------------------------------- relatives
