@@ -8,7 +8,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 POLL_SECONDS = 0.25
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -156,6 +156,16 @@ def chained(legs: Sequence[Cost], moments: Sequence[float]) -> Cost:
         cpu, wall = cpu + spent, wall + seconds
         leader += leg.leader_cpu_seconds * spent / max(leg.cpu_seconds, 1e-9)
     return Cost(cpu, wall, max(leg.peak_memory_mb for leg in legs), legs[-1].finished, leader, samples)
+
+
+def least_cpu_seconds(work: Callable[[], object], repeats: int) -> float:
+    """Of so many calls: compiling and a busy machine count less."""
+    found = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        found.append(time.process_time() - start)
+    return min(found)
 
 
 def machine() -> str:

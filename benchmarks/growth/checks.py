@@ -12,7 +12,6 @@ Data: FOLDER, simulated: a set of the benchmark's make_dataset.py or make_hard.p
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 from typing import Callable, List
 
@@ -28,6 +27,7 @@ from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
 
 from ..honesty.sets import parser_of, words_of
+from ..measure import least_cpu_seconds
 from ..page import DOCS, table, write_section
 
 PAGE = DOCS / "reference" / "reliability.md"
@@ -38,13 +38,7 @@ HEAD = ("data", "images", "box, px", "reading", "images", "other checks", "belon
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """CPU seconds: the least of REPEATS calls."""
-    found = []
-    for _ in range(REPEATS):
-        begun = time.process_time()
-        work()
-        found.append(time.process_time() - begun)
-    return min(found)
+    return least_cpu_seconds(work, REPEATS)
 
 
 def iteration_seconds(paths: List[str]) -> float:

@@ -9,10 +9,9 @@ the share of a whole iteration is smaller.
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, List
+from typing import List
 
 import numpy as np
 
@@ -27,20 +26,12 @@ from localrefine_plugin.engine.kernels.host import few_threads
 from localrefine_plugin.engine.records.iteration import NullMoments
 from localrefine_plugin.engine.refine import half_task
 
+from ..measure import least_cpu_seconds
 from ..page import DOCS, table, write_section
 
 PAGE = DOCS / "explanation" / "verdicts.md"
 HEAD = ("run", "particles of a half-set", "iteration", "images of each kind", "share of the CPU time")
 REPEATS, PARTICLES = 7, 200
-
-
-def cpu_seconds(job: Callable[[], None]) -> float:
-    found = []
-    for _ in range(REPEATS):
-        start = time.process_time()
-        job()
-        found.append(time.process_time() - start)
-    return min(found)
 
 
 def row(run: RunFolder, iteration: int) -> List[str]:
@@ -54,7 +45,8 @@ def row(run: RunFolder, iteration: int) -> List[str]:
             numbers, some = np.arange(len(null_images(count, known))), evenly_spaced(count, PARTICLES)
             work.add_nulls(numbers)  # compiles, and warms up
             work.add(some[:5])
-            nulls, images = cpu_seconds(lambda: work.add_nulls(numbers)), cpu_seconds(lambda: work.add(some))
+            nulls, images = (least_cpu_seconds(job, REPEATS) for job in (
+                lambda: work.add_nulls(numbers), lambda: work.add(some)))
     share = nulls / (nulls + images * count / len(some))
     return [run.path.name, str(count), str(iteration), str(len(numbers)), f"{100 * share:.1f} %"]
 

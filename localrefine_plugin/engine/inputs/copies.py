@@ -16,7 +16,7 @@ import numpy as np
 
 from ..io.mrc import ImageReader
 from ..kernels.batches import evenly_spaced
-from ..kernels.bits import BITS_SET, alike_neighbours
+from ..kernels.bits import BITS_SET, OF_ROW, ROW_BITS, alike_neighbours
 from ..kernels.fft import irfftn, rfft2
 from ..records.particles import Particles
 
@@ -28,7 +28,6 @@ MOST_BITS, MANY_IMAGES = 592, 100_000  # of a mark, of so many images or more: a
 LEAST_GROUP = 10  # bits that pairs must share to be compared; more for more images: about 100 comparisons each
 FARTHEST = 64  # neighbours in the order of such bits that are compared
 KEYS_AT_ONCE = 50_000
-ROW_BITS, OF_ROW = np.uint64(32), np.uint64((1 << 32) - 1)
 CERTAIN = 8.0  # s.d. by which marks agree, and by which the cross-correlation has a peak: of 10¹⁰ pairs, none by chance
 MOST_COMPARED, MOST_AGREE = 100, 0.9  # pairs whose images are compared; share of them that speaks for all
 
