@@ -1,6 +1,6 @@
 # Every target does its own set-up in .venv, from nothing but a Python 3.8 - 3.11 with venv and tkinter.
 #   make test    the whole suite          make demo    a simulated complex refined in a Scipion project
-#   make check   ruff, mypy, import rules  make clean   removes .venv and demo_output
+#   make check   ruff, mypy, import rules, imports of all tests      make clean    removes .venv and demo_output
 #   make test-lowest    the core of the suite with the oldest versions setup.py allows (tests/lowest.txt), oldest Python
 #   make test-latest    the same with the newest versions, newest Python; then test-engine
 #   make test-engine    the engine without Scipion, with the newest Python (3.13, 3.12, …), numpy and Numba
@@ -96,6 +96,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --collect-only --quiet >/dev/null || $(BIN)/python -m pytest --collect-only --quiet
 
 demo: $(INSTALLED)
 	$(BIN)/python -m examples.demo
