@@ -9,7 +9,7 @@ from map_phantoms import ball, density, half_maps
 
 from localrefine_plugin.engine.finish.mask_ladder import MASK_CORRELATION, mask_ladder
 from localrefine_plugin.engine.maps.fsc import five_curves, fsc, resolution_at
-from localrefine_plugin.engine.maps.half_maps import HalfMaps
+from localrefine_plugin.engine.maps.half_maps import HalfMaps, region_of
 from localrefine_plugin.engine.maps.mask import density_mask, soft_edge_width_px, volume_angstrom3
 from localrefine_plugin.engine.model.fourier import lowpass
 
@@ -72,9 +72,10 @@ def test_noise_gains_nothing_in_masks_that_follow_it(seed):
 
 def test_the_mask_of_a_rung_is_drawn_about_the_density():
     """A ball of 8 px: its surface at level ½, then 1 up to 6 Å and 0 from 14 Å on, inside the mask given."""
-    mask = density_mask(lowpass(ball(48, 8), 1.0, 4.0), ball(48, 20, 3), 1.0, 0.5, 6.0, 14.0)
+    smooth, given, tight = lowpass(ball(48, 8), 1.0, 4.0), ball(48, 20, 3), ball(48, 10)
+    mask = density_mask(smooth[region_of(given)], given, 1.0, 0.5, 6.0, 14.0)
     profile = mask[24, 24, 24:]
     assert np.all(profile[:14] == 1) and np.all(profile[23:] == 0) and 0.3 < profile[18] < 0.7
     assert soft_edge_width_px(mask) == pytest.approx(8, abs=1)
-    cut = density_mask(lowpass(ball(48, 8), 1.0, 4.0), ball(48, 10), 1.0, 0.5, 6.0, 14.0)
-    assert np.all(cut <= ball(48, 10))
+    cut = density_mask(smooth[region_of(tight)], tight, 1.0, 0.5, 6.0, 14.0)
+    assert np.all(cut <= tight)

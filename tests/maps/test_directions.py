@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from localrefine_plugin.engine.finish.directions import record_of
 from localrefine_plugin.engine.inputs.first_look import view_warnings
 from localrefine_plugin.engine.maps.directions import DIRECTIONS, ConeFsc, cone_fsc, half_sphere, sampling
+from localrefine_plugin.engine.model.fourier import forward
 from localrefine_plugin.engine.model.symmetry import operators
 
 C1 = np.eye(3)[None]
@@ -77,7 +78,7 @@ def test_noise_in_a_cone_is_found_there(axis):
     radius = np.sqrt(x * x + y * y + z * z)
     along = np.abs(x * axis[0] + y * axis[1] + z * axis[2]) > np.cos(np.deg2rad(30)) * radius
     ft = np.where(along & (radius > PIXEL / 20), np.fft.fftn(noise), np.fft.fftn(density))
-    found = cone_fsc(density, np.fft.ifftn(ft).real, PIXEL)
+    found = cone_fsc(forward(density), forward(np.fft.ifftn(ft).real), PIXEL)
     worst = found.directions[np.argsort(found.resolution_angstrom)[-5:]]
     assert np.abs(worst @ np.array(axis)).min() > np.cos(np.deg2rad(20))
     away = np.abs(found.directions @ np.array(axis)) < np.cos(np.deg2rad(60))
@@ -87,7 +88,7 @@ def test_noise_in_a_cone_is_found_there(axis):
 
 def test_equal_maps_are_even():
     density = random_phantom(30, radius=10.0, sigma=1.2, seed=1).density(BOX)
-    assert cone_fsc(density, density, PIXEL).cfar == pytest.approx(1)
+    assert cone_fsc(*[forward(density)] * 2, PIXEL).cfar == pytest.approx(1)
 
 
 def record(rotation, cfar=0.9):

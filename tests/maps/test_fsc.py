@@ -31,6 +31,26 @@ def direct_fsc(a, b):
     return cross / np.sqrt(power_a * power_b)
 
 
+@pytest.mark.parametrize("n, new", [(24, 16), (25, 16), (24, 24)])
+def test_a_coarse_mean_is_the_mean_at_every_frequency_that_has_a_weight(n, new):
+    rng = np.random.default_rng(0)
+    halves = HalfMaps(*rng.standard_normal((2, n, n, n)).astype(np.float32))
+    fine = halves.mean(lambda radius: radius < 6)
+    coarse = halves.coarse_mean(lambda radius: radius < 6, new)
+    expected = fourier.resample_map(fine, new)
+    np.testing.assert_allclose(coarse / coarse.std(), expected / expected.std(), atol=1e-5)
+    part = (slice(3, 9), slice(0, n), slice(5, 6))
+    np.testing.assert_allclose(halves.mean(lambda radius: radius < 6, part), fine[part], atol=1e-6)
+
+
+def test_the_smallest_box_holds_all_that_is_not_zero():
+    filled = np.zeros((9, 8, 7), np.float32)
+    filled[2, 3, 4] = filled[5, 1, 6] = -1.0
+    assert region_of(filled) == (slice(2, 6), slice(1, 4), slice(4, 7))
+    assert region_of(filled, 2) == (slice(0, 8), slice(0, 6), slice(2, 7))
+    assert region_of(0 * filled) == (slice(0, 9), slice(0, 8), slice(0, 7))
+
+
 @pytest.mark.parametrize("n", (23, 24))
 def test_fsc_is_its_definition(n):
     _, a, b = half_maps(n, radius_px=7, noise=1.0)

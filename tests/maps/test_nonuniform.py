@@ -7,7 +7,7 @@ from map_phantoms import atoms, ball, density
 
 from localrefine_plugin.engine.maps import fsc
 from localrefine_plugin.engine.maps.half_maps import HalfMaps
-from localrefine_plugin.engine.maps.nonuniform import nonuniform_filter
+from localrefine_plugin.engine.maps.nonuniform import nonuniform_filter, working_box
 from localrefine_plugin.engine.model import fourier
 
 N, PIXEL_SIZE, CORE = 64, 1.5, 15.0
@@ -46,6 +46,11 @@ def mean_fsc_to(truth, filtered, where):
     return fsc.fsc(filtered * where, truth * where)[1:N * 3 // 8 + 1].mean()
 
 
+def filtered(half1, half2, mask=MASK, pixel_size=PIXEL_SIZE, low=20.0, high=3.0):
+    box = working_box(mask, pixel_size, low)
+    return nonuniform_filter([half1[box], half2[box]], box, len(mask), pixel_size, low, high)
+
+
 def whole(local, name="filtered1", fill=0.0, n=N):
     """An array of a result in the box it is part of."""
     out = np.full((n,) * 3, fill, np.float32)
@@ -56,7 +61,7 @@ def whole(local, name="filtered1", fill=0.0, n=N):
 @pytest.mark.parametrize("noise", (0.4, 1.0))
 def test_ordered_core_in_a_disordered_shell_gains(noise):
     truth, a, b = phantom(True, noise)
-    local, uniform = nonuniform_filter(a, b, MASK, PIXEL_SIZE, 20.0, 3.0), global_wiener(a, b)
+    local, uniform = filtered(a, b), global_wiener(a, b)
     assert mean_fsc_to(truth, whole(local), INSIDE_CORE) > mean_fsc_to(truth, uniform, INSIDE_CORE)
     assert error_to(truth, whole(local), INSIDE_CORE) < 0.95 * error_to(truth, uniform, INSIDE_CORE)
     assert error_to(truth, whole(local), MASK) < 0.9 * error_to(truth, uniform, MASK)
@@ -65,14 +70,14 @@ def test_ordered_core_in_a_disordered_shell_gains(noise):
 @pytest.mark.parametrize("noise", (0.4, 1.0))
 def test_homogeneous_phantom_loses_nothing(noise):
     truth, a, b = phantom(False, noise)
-    local, uniform = nonuniform_filter(a, b, MASK, PIXEL_SIZE, 20.0, 3.0), global_wiener(a, b)
+    local, uniform = filtered(a, b), global_wiener(a, b)
     assert mean_fsc_to(truth, whole(local), INSIDE_CORE) > 0.99 * mean_fsc_to(truth, uniform, INSIDE_CORE)
     assert error_to(truth, whole(local), MASK) < 1.01 * error_to(truth, uniform, MASK)
 
 
 def test_cutoff_is_finer_in_the_core_than_in_the_shell():
     _, a, b = phantom(True, 0.5)
-    cutoff = whole(nonuniform_filter(a, b, MASK, PIXEL_SIZE, 20.0, 3.0), "cutoff_angstrom", 20.0)
+    cutoff = whole(filtered(a, b), "cutoff_angstrom", 20.0)
     shell = (ball(N, 22) > 0.5) & (ball(N, CORE + 4) < 0.5)
     assert np.median(cutoff[shell]) > 1.4 * np.median(cutoff[ball(N, CORE - 4) > 0.5])
     assert cutoff.min() >= 3.0 and cutoff.max() <= 20.0
@@ -81,13 +86,13 @@ def test_cutoff_is_finer_in_the_core_than_in_the_shell():
 def test_noise_is_filtered_to_the_coarsest_cutoff():
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((N,) * 3).astype(np.float32) for _ in range(2))
-    cutoff = whole(nonuniform_filter(a, b, MASK, PIXEL_SIZE, 20.0, 3.0), "cutoff_angstrom", 20.0)
+    cutoff = whole(filtered(a, b), "cutoff_angstrom", 20.0)
     assert np.mean(cutoff[MASK > 0.5] > 12) > 0.95
 
 
 def test_half_maps_are_treated_alike():
     _, a, b = phantom(True, 1.0)
-    one, other = (nonuniform_filter(*pair, MASK, PIXEL_SIZE, 20.0, 3.0) for pair in ((a, b), (b, a)))
+    one, other = (filtered(*pair) for pair in ((a, b), (b, a)))
     np.testing.assert_array_equal(one.cutoff_angstrom, other.cutoff_angstrom)
     np.testing.assert_array_equal(one.filtered1, other.filtered2)
 
@@ -97,7 +102,7 @@ def test_one_cutoff_is_a_plain_butterworth_inside_a_small_mask_off_the_centre(n)
     """All cut-offs equal: what is left is the working box, whose edges must not reach the mask."""
     volume = density(atoms(400, 18), n, 1.2)
     mask = ball(n, 5, centre=(6, -4, 3))
-    local = whole(nonuniform_filter(volume, volume, mask, 1.0, 6.0, 6.0), n=n)
+    local = whole(filtered(volume, volume, mask, 1.0, 6.0, 6.0), n=n)
     k = np.fft.fftfreq(n)
     radius = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + np.fft.rfftfreq(n) ** 2)
     plain = np.fft.irfftn(np.fft.rfftn(volume) / np.sqrt(1 + (6 * radius) ** 8), volume.shape)

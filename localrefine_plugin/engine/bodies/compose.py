@@ -209,7 +209,7 @@ def described(folder: Path, body: Body, placement: Placement, weights: Weights, 
     pixel_size, mask, name = body.given.pixel_size, weights.masks[k], f"body_{k + 1}_mask.mrc"
     write_map(folder / name, mask, pixel_size)
     start = first_below(halves.unmasked, RANDOMISE_BELOW)
-    corrected = masked_curves(halves, mask, random_phases(halves, start, region_of(mask), SEED))[2]
+    corrected = masked_curves(halves.under(mask), mask, random_phases(halves, start, region_of(mask), SEED))[2]
     return PlacedBody(
         str(body.run.path), placement.is_frame, in_units(placement.motion, pixel_size),
         placement.error_px * pixel_size, tuple(float(v) for v in body.centre + body.given.box_size // 2), name,

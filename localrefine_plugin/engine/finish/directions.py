@@ -20,7 +20,7 @@ def write_directions(run: RunFolder, halves: HalfMaps, mask: Array, rotation: np
     """directions.json and directions.npz of half-maps made of views ``rotation`` (n, 3, 3), in a mask (N, N, N)."""
     given = load_input(run)
     views = sampling(rotation, operators(given.resolved.symmetry))
-    cones = cone_fsc(halves.maps[0] * mask, halves.maps[1] * mask, given.pixel_size, halves.workers)
+    cones = cone_fsc(*halves.spectra_under(mask), given.pixel_size)
     save_arrays(run.final("directions.npz"), sampling_directions=views.directions, views=views.views,
                 cone_directions=cones.directions, cone_curves=cones.curves.astype(np.float32),
                 cone_resolution_angstrom=cones.resolution_angstrom)

@@ -46,14 +46,15 @@ def mask_ladder(halves: HalfMaps, mask: Array, curves: FscCurves, seed: int = 1)
     whose mask correlates with itself.
     """
     pixel_size, d = curves.pixel_size, curves.resolutions()["corrected"]
-    smooth = halves.mean(lowpass_weight(halves.box_size * pixel_size / (LOWPASS_IN_RESOLUTIONS * d)))
-    phases = random_phases(halves, curves.randomise_shell, region_of(mask), seed)
+    region = region_of(mask)
+    smooth = halves.mean(lowpass_weight(halves.box_size * pixel_size / (LOWPASS_IN_RESOLUTIONS * d)), region)
+    phases = random_phases(halves, curves.randomise_shell, region, seed)
     rungs = [_rung("mask in use", mask, curves, curves.tight, curves.randomised, curves.corrected)]
     kept = mask
     for near, far in RUNGS:
         tighter = density_mask(smooth, mask, pixel_size, DENSITY_LEVEL, near * d, far * d)
         rungs.append(_rung(f"{near * d:.1f} to {far * d:.1f} Å about the density", tighter, curves,
-                           *masked_curves(halves, tighter, phases)))
+                           *masked_curves(halves.under(tighter), tighter, phases)))
         if rungs[-1].mask_correlation > MASK_CORRELATION:
             return Ladder(_ladder(rungs, len(rungs) - 2), kept)
         kept = tighter

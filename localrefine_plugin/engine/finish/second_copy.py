@@ -25,7 +25,7 @@ from ..kernels.fft import irfftn_block, rfftn_block
 from ..kernels.moved import sum_of_moved
 from ..maps.half_maps import HalfMaps
 from ..maps.mask import mask_centre, mask_radius
-from ..model.fourier import by_shell, resample_map, shell_means
+from ..model.fourier import by_shell, resample_map
 from ..model.pose import exp_map, rotation_vector_ball
 from ..records.results import SecondCopy
 
@@ -103,13 +103,13 @@ def half_ball(least: float) -> np.ndarray:
 def cubes(halves: HalfMaps, mask: np.ndarray, pixel_size: float, reach: float) -> Cubes:
     """The maps on coarse voxels; ``reach`` Å of displacements."""
     box = halves.box_size
-    first, second, _ = shell_means(*halves.spectra)
+    first, second, _ = halves.shell_means
     frequency = np.arange(len(first)) / (box * pixel_size)
     band = (frequency > 1 / COARSEST) & (frequency < 1 / FINEST)
     power = np.sqrt(first * second)
     white = np.divide(band, np.sqrt(power), out=np.zeros(len(power)), where=band & (power > 0))
     coarse = min(box, 2 * int(np.ceil(0.5 * VOXELS * box * pixel_size / FINEST)))
-    volume, shape = to_host(resample_map(halves.mean(by_shell(white)), coarse)), resample_map(mask, coarse)
+    volume, shape = to_host(halves.coarse_mean(by_shell(white), coarse)), resample_map(mask, coarse)
     shape, voxel = np.clip(shape, 0, 1).astype(np.float32), pixel_size * box / coarse
     centre = np.rint(mask_centre(shape) - coarse // 2)
     edge = support_box(shape > 0.1, centre)

@@ -91,7 +91,8 @@ def of_mask(given: Inputs, mask: PathLike, count: int, some: "tuple[Particles, P
     (device, workers), settings = where, given.settings
     inputs = check_inputs(given.particles, given.half_map_1, given.half_map_2, mask, settings, workers, CPU,
                           given=some)  # only images are worked on on a GPU
-    curves = five_curves(inputs.halves, inputs.mask, inputs.pixel_size, settings.seed, settings.fsc_randomise_below)
+    curves = five_curves(inputs.halves, inputs.mask, inputs.pixel_size, settings.seed, settings.fsc_randomise_below,
+                         inputs.under_mask)
     resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
     inputs = with_grey_scales(inputs, check_belonging(inputs, resolved, workers).grey_scale)
     used = count * float(np.mean(inputs.particles.half_set > 0))

@@ -62,7 +62,8 @@ Look = Callable[[Particles, str], Tuple[Particles, Tuple[Excluded, ...], Images]
 
 @dataclass(frozen=True)
 class CheckedInputs:
-    """Inputs that passed: the two half-maps and `mask`, (N, N, N) float32, the mask within [0, 1].
+    """Inputs that passed: the two half-maps and `mask`, (N, N, N) float32, the mask within [0, 1], and the FSC
+    `under_mask` (N // 2 + 1,).
 
     `excluded` particles are of half-set 0.
     """
@@ -71,6 +72,7 @@ class CheckedInputs:
     table: ParticleTable
     halves: HalfMaps
     mask: np.ndarray
+    under_mask: np.ndarray
     pixel_size: float
     warnings: Tuple[str, ...]
     excluded: Tuple[Excluded, ...] = ()
@@ -135,8 +137,11 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     warnings += _check_half_maps(maps, names[:2])
     on = device_for_volumes(device, particles.box_size).to_device
     halves = HalfMaps(on(maps[0]), on(maps[1]), workers)
-    warnings += _check_mask(volumes[2], halves, names[2], particles)
-    warnings += _check_symmetry(volumes[2], settings, names[2])
+    check_mask(volumes[2], particles.box_size, particles.pixel_size, 0.0, source=names[2])  # refuses what is no mask
+    clipped = np.clip(volumes[2], 0, 1)
+    under_mask = halves.under(array_module(halves.maps[0]).asarray(clipped))
+    warnings += _check_mask(clipped, halves, under_mask, names[2], particles)
+    warnings += _check_symmetry(clipped, settings, names[2])
     warnings += _check_settings(settings, particles)
     particles, excluded, seen = look(particles, star)
     if settings.resplit_half_sets:
@@ -144,8 +149,7 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     warnings += exclusion_warning(excluded, len(particles)) + check_copies(seen.copies, particles, relatives, star)
     particles, said = split_by_level(particles, seen.level, star)
     warnings += said
-    return CheckedInputs(particles, table, halves, np.clip(volumes[2], 0, 1), particles.pixel_size, tuple(warnings),
-                         excluded)
+    return CheckedInputs(particles, table, halves, clipped, under_mask, particles.pixel_size, tuple(warnings), excluded)
 
 
 def check_readable(particles_star: PathLike, half_map_1: PathLike, masks: Sequence[PathLike],
@@ -337,13 +341,13 @@ def _inscribed_sphere(box_size: int) -> np.ndarray:
     return inside
 
 
-def _check_mask(mask: np.ndarray, halves: HalfMaps, name: str, particles: Particles) -> List[str]:
+def _check_mask(mask: np.ndarray, halves: HalfMaps, under_mask: np.ndarray, name: str,
+                particles: Particles) -> List[str]:
     box_size, pixel_size = particles.box_size, particles.pixel_size
-    check_mask(mask, box_size, pixel_size, 0.0, source=name)  # refuses before the FSC is computed under it
-    on_device = array_module(halves.maps[0]).asarray(mask)
-    resolution = resolution_at(halves.under(on_device), FSC_THRESHOLD, box_size, pixel_size)
+    resolution = resolution_at(under_mask, FSC_THRESHOLD, box_size, pixel_size)
     warnings = check_mask(mask, box_size, pixel_size, resolution, dense_region(halves, pixel_size), name)
-    noise = noise_in_mask(on_device, halves.spectra[0] - halves.spectra[1], pixel_size, halves.workers)
+    noise = noise_in_mask(array_module(halves.maps[0]).asarray(mask), halves.spectra[0] - halves.spectra[1],
+                          pixel_size, halves.workers)
     if abs(noise) > FOLLOWS_NOISE[0]:
         text = (f"follows the noise of half-map {1 if noise > 0 else 2} ({abs(noise):.0f} standard deviations), so the "
                 "FSC under it is too good")

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from typing import Any, Tuple
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from ..kernels.batches import evenly_spaced
 from ..kernels.cones import cell_sums
 from ..kernels.device import array_module
-from ..model import fourier
 from ..records.iteration import FSC_THRESHOLD
 from .fsc import first_below, resolution_at
 
@@ -83,19 +83,20 @@ def sampling(rotation: np.ndarray, symmetry: np.ndarray) -> Sampling:
     return Sampling(directions, count, scf, float(star), float(unseen))
 
 
-def cone_fsc(map1: Array, map2: Array, pixel_size: float, workers: int = 1) -> ConeFsc:
-    """FSC of two maps (N, N, N) in cones."""
-    box = fourier.box_of(map1.shape)
-    ft1, ft2 = (fourier.forward(volume, workers) for volume in (map1, map2))
-    shell, place = shells_and_places(box, array_module(map1))
-    found, numbers = cell_sums(shell * (BELTS * SECTORS) + place, ft1, ft2, (box // 2 + 1) * BELTS * SECTORS)
-    cross, power1, power2 = (values.reshape(-1, BELTS * SECTORS) for values in found.T)
+def cone_fsc(ft1: Array, ft2: Array, pixel_size: float) -> ConeFsc:
+    """FSC of two maps in cones, from their half-spectra (N, N, N // 2 + 1)."""
+    box = len(ft1)
+    cells, place = shells_and_places(box, array_module(ft1))
+    cells *= BELTS * SECTORS
+    cells += place
+    found, numbers = cell_sums(cells, ft1, ft2, (box // 2 + 1) * BELTS * SECTORS)
+    cross, power1, power2 = values = found.T.reshape(3, -1, BELTS * SECTORS)
     directions = half_sphere(CONES)
-    in_cone = (np.abs(directions @ places().T) > np.cos(np.deg2rad(CONE_DEG))).astype(np.float64)
-    # einsum: the sums of a threaded BLAS depend on the number of threads
-    sums = [np.einsum("cp,sp->cs", in_cone, values) for values in (cross, power1, power2)]
+    # sparse, a sixteenth of the sphere: and the sums of a threaded BLAS depend on the number of threads
+    in_cone = csr_matrix(np.abs(directions @ places().T) > np.cos(np.deg2rad(CONE_DEG)), dtype=np.float64)
+    sums = [in_cone @ of_cells.T for of_cells in values]
     curves = sums[0] / np.sqrt(np.maximum(sums[1] * sums[2], 1e-30))
-    samples = np.einsum("cp,sp->cs", in_cone, numbers.reshape(-1, BELTS * SECTORS))
+    samples = in_cone @ numbers.reshape(-1, BELTS * SECTORS).T
     everywhere = cross.sum(axis=1) / np.sqrt(np.maximum(power1.sum(axis=1) * power2.sum(axis=1), 1e-30))
     curves = np.where(samples < FEWEST_SAMPLES, everywhere, curves)
     area = np.array([curve[1:first_below(curve, FSC_THRESHOLD)].clip(0).sum() for curve in curves])

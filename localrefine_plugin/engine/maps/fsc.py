@@ -109,7 +109,7 @@ def spherical_mask(box_size: int, xp: Any = np) -> Array:
 
 
 def five_curves(halves: HalfMaps, mask: Array, pixel_size: float, seed: int = 1,
-                randomise_below: float = 0.8) -> FscCurves:
+                randomise_below: float = 0.8, under_mask: Optional[np.ndarray] = None) -> FscCurves:
     """The five FSC curves of two half-maps and what the corrected one rests on.
 
     The corrected curve is that of Chen et al. 2013 (doi:10.1016/j.ultramic.2013.06.004) as
@@ -120,10 +120,12 @@ def five_curves(halves: HalfMaps, mask: Array, pixel_size: float, seed: int = 1,
     Parameters
     ----------
     halves : unfiltered, unmasked.  mask : (N, N, N), the mask in use.  pixel_size : Å.  seed : of the random phases.
+    under_mask : `HalfMaps.under` of the mask, where it is known.
     """
     n, xp = halves.box_size, array_module(mask)
     start = first_below(halves.unmasked, randomise_below)
-    tight, randomised, corrected = masked_curves(halves, mask, random_phases(halves, start, region_of(mask), seed))
+    tight = halves.under(mask) if under_mask is None else under_mask
+    tight, randomised, corrected = masked_curves(tight, mask, random_phases(halves, start, region_of(mask), seed))
     loose = dilate_soft(mask, pixel_size, LOOSE_DILATE_ANGSTROM, LOOSE_EDGE_ANGSTROM)
     return FscCurves(
         box_size=n, pixel_size=float(pixel_size), spatial_frequency=np.arange(n // 2 + 1) / (n * pixel_size),
@@ -137,10 +139,9 @@ def random_phases(halves: HalfMaps, randomise_shell: int, region: Region, seed: 
     return None if randomise_shell > halves.box_size // 2 else RandomPhases(halves, randomise_shell, region, seed)
 
 
-def masked_curves(halves: HalfMaps, mask: Array,
+def masked_curves(tight: np.ndarray, mask: Array,
                   phases: Optional[RandomPhases]) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """F_t, F_n and the corrected curve, (N // 2 + 1,) each, under a mask; ``phases`` of `random_phases`."""
-    tight = halves.under(mask)
+    """F_t, as given, F_n and the corrected curve, (N // 2 + 1,) each, under a mask; ``phases`` of `random_phases`."""
     if phases is None:
         return tight, tight, tight
     randomised = phases.under(mask)

@@ -37,16 +37,26 @@ class HalfMaps:
         return fourier.forward(self.maps[0], self.workers), fourier.forward(self.maps[1], self.workers)
 
     @cached_property
+    def shell_means(self) -> np.ndarray:
+        """Means (3, N // 2 + 1) over shells of |F₁|², |F₂|² and Re F₁ F₂* of both maps as they are."""
+        return fourier.shell_means(*self.spectra)
+
+    @cached_property
     def unmasked(self) -> np.ndarray:
         """FSC (N // 2 + 1,) of both maps as they are."""
-        return closed(shell_correlation(*self.spectra))
+        power1, power2, cross = self.shell_means
+        return closed(ratio(cross, power1 * power2))
 
     def under(self, mask: Array) -> np.ndarray:
         """FSC (N // 2 + 1,) of both maps times a mask (N, N, N)."""
+        return closed(shell_correlation(*self.spectra_under(mask)))
+
+    def spectra_under(self, mask: Array) -> Tuple[Array, Array]:
+        """Half-spectra of both maps times a mask (N, N, N), but for phases that both have."""
         region = region_of(mask)
         window = mask[region]
-        return closed(shell_correlation(*(transform_within(half[region] * window, self.box_size, self.workers)
-                                          for half in self.maps)))
+        first, second = (transform_within(half[region] * window, self.box_size, self.workers) for half in self.maps)
+        return first, second
 
     def combined(self, first: Radial, second: Radial, region: Optional[Region] = None) -> Array:
         """The map with the transform first(|k|) F₁ + second(|k|) F₂: (N, N, N) float32, or what of it is in a region.
@@ -65,6 +75,13 @@ class HalfMaps:
         block = self._block(first, second, box_size // 2 - 1)
         return irfftn_block(block, box_size, whole(box_size), self.workers)
 
+    def coarse_mean(self, weight: Radial, box_size: int) -> Array:
+        """`mean` on the voxels of a smaller box that holds every frequency which has a weight; grey values up to a
+        factor."""
+        if self.box_size % 2 or box_size == self.box_size:
+            return fourier.resample_map(self.mean(weight), box_size, self.workers)
+        return self.coarse(weight, weight, box_size)
+
     def _block(self, first: Radial, second: Radial, most: int) -> Array:
         """first(|k|) F₁ + second(|k|) F₂ up to the last shell that has a weight, or to shell ``most``."""
         radius = np.sqrt(np.arange(3 * (self.box_size // 2) ** 2 + 1))
@@ -79,11 +96,11 @@ class HalfMaps:
             total[planes] = ft1[planes] * tables[0][radius_squared] + ft2[planes] * tables[1][radius_squared]
         return total
 
-    def mean(self, weight: Radial) -> Array:
-        """The mean of both (N, N, N), filtered."""
+    def mean(self, weight: Radial, region: Optional[Region] = None) -> Array:
+        """The mean of both (N, N, N), filtered, or what of it is in a region."""
         def half(radius: np.ndarray) -> np.ndarray:
             return 0.5 * weight(radius)
-        return self.combined(half, half)
+        return self.combined(half, half, region)
 
 
 class RandomPhases:
@@ -113,9 +130,10 @@ class RandomPhases:
     def under(self, mask: Array) -> np.ndarray:
         """F_n (N // 2 + 1,): the FSC under a mask (N, N, N) that is zero outside the region."""
         window = mask[self.region]
+        used = region_of(window)
 
         def transforms(cubes: List[Array]) -> List[Array]:
-            return [transform_within(cube * window, self.box_size, self.workers) for cube in cubes]
+            return [transform_within(cube[used] * window[used], self.box_size, self.workers) for cube in cubes]
         *kept, cross = fourier.shell_means(*transforms(self.kept))
         *random, _ = fourier.shell_means(*transforms(self.random))
         return closed(ratio(cross, (kept[0] + random[0]) * (kept[1] + random[1])))
@@ -130,12 +148,13 @@ def read_half_maps(run: RunFolder, iteration: int, workers: int = 1, device: Dev
 def region_of(filled: Array, padding: int = 0) -> Region:
     """Slices of the smallest box that holds what is not zero, grown by ``padding`` inside the array (N, N, N), numpy's
     or CuPy's; all of it where nothing is."""
-    slices = []
+    used: List[slice] = []
     for axis, length in enumerate(filled.shape):
-        used = np.flatnonzero(to_host(filled.any(axis=tuple(a for a in range(3) if a != axis))))
-        first, last = (int(used[0]), int(used[-1])) if len(used) else (0, length - 1)
-        slices.append(slice(max(first - padding, 0), min(last + padding + 1, length)))
-    return tuple(slices)
+        left = filled[tuple(used)]
+        here = np.flatnonzero(to_host(left.any(axis=tuple(a for a in range(3) if a != axis))))
+        used.append(slice(int(here[0]), int(here[-1]) + 1) if len(here) else slice(0, length))
+    return tuple(slice(max(part.start - padding, 0), min(part.stop + padding, length))
+                 for part, length in zip(used, filled.shape))
 
 
 def whole(box_size: int) -> Region:

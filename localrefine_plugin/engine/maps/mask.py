@@ -9,8 +9,9 @@ from typing import Any, List, NamedTuple, Optional
 
 import numpy as np
 
-from ..kernels.device import array_module, blank, to_host
+from ..kernels.device import array_module, blank
 from ..kernels.distance import connected_parts, squared_distances
+from ..kernels.shells import shell_sums
 from ..model.fourier import forward, lowpass, lowpass_weight, multiply_radial
 from ..records.errors import InputError
 from .half_maps import HalfMaps, region_of
@@ -111,7 +112,7 @@ def sharpest_edge_px(mask: np.ndarray) -> float:
 
 def noise_in_mask(mask: Array, difference_ft: Array, pixel_size: float, workers: int = 1) -> float:
     """By how many standard deviations the fine structure of a mask (N, N, N) follows the difference of two half-maps,
-    given by its half-spectrum.
+    given by its half-spectrum, up to Nyquist.
 
     Detail finer than NOISE_ANGSTROM of both, Σ m (h₁ − h₂), beside the same sum for the mask at every other place. The
     structure cancels in the difference: a mask drawn around a half-map's bumps follows its noise, one made of both
@@ -120,19 +121,12 @@ def noise_in_mask(mask: Array, difference_ft: Array, pixel_size: float, workers:
     if NOISE_ANGSTROM <= 2 * pixel_size:
         return 0.0
     coarse = lowpass_weight(len(mask) * pixel_size / NOISE_ANGSTROM)
-    product = forward(mask, workers)
-    product *= difference_ft.conj()
-    product = multiply_radial(product, lambda radius: (1 - coarse(radius)) ** 2)
+    fine = multiply_radial(forward(mask, workers), lambda radius: (1 - coarse(radius)) ** 2)
     # the sum at the mask's place is Σ P / N³ over all frequencies, and by Parseval the s.d. of all is √(Σ |P|²) / N³
-    here, squares = (_over_all_frequencies(part) for part in (product.real, product.real ** 2 + product.imag ** 2))
+    here = float(shell_sums(fine, difference_ft)[2].sum())
+    fine *= difference_ft.conj()
+    squares = float(shell_sums(fine, fine)[0].sum())
     return here / max(squares ** 0.5, 1e-30)
-
-
-def _over_all_frequencies(values: Array) -> float:
-    """The sum of a half-spectrum (N, N, N // 2 + 1), with the half that is not stored."""
-    by_column = to_host(values.sum(axis=(0, 1), dtype=np.float64))
-    by_column[1:(len(values) + 1) // 2] *= 2
-    return float(by_column.sum())
 
 
 def check_mask(mask: np.ndarray, box_size: int, pixel_size: float, resolution_angstrom: float,
@@ -228,10 +222,11 @@ def density_mask(smooth: Array, within: Array, pixel_size: float, level: float, 
     """A mask times a soft mask about the low-passed density in it: what lies above ``level`` × its peak there.
 
     1 up to ``near_angstrom`` from that density, a cosine to 0 at ``far_angstrom``; dust left out. (N, N, N) float32.
+    ``smooth`` is what of the density lies in the mask's `region_of`.
     """
     xp = array_module(within)
     box, mask = region_of(within), blank(within.shape, np.float32, xp)
-    smooth, within = smooth[box], within[box]
+    within = within[box]
     inside = within >= 0.5
     core = _large_parts(inside & (smooth >= level * xp.where(inside, smooth, -np.inf).max()))
     mask[box] = within * _soft_edge_around(core, pixel_size, near_angstrom, far_angstrom)

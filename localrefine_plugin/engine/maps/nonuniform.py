@@ -17,7 +17,7 @@ Three choices differ from the paper, the first two measured on phantoms with and
 """
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Tuple
+from typing import Any, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import scipy.fft
@@ -44,27 +44,24 @@ class NonUniform(NamedTuple):
     cutoff_angstrom: Array
 
 
-def nonuniform_filter(half1: Array, half2: Array, mask: Array, pixel_size: float,
+def nonuniform_filter(parts: Sequence[Array], box: Region, box_size: int, pixel_size: float,
                       low_angstrom: float, high_angstrom: float, workers: int = 1) -> NonUniform:
     """Low-pass both half-maps at every voxel at the cut-off that best predicts the other half.
 
-    Works in the bounding box of the mask plus a margin; the family of filters is streamed, so
-    memory is a few boxes of that size.
+    The family of filters is streamed, so memory is a few boxes of the size of the working box.
 
     Parameters
     ----------
-    half1, half2 : (N, N, N) unfiltered half-maps.  mask : (N, N, N), where the result will be used.
-    pixel_size : Å.
-    low_angstrom, high_angstrom : coarsest and finest cut-off tried, Å.
+    parts : what of the two unfiltered half-maps is in the ``box``, which is of `working_box`.  box_size : N.
+    pixel_size : Å.  low_angstrom, high_angstrom : coarsest and finest cut-off tried, Å.
 
     Returns
     -------
     NonUniform; nothing is known outside its box.
     """
-    xp = array_module(half1)
-    outer = _working_box(mask, int(np.ceil(low_angstrom / pixel_size)))
-    taper = xp.asarray(_taper(outer, mask.shape, int(np.ceil(low_angstrom / pixel_size / 2))))
-    m1, m2 = (half[outer] * taper for half in (half1, half2))
+    xp = array_module(parts[0])
+    taper = xp.asarray(_taper(box, box_size, int(np.ceil(low_angstrom / pixel_size / 2))))
+    m1, m2 = (part * taper for part in parts)
     ft1, ft2 = (rfftn(m, workers) for m in (m1, m2))
     power = _frequency_power(m1.shape, pixel_size, high_angstrom, xp)
     blocks = tuple(n // 2 for n in m1.shape)
@@ -82,7 +79,7 @@ def nonuniform_filter(half1: Array, half2: Array, mask: Array, pixel_size: float
         better = better.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
         for kept, new in zip(chosen, (f1, f2, xp.asarray(np.float32(cutoff)))):
             xp.copyto(kept, new, where=better)
-    return NonUniform(outer, *chosen)
+    return NonUniform(box, *chosen)
 
 
 def _shared_error(f1: Array, f2: Array, m1: Array, m2: Array) -> Array:
@@ -103,9 +100,10 @@ def _by_blocks(values: Array) -> Array:
     return values[:, :, ::2] + values[:, :, 1::2]
 
 
-def _working_box(mask: Array, margin: int) -> Region:
-    """Slices of the bounding box of the mask, grown by the margin and to even lengths the FFT is fast at."""
-    slices = []
+def working_box(mask: Array, pixel_size: float, low_angstrom: float) -> Region:
+    """Slices of the bounding box of the mask (N, N, N) where the result will be used, grown by the coarsest cut-off and
+    to even lengths the FFT is fast at."""
+    slices, margin = [], int(np.ceil(low_angstrom / pixel_size))
     for used, n in zip(region_of(mask), mask.shape):
         wanted = used.stop - used.start + 2 * margin
         length = min(2 * scipy.fft.next_fast_len(-(-wanted // 2), real=True), n // 2 * 2)
@@ -114,14 +112,14 @@ def _working_box(mask: Array, margin: int) -> Region:
     return tuple(slices)
 
 
-def _taper(outer: Region, shape: Tuple[int, ...], width: int) -> np.ndarray:
+def _taper(outer: Region, box_size: int, width: int) -> np.ndarray:
     """Cosine fall to 0 over ``width`` at those faces of the working box that cut through the map."""
     profiles = []
-    for part, n in zip(outer, shape):
+    for part in outer:
         length = part.stop - part.start
         depth = np.minimum(np.arange(length) + 0.5, np.arange(length)[::-1] + 0.5) / width
         profile = 0.5 - 0.5 * np.cos(np.pi * np.minimum(depth, 1.0))
-        profiles.append((np.ones(length) if length == n else profile).astype(np.float32))
+        profiles.append((np.ones(length) if length == box_size else profile).astype(np.float32))
     return profiles[0][:, None, None] * profiles[1][:, None] * profiles[2]
 
 

@@ -10,8 +10,8 @@ from ..model.fourier import by_shell, lowpass_weight
 from ..records.iteration import FSC_THRESHOLD
 from ..records.resolved import ResolvedSettings
 from .fsc import FscCurves, first_below
-from .half_maps import HalfMaps, Radial
-from .nonuniform import nonuniform_filter
+from .half_maps import HalfMaps, Radial, Region
+from .nonuniform import nonuniform_filter, working_box
 
 Array = Any
 COARSEST_FILTER_ANGSTROM = 20.0  # nobody needs a sub-volume's reference coarser than domains
@@ -25,8 +25,10 @@ class References(NamedTuple):
     cutoff_angstrom: Optional[Array]
 
 
-def joined(halves: HalfMaps, resolution: float, pixel_size: float, filtered: Radial = np.ones_like) -> List[Array]:
-    """Both maps with their average below ``resolution`` Å (0 = never), a cosine of two shells between; filtered.
+def joined(halves: HalfMaps, resolution: float, pixel_size: float, filtered: Radial = np.ones_like,
+           region: Optional[Region] = None) -> List[Array]:
+    """Both maps with their average below ``resolution`` Å (0 = never), a cosine of two shells between; filtered. Or
+    what of them is in a region.
 
     The transforms are w (1 − j) F₁ + w j F₂ and the other way round, with j = ½ below and 0 beyond.
     """
@@ -37,7 +39,7 @@ def joined(halves: HalfMaps, resolution: float, pixel_size: float, filtered: Rad
 
     def other(radius: np.ndarray) -> np.ndarray:
         return filtered(radius) * 0.5 * low(radius)
-    return [halves.combined(own, other), halves.combined(other, own)]
+    return [halves.combined(own, other, region), halves.combined(other, own, region)]
 
 
 def filter_weights(curves: FscCurves) -> np.ndarray:
@@ -61,10 +63,11 @@ def next_references(halves: HalfMaps, mask: Array, curves: FscCurves, resolved: 
     xp, cutoff = array_module(mask), None
     filtered = joined(halves, join, pixel_size, by_shell(filter_weights(curves)))
     if resolved.non_uniform:
-        together = joined(halves, join, pixel_size) if join > 0 else halves.maps
         resolution = curves.resolutions()["corrected"]
         coarsest = max(COARSEST_FILTER_ANGSTROM, COARSEST_IN_RESOLUTIONS * resolution)
-        local = nonuniform_filter(together[0], together[1], mask, pixel_size, coarsest, resolution, halves.workers)
+        box = working_box(mask, pixel_size, coarsest)
+        parts = joined(halves, join, pixel_size, region=box) if join > 0 else [half[box] for half in halves.maps]
+        local = nonuniform_filter(parts, box, halves.box_size, pixel_size, coarsest, resolution, halves.workers)
         inside = mask[local.box] > 0
         for part, rest in zip((local.filtered1, local.filtered2), filtered):
             rest[local.box] = xp.where(inside, part, rest[local.box])

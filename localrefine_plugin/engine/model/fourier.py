@@ -244,12 +244,16 @@ def resample_map(map_zyx: Array, new_box: int, workers: int = 1) -> Array:
     n, xp = box_of(map_zyx.shape), array_module(map_zyx)
     if new_box == n:
         return map_zyx.astype(np.float32)
-    ft = forward(xp.fft.ifftshift(map_zyx), workers)
-    ft = _resize_half_axis(ft, n, new_box)
-    ft = _resize_full_axis(ft, 0, n, new_box)
-    ft = _resize_full_axis(ft, 1, n, new_box)
+    in_middle = n % 2 == 0 and new_box % 2 == 0  # both origins are N / 2: moving them to voxel 0 and back is no change
+    ft = fft.rfftn_block((map_zyx if in_middle else xp.fft.ifftshift(map_zyx)).astype(np.float32, copy=False), n,
+                         min(n, new_box) // 2, workers)
+    held = len(ft)  # the box of these samples: N, or the least odd one that has those of the new box
+    ft = _resize_half_axis(ft, held, new_box)
+    ft = _resize_full_axis(ft, 0, held, new_box)
+    ft = _resize_full_axis(ft, 1, held, new_box)
     ft *= np.float32((new_box / n) ** 3)
-    return xp.fft.fftshift(inverse(ft, (new_box,) * 3, workers))
+    resampled = inverse(ft, (new_box,) * 3, workers)
+    return resampled if in_middle else xp.fft.fftshift(resampled)
 
 
 def _resize_half_axis(ft: Array, old: int, new: int) -> Array:

@@ -60,7 +60,8 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
         say("checking particles, maps and mask")
         inputs = check_inputs(particles, half_map_1, half_map_2, mask, settings, workers, devices[0], look)
         on_device = array_module(inputs.halves.maps[0]).asarray(inputs.mask)
-        curves = five_curves(inputs.halves, on_device, inputs.pixel_size, settings.seed, settings.fsc_randomise_below)
+        curves = five_curves(inputs.halves, on_device, inputs.pixel_size, settings.seed, settings.fsc_randomise_below,
+                             inputs.under_mask)
         resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
         try:
             belonging = check_belonging(inputs, resolved, workers)
