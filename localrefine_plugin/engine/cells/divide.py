@@ -11,10 +11,12 @@ import numpy as np
 import scipy.ndimage
 
 from ..align.reference import integer_centre
+from ..maps.half_maps import region_of
 
 EDGE_ANGSTROM = 4.0  # s.d. of the Gaussian between two cells
 LEAST_DENSITY = 0.1  # of its 95th percentile: what lies below does not draw a cell
 SWEEPS = 100
+TRUNCATE = 4.0  # s.d. where the Gaussian ends
 NOWHERE = 1e-3  # of a mask
 
 
@@ -50,7 +52,8 @@ class Cells:
 
 def softened(region: np.ndarray, blur: float) -> np.ndarray:
     """A region (N, N, N) with a Gaussian edge that ends."""
-    mask: np.ndarray = scipy.ndimage.gaussian_filter(region.astype(np.float32), blur)
+    box, mask = region_of(region, int(np.ceil(TRUNCATE * blur))), np.zeros(region.shape, np.float32)
+    mask[box] = scipy.ndimage.gaussian_filter(region[box].astype(np.float32), blur, truncate=TRUNCATE)
     mask[mask < NOWHERE] = 0
     return mask
 

@@ -92,7 +92,8 @@ def cell_reference(mask: np.ndarray, centre: np.ndarray, other: np.ndarray, own:
     arms = (1.0, place[None, None, :], place[None, :, None], place[:, None, None])
     stack = [transform_cube(np.ascontiguousarray(filtered * arm, dtype=np.float32), padded, box, last, 1)
              for arm in arms]
-    return CellReference(np.stack([reference.ft for reference in stack]), stack[0].scale, centre)
+    together = np.stack([reference.ft for reference in stack], axis=-1)  # the four of a sample in one line of a cache
+    return CellReference(np.moveaxis(together, -1, 0), stack[0].scale, centre)
 
 
 def signal_filter(other: np.ndarray, own: np.ndarray) -> np.ndarray:

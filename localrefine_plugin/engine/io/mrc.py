@@ -10,7 +10,6 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 import mrcfile
 import numpy as np
-from mrcfile.mrcfile import MrcFile
 
 from ..records.errors import InputError, OtherPixels
 from ..records.particles import Particles
@@ -199,7 +198,7 @@ def write_map(path: PathLike, volume: np.ndarray, pixel_size: float,
     The same map gives the same bytes: the date that mrcfile leaves in the header is replaced.
     """
     def write(name: str) -> None:
-        with _MapFile(name, "w+", overwrite=True) as mrc:
+        with mrcfile.new(name, overwrite=True) as mrc:
             mrc.set_data(np.ascontiguousarray(volume, dtype=np.float32))
             mrc.set_volume()
             mrc.voxel_size = pixel_size
@@ -207,17 +206,6 @@ def write_map(path: PathLike, volume: np.ndarray, pixel_size: float,
                 mrc.header.origin.x, mrc.header.origin.y, mrc.header.origin.z = origin
             mrc.header.label[0] = b"scipion-em-localrefine"
     write_atomic(path, write)
-
-
-class _MapFile(MrcFile):  # type: ignore[misc]
-    """A file whose statistics are taken plane by plane, which stays in a cache."""
-
-    def update_header_stats(self) -> None:
-        planes = (plane.astype(np.float64) for plane in self.data)
-        low, high, means, squares = zip(*((p.min(), p.max(), p.mean(), np.square(p).mean()) for p in planes))
-        mean = np.mean(means)
-        self.header.dmin, self.header.dmax, self.header.dmean = min(low), max(high), mean
-        self.header.rms = np.sqrt(max(np.mean(squares) - mean ** 2, 0.0))
 
 
 def stack_shape(mrc: Any, source: str) -> Tuple[int, int, int]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from .slices import _locate, _trilinear
+from .slices import _locate
 
 MOTIONS = 6  # w_x, w_y, w_z, d_x, d_y, d_z
 
@@ -23,17 +23,20 @@ MOTIONS = 6  # w_x, w_y, w_z, d_x, d_y, d_z
 @njit(parallel=True, fastmath=True, cache=True, nogil=True)
 def _cell_slices(v, shape, rows, scale, kx, ky, phase, root, omega, plane, jacobian):  # type: ignore[no-untyped-def]
     nz, ny, nx = shape
-    sy, sz = 2 * nx, 2 * nx * ny
-    volume = 2 * nx * ny * nz
+    sy, sz, one = 8 * nx, 8 * nx * ny, np.float32(1.0)
     for i in prange(rows.shape[0]):
         a = rows[i]
         f = np.empty(8, np.float32)
         for k in range(kx.shape[0]):
             x, y, z, x0, y0, z0, fx, fy, fz, sign, inside = _locate(a, kx[k], ky[k], ny // 2, nz // 2, nx)
             if inside:
-                base = 2 * x0 + sy * y0 + sz * z0
-                for j in range(4):
-                    f[2 * j], f[2 * j + 1] = _trilinear(v, j * volume + base, sy, sz, fx, fy, fz)
+                b0 = 8 * x0 + sy * y0 + sz * z0
+                b1, b2, b3 = b0 + sy, b0 + sz, b0 + sy + sz
+                w0, w1, w2, w3 = (one - fy) * (one - fz), fy * (one - fz), (one - fy) * fz, fy * fz
+                for j in range(8):  # real and imaginary parts of all four
+                    low = w0 * v[b0 + j] + w1 * v[b1 + j] + w2 * v[b2 + j] + w3 * v[b3 + j]
+                    high = w0 * v[b0 + 8 + j] + w1 * v[b1 + 8 + j] + w2 * v[b2 + 8 + j] + w3 * v[b3 + 8 + j]
+                    f[j] = low + fx * (high - low)
             else:
                 f[:] = 0
             c, s = phase[i, 2 * k], phase[i, 2 * k + 1]
@@ -66,5 +69,6 @@ def cell_slices(volumes: Any, rows: Any, scale: float, kx: Any, ky: Any, phase: 
     multiplied by; plane (n, K) complex64, added to; jacobian (n, 6, K) complex64, written.
     """
     real = [array.view(np.float32) for array in (phase, plane, jacobian)]
-    _cell_slices(volumes.view(np.float32).reshape(-1), volumes.shape[1:], rows, np.float32(scale), kx, ky, real[0],
+    together = np.ascontiguousarray(np.moveaxis(volumes, 0, -1))  # no copy of those that lie like this
+    _cell_slices(together.view(np.float32).reshape(-1), volumes.shape[1:], rows, np.float32(scale), kx, ky, real[0],
                  root, np.float32(2 * np.pi / box_size), real[1], real[2])
