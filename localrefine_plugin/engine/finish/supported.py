@@ -34,7 +34,8 @@ def supported(curves: FscCurves, mask: np.ndarray) -> FscCurves:
 
 def volume_bound(unmasked: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """r U / (1 + (r − 1) U) by shell (N // 2 + 1,)."""
-    ratio = mask.size / max(float(np.square(mask, dtype=np.float64).sum()), 1.0)
+    squares = sum(float(np.square(plane, dtype=np.float64).sum()) for plane in mask)  # which stay in a cache
+    ratio = mask.size / max(squares, 1.0)
     half = SMOOTHED // 2
     mean = np.convolve(np.pad(unmasked, half, mode="edge"), np.full(SMOOTHED, 1 / SMOOTHED), mode="valid")
     error = 1 / np.sqrt(SMOOTHED * np.maximum(shell_counts(len(mask))[:len(unmasked)], 1))
