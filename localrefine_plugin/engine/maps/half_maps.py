@@ -108,9 +108,8 @@ class RandomPhases:
 
     Phases are those of white noise, so that Friedel mates stay conjugate; amplitudes are kept. Random phases of the two
     halves are independent, so what they add to Σ F₁ F₂* has mean zero: the numerator of their FSC is that of the shells
-    before, which are not random at all. Only the power of the random part needs a draw, and one draw does for both.
-    This is the expectation of the curve that relion_postprocess draws once, without the 1/√n_eff of noise that one draw
-    carries into F.
+    before, which are not random at all. Only the power of the random part needs a draw. This is the expectation of the
+    curve that relion_postprocess draws once, without the 1/√n_eff of noise that one draw carries into F.
 
     Parameters
     ----------
@@ -122,9 +121,9 @@ class RandomPhases:
         self.first_shell, self.region = first_shell, region
         self.kept: List[Array] = []
         self.random: List[Array] = []
-        phases = noise_phases(halves.spectra[0], np.random.default_rng(seed), self.workers)
-        for spectrum in halves.spectra:
-            parts = kept_part(spectrum, first_shell), random_part(spectrum, first_shell, phases)
+        for half, spectrum in enumerate(halves.spectra, start=1):
+            rng = np.random.default_rng([seed, half])
+            parts = kept_part(spectrum, first_shell), random_part(spectrum, first_shell, rng, self.workers)
             for part, cubes in zip(parts, (self.kept, self.random)):
                 cubes.append(irfftn_block(part, self.box_size, region, self.workers))
 
@@ -196,26 +195,19 @@ def kept_part(map_ft: Array, first_shell: int) -> Array:
     return fourier.multiply_radial(low_block(map_ft, first_shell).copy(), lambda radius: radius < first_shell)
 
 
-def noise_phases(map_ft: Array, rng: np.random.Generator, workers: int) -> Array:
-    """exp(iφ) for a half-spectrum: white noise over its amplitudes."""
+def random_part(map_ft: Array, first_shell: int, rng: np.random.Generator, workers: int) -> Array:
+    """The half-spectrum from ``first_shell`` on with the phases of white noise, its amplitudes kept; 0 before."""
     xp, n = array_module(map_ft), len(map_ft)
-    noise = fourier.forward(xp.asarray(rng.random((n,) * 3, dtype=np.float32) - np.float32(0.5)), workers)
-    for planes, _ in fourier.slabs_radius_squared(noise):
-        noise[planes] /= xp.maximum(xp.abs(noise[planes]), np.finfo(np.float32).tiny)
-    return noise
-
-
-def random_part(map_ft: Array, first_shell: int, phases: Array) -> Array:
-    """The half-spectrum from ``first_shell`` on with these phases, its amplitudes kept; 0 before."""
-    random = array_module(map_ft).empty_like(phases)
+    random = fourier.forward(xp.asarray(rng.random((n,) * 3, dtype=np.float32) - np.float32(0.5)), workers)
     for planes, radius_squared in fourier.slabs_radius_squared(map_ft):
-        random[planes] = phases[planes] * (abs(map_ft[planes]) * (radius_squared >= first_shell ** 2))
+        amplitude = xp.abs(map_ft[planes]) * (radius_squared >= first_shell ** 2)
+        random[planes] *= amplitude / xp.maximum(xp.abs(random[planes]), np.finfo(np.float32).tiny)
     return random
 
 
 def random_phases_beyond(volume: np.ndarray, first_shell: int, seed: int, workers: int = 1) -> np.ndarray:
     """A map (N, N, N) with random phases from ``first_shell`` on, amplitudes kept."""
     spectrum = fourier.forward(volume, workers)
-    random = random_part(spectrum, first_shell, noise_phases(spectrum, np.random.default_rng(seed), workers))
+    random = random_part(spectrum, first_shell, np.random.default_rng(seed), workers)
     kept: np.ndarray = irfftn_block(kept_part(spectrum, first_shell), len(volume), whole(len(volume)), workers)
     return kept + fourier.inverse(random, volume.shape, workers)
