@@ -20,6 +20,7 @@ from run_results import assert_same_bits, results, temporary_folder
 from localrefine_plugin.engine import refine as engine
 from localrefine_plugin.engine.finish.report import build_report
 from localrefine_plugin.engine.io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, read_json
+from localrefine_plugin.engine.io.run_store import load_nulls
 from localrefine_plugin.engine.records.codec import as_json
 from localrefine_plugin.engine.records.settings import Settings
 
@@ -136,6 +137,8 @@ def test_a_stopped_run_continues_to_the_same_bits(tmp_path, monkeypatch, name, c
     assert not RunFolder(tmp_path / "run").final("map.mrc").exists()
     run = engine.refine(*inputs(BOX), str(tmp_path / "run"), Settings(**SETTINGS), threads=1, mode="continue")
     assert_same_bits(straight_run(BOX), run)
+    nulls = [load_nulls(run, k, 2) for k in (1, 2)]  # what images of nothing told was kept across the stop
+    assert nulls[1].drawn > nulls[0].drawn > 0
 
 
 def test_a_finished_run_continues_to_itself(tmp_path):

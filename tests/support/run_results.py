@@ -1,6 +1,7 @@
 """What two runs leave, compared bit by bit."""
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -8,6 +9,7 @@ from tempfile import mkdtemp
 import numpy as np
 
 from localrefine_plugin.engine.inputs.changes import file_states, keep_inputs
+from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.io.run_store import load_input, load_poses
 
 
@@ -22,11 +24,16 @@ def temporary_folder():
 
 
 def results(run):
-    """Bytes of everything that is a result and not a timing."""
+    """Bytes of everything that is a result and not a timing; of the records of half-sets the verdicts."""
     patterns = "iter_*/*.mrc", "iter_*/*.npz", "iter_*/*.star", "final/*"
-    return {
+    files = {
         str(p.relative_to(run.path)): p.read_bytes() for pattern in patterns for p in sorted(run.path.glob(pattern))
     }
+    verdicts = {
+        str(p.relative_to(run.path)): json.dumps(read_json(p)["verdict"]).encode()
+        for p in sorted(run.path.glob("iter_*/half_[12].json"))
+    }
+    return {**files, **verdicts}
 
 
 def assert_same_bits(one, other):

@@ -31,7 +31,7 @@ from .memory import MemoryNeed, check_fits, need_of, together
 from .nulls import moments, null_images, pooled, search_size
 from .reference_errors import accumulator_mean
 from .search_plan import SearchPlan
-from .verdicts import LEAST_PARTICLES, Probabilities, gains, judged
+from .verdicts import LEAST_PARTICLES, Nulls, Probabilities, gains, judged
 
 BATCH_BYTES = 192 << 20  # on the host
 LARGEST_BATCH = 4096  # on a GPU: images enough to keep it busy
@@ -234,10 +234,10 @@ def verdict_of(half: HalfSet, plan: SearchPlan, found: HalfFindings, covariance:
     cross, energy = found.all_matches(len(particles))
     gained = gains(cross, energy) if scale is None else gains(cross / scale, energy / scale ** 2)
     others, noise = (gains(*found.all_nulls(kind)).z for kind in ("others", "noise"))
-    nulls = pooled(half.nulls, others, noise, size)
-    verdict, probabilities = judged(gained, *moments(nulls, size),
+    known = pooled(half.nulls, others, noise, size)
+    verdict, probabilities = judged(gained, Nulls(*moments(known, size), known.weight),
                                     len(particles) / len(np.unique(image_numbers(particles))))
-    return replace(verdict, nulls=nulls), probabilities
+    return replace(verdict, nulls=known), probabilities
 
 
 def learned_motion(plan: SearchPlan, evidence: Optional[Evidence]) -> Optional[LearnedMotion]:

@@ -31,7 +31,7 @@ NEXT_SHARE, FEWEST_NEXT = 0.003, 2  # in every iteration after it
 MOST = 100
 KEPT = 0.8  # of the weight of the images before, from one iteration to the next
 GROWTH, STEEPNESS = 1.3, 4.9
-LEAST_SIGMA = 0.5
+USUAL_SIGMA, USUAL_WEIGHT = 1.0, 20.0  # few images tell s too small; wrong ones of five sets at SNR .02: 0.9 to 1.1
 SIZED = 200  # particles that L is found from
 TURN = 0.5 * (5 ** 0.5 - 1)  # multiples of the golden section, modulo 1, are evenly spaced however many there are
 
@@ -77,5 +77,7 @@ def pooled(last: Optional[NullMoments], others: np.ndarray, noise: np.ndarray, s
 def moments(known: NullMoments, size: float) -> Tuple[Moments, Moments]:
     """Mean and s.d. of z of particles at the pose of another one, and of noise, in a search of this ``size``."""
     def of_kind(mean: float, square: float) -> Moments:
-        return mean + expected_gain(size), max(float(np.sqrt(max(square - mean ** 2, 0.0))), LEAST_SIGMA)
+        variance = max(square - mean ** 2, 0.0)
+        usual = (known.weight * variance + USUAL_WEIGHT * USUAL_SIGMA ** 2) / (known.weight + USUAL_WEIGHT)
+        return mean + expected_gain(size), float(np.sqrt(max(variance, usual)))
     return of_kind(*known.others), of_kind(*known.noise)

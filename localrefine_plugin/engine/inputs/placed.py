@@ -14,7 +14,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from ..align.reference import Reference, slice_rows
-from ..align.verdicts import Gains, densities, fit, gains
+from ..align.verdicts import KNOWN_WELL, Gains, Nulls, densities, fit, gains
 from ..kernels.batches import evenly_spaced
 from ..kernels.slices import extract_slices
 from ..model.optics import image_shift
@@ -27,6 +27,7 @@ from .parts import LEAST_FINE
 from .readings import READINGS, Explained
 from .samples import Sample, joined_matches, match, sample_of
 
+SHIFT = 0.3, 0.15  # of z, of images that were averaged into the half-map: mean and s.d.
 LEAST_GAIN = 2.0  # log L over "all images fit", as in align/verdicts.py
 SURELY_NOT = 0.1  # probability to fit, below which an image is tried with the poses of other rows
 SAID_SHARE, SAID_AFAR, LEAST_IMAGES = 0.15, 0.25, 50  # of images that do not fit, and of images, to say so
@@ -62,7 +63,8 @@ def placed(found: Sequence[Explained]) -> Placed:
     of_all = gains_of(found)
     other = joined_matches([f.other for f in found])
     elsewhere = gains(other.cross, other.energy).z
-    verdict = fit(of_all, (float(elsewhere.mean()), max(float(elsewhere.std()), 1.0)), (0.0, 1.0), LEAST_GAIN)
+    others = float(elsewhere.mean()), max(float(elsewhere.std()), 1.0)
+    verdict = fit(of_all, Nulls(others, (0.0, 1.0), KNOWN_WELL, SHIFT), LEAST_GAIN)
     density = densities(of_all, verdict)
     share, total = 1 - verdict.share_aligned, density.sum(axis=1)
     fits = density[:, 0] / total
