@@ -28,6 +28,7 @@ SURELY = 0.6  # s.d. per √image from which poses and images surely belong toge
 SCALE_STEPS, SHARE_STEPS, SETTLED = 3, 30, 1e-4  # of expectation-maximisation; a change of shares that is none
 POSES_MATTER = 0.1  # share of the energy by which slices at other poses differ
 BETTER, MUCH_BETTER = 5.0, 1.2  # s.d., and factor of the log likelihood, by which another reading is the right one
+ANOTHER_FRAME = 1.05  # that factor for a frame of the maps: it fits no parameter, and particles look like their mirror
 # α of finer pixels over that of coarser ones: of good input 1.0 to 1.2, 0.5 where the map is sharper than the poses
 FINE_ENOUGH = 0.35
 LEAST_GAIN = 0.25  # log likelihood per image of a right reading; measured: 2 and more, where no reading is right 0.1
@@ -35,11 +36,13 @@ LEAST_GAIN = 0.25  # log likelihood per image of a right reading; measured: 2 an
 
 @dataclass(frozen=True)
 class Reading:
-    """Another reading of the input. problem and remedy: what the mistake was, if this one is right."""
+    """Another reading of the input. problem and remedy: what the mistake was, if this one is right. least: the factor
+    of the log likelihood by which it must be better."""
 
     name: str
     problem: str
     remedy: str
+    least: float = MUCH_BETTER
 
 
 NO_ORIGINS, LARGER, SMALLER = "no origins", "larger origins", "smaller origins"
@@ -59,9 +62,10 @@ READINGS = {reading.name: reading for reading in (
     Reading("tilt", "the images fit with 180° − tilt. Poses and maps are in different frames",
             "use poses and maps of one refinement"),
     Reading(MIRROR, "the images fit the mirrored half-maps", "mirror half-maps and mask (relion_image_handler "
-            "--invert_hand), or use the poses that belong to the mirrored map"),
-    Reading(AXES, "the images fit once the axes of the half-maps are exchanged or turned by 90°",
-            "use maps and poses of one refinement, with axes x, y, z in the order that their headers say"),
+            "--invert_hand), or use the poses that belong to the mirrored map", ANOTHER_FRAME),
+    Reading(AXES, "the images fit once the axes of the half-maps are exchanged, or turned by 90° or 180°",
+            "use maps and poses of one refinement, with axes x, y, z in the order that their headers say",
+            ANOTHER_FRAME),
     Reading(PHASES, "the images fit with flipped phases", "extract them without phase flipping, or correct rlnVoltage, "
             "rlnSphericalAberration, rlnAmplitudeContrast and defocus if these are wrong"))}
 
@@ -172,7 +176,8 @@ def likelihood(found: Match) -> float:
 
 def likeliest(tried: Sequence[Tuple[Reading, Match]], own: Match) -> Optional[Reading]:
     """The reading that explains the images best, of those that do much better than the one given, in detail too."""
-    better = [(likelihood(m), i) for i, (_, m) in enumerate(tried) if is_better(m, own) and is_of_one_thing(m)]
+    better = [(likelihood(m), i) for i, (reading, m) in enumerate(tried)
+              if is_better(m, own, reading.least) and is_of_one_thing(m)]
     return tried[max(better)[1]][0] if better else None
 
 
@@ -182,12 +187,13 @@ def is_of_one_thing(found: Match) -> bool:
     return likelihood(found) > LEAST_GAIN * len(found.cross) and fine > FINE_ENOUGH * coarse - error
 
 
-def is_better(one: Match, other: Match) -> bool:
-    """Whether one match explains the images better than the other, each with its own positive grey scale."""
+def is_better(one: Match, other: Match, much: float = MUCH_BETTER) -> bool:
+    """Whether one match explains the images better than the other, by a factor ``much``, each with its own positive
+    grey scale."""
     here, there = (m.likelihood(max(m.scale, 0.0)) for m in (one, other))
     gain = here - there
     deviation = float(np.sqrt((gain ** 2).sum()))
-    return bool(gain.sum() > BETTER * max(deviation, 1e-12) and here.sum() > MUCH_BETTER * there.sum())
+    return bool(gain.sum() > BETTER * max(deviation, 1e-12) and here.sum() > much * there.sum())
 
 
 # ---------------------------------------------------------------- some of the images
