@@ -46,7 +46,8 @@ class Reading:
 
 
 NO_ORIGINS, LARGER, SMALLER = "no origins", "larger origins", "smaller origins"
-RIVALS = {"origins, sign": NO_ORIGINS, "origins, px": LARGER, "origins, Å": SMALLER}
+RIVALS = {"origins, sign": NO_ORIGINS, "origins, x": NO_ORIGINS, "origins, y": NO_ORIGINS,
+          "origins, x and y": NO_ORIGINS, "origins, px": LARGER, "origins, Å": SMALLER}
 MIRROR, AXES, PHASES, MOTION = "mirror", "axes", "phases", "motion"
 ROWS = "write the particle file again from the refinement; rows and images must stay together"
 READINGS = {reading.name: reading for reading in (
@@ -54,6 +55,12 @@ READINGS = {reading.name: reading for reading in (
     Reading("previous row", "each image fits the pose of the row before", ROWS),
     Reading("origins, sign", "the images fit with the opposite sign of the origins",
             "correct the sign of rlnOriginX and rlnOriginY"),
+    Reading("origins, x", "the images fit with the opposite sign of the origins in x",
+            "correct the sign of rlnOriginX"),
+    Reading("origins, y", "the images fit with the opposite sign of the origins in y",
+            "correct the sign of rlnOriginY"),
+    Reading("origins, x and y", "the images fit with the origins in x and y exchanged",
+            "exchange rlnOriginX and rlnOriginY"),
     Reading("origins, px", "the images fit with the origins multiplied by the pixel size. They are probably in px",
             "multiply rlnOriginXAngst and rlnOriginYAngst by the pixel size, or call them rlnOriginX and rlnOriginY"),
     Reading("origins, Å", "the images fit with the origins divided by the pixel size. They are probably in Å",
@@ -123,6 +130,9 @@ def readings(particles: Particles, sample: Sample) -> Iterator[Tuple[str, Tuple[
         row = (sample.index + step) % n
         yield name, (particles.rotation[row], particles.shift_px[row])
     yield "origins, sign", (rotation, -shift)
+    yield "origins, x", (rotation, shift * (-1, 1))
+    yield "origins, y", (rotation, shift * (1, -1))
+    yield "origins, x and y", (rotation, shift[:, ::-1])
     yield "origins, px", (rotation, shift * particles.pixel_size)
     yield "origins, Å", (rotation, shift / particles.pixel_size)
     yield NO_ORIGINS, (rotation, 0 * shift)
