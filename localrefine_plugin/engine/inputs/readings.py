@@ -29,6 +29,7 @@ SCALE_STEPS, SHARE_STEPS, SETTLED = 3, 30, 1e-4  # of expectation-maximisation; 
 POSES_MATTER = 0.1  # share of the energy by which slices at other poses differ
 BETTER, MUCH_BETTER = 5.0, 1.2  # s.d., and factor of the log likelihood, by which another reading is the right one
 ANOTHER_FRAME = 1.05  # that factor for a frame of the maps: it fits no parameter, and particles look like their mirror
+ALSO_LARGER = 1.05  # that factor over origins that are made larger by the root of the pixel size
 # α of finer pixels over that of coarser ones: of good input 1.0 to 1.2, 0.5 where the map is sharper than the poses
 FINE_ENOUGH = 0.35
 LEAST_GAIN = 0.25  # log likelihood per image of a right reading; measured: 2 and more, where no reading is right 0.1
@@ -173,10 +174,12 @@ def poses_matter(found: Sequence[Explained]) -> bool:
 
 def other_readings(found: Sequence[Explained]) -> List[Tuple[Reading, Match]]:
     """Every reading with its match. Other origins count only if they are better than their rival: origins that are
-    mostly error are better divided by anything, not by the pixel size above all."""
+    mostly error are better divided by anything, not by the pixel size above all. Nothing but the right origins is
+    better for larger ones."""
     matches = {name: joined_matches([f.readings[name] for f in found]) for name in found[0].readings}
     return [(READINGS[name], m) for name, m in matches.items()
-            if name in READINGS and (name not in RIVALS or is_better(m, matches[RIVALS[name]]))]
+            if name in READINGS and (name not in RIVALS or is_better(
+                m, matches[RIVALS[name]], ALSO_LARGER if RIVALS[name] == LARGER else MUCH_BETTER))]
 
 
 def likelihood(found: Match) -> float:
