@@ -74,6 +74,8 @@ READINGS = {
     "rows shifted by one": (reordered(np.roll(np.arange(N), 1)), "each image fits the pose of the next row"),
     "rows shifted back": (reordered(np.roll(np.arange(N), -1)), "each image fits the pose of the row before"),
     "signs of origins": (lambda e: with_poses(e, shift=-e.particles.shift_px), "opposite sign of the origins"),
+    "sign of y": (lambda e: with_poses(e, shift=e.particles.shift_px * (1, -1)), "sign of the origins in y"),
+    "x and y": (lambda e: with_poses(e, shift=e.particles.shift_px[:, ::-1]), "the origins in x and y exchanged"),
     "origins in px": (lambda e: with_poses(e, shift=e.particles.shift_px / PIXEL_SIZE), "multiplied by the pixel size"),
     "origins in Å": (lambda e: with_poses(e, shift=np.clip(e.particles.shift_px * PIXEL_SIZE, -15, 15)), "divided by"),
     "inverse": (lambda e: with_poses(e, np.swapaxes(e.particles.rotation, 1, 2)), "fit the inverse rotations"),

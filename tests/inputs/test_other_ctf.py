@@ -1,6 +1,7 @@
 """A part of the images with another CTF, where the half-maps were made from it and one image tells little."""
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -51,6 +52,19 @@ def test_a_defocus_that_is_wrong_for_all_is_said(e, tmp_path):
     remade(tmp_path, some_defocused(1.1)(replace(e, noise=1.0), np.ones(N, bool)))
     said = found(tmp_path).said
     assert len(said) == 1 and "fit the half-maps better with about 0.9" in said[0]
+
+
+def test_the_voltage_of_another_microscope_is_named(e, tmp_path):
+    """Images of 300 kV, in a file that says 200: λ differs by 0.785."""
+    one = replace(e, noise=1.0)
+    write_inputs(tmp_path, imaged_anew(one, one.particles))
+    text = (tmp_path / "particles.star").read_text()
+    wrong = re.sub(r"(?m)^(1 \S+) 300", r"\1 200", text)
+    assert wrong != text
+    (tmp_path / "particles.star").write_text(wrong)
+    words = r"about 0\.78 times their defocus \(as with 300 kV instead of 200\)"
+    with pytest.raises(InputError, match=f"^particles: do not have the CTF of the particle file: .*{words}"):
+        found(tmp_path)
 
 
 def drawn(share, n, seed, other=-1.0):

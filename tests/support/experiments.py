@@ -174,11 +174,12 @@ def experiment(
     sigma=1.2,
     count=30,
     shift_px=1.5,
+    phantom=None,
 ):
     """n images of a sub-volume of radius 5.5 px about ``centre``; input poses off by these s.d. per axis."""
     rng = np.random.default_rng(seed)
     centre = np.array(centre)
-    phantom = random_phantom(count, 5.5, sigma, seed=100, centre=centre)
+    phantom = phantom or random_phantom(count, 5.5, sigma, seed=100, centre=centre)
     rotation, shift = random_rotations(n, rng), rng.uniform(-shift_px, shift_px, (n, 2))
     turned = rotation @ Rotation.from_rotvec(rng.normal(0, rotation_deg, (n, 3)), degrees=True).as_matrix()
     moved = shift - (turned - rotation)[:, :2] @ centre + rng.normal(0, displacement_px, (n, 2))

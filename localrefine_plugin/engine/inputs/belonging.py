@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from typing import List, Sequence, Tuple
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from ..align.reference import Reference
 from ..align.search_plan import align_shell_of
@@ -31,18 +30,16 @@ from ..model.pixels import highest_shell
 from ..records.errors import InputError
 from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
+from .axes import other_frame
 from .checks import CheckedInputs
 from .other_ctf import Against, against, another_ctf, check_other_ctf
-from .parts import check_groups, check_half_sets, check_some
+from .parts import FEWEST_IMAGES, check_groups, check_half_sets, check_some
 from .placed import check_placed, other_rows, some_do_not_fit
 from .readings import (
-    AXES,
     BELONG,
     BETTER,
-    MIRROR,
     MOTION,
     PHASES,
-    READINGS,
     ROWS,
     Explained,
     Reading,
@@ -67,10 +64,10 @@ from .samples import (
     common_motion,
     joined_matches,
     least_box,
-    match,
     match_of,
+    matched,
     motion_step,
-    moved_by,
+    moved_match,
     sample_of,
     slices,
     weighted,
@@ -78,7 +75,6 @@ from .samples import (
 )
 
 IMAGES, MOST_IMAGES = 100, 1000  # of each half-set: at first, and where these do not surely belong
-FRAME_IMAGES = 100  # to choose among 48 frames
 FINER, MOST_COEFFICIENTS = 1.4, 4e6  # detail to look at for CTFs, over that of the first alignment; memory
 COARSE_ANGSTROM = 60.0, 30.0  # where the search for a common motion begins: the coarser, the further it sees
 FEWEST_SHELLS = 4
@@ -108,15 +104,16 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     particles = inputs.particles
     shell = align_shell_of(resolved.initial_lowpass_angstrom, resolved, particles)
     cutoff = particles.box_size * inputs.pixel_size / resolved.initial_lowpass_angstrom
-    volumes = coarse_halves(inputs.halves, lowpass_weight(cutoff), shell)
-    references = [whole_map(v, shell, workers) for v in volumes]
+    references = [whole_map(v, shell, workers) for v in coarse_halves(inputs.halves, lowpass_weight(cutoff), shell)]
     found = look(particles, references, shell, IMAGES, workers)
     if evidence_of(found) < surely(found) and np.count_nonzero(particles.half_set) > 2 * IMAGES:
         found = look(particles, references, shell, MOST_IMAGES, workers)
     motion, after = best_motion(found, particles, references, resolved.initial_lowpass_angstrom)
-    said, scales = check_groups(found, particles)  # first: a bad part spoils the whole
+    tried = readings_of_all(found, references, (motion, after))
+    refuse_common(found, tried, motion)
+    said, scales = check_groups(found, particles)  # before the whole: a bad part spoils it
     said += check_half_sets(found)
-    said += check_whole(found, particles, references, volumes, (motion, after), workers)
+    said += check_whole(found, particles, references, (tried, motion), workers)
     fits_better = is_better(after, joined_matches([f.own for f in found]))
     moved = slight_motion(motion, particles.pixel_size) if fits_better else []
     said += moved
@@ -201,19 +198,44 @@ def finer_look(inputs: CheckedInputs, resolved: ResolvedSettings, workers: int) 
 
 # ---------------------------------------------------------------- the whole set
 
-def check_whole(found: Sequence[Explained], particles: Particles, references: Sequence[Reference],  # noqa: PLR0913
-                volumes: Sequence[np.ndarray], moved: Tuple[CommonMotion, Match], workers: int) -> List[str]:
-    """InputError where the images do not belong to half-maps and poses, or do in another reading of the input or after
-    one motion of the maps; a sentence where too few images say so."""
-    motion, after = moved
-    own, z, sure = joined_matches([f.own for f in found]), evidence_of(found), surely(found)
+Tried = Sequence[Tuple[Reading, Match]]
+
+
+def readings_of_all(found: Sequence[Explained], references: Sequence[Reference], moved: Tuple[CommonMotion, Match]
+                    ) -> Tried:
+    """Every reading that may be right for all images: of the file, of the maps' axes, and one motion of the maps."""
     # images with flipped phases are warned of: first_look
     tried = [(reading, m) for reading, m in other_readings(found) if reading.name != PHASES]
-    tried.append((moved_reading(motion), after))
-    if z < sure:
-        tried.append(other_frame(found, references, volumes, workers))
+    frame = other_frame(found, references, moved[1], evidence_of(found) > surely(found))
+    return [*tried, (moved_reading(moved[0]), moved[1]), *([frame] if frame is not None else [])]
+
+
+def refuse_common(found: Sequence[Explained], tried: Tried, motion: CommonMotion) -> None:
+    """InputError where another reading is the likeliest of all images, and likelier than the one given in every part,
+    of each half-set and optics group: then no part is to blame."""
+    own = joined_matches([f.own for f in found])
     better = likeliest(tried, own)
-    if better is not None and (better.name != MOTION or is_far(motion)):
+    if better is None or not is_refused(better, motion):
+        return
+    there = next(m for reading, m in tried if reading.name == better.name)
+    part = np.concatenate([2 * f.sample.particles.optics_group + half for half, f in enumerate(found)])
+    parts = [np.flatnonzero(part == p) for p in np.unique(part)]
+    if all(likelihood(there.some(p)) > likelihood(own.some(p)) for p in parts if len(p) >= FEWEST_IMAGES):
+        raise InputError(f"do not fit each other: {better.problem}", SOURCE, better.remedy)
+
+
+def is_refused(better: Reading, motion: CommonMotion) -> bool:
+    return better.name != MOTION or is_far(motion)
+
+
+def check_whole(found: Sequence[Explained], particles: Particles, references: Sequence[Reference],
+                moved: Tuple[Tried, CommonMotion], workers: int) -> List[str]:
+    """InputError where the images do not belong to half-maps and poses, or do in another reading of the input or after
+    one motion of the maps; a sentence where too few images say so."""
+    tried, motion = moved
+    own, z, sure = joined_matches([f.own for f in found]), evidence_of(found), surely(found)
+    better = likeliest(tried, own)
+    if better is not None and is_refused(better, motion):
         raise InputError(f"do not fit each other: {better.problem}", SOURCE, better.remedy)
     if z < -BELONG:
         raise InputError("have the opposite contrast of the particles", "half-maps",
@@ -231,38 +253,6 @@ def check_whole(found: Sequence[Explained], particles: Particles, references: Se
     if len(own.cross) >= ENOUGH_IMAGES:
         raise InputError(problem, SOURCE, remedy)
     return [f"{SOURCE} perhaps {problem}. {remedy[0].upper()}{remedy[1:]}"]
-
-
-def other_frame(found: Sequence[Explained], references: Sequence[Reference], volumes: Sequence[np.ndarray],
-                workers: int) -> Tuple[Reading, Match]:
-    """The likeliest of half-maps whose axes are exchanged or reversed: 24 rotations by 90°, of them and of their mirror
-    images. Then moved by what is left, for a box has no voxel in its middle."""
-    shell = int(found[0].sample.packed.pixels.shell[-1])
-    mirrored = [whole_map(np.ascontiguousarray(np.roll(v[::-1], 1, axis=0)), shell, workers) for v in volumes]
-    few = [f.sample.some(np.arange(min(FRAME_IMAGES, len(f.own.cross)))) for f in found]
-    tried: List[Tuple[float, int, Sequence[Reference], np.ndarray]] = []
-    for hand in (references, mirrored):
-        for turn in Rotation.create_group("O").as_matrix().round():
-            tried.append((likelihood(matched([turned(s, turn) for s in few], hand)), len(tried), hand, turn))
-    _, _, hand, turn = max(tried, key=lambda t: t[:2])
-    samples = [turned(f.sample, turn) for f in found]
-    motion = common_motion(samples, hand, STILL, shell, 3)
-    is_mirror = hand is mirrored and np.count_nonzero(np.diag(turn)) == 3
-    return READINGS[MIRROR if is_mirror else AXES], moved_match(samples, hand, motion)
-
-
-def turned(sample: Sample, turn: np.ndarray) -> Sample:
-    return replace(sample, particles=replace(sample.particles, rotation=sample.particles.rotation @ turn))
-
-
-def matched(samples: Sequence[Sample], references: Sequence[Reference]) -> Match:
-    """At the poses of the samples."""
-    return joined_matches([match(s, reference, s.particles.rotation, s.particles.shift_px)
-                           for s, reference in zip(samples, references)])
-
-
-def moved_match(samples: Sequence[Sample], references: Sequence[Reference], motion: CommonMotion) -> Match:
-    return joined_matches([match(s, reference, *moved_by(motion, s)) for s, reference in zip(samples, references)])
 
 
 # ---------------------------------------------------------------- one motion of the map

@@ -22,6 +22,7 @@ from typing import Callable, List, NamedTuple, Sequence, Tuple, Union
 import numpy as np
 
 from ..align.reference import Reference
+from ..model.optics import electron_wavelength
 from ..model.pixels import shell_starts
 from ..records.errors import InputError
 from ..records.particles import Particles
@@ -33,7 +34,11 @@ Ctf = Union[str, float]  # PHASES, or a factor of the defocus
 SHARES = np.arange(-0.3, 1.0025, 0.005)
 FIRST_CTFS: Tuple[Ctf, ...] = (PHASES, 0.82, 1.22)
 SOME_CTFS: Tuple[Ctf, ...] = (PHASES, 0.65, 0.74, 0.82, 1.22, 1.35, 1.54)  # of a part: nearer ones are like one of all
-ALL_FACTORS = (0.74, 0.82, 0.9, 0.95, 0.975, 1.025, 1.05, 1.11, 1.22, 1.35)
+ALL_FACTORS = (0.55, 0.59, 0.64, 0.69, 0.74, 0.78, 0.82, 0.86, 0.9, 0.95, 0.975, 1.025, 1.05, 1.11, 1.16, 1.22, 1.28,
+               1.35, 1.45, 1.57, 1.7)
+NEAR = 0.88, 1.14  # factors for all that are said; beyond them no map is sharp, and they are refused
+VOLTAGES = 80.0, 100.0, 120.0, 200.0, 300.0  # kV, of microscopes
+SAME_FACTOR = 0.04
 SUSPECT = 2.0  # standard errors of a share from which more images are looked at
 CERTAIN = 12.5  # log L over no other CTF, 5 s.d.; 25 good sets had up to 8
 PART_OR_ALL = 5.0  # log L by which a part of the images is likelier than all of them with a smaller factor
@@ -82,14 +87,34 @@ def check_other_ctf(few: Sequence[Against], look_at_more: Callable[[], List[Agai
     if max(best, whole) < CERTAIN:
         return []
     if best < whole + PART_OR_ALL:
-        return [f"particles: the images fit the half-maps better with about {factor:g} times their defocus, or some of "
-                "them with more. Check defocus, voltage, spherical aberration and pixel size of all micrographs"]
+        return said_of_all(factor, particles)
     return said_of(found, [ctf for ctf in SOME_CTFS if gain[ctf] > best - CERTAIN])
 
 
 def another_ctf(few: Sequence[Against]) -> bool:
     """Whether more images should be asked."""
     return any(abs(f.share) > SUSPECT * f.error for f in (fitted(few, ctf) for ctf in FIRST_CTFS))
+
+
+def said_of_all(factor: float, particles: Particles) -> List[str]:
+    """A sentence on another defocus of all images; InputError beyond NEAR."""
+    text = (f"the images fit the half-maps better with about {factor:g} times their defocus"
+            f"{of_voltage(factor, particles)}, or some of them with more")
+    remedy = "check defocus, voltage, spherical aberration, amplitude contrast and pixel size of all micrographs"
+    if not NEAR[0] < factor < NEAR[1]:
+        raise InputError(f"do not have the CTF of the particle file: {text}", "particles", remedy)
+    return [f"particles: {text}. {remedy[0].upper()}{remedy[1:]}"]
+
+
+def of_voltage(factor: float, particles: Particles) -> str:
+    """The voltage that acts as this factor of the defocus, in words; its phase is π λ Δz k² at low k."""
+    given = {group.voltage_kv for group in particles.optics}
+    if len(given) > 1 or NEAR[0] < factor < NEAR[1]:
+        return ""
+    kv = given.pop()
+    off = {v: abs(electron_wavelength(v) / electron_wavelength(kv) / factor - 1) for v in VOLTAGES}
+    likely = min(VOLTAGES, key=lambda v: off[v])
+    return f" (as with {likely:g} kV instead of {kv:g})" if off[likely] < SAME_FACTOR else ""
 
 
 def said_of(found: Sequence[Against], ctfs: Sequence[Ctf]) -> List[str]:

@@ -29,6 +29,7 @@ from .samples import Sample, joined_matches, match, sample_of
 
 SHIFT = 0.3, 0.15  # of z, of images that were averaged into the half-map: mean and s.d.
 LEAST_GAIN = 2.0  # log L over "all images fit", as in align/verdicts.py
+STEP_SURELY, STEP_IMAGES = 7.0, 10  # s.d. of the mean z at the poses of the rows one distance away; of so many images
 SURELY_NOT = 0.1  # probability to fit, below which an image is tried with the poses of other rows
 SAID_SHARE, SAID_AFAR, LEAST_IMAGES = 0.15, 0.25, 50  # of images that do not fit, and of images, to say so
 ROWS_SAID, ROWS_REFUSED = 0.03, 0.08  # of images that fit other rows; as of the next row
@@ -197,28 +198,60 @@ def other_rows(found: Sequence[Explained], here: Optional[Placed], particles: Pa
     """
     starts = np.cumsum([0] + [len(f.own.cross) for f in found])
     turned = [replace(particles, rotation=particles.rotation @ turn) for turn in exp_map(CONTROL_TURNS)]
-    tried, chance = [], []
+    tried, chance, steps = [], [], Steps(len(particles))
     for f, reference, start in zip(found, references, starts):
         fits = np.zeros(len(f.own.cross)) if here is None else here.fits[start:start + len(f.own.cross)]
         not_here = np.flatnonzero(fits < SURELY_NOT)
         sample = f.sample.some(not_here[evenly_spaced(len(not_here), MOST_TRIED)] if len(not_here) else not_here)
-        tried.append((sample.index, *best_rows(sample, reference, particles)))
+        tried.append((sample.index, *best_rows(sample, reference, particles, steps)))
         chance += [best_rows(sample, reference, control)[1] for control in turned]
     image, row, best = (np.concatenate(parts) for parts in zip(*tried))
     by_chance = np.concatenate(chance)
     if len(image) < FEWEST_HITS:
         return None
-    surely = best > by_chance.mean() + BEYOND_CHANCE * by_chance.std()
-    rows = OtherRows(image[surely], row[surely])
-    if len(rows.image) < max(FEWEST_HITS, LEAST_HITS * len(image)):
-        return None
+    step = steps.surely()
+    if step:
+        there = image[(image + step >= 0) & (image + step < len(particles))]
+        rows = OtherRows(there, there + step)
+    else:
+        surely = best > by_chance.mean() + BEYOND_CHANCE * by_chance.std()
+        rows = OtherRows(image[surely], row[surely])
+        if len(rows.image) < max(FEWEST_HITS, LEAST_HITS * len(image)):
+            return None
     if here is not None and not also_misplaced(rows, found, here, particles, references, workers):
         return None
     return rows
 
 
-def best_rows(sample: Sample, reference: Reference, particles: Particles) -> Tuple[np.ndarray, np.ndarray]:
-    """The row (n,) other than its own whose pose explains each image best, and z (n,) there."""
+class Steps:
+    """Sums of z over images by the distance of the row that it was found at: image names that are shifted by a number
+    of rows show in all images together, where no single one tells its row."""
+
+    def __init__(self, rows: int):
+        self.rows = rows
+        self.count, self.sum, self.squares = np.zeros((3, 2 * rows - 1))
+
+    def add(self, image: np.ndarray, row: np.ndarray, z: np.ndarray) -> None:
+        """z (n, m) of images (n,) at the poses of rows (m,)."""
+        step = (row - image[:, None] + self.rows - 1).ravel()
+        for total, weight in ((self.count, None), (self.sum, z.ravel()), (self.squares, z.ravel() ** 2)):
+            total += np.bincount(step, weight, len(total))
+
+    def surely(self) -> int:
+        """The one distance at which the mean z is STEP_SURELY standard deviations above that of all; else 0."""
+        n = max(self.count.sum(), 1)
+        mean = self.sum.sum() / n
+        deviation = np.sqrt(max(self.squares.sum() / n - mean ** 2, 1e-30))
+        above = (self.sum - self.count * mean) / (deviation * np.sqrt(np.maximum(self.count, 1)))
+        above[self.count < STEP_IMAGES] = 0
+        above[self.rows - 1] = 0  # their own rows
+        best = int(above.argmax())
+        return best - self.rows + 1 if above[best] > STEP_SURELY else 0
+
+
+def best_rows(sample: Sample, reference: Reference, particles: Particles, steps: Optional[Steps] = None
+              ) -> Tuple[np.ndarray, np.ndarray]:
+    """The row (n,) other than its own whose pose explains each image best, and z (n,) there; added to ``steps``."""
     n, rows = len(sample.index), evenly_spaced(len(particles), MOST_ROWS)
     best, row = np.full(n, -np.inf), np.zeros(n, dtype=int)
     for group in np.unique(sample.particles.optics_group):
@@ -227,6 +260,8 @@ def best_rows(sample: Sample, reference: Reference, particles: Particles) -> Tup
         for first in range(0, len(rows), AT_ONCE):
             here = rows[first:first + AT_ONCE]
             z = at_poses(some, reference, particles, here)
+            if steps is not None:
+                steps.add(some.index, here, z)
             z[some.index[:, None] == here] = -np.inf
             highest = z.argmax(axis=1)
             value = z[np.arange(len(mine)), highest]

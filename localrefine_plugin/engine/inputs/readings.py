@@ -28,6 +28,8 @@ SURELY = 0.6  # s.d. per √image from which poses and images surely belong toge
 SCALE_STEPS, SHARE_STEPS, SETTLED = 3, 30, 1e-4  # of expectation-maximisation; a change of shares that is none
 POSES_MATTER = 0.1  # share of the energy by which slices at other poses differ
 BETTER, MUCH_BETTER = 5.0, 1.2  # s.d., and factor of the log likelihood, by which another reading is the right one
+ANOTHER_FRAME = 1.05  # that factor for a frame of the maps: it fits no parameter, and particles look like their mirror
+ALSO_LARGER = 1.05  # that factor over origins that are made larger by the root of the pixel size
 # α of finer pixels over that of coarser ones: of good input 1.0 to 1.2, 0.5 where the map is sharper than the poses
 FINE_ENOUGH = 0.35
 LEAST_GAIN = 0.25  # log likelihood per image of a right reading; measured: 2 and more, where no reading is right 0.1
@@ -35,15 +37,18 @@ LEAST_GAIN = 0.25  # log likelihood per image of a right reading; measured: 2 an
 
 @dataclass(frozen=True)
 class Reading:
-    """Another reading of the input. problem and remedy: what the mistake was, if this one is right."""
+    """Another reading of the input. problem and remedy: what the mistake was, if this one is right. least: the factor
+    of the log likelihood by which it must be better."""
 
     name: str
     problem: str
     remedy: str
+    least: float = MUCH_BETTER
 
 
 NO_ORIGINS, LARGER, SMALLER = "no origins", "larger origins", "smaller origins"
-RIVALS = {"origins, sign": NO_ORIGINS, "origins, px": LARGER, "origins, Å": SMALLER}
+RIVALS = {"origins, sign": NO_ORIGINS, "origins, x": NO_ORIGINS, "origins, y": NO_ORIGINS,
+          "origins, x and y": NO_ORIGINS, "origins, px": LARGER, "origins, Å": SMALLER}
 MIRROR, AXES, PHASES, MOTION = "mirror", "axes", "phases", "motion"
 ROWS = "write the particle file again from the refinement; rows and images must stay together"
 READINGS = {reading.name: reading for reading in (
@@ -51,6 +56,12 @@ READINGS = {reading.name: reading for reading in (
     Reading("previous row", "each image fits the pose of the row before", ROWS),
     Reading("origins, sign", "the images fit with the opposite sign of the origins",
             "correct the sign of rlnOriginX and rlnOriginY"),
+    Reading("origins, x", "the images fit with the opposite sign of the origins in x",
+            "correct the sign of rlnOriginX"),
+    Reading("origins, y", "the images fit with the opposite sign of the origins in y",
+            "correct the sign of rlnOriginY"),
+    Reading("origins, x and y", "the images fit with the origins in x and y exchanged",
+            "exchange rlnOriginX and rlnOriginY"),
     Reading("origins, px", "the images fit with the origins multiplied by the pixel size. They are probably in px",
             "multiply rlnOriginXAngst and rlnOriginYAngst by the pixel size, or call them rlnOriginX and rlnOriginY"),
     Reading("origins, Å", "the images fit with the origins divided by the pixel size. They are probably in Å",
@@ -59,9 +70,10 @@ READINGS = {reading.name: reading for reading in (
     Reading("tilt", "the images fit with 180° − tilt. Poses and maps are in different frames",
             "use poses and maps of one refinement"),
     Reading(MIRROR, "the images fit the mirrored half-maps", "mirror half-maps and mask (relion_image_handler "
-            "--invert_hand), or use the poses that belong to the mirrored map"),
-    Reading(AXES, "the images fit once the axes of the half-maps are exchanged or turned by 90°",
-            "use maps and poses of one refinement, with axes x, y, z in the order that their headers say"),
+            "--invert_hand), or use the poses that belong to the mirrored map", ANOTHER_FRAME),
+    Reading(AXES, "the images fit once the axes of the half-maps are exchanged, or turned by 90° or 180°",
+            "use maps and poses of one refinement, with axes x, y, z in the order that their headers say",
+            ANOTHER_FRAME),
     Reading(PHASES, "the images fit with flipped phases", "extract them without phase flipping, or correct rlnVoltage, "
             "rlnSphericalAberration, rlnAmplitudeContrast and defocus if these are wrong"))}
 
@@ -119,6 +131,9 @@ def readings(particles: Particles, sample: Sample) -> Iterator[Tuple[str, Tuple[
         row = (sample.index + step) % n
         yield name, (particles.rotation[row], particles.shift_px[row])
     yield "origins, sign", (rotation, -shift)
+    yield "origins, x", (rotation, shift * (-1, 1))
+    yield "origins, y", (rotation, shift * (1, -1))
+    yield "origins, x and y", (rotation, shift[:, ::-1])
     yield "origins, px", (rotation, shift * particles.pixel_size)
     yield "origins, Å", (rotation, shift / particles.pixel_size)
     yield NO_ORIGINS, (rotation, 0 * shift)
@@ -159,10 +174,12 @@ def poses_matter(found: Sequence[Explained]) -> bool:
 
 def other_readings(found: Sequence[Explained]) -> List[Tuple[Reading, Match]]:
     """Every reading with its match. Other origins count only if they are better than their rival: origins that are
-    mostly error are better divided by anything, not by the pixel size above all."""
+    mostly error are better divided by anything, not by the pixel size above all. Nothing but the right origins is
+    better for larger ones."""
     matches = {name: joined_matches([f.readings[name] for f in found]) for name in found[0].readings}
     return [(READINGS[name], m) for name, m in matches.items()
-            if name in READINGS and (name not in RIVALS or is_better(m, matches[RIVALS[name]]))]
+            if name in READINGS and (name not in RIVALS or is_better(
+                m, matches[RIVALS[name]], ALSO_LARGER if RIVALS[name] == LARGER else MUCH_BETTER))]
 
 
 def likelihood(found: Match) -> float:
@@ -172,7 +189,8 @@ def likelihood(found: Match) -> float:
 
 def likeliest(tried: Sequence[Tuple[Reading, Match]], own: Match) -> Optional[Reading]:
     """The reading that explains the images best, of those that do much better than the one given, in detail too."""
-    better = [(likelihood(m), i) for i, (_, m) in enumerate(tried) if is_better(m, own) and is_of_one_thing(m)]
+    better = [(likelihood(m), i) for i, (reading, m) in enumerate(tried)
+              if is_better(m, own, reading.least) and is_of_one_thing(m)]
     return tried[max(better)[1]][0] if better else None
 
 
@@ -182,12 +200,13 @@ def is_of_one_thing(found: Match) -> bool:
     return likelihood(found) > LEAST_GAIN * len(found.cross) and fine > FINE_ENOUGH * coarse - error
 
 
-def is_better(one: Match, other: Match) -> bool:
-    """Whether one match explains the images better than the other, each with its own positive grey scale."""
+def is_better(one: Match, other: Match, much: float = MUCH_BETTER) -> bool:
+    """Whether one match explains the images better than the other, by a factor ``much``, each with its own positive
+    grey scale."""
     here, there = (m.likelihood(max(m.scale, 0.0)) for m in (one, other))
     gain = here - there
     deviation = float(np.sqrt((gain ** 2).sum()))
-    return bool(gain.sum() > BETTER * max(deviation, 1e-12) and here.sum() > MUCH_BETTER * there.sum())
+    return bool(gain.sum() > BETTER * max(deviation, 1e-12) and here.sum() > much * there.sum())
 
 
 # ---------------------------------------------------------------- some of the images

@@ -216,6 +216,12 @@ def match(sample: Sample, reference: Reference, rotation: np.ndarray, shift_px: 
     return match_of(sample, slices(sample, reference, rotation, shift_px))
 
 
+def matched(samples: Sequence[Sample], references: Sequence[Reference]) -> Match:
+    """At the poses of the samples."""
+    return joined_matches([match(s, reference, s.particles.rotation, s.particles.shift_px)
+                           for s, reference in zip(samples, references)])
+
+
 @dataclass(frozen=True)
 class CommonMotion:
     """One motion of all images: at R Exp(w), t + P R d. rotation w (3,) rad and displacement d (3,) px in the body
@@ -252,6 +258,10 @@ def moved_by(motion: CommonMotion, sample: Sample) -> Tuple[np.ndarray, np.ndarr
     """Rotations (n, 3, 3) and shifts (n, 2) of a sample after a motion."""
     rotation, shift = sample.particles.rotation, sample.particles.shift_px
     return rotation @ exp_map(motion.rotation[None])[0], shift + project(rotation, motion.displacement)
+
+
+def moved_match(samples: Sequence[Sample], references: Sequence[Reference], motion: CommonMotion) -> Match:
+    return joined_matches([match(s, reference, *moved_by(motion, s)) for s, reference in zip(samples, references)])
 
 
 def motion_step(samples: Sequence[Sample], references: Sequence[Reference], start: CommonMotion,
