@@ -122,6 +122,17 @@ def of_moving_parts(found: RestControl) -> str:
             "The resolution is that of the rest, and the domain is blurred")
 
 
+def of_parts_before(parts: Sequence[PartOfMask]) -> str:
+    """Of a sample that was aligned once."""
+    still = still_share(parts)
+    if still is None:
+        return (f"no part of the mask is seen to move against the rest of the particle ({seen_from(parts):.1f} Å per "
+                "axis would be seen in half of its parts)")
+    share = 100 * sum(part.share for part in moving(parts))
+    return (f"{share:.0f} % of the density in the mask is sure to move against the rest of the particle (by up to "
+            f"{most(parts)} per axis), and about {100 * still:.0f} % does not move with it")
+
+
 def by_part(found: RestControl, resolutions: np.ndarray, resolution: float) -> RestControl:
     """The record with the resolution (Å) of each part; and those that 10, 50 and 90 % of the density reach, if the last
     is coarser than the ``resolution`` to report by a twentieth."""
