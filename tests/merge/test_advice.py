@@ -109,8 +109,9 @@ def test_fulcrum_far_from_the_hinge():
     hinge = Hinge(np.array([10.0, -4.0, 2.0]), 0.8)
     sentence = advice.advise(given, hinge, curves(), [START, iteration()], settled())["fulcrum"]
     assert "34, 20, 26 px" in sentence and "80 %" in sentence and "Set the fulcrum there" in sentence
-    sentence = advice.advise(given, NO_HINGE, curves(), [START, iteration()], settled())["fulcrum"]
-    assert "shifts rather than turns" in sentence
+    for nowhere in (NO_HINGE, Hinge(np.array([2500.0, 0.0, 0.0]), 0.8)):
+        sentence = advice.advise(given, nowhere, curves(), [START, iteration()], settled())["fulcrum"]
+        assert "shifts rather than turns" in sentence
     for small in (motions(), motions(rotation=0.01, shift=0.5)):
         assert "fulcrum" not in advice.advise(small, hinge, curves(), [START, iteration()], settled())
 

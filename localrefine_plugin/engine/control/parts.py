@@ -1,14 +1,16 @@
 """The control by the rest of the particle, and what its verdict leaves open, asked of the parts of the mask.
 
-*Consensus*: the poses found are those of the rest. Does a part of the mask move nevertheless? A larger sample of the
-images is aligned to the rest, and the cells of the mask are asked at these poses, in the maps made there.
-Otherwise: is every part of the mask where the poses found say? The cells are asked at these poses.
+A larger sample of the images is aligned to the rest, and the cells of the mask are asked at these poses, in the maps
+made there: does one of them move? *Consensus*: the poses found are those of the rest; a part of the mask may move
+nevertheless. *Mixed*, or *apart* by little: the rest, which lies over the mask in the images, may have pulled at it,
+and nothing moves. If it moves: is every part of the mask where the poses found say? The cells are asked at these poses.
 
 Of a sample that was aligned once, before a run, the first question is asked. No mask that is too large misleads it: the
 mask is not aligned.
 """
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -27,7 +29,7 @@ from .alignments import Aligned, align_rest, taken
 from .mask_cells import BAND, EvidenceOf, MaskCells, mask_cells
 from .rest_control import outside_of, rest_control
 from .sample import MANY, Sample, load_sample
-from .words import of_parts_before, with_parts, with_what_is_left_out
+from .words import in_question, of_parts_before, with_parts_at_rest, with_what_is_left_out
 
 Array = np.ndarray
 THERE = 0.1  # of the masks of all cells: what lies below belongs to none
@@ -52,16 +54,25 @@ def control_with_parts(run: RunFolder, iteration: int, device: Device, workers: 
         sample = load_sample(run, iteration, device, workers, few=MANY)
     except InputError:  # a file went away since the control: its own sentence tells of what there was
         return Control(record, moving_part, None)
-    cells = at_the_rest(sample) if record.verdict == "consensus" else at_poses_found(sample)
+    resolution, cells = resolution_of(sample), None
+    if in_question(record, resolution):
+        cells = at_the_rest(sample)
+        if cells is not None:
+            record = with_parts_at_rest(record, parts_of(sample, cells, resolution), cells.particles, resolution)
+    if record.verdict not in ("consensus", "still"):
+        cells = at_poses_found(sample)
+        if cells is not None:
+            record = replace(record, parts=tuple(parts_of(sample, cells, resolution)), parts_particles=cells.particles)
+    moving_part = moving_part if record.verdict == "mixed" else None
     if cells is None:
         return Control(record, moving_part, None)
-    parts = parts_of(sample, cells, resolution_of(sample))
+    divided = cells.cells
 
     def painted(values: Array) -> Array:
-        there = cells.cells.paint(np.ones(len(values)))
-        value = np.where(there > THERE, cells.cells.paint(values) / np.maximum(there, THERE), 0).astype(np.float32)
+        there = divided.paint(np.ones(len(values)))
+        value = np.where(there > THERE, divided.paint(values) / np.maximum(there, THERE), 0).astype(np.float32)
         return sample.coarser.full_size(value)
-    return Control(with_parts(record, parts, cells.particles, resolution_of(sample)), moving_part, painted)
+    return Control(record, moving_part, painted)
 
 
 def parts_before(run: RunFolder, device: Device, workers: int) -> str:

@@ -137,7 +137,7 @@ def far_fulcrum(motions: PoseChanges, hinge: Hinge, resolved: ResolvedSettings, 
     if shift <= max(np.deg2rad(rotation) * resolved.mask_radius_angstrom, LEAST_CHANGE):
         return ""
     text = f"the shifts are large ({shift:.1f} Å) and the rotations small ({rotation:.1f}°, medians)"
-    if hinge.explained < HINGE_EXPLAINS:
+    if hinge.explained < HINGE_EXPLAINS or np.abs(hinge.point).max() > box_size:
         return text + (". The sub-volume shifts rather than turns. The input may be poorly centred, or the mask too "
                        "small: check both")
     at = ", ".join(f"{v:.0f}" for v in hinge.point + box_size // 2)
