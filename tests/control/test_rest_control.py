@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -10,14 +11,14 @@ from oracles import imaged, random_phantom
 from relion_files import write_map
 
 from localrefine_plugin.engine.control import sample as control_sample
-from localrefine_plugin.engine.control.before import SampleBefore, mask_before
 from localrefine_plugin.engine.control.coarser import Coarser
+from localrefine_plugin.engine.control.parts import parts_before
 from localrefine_plugin.engine.control.rest_control import rest_control
 from localrefine_plugin.engine.control.sample import load_sample, load_samples
 from localrefine_plugin.engine.control.words import FOLLOWED, SMALL, STILL, judged
 from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.run_folder import read_json
-from localrefine_plugin.engine.io.run_store import load_input, load_iteration, load_noise, load_particles, load_report
+from localrefine_plugin.engine.io.run_store import load_iteration, load_report
 from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.records.motion import PrincipalMotion
 from localrefine_plugin.engine.records.results import RestControl
@@ -85,20 +86,14 @@ def test_of_a_rigid_particle_it_is_said_that_no_part_of_the_mask_moves(rigid):
     assert "no part of the mask moves" in found.sentence and found.sentence in summary_lines(RunState(rigid.path))
 
 
-def sample_before(run):
-    """What is known before the run."""
-    given, particles = load_input(run), load_particles(run)
-    halves = [particles.take(np.flatnonzero(particles.half_set == half)) for half in (1, 2)]
-    return SampleBefore(halves, [read_map(run.reference(0, half))[0] for half in (1, 2)],
-                        [load_noise(run, 0, half) for half in (1, 2)], read_map(run.mask)[0], given.resolved, CPU)
-
-
 @pytest.mark.parametrize("name", ["moving", "rigid"])
 def test_the_parts_of_the_mask_are_asked_before_the_run_and_after_it(request, name):
     """The domain fills the mask: nothing in it rests if it moves, and nothing moves if it rests."""
     run, moves = request.getfixturevalue(name), name == "moving"
-    found, control = mask_before(sample_before(run)), load_report(run).rest_control
-    assert found is not None and not found.doubtful and (found.still_share is not None) == moves
+    said, control = parts_before(run, CPU, 1), load_report(run).rest_control
+    print(said)
+    share, still = (int(word[:-2]) for word in re.findall(r"\d+ % ", said)) if moves else (0, 0)
+    assert share >= 60 and still <= 40 if moves else said.startswith("no part of the mask is seen to move")
     assert len(control.parts) == 8 and control.parts_particles == 800
     assert not control.resolution_by_part_angstrom and not run.final("resolution_by_part.mrc").exists()
 

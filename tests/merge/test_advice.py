@@ -78,7 +78,11 @@ def test_two_peaks_are_found_where_they_are():
 
 
 def test_where_nothing_moves_there_are_no_peaks():
-    """Images that tell nothing, under a prior; and one of them at the limit of the search."""
+    """Images that tell nothing, under a prior; one of them at the limit of the search; and peaks 0.08° and Å apart."""
+    tiny = 0.01 * two_groups(1000, 4.0, 12.0)[:, None]
+    given = replace(motions(), rotation_deg=np.eye(3)[0] * tiny, shift_angstrom=np.eye(2)[0] * tiny)
+    assert not {"rotation peaks", "shift peaks"} & set(
+        advice.advise(given, NO_HINGE, curves(), [START, iteration()], settled()))
     assert advice.peaks_of(np.zeros(500)) == advice.peaks_of(np.append(np.zeros(500), 20.0)) == []
 
 
@@ -105,9 +109,11 @@ def test_fulcrum_far_from_the_hinge():
     hinge = Hinge(np.array([10.0, -4.0, 2.0]), 0.8)
     sentence = advice.advise(given, hinge, curves(), [START, iteration()], settled())["fulcrum"]
     assert "34, 20, 26 px" in sentence and "80 %" in sentence and "Set the fulcrum there" in sentence
-    sentence = advice.advise(given, NO_HINGE, curves(), [START, iteration()], settled())["fulcrum"]
-    assert "shifts rather than turns" in sentence
-    assert "fulcrum" not in advice.advise(motions(), hinge, curves(), [START, iteration()], settled())
+    for nowhere in (NO_HINGE, Hinge(np.array([2500.0, 0.0, 0.0]), 0.8)):
+        sentence = advice.advise(given, nowhere, curves(), [START, iteration()], settled())["fulcrum"]
+        assert "shifts rather than turns" in sentence
+    for small in (motions(), motions(rotation=0.01, shift=0.5)):
+        assert "fulcrum" not in advice.advise(small, hinge, curves(), [START, iteration()], settled())
 
 
 def test_resolution_worse_than_the_input():

@@ -7,6 +7,7 @@ import pytest
 
 from localrefine_plugin.engine.merge.convergence import decide
 from localrefine_plugin.engine.records.iteration import IterationRecord, PoseChange
+from localrefine_plugin.engine.records.motion import MotionSummary, PrincipalMotion
 from localrefine_plugin.engine.records.resolved import ResolvedSettings
 
 BOX_ANGSTROM = 256.0
@@ -41,6 +42,28 @@ def test_the_first_iteration_of_a_learned_prior_must_be_clearly_finer():
     assert decision(12.0, 10.6, 11.2, 11.0, resolved=learned).best_iteration == 3
     assert decision(12.0, 10.6, 11.2, 11.0, resolved=gaussian).best_iteration == 1
     assert decision(12.0, 10.6, 12.5, resolved=learned).best_iteration == 1
+
+
+def moved(half_1, half_2):
+    """Rotation (°) and displacement (Å) learned by each half-set, the same along all axes."""
+    halves = [PrincipalMotion((w,) * 3, (0.1,) * 3, (), (d,) * 3, (0.1,) * 3, (), None, (0.0,) * 3, (0.0,) * 3, 0.0,
+                              {}, {}, 0.0) for w, d in (half_1, half_2)]
+    return MotionSummary(halves[0], *halves)
+
+
+@pytest.mark.parametrize("first, second, third, best", [
+    (7.0, ((2.5, 1.0), (2.0, 1.0)), ((0.1, 0.2), (2.0, 1.0)), 4),  # a half-set shows no such motion in iteration 3
+    (7.0, ((2.5, 1.0), (2.0, 1.0)), ((2.4, 0.4), (2.0, 1.0)), 4),
+    (7.0, ((2.5, 1.0), (2.0, 1.0)), ((2.4, 0.9), (2.0, 1.0)), 3),
+    (6.5, ((0.1, 0.2), (0.1, 0.2)), ((0.1, 0.2), (0.1, 0.2)), 3),  # nor the first iteration, even if it is finer
+])
+def test_poses_that_were_free_to_follow_noise_are_not_the_result(first, second, third, best):
+    """Box 256 Å: 7.0 and 7.2 Å are 1.02 shells apart."""
+    change = PoseChange(5.0, 3.0, rotation_since_last_median_sigma=1.0)
+    of = [None, moved((2.5, 1.0), (2.5, 1.0)), moved(*second), moved(*third), moved(*third)]
+    history = [IterationRecord(k, {"corrected": d}, pose_change=change, motion=motion)
+               for k, (d, motion) in enumerate(zip((9.0, first, 7.2, 7.0, 7.2), of))]
+    assert decide(history, replace(RESOLVED, prior="learned"), BOX_ANGSTROM).best_iteration == best
 
 
 def test_stops_at_the_maximum():

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from functools import lru_cache
@@ -208,6 +209,56 @@ def test_a_part_that_does_not_move_keeps_its_input_poses(rotation_deg):
         assert np.rad2deg(rotation[0]) < 0.12 * rotation_deg and shift[0] < 0.3 * shift_px
 
 
+def as_in_a_run(found):
+    """What a run learns in its second iteration."""
+    prior = prior_shape("learned")
+    return prior.learn(found, prior.learn(found, START, START).covariance, START)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tenth_more_noise_than_its_spectrum_says_is_no_motion(seed):
+    """The least motion that explains the images as well is 0.4° for seed 1 and 0.1° for seed 2: a tenth of (10°)² is
+    a motion of 3°."""
+    found = evidence(np.zeros((500, 6)), seed, 10.0, 2.3)
+    rotation, shift = principal_widths(as_in_a_run(replace(found, pull=found.pull * np.sqrt(1.1))).covariance)
+    assert np.rad2deg(rotation[0]) < 0.06 and shift[0] < 0.037  # 1/64 of START, or the floor
+
+
+@pytest.mark.parametrize("widths_deg, image_deg", [(3.0, 3.8), (2.0, 2.2)])
+def test_a_motion_that_is_beyond_doubt_is_learned_as_it_is(widths_deg, image_deg):
+    """One image tells as much in the sets mid02 and mid."""
+    found = evidence(draw(motion((widths_deg,) * 3), 1000, 5), 5, image_deg, 0.5)
+    np.testing.assert_allclose(as_in_a_run(found).covariance, learn(found, START, START), rtol=1e-9, atol=1e-12)
+
+
+def direct_log_likelihood(found, covariance):
+    """Of all images, a tenth of them junk of four times START, with N(y; 0, BΣBᵀ + H⁻¹) written out."""
+    b = np.zeros((len(found.pull), 5, 6))
+    b[:, :3, :3], b[:, 3:, 3:] = np.eye(3), found.rotation0[:, :2]
+    errors = np.linalg.inv(found.curvature)
+    y = np.einsum("nij,nj->ni", errors, found.pull)
+    each = []
+    for one in (covariance, 4 * START):
+        total = b @ one @ np.swapaxes(b, 1, 2) + errors
+        each.append(-0.5 * (np.linalg.slogdet(total)[1] + np.einsum("ni,nij,nj->n", y, np.linalg.inv(total), y)))
+    return np.logaddexp(np.log(0.9) + each[0], np.log(0.1) + each[1]).sum()
+
+
+def test_what_the_images_exclude_is_less_likely_by_two():
+    """The bound of rotation, and that of displacement, are on a grid of steps of √2."""
+    found = evidence(np.zeros((300, 6)), 4, 5.0, 1.0)
+    told = as_in_a_run(found)
+    covariance, (rotation, shift) = told.covariance, told.bound
+    best = direct_log_likelihood(found, covariance)
+    for part, width in ((slice(0, 3), rotation), (slice(3, 6), shift)):
+        for value, lost in ((width, True), (width / np.sqrt(2), False)):
+            tried = covariance.copy()
+            tried[part], tried[:, part] = 0, 0
+            tried[part, part] = value ** 2 * np.eye(3)
+            assert (best - direct_log_likelihood(found, tried) > motion_prior.INDIFFERENT) == lost
+    assert 0.5 < np.rad2deg(rotation) < 2.5  # images that tell 5° each
+
+
 @pytest.mark.parametrize("rotation_deg", [3.0, 5.0])
 def test_a_motion_smaller_than_what_one_image_tells_is_still_found(rotation_deg):
     truth = motion((3.0, 3.0, 3.0), hinge_px=np.zeros(3))
@@ -322,6 +373,18 @@ def test_words_give_widths_and_hinge_in_the_units_of_the_box():
     assert "px from the corner of the box" in summary.words[1]
     point = motion_report.learned_hinge(summary, BOX).point
     np.testing.assert_allclose(point + BOX // 2, found.point_px)
+
+
+def test_a_part_that_does_not_move_is_said_to_move_by_less_than_would_be_seen():
+    told = as_in_a_run(evidence(np.zeros((600, 6)), 9, 5.0, 1.0))
+    summary = motion_report.motion_summary({1: told, 2: told}, RESOLVED, PIXEL)
+    said, = summary.words
+    np.testing.assert_allclose(np.deg2rad(summary.pooled.excluded_rotation_deg), told.bound[0])
+    turned, moved = re.search(r"would show a motion of ([\d.]+)° or ([\d.]+) Å", said).groups()
+    assert float(turned) == pytest.approx(summary.pooled.excluded_rotation_deg, abs=0.05) and float(moved) > 0
+    assert "no motion" in said and "The input poses were kept" in said
+    older = replace(summary.pooled, excluded_rotation_deg=None, excluded_displacement_angstrom=None)
+    assert "its density is too small to show it" in motion_report.motion_words(older)[0]
 
 
 def test_a_motion_about_one_axis_leaves_the_hinge_along_it_open():

@@ -1,12 +1,17 @@
 """The control by the rest of the particle, and what its verdict leaves open, asked of the parts of the mask.
 
-*Consensus*: the poses found are those of the rest. Does a part of the mask move nevertheless? A larger sample of the
-images is aligned to the rest, and the cells of the mask are asked at these poses, in the maps made there.
-Otherwise: is every part of the mask where the poses found say? The cells are asked at these poses.
+A larger sample of the images is aligned to the rest, and the cells of the mask are asked at these poses, in the maps
+made there: does one of them move? *Consensus*: the poses found are those of the rest; a part of the mask may move
+nevertheless. *Mixed*, or *apart* by little: the rest, which lies over the mask in the images, may have pulled at it,
+and nothing moves. If it moves: is every part of the mask where the poses found say? The cells are asked at these poses.
+
+Of a sample that was aligned once, before a run, the first question is asked. No mask that is too large misleads it: the
+mask is not aligned.
 """
 from __future__ import annotations
 
-from typing import Callable, List, NamedTuple, Optional, Sequence
+from dataclasses import replace
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -14,18 +19,21 @@ from ..cells.evidence import CellEvidence, CellReference, HalfTask, cell_evidenc
 from ..io.run_folder import RunFolder
 from ..io.run_store import load_iteration, stored_poses
 from ..kernels.device import Device
+from ..maps.fsc import fsc, resolution_at
 from ..progress import ProgressBar
 from ..records.errors import InputError
+from ..records.iteration import FSC_THRESHOLD
 from ..records.poses import PoseTable
 from ..records.results import PartOfMask, RestControl
-from .alignments import align_rest, taken
-from .mask_cells import EvidenceOf, MaskCells, mask_cells
+from .alignments import Aligned, align_rest, taken
+from .mask_cells import BAND, EvidenceOf, MaskCells, mask_cells
 from .rest_control import control_of, not_done, outside_of
 from .sample import Sample, load_samples
-from .words import with_parts, with_what_is_left_out
+from .words import in_question, of_parts_before, with_parts_at_rest, with_what_is_left_out
 
 Array = np.ndarray
 THERE = 0.1  # of the masks of all cells: what lies below belongs to none
+SAMPLE_BAND = 1.2 / BAND  # of the resolution of a sample's maps: a run's resolution is finer than theirs
 
 
 class Control(NamedTuple):
@@ -46,20 +54,44 @@ def control_with_parts(run: RunFolder, iteration: int, device: Device, workers: 
         return Control(not_done(error), None, None)
     if record.verdict in ("not done", "unclear"):
         return Control(record, moving_part, None)
-    cells = at_the_rest(sample) if record.verdict == "consensus" else at_poses_found(sample)
+    resolution, cells = resolution_of(sample), None
+    if in_question(record, resolution):
+        cells = at_the_rest(sample)
+        if cells is not None:
+            record = with_parts_at_rest(record, parts_of(sample, cells, resolution), cells.particles, resolution)
+    if record.verdict not in ("consensus", "still"):
+        cells = at_poses_found(sample)
+        if cells is not None:
+            record = replace(record, parts=tuple(parts_of(sample, cells, resolution)), parts_particles=cells.particles)
+    moving_part = moving_part if record.verdict == "mixed" else None
     if cells is None:
         return Control(record, moving_part, None)
-    middle, scale = np.full(3, sample.coarser.old // 2), sample.coarser.scale
-    errors = with_what_is_left_out(cells.error, resolution_of(sample))
-    parts = [PartOfMask(tuple(float(v) for v in middle + centre / scale), float(share), float(variance), float(error))
-             for centre, share, variance, error in zip(cells.cells.centres, cells.cells.share, cells.variance,
-                                                       errors)]
+    divided = cells.cells
 
     def painted(values: Array) -> Array:
-        there = cells.cells.paint(np.ones(len(values)))
-        value = np.where(there > THERE, cells.cells.paint(values) / np.maximum(there, THERE), 0).astype(np.float32)
+        there = divided.paint(np.ones(len(values)))
+        value = np.where(there > THERE, divided.paint(values) / np.maximum(there, THERE), 0).astype(np.float32)
         return sample.coarser.full_size(value)
-    return Control(with_parts(record, parts, cells.particles, resolution_of(sample)), moving_part, painted)
+    return Control(record, moving_part, painted)
+
+
+def parts_before(run: RunFolder, device: Device, workers: int) -> str:
+    """What the parts of the mask say of their motion against the rest, in words, of a run after its first iteration; ""
+    where there is too little in the mask."""
+    sample = load_samples(run, 1, device, workers)[1]
+    rest, outside = rest_of(sample)
+    resolution = resolution_at(fsc(rest.maps[0] * outside, rest.maps[1] * outside), FSC_THRESHOLD, sample.box_size,
+                               sample.pixel_size)
+    cells = cells_against(sample, rest, SAMPLE_BAND * resolution)
+    return "" if cells is None else of_parts_before(parts_of(sample, cells, resolution))
+
+
+def parts_of(sample: Sample, cells: MaskCells, resolution: float) -> List[PartOfMask]:
+    """In the units of people; places are px of the run."""
+    middle, scale = np.full(3, sample.coarser.old // 2), sample.coarser.scale
+    errors = with_what_is_left_out(cells.error, resolution)
+    return [PartOfMask(tuple(float(v) for v in middle + centre / scale), float(share), float(variance), float(error))
+            for centre, share, variance, error in zip(cells.cells.centres, cells.cells.share, cells.variance, errors)]
 
 
 def resolution_of(sample: Sample) -> float:
@@ -68,10 +100,18 @@ def resolution_of(sample: Sample) -> float:
 
 def at_the_rest(sample: Sample) -> Optional[MaskCells]:
     """How the cells of the mask move against the particle, at the poses of its rest."""
+    return cells_against(sample, rest_of(sample)[0], resolution_of(sample))
+
+
+def rest_of(sample: Sample) -> Tuple[Aligned, Array]:
+    """The sample aligned to the rest, and the mask (N, N, N) of the rest."""
     references = [sample.map(sample.folder.reference(0, half)) for half in (1, 2)]
-    rest = align_rest(sample, outside_of(sample, references), references)
-    return mask_cells(rest.maps, sample.mask, (sample.pixel_size, resolution_of(sample)), False,
-                      evidence_at(sample, rest.poses))
+    outside = outside_of(sample, references)
+    return align_rest(sample, outside, references), outside
+
+
+def cells_against(sample: Sample, rest: Aligned, resolution: float) -> Optional[MaskCells]:
+    return mask_cells(rest.maps, sample.mask, (sample.pixel_size, resolution), False, evidence_at(sample, rest.poses))
 
 
 def at_poses_found(sample: Sample) -> Optional[MaskCells]:

@@ -12,6 +12,7 @@ from ..records.results import PartOfMask, RestControl
 FOLLOWED = 0.85  # of the motion of the part that moves most: less of it, and the resolution may be that of the rest
 STILL = 0.16  # of the resolution: a displacement that images of rigid particles show as well
 SMALL = 0.27  # of the resolution: the same, where the parts seem not to move alike
+PULLED = 0.36  # of the resolution: the same, of a mask that is said to be apart
 SURE = 3.0  # standard errors: a part that moves; one of eight that rest shows as much in a hundredth of the runs
 LEAST_MOTION = 0.1  # of the resolution: less may be what the model leaves out (rigidity.py)
 QUIET, QUIET_TOGETHER = 2.5, 2.0  # the same: the part that moves most, and all together, of a mask that rests
@@ -35,19 +36,29 @@ def judged(found: RestControl, resolution: float) -> RestControl:
     return replace(found, advice=advice(found))
 
 
-def with_parts(found: RestControl, parts: Sequence[PartOfMask], particles: int, resolution: float) -> RestControl:
-    """The record with what the parts of the mask say. A mask that shows no motion is *still* if no part of it moves,
-    and a motion that halves the amplitudes at the ``resolution`` would have been seen (two standard errors)."""
-    found = replace(found, parts=tuple(parts), parts_particles=particles)
-    if found.verdict != "consensus":
-        return found
+def in_question(found: RestControl, resolution: float) -> bool:
+    """Whether a rigid particle may have the verdict: then the parts of the mask are asked at the poses of the rest."""
+    assert found.displacement_angstrom is not None
+    return found.verdict in ("consensus", "mixed") or (
+        found.verdict == "apart" and found.displacement_angstrom < PULLED * resolution)
+
+
+def with_parts_at_rest(found: RestControl, parts: Sequence[PartOfMask], particles: int,
+                       resolution: float) -> RestControl:
+    """The record with what the parts of the mask say at the poses of the rest. If none of them moves, and a motion that
+    halves the amplitudes at the ``resolution`` would have been seen (two standard errors), *consensus* and *apart* are
+    *still*, and *mixed*, of which more may be wrong, is *consensus*."""
     variance, error, _ = columns_of(parts)
-    found = replace(found, still_share=still_share(parts))
     quiet = (variance / error).max() < QUIET and together(parts) < QUIET_TOGETHER
-    if quiet and seen_from(parts) < HALVES * resolution:
-        found = replace(found, verdict="still")
-        return replace(found, sentence=f"{sentence(found)}. {of_still_parts(found)}", advice="")
-    return replace(found, advice=advice(found))
+    rests = quiet and seen_from(parts) < HALVES * resolution
+    if found.verdict != "consensus" and not rests:
+        return found
+    was, verdict = found.verdict, "still" if rests and found.verdict != "mixed" else "consensus"
+    found = replace(found, verdict=verdict, parts=tuple(parts), parts_particles=particles,
+                    still_share=still_share(parts))
+    if verdict == "consensus":
+        return replace(found, advice=of_a_pulled_mask(found) if was == "mixed" else advice(found))
+    return replace(found, sentence=f"{sentence(found)}. {of_still_parts(found)}", advice="")
 
 
 def still_share(parts: Sequence[PartOfMask]) -> Optional[float]:
@@ -104,10 +115,19 @@ def most(parts: Sequence[PartOfMask]) -> str:
     return f"{moved:.1f} ± {0.5 * part.variance_error_angstrom2 / moved:.1f} Å"
 
 
-def of_still_parts(found: RestControl) -> str:
+def of_quiet_parts(found: RestControl) -> str:
     return (f"At the poses of the rest no part of the mask moves: {found.parts_particles} images would show "
-            f"{seen_from(found.parts):.1f} Å per axis in half of {len(found.parts)} parts. The domain does not move, "
-            "and the resolution stands")
+            f"{seen_from(found.parts):.1f} Å per axis in half of {len(found.parts)} parts")
+
+
+def of_still_parts(found: RestControl) -> str:
+    return f"{of_quiet_parts(found)}. The domain does not move, and the resolution stands"
+
+
+def of_a_pulled_mask(found: RestControl) -> str:
+    return (f"it is not known whether the domain moves by itself. {found.sentence}. But the rest, which lies over the "
+            f"mask in the images, can pull at it by as much. {of_quiet_parts(found)}. {of_moving_parts(found)}. Look "
+            "at the domain in the map, and draw a mask of the domain alone")
 
 
 def of_moving_parts(found: RestControl) -> str:
@@ -120,6 +140,17 @@ def of_moving_parts(found: RestControl) -> str:
     return (f"But a part of the mask ({share:.0f} % of its density) moves by {most(parts)} per axis against the rest: "
             f"about {100 * (found.still_share or 0):.0f} % of the density in this mask does not move with the domain. "
             "The resolution is that of the rest, and the domain is blurred")
+
+
+def of_parts_before(parts: Sequence[PartOfMask]) -> str:
+    """Of a sample that was aligned once."""
+    still = still_share(parts)
+    if still is None:
+        return (f"no part of the mask is seen to move against the rest of the particle ({seen_from(parts):.1f} Å per "
+                "axis would be seen in half of its parts)")
+    share = 100 * sum(part.share for part in moving(parts))
+    return (f"{share:.0f} % of the density in the mask is sure to move against the rest of the particle (by up to "
+            f"{most(parts)} per axis), and about {100 * still:.0f} % does not move with it")
 
 
 def by_part(found: RestControl, resolutions: np.ndarray, resolution: float) -> RestControl:

@@ -1,17 +1,15 @@
 """Whether what is in the mask moves against the rest of the particle, asked of a sample before the run.
 
 Density that does not move with the domain counts in a forecast as the domain's, as it does in the FSC of a run. The
-control at the end of a run (control/rest_control.py) finds it out, and does so after one alignment as well: it is given
-the sample as a run of one iteration.
+control at the end of a run (control/) finds it out, and does so after one alignment as well: it is given the sample as
+a run of one iteration.
 """
 from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
-from ..control.before import SampleBefore, mask_before
+from ..control.parts import parts_before
 from ..control.rest_control import rest_control
 from ..inputs.checks import CheckedInputs
 from ..io.mrc import write_map
@@ -34,13 +32,10 @@ def doubt(inputs: CheckedInputs, settings: Settings, resolved: ResolvedSettings,
     ``where``: device and threads."""
     with TemporaryDirectory() as folder:
         run = as_run(Path(folder), inputs, settings, resolved, sample)
-        control, _ = rest_control(run, 1, *where)
-    if not control.doubtful:
-        return ""
-    halves = [inputs.particles.take(np.flatnonzero(inputs.particles.half_set == half)) for half in (1, 2)]
-    parts = mask_before(SampleBefore(halves, list(sample.references), [one.noise_power for one in sample.halves],
-                                     inputs.mask, resolved, *where))
-    return DOUBT if parts is None else f"{DOUBT}. By its parts, {parts.sentence}"
+        if not rest_control(run, 1, *where)[0].doubtful:
+            return ""
+        parts = parts_before(run, *where)
+    return f"{DOUBT}. By its parts, {parts}" if parts else DOUBT
 
 
 def as_run(folder: Path, inputs: CheckedInputs, settings: Settings, resolved: ResolvedSettings,

@@ -30,6 +30,7 @@ LEAST_IN_PEAK = 0.1  # of the particles
 LEAST_FOR_PEAKS = 200  # particles
 MANY_NOT_ALIGNED = 0.03  # of the particles; on good sets it is below 0.005
 HINGE_EXPLAINS = 0.25  # of the displacement
+LEAST_CHANGE = 1.0  # degrees, or Å: changes that differ by less give no reason to change anything
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def at_limit(share: float, what: str, extent: str, has_prior: bool) -> str:
 def two_peaks(values: np.ndarray, what: str, unit: str) -> str:
     """Two peaks in the histogram of changes (n,) ≥ 0."""
     peaks = peaks_of(values)
-    if len(peaks) < 2:
+    if len(peaks) < 2 or peaks[1] - peaks[0] < LEAST_CHANGE:
         return ""
     places = " and ".join(f"{peak:.2g}{unit}" for peak in peaks[:2])
     return (f"the histogram of {what} changes has two peaks, at {places}. Some of the particles found another optimum, "
@@ -133,10 +134,10 @@ def far_fulcrum(motions: PoseChanges, hinge: Hinge, resolved: ResolvedSettings, 
     """The fulcrum moves further than the rotation moves the surface of the sub-volume."""
     rotation = float(np.median(np.linalg.norm(motions.rotation_deg, axis=1)))
     shift = float(np.median(np.linalg.norm(motions.shift_angstrom, axis=1)))
-    if shift <= np.deg2rad(rotation) * resolved.mask_radius_angstrom:
+    if shift <= max(np.deg2rad(rotation) * resolved.mask_radius_angstrom, LEAST_CHANGE):
         return ""
     text = f"the shifts are large ({shift:.1f} Å) and the rotations small ({rotation:.1f}°, medians)"
-    if hinge.explained < HINGE_EXPLAINS:
+    if hinge.explained < HINGE_EXPLAINS or np.abs(hinge.point).max() > box_size:
         return text + (". The sub-volume shifts rather than turns. The input may be poorly centred, or the mask too "
                        "small: check both")
     at = ", ".join(f"{v:.0f}" for v in hinge.point + box_size // 2)

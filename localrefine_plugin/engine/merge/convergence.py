@@ -13,6 +13,7 @@ from ..records.resolved import ResolvedSettings
 STILL_SHELLS = 0.5  # no gain: less than half a shell …
 STILL_ITERATIONS = 2  # … in this many iterations in a row
 FIRST_SHELLS = 1.0
+OVERSHOT = 0.5
 STILL_SIGMA = 0.2  # median change of the rotation, in posterior s.d.
 
 CONVERGED = "converged: resolution and poses changed less than their noise in two iterations"
@@ -29,6 +30,20 @@ class Decision:
     stop_reason: str
 
 
+def overshot(record: IterationRecord, before: IterationRecord) -> bool:
+    """Whether a half-set of an iteration shows less than OVERSHOT of the motion that was learned before."""
+    if record.motion is None or before.motion is None:
+        return False
+    for half in (1, 2):
+        now, last = record.motion.of_half(half), before.motion.of_half(half)
+        if now is None or last is None:
+            continue
+        for name in ("rotation_widths_deg", "displacement_widths_angstrom"):
+            if np.linalg.norm(getattr(now, name)) < OVERSHOT * np.linalg.norm(getattr(last, name)):
+                return True
+    return False
+
+
 def decide(history: Sequence[IterationRecord], resolved: ResolvedSettings, box_angstrom: float) -> Decision:
     """Best iteration so far, and whether to stop. ``history``: from the input (0) on.
 
@@ -36,7 +51,9 @@ def decide(history: Sequence[IterationRecord], resolved: ResolvedSettings, box_a
     by chance, while poses go on improving (blm of docs/explanation/motion-prior.md: 2.04° in iteration 3, 1.68° in 6,
     both 6.00 Å). The first iteration of a learned prior is made with the wide prior that learning starts from. It
     must be finer by FIRST_SHELLS more: poses that follow noise blur both half-maps alike (a 90 kDa domain at SNR .03:
-    half-maps 10.6 and 11.0 Å, truth 10.9 and 9.7 Å in iterations 1 and 3).
+    half-maps 10.6 and 11.0 Å, truth 10.9 and 9.7 Å in iterations 1 and 3). And no iteration is the result, if there is
+    another, whose own images show less than half of the motion that the one before it had learned: its poses were free
+    to follow noise (77 nucleotides that do not move, SNR .03: poses 0.9° off in iteration 2, and 0.3° after it).
 
     Converged = the corrected resolution gained less than half a shell in each of the last two iterations and the median
     rotation since the last is below 0.2 posterior s.d. Lost = the half-maps agree on nothing finer than the mask:
@@ -46,6 +63,10 @@ def decide(history: Sequence[IterationRecord], resolved: ResolvedSettings, box_a
     judged = shells.copy()
     if prior_shape(resolved.prior).learns and len(shells) > 2:
         judged[1] -= FIRST_SHELLS
+    founded = np.array([k > 0 and not overshot(history[k], history[k - 1]) for k in range(len(history))])
+    founded[1] &= bool(founded[2:].all())  # it was free to follow noise further
+    if founded.any():
+        judged[~founded] = -np.inf
     best = int(np.flatnonzero(judged > judged[1:].max() - STILL_SHELLS)[-1])
     n = len(history) - 1
     if box_angstrom / shells[-1] > 2 * resolved.mask_radius_angstrom:

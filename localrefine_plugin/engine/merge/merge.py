@@ -19,6 +19,7 @@ from ..maps.reference_filter import next_references, reference_fsc
 from ..model.pose import log_map
 from ..model.symmetry import operators
 from ..records.iteration import IterationRecord, PoseChange
+from ..records.motion import MotionSummary
 from ..records.poses import PoseTable
 from ..records.resolved import ResolvedSettings
 from .advice import PoseChanges, advise, verdict_advice
@@ -54,17 +55,15 @@ def merge_halves(run: RunFolder, iteration: int, workers: int, device: Device = 
             share_empty=mean_where_judged(tables, "probability_empty"))
     now = replace(now, files=run.sizes(path for path in files if path.exists()))
     earlier = [load_iteration(run, k) for k in range(iteration)]
+    now = replace(now, motion=motion_of(run, iteration))
     now = replace(now, **asdict(decide(earlier + [now], resolved, given.box_size * pixel_size)))
     return with_advice(run, now, earlier, tables, curves)
 
 
 def with_advice(run: RunFolder, now: IterationRecord, earlier: Sequence[IterationRecord], tables: Sequence[PoseTable],
                 curves: FscCurves) -> IterationRecord:
-    """The record with what a learned prior found, and sentences on the state of the run."""
-    given = load_input(run)
-    found = {half: load_motion(run, now.iteration, half) for half in (1, 2)}
-    learned = {half: motion for half, motion in found.items() if motion is not None}
-    motion = motion_summary(learned, given.resolved, given.pixel_size) if learned else None
+    """The record with sentences on the state of the run."""
+    given, motion = load_input(run), now.motion
     hinge = (learned_hinge(motion, given.box_size) if motion else None) or hinge_of(run, tables)
     changes = PoseChanges(joined(tables, "rotation_change_deg"), joined(tables, "shift_change_angstrom"),
                       now.at_rotation_limit, now.at_shift_limit)
@@ -74,8 +73,15 @@ def with_advice(run: RunFolder, now: IterationRecord, earlier: Sequence[Iteratio
     if now.share_not_aligned is not None:  # which says more than the shape of the motion
         advice.pop("junk", None)
         advice.update(verdict_advice(now.share_not_aligned, now.share_empty or 0.0, given.resolved))
-    return replace(now, motion=motion, advice=advice, warnings=tuple(
+    return replace(now, advice=advice, warnings=tuple(
         text for topic, text in advice.items() if not any(topic in before.advice for before in earlier)))
+
+
+def motion_of(run: RunFolder, iteration: int) -> Optional[MotionSummary]:
+    """What a learned prior found in an iteration."""
+    given, found = load_input(run), {half: load_motion(run, iteration, half) for half in (1, 2)}
+    learned = {half: motion for half, motion in found.items() if motion is not None}
+    return motion_summary(learned, given.resolved, given.pixel_size) if learned else None
 
 
 def hinge_of(run: RunFolder, tables: Sequence[PoseTable]) -> Hinge:

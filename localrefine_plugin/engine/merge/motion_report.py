@@ -38,7 +38,8 @@ def pooled(motions: Sequence[LearnedMotion]) -> LearnedMotion:
                                            for name in ("covariance", "error", "mean", "mean_error"))
     along_axes, not_junk = (np.concatenate([getattr(m, name) for m in motions])
                             for name in ("along_axes", "probability_not_junk"))
-    return LearnedMotion(covariance, error / n, mean, mean_error / n, along_axes, not_junk)
+    return LearnedMotion(covariance, error / n, mean, mean_error / n, along_axes, not_junk,
+                         np.max([m.bound for m in motions], axis=0))
 
 
 def summarise(motion: LearnedMotion, resolved: ResolvedSettings, pixel_size: float) -> PrincipalMotion:
@@ -62,7 +63,10 @@ def summarise(motion: LearnedMotion, resolved: ResolvedSettings, pixel_size: flo
         mean_chi2=float(motion.mean @ np.linalg.solve(motion.mean_error, motion.mean)) / 6,
         excess_kurtosis={name: excess_kurtosis(along) for name, along in of_axes.items()},
         peaks={name: numbers(signed_peaks(along)) for name, along in of_axes.items()},
-        junk_share=float(np.mean(motion.probability_not_junk < 0.5)))
+        junk_share=float(np.mean(motion.probability_not_junk < 0.5)),
+        **{name: float(value) for name, value in (
+            ("excluded_rotation_deg", motion.bound[0] * degree),
+            ("excluded_displacement_angstrom", motion.bound[1] * pixel_size)) if np.isfinite(value)})
 
 
 def numbers(values: Iterable[float]) -> Tuple[float, ...]:
@@ -144,9 +148,7 @@ def motion_words(motion: PrincipalMotion) -> List[str]:
     rotation = widths_in_words(motion.rotation_widths_deg, "°")
     shift = widths_in_words(motion.displacement_widths_angstrom, " Å")
     if motion.rotation_widths_deg[0] < STILL_DEG and motion.displacement_widths_angstrom[0] < STILL_ANGSTROM:
-        return [f"The images show no motion of the sub-volume against its input poses (learned: {rotation} of "
-                f"rotation, {shift} of the mask's centre). The input poses were kept: either the sub-volume does not "
-                "move by itself, or its density is too small to show it"]
+        return [still_words(motion, f"learned: {rotation} of rotation, {shift} of the mask's centre")]
     words = [f"Motion learned from the particles (standard deviations along its axes): {rotation} of rotation, "
              f"{shift} of the centre of the mask"]
     if motion.hinge is not None:
@@ -156,6 +158,17 @@ def motion_words(motion: PrincipalMotion) -> List[str]:
         words.append(f"On average the particles turned by {turned:.1f}° and moved by {moved:.1f} Å: the sub-volume of "
                      "the new map is turned and moved by as much from that of the old map")
     return words
+
+
+def still_words(motion: PrincipalMotion, learned: str) -> str:
+    """That nothing moves, and how much would be seen."""
+    text = f"The images show no motion of the sub-volume against its input poses ({learned})"
+    if motion.excluded_rotation_deg is None or motion.excluded_displacement_angstrom is None:
+        return (f"{text}. The input poses were kept: either the sub-volume does not move by itself, or its density is "
+                "too small to show it")
+    return (f"{text}. They would show a motion of {motion.excluded_rotation_deg:.1f}° or "
+            f"{motion.excluded_displacement_angstrom:.1f} Å per axis: the density in the mask, as a whole, does not "
+            "move by as much against the rest of the particle. The input poses were kept")
 
 
 def widths_in_words(widths: Sequence[float], unit: str) -> str:

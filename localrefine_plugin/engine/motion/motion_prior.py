@@ -17,7 +17,7 @@ about the point h with [−h]× = C A⁻¹ as nearly as it can be. docs/explanat
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, Sequence, Tuple
 
 import numpy as np
@@ -36,6 +36,8 @@ STRETCH = 2 ** 0.5
 WORTH = 0.5  # log likelihood that a stretch must gain
 INDIFFERENT = 2.0  # … that may be lost for smaller widths: 95 % of likelihood ratios of one parameter are less than 1.9
 MOST_STEPS = 12  # of the widths, by STRETCH each: to 1/64
+STRUCTURED = 1.1  # times the noise: images have more than its spectrum says, by 5 to 10 % (docs/explanation/tried.md)
+OF_PART = 6  # numbers of a covariance of rotation, or displacement
 SMALLEST_SIGMA_RAD, SMALLEST_SIGMA_PX = np.deg2rad(0.05), 0.02
 
 
@@ -59,6 +61,10 @@ class Evidence:
     def some(self, most: int) -> "Evidence":
         """At most so many images, evenly spaced."""
         return self.take(evenly_spaced(len(self.pull), most))
+
+    def with_noise(self, times: float) -> "Evidence":
+        """Of images whose noise has so many times the power."""
+        return replace(self, curvature=self.curvature / times, pull=self.pull / times)
 
     def in_body_frame(self) -> Tuple[np.ndarray, np.ndarray]:
         """BᵀHB (n, 6, 6) and BᵀHy (n, 6)."""
@@ -158,6 +164,42 @@ def learn(evidence: Evidence, start: np.ndarray, floor: np.ndarray, isotropic: b
     for part in (ROTATION, DISPLACEMENT) if least else ():
         covariance = images.narrowed(covariance, part, -INDIFFERENT)
     return floored(covariance)
+
+
+def beyond_doubt(evidence: Evidence, covariance: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    """Σ (6, 6), or next to no rotation, or displacement, in its place.
+
+    Of each, the log likelihood must gain ½ OF_PART ln n (Schwarz 1978, doi:10.1214/aos/1176344136) over none of it, if
+    the noise is STRUCTURED: of images that tell the rotation to 10° each, a tenth more noise looks like a motion of 3°.
+    A motion that gains less, of all images together, improves no pose by what it costs where it is not real.
+    """
+    images = SeenMotion(evidence.some(MOST_PARTICLES).with_noise(STRUCTURED), floor)
+    needed = 0.5 * OF_PART * float(np.log(max(images.weight.sum(), 1.0)))
+    for part in (ROTATION, DISPLACEMENT):
+        scale = np.ones(6)
+        scale[part] = STRETCH ** -MOST_STEPS
+        none = covariance * np.outer(scale, scale)
+        if images.log_likelihood(covariance) - images.log_likelihood(none) < needed:
+            covariance = none
+    return floored(covariance)
+
+
+def bound(evidence: Evidence, covariance: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    """(2,) widths of rotation (rad) and of displacement (px), the same in all directions, that the images exclude: in
+    the place of those of Σ the first, from Σ's own on by STRETCH, whose log likelihood is less by INDIFFERENT."""
+    images, excluded = SeenMotion(evidence.some(MOST_PARTICLES), floor), []
+    for part in (ROTATION, DISPLACEMENT):
+        tried = covariance.copy()
+        tried[part], tried[:, part] = 0, 0
+        width = float(np.sqrt(np.trace(covariance[part, part]) / 3))
+        allowed = images.log_likelihood(covariance) - INDIFFERENT
+        for _ in range(2 * MOST_STEPS):
+            tried[part, part] = width ** 2 * np.eye(3)
+            if images.log_likelihood(tried) < allowed:
+                break
+            width *= STRETCH
+        excluded.append(width)
+    return np.array(excluded)
 
 
 class SeenMotion:

@@ -5,7 +5,7 @@ report and the pictures ask the shape; none of them compares its name.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import List, Optional, Tuple
 
 import numpy as np
@@ -13,7 +13,16 @@ import numpy as np
 from ..records.motion import LearnedMotion
 from ..records.resolved import ResolvedSettings
 from ..records.settings import PRIORS, Settings
-from .motion_prior import Evidence, about_point, examine, isotropic_covariance, learn, principal_widths
+from .motion_prior import (
+    Evidence,
+    about_point,
+    beyond_doubt,
+    bound,
+    examine,
+    isotropic_covariance,
+    learn,
+    principal_widths,
+)
 
 EXTENT_IN_SIGMA = 3.0
 SHORTEST_EXTENT_IN_SIGMA = 2.0
@@ -163,7 +172,9 @@ class LearnedPrior(GaussianPrior):
     def learn(self, evidence: Evidence, covariance: np.ndarray, start: np.ndarray) -> Optional[LearnedMotion]:
         first = np.array_equal(covariance, start)
         learned = learn(evidence, start, start, self.isotropic, least=not first)
-        return examine(evidence, learned, start)
+        if not first:
+            learned = beyond_doubt(evidence, learned, start)
+        return replace(examine(evidence, learned, start), bound=bound(evidence, learned, start))
 
     def refusal(self, settings: Settings) -> Optional[Tuple[str, str]]:
         if not recentred(settings):

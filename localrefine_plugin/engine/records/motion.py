@@ -1,7 +1,7 @@
 """What a half-set tells of the motion of the sub-volume, as arrays and as numbers for people."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Dict, Optional, Tuple
 
 import numpy as np
@@ -20,6 +20,7 @@ class LearnedMotion:
     along_axes : (n, 2) of each particle, its motion along the first principal axis of rotation and along that of
         displacement, divided by what their standard deviation would be if the motion were Gaussian.
     probability_not_junk : (n,) of each particle.
+    bound : (2,) widths of rotation and displacement that the images exclude; NaN where nobody asked.
     """
 
     covariance: np.ndarray
@@ -28,6 +29,7 @@ class LearnedMotion:
     mean_error: np.ndarray
     along_axes: np.ndarray
     probability_not_junk: np.ndarray
+    bound: np.ndarray = field(default_factory=lambda: np.full(2, np.nan))
 
     def columns(self) -> Dict[str, np.ndarray]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -74,6 +76,8 @@ class PrincipalMotion:
     excess_kurtosis, peaks : of "rotation" and "displacement" along their first axis, in standard deviations, without
         the junk.
     junk_share : share of the particles that lie anywhere in the search rather than in the motion.
+    excluded_rotation_deg, excluded_displacement_angstrom : widths that the images would show (motion_prior.bound); None
+        of a motion that older versions learned.
     """
 
     rotation_widths_deg: Tuple[float, ...]
@@ -89,6 +93,8 @@ class PrincipalMotion:
     excess_kurtosis: Dict[str, float]
     peaks: Dict[str, Tuple[float, ...]]
     junk_share: float
+    excluded_rotation_deg: Optional[float] = None
+    excluded_displacement_angstrom: Optional[float] = None
 
 
 @dataclass(frozen=True)
