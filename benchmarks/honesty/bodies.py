@@ -98,8 +98,9 @@ def cost(data: Path, bodies: str, work: Path) -> str:
 # ---------------------------------------------------------------- the other bodies subtracted, or not
 
 def subtracted(data: Sequence[Path], work: Path) -> str:
-    """Each body that a set has, with and without subtraction: poses, and its map beside the truth: the body alone, or
-    with the others smeared by their motion against it (body A: where its own poses have them), whichever is nearer."""
+    """Each body that a set has, with and without subtraction: poses, and its map beside the truth: the body alone, with
+    the others where its own poses have them, or with the others smeared by their motion against it (if the set has
+    that), whichever is nearer."""
     rows = []
     for one in data:
         maps = {body: read_map(one / f"gt_{body}.mrc") for body in BODIES if (one / f"gt_{body}.mrc").exists()}
@@ -125,7 +126,7 @@ def to_truth(data: Path, run: RunFolder, body: str, truths: Sequence[np.ndarray]
     volume, mask = read_map(run.final("map.mrc")), read_map(data / f"mask_{body}.mrc")
     inside = data / f"gt_in{body}.mrc"
     if inside.exists():
-        truths = truths[0], read_map(inside)
+        truths = [*truths, read_map(inside)]
     curves = [fsc(volume, gauge.moved(truth, pixel_size), mask) for truth in truths]
     best = max(curves, key=lambda curve: float(curve[1:-1].mean()))
     return resolution(best, pixel_size, 0.5), float(best[1:-1].mean())

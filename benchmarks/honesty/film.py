@@ -46,7 +46,7 @@ def planted(body: Body, data: Path, rest: bool) -> np.ndarray:
     evidence = Evidence(start.rotation, np.tile(np.diag(KNOWN ** 2), (len(w), 1, 1)), pull, np.ones(len(w)))
     motion = examine(evidence, learn(evidence, WIDE, WIDE), WIDE)
     axes = principal_axes_of(motion, size_of_motion(body.map("mask.mrc"), centre))
-    places = places_along(axes, evidence, motion.covariance, 100 * WIDE)
+    places = places_along(axes, evidence, motion.covariance)
     found: np.ndarray = places.place @ axes.axes
     return found
 

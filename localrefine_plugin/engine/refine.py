@@ -12,8 +12,10 @@ from .align.half_alignment import HalfSet
 from .align.half_set import HalfResult, HalfTask, align_together
 from .align.of_run import errors_of_reference, other_bodies
 from .align.search_plan import SearchPlan, search_plan
+from .bodies.complete import completed_half_maps
 from .finish.results import write_results
 from .forecast.of_run import forecast_after_first, forecast_before
+from .inputs.belonging import check_belonging
 from .inputs.changes import check_stacks
 from .inputs.checks import Look
 from .inputs.exclude import exclude_unusable
@@ -33,6 +35,7 @@ from .io.run_store import (
 from .kernels.device import Device, choose_device
 from .kernels.host import few_threads, measured, reused_memory, worker_count
 from .merge.merge import merge_halves
+from .prepare.prepare import Belong
 from .prepare.prepare import prepare as prepare_run
 from .progress import ProgressBar, be_silent, say
 from .records.errors import InputError
@@ -71,9 +74,10 @@ def refine(particles: str, half_map_1: str, half_map_2: str, mask: str, output: 
 
 
 def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,  # noqa: PLR0913
-            device: str = "auto", threads: int = 0, mode: str = "new", look: Look = exclude_unusable) -> RunFolder:
+            device: str = "auto", threads: int = 0, mode: str = "new", look: Look = exclude_unusable,
+            belong: Belong = check_belonging) -> RunFolder:
     """`prepare.prepare`, and what a run of many particles is expected to reach, on the first device."""
-    run = prepare_run(particles, half_map_1, half_map_2, mask, output, settings, device, threads, mode, look)
+    run = prepare_run(particles, half_map_1, half_map_2, mask, output, settings, device, threads, mode, look, belong)
     chosen = choose_device(device.split(",")[0])
     forecast_before(run, chosen, worker_count(threads))
     chosen.release()
@@ -268,5 +272,5 @@ def finish(run: str, threads: int = 0, device: str = "auto") -> None:
         return
     require(folder, 1, folder.iterations_done() > 0, "iteration 1")
     chosen = choose_device(device.split(",")[0])
-    write_results(folder, worker_count(threads), chosen)
+    write_results(folder, worker_count(threads), chosen, completed_half_maps(folder))
     chosen.release()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from .align.memory import GIB, MemoryNeed, free_host_memory, host_memory, togeth
 from .bodies.compose import compose
 from .bodies.joint import joint_motion
 from .bodies.layout import layout_of, layout_words
-from .inputs.checks import Look, check_readable
+from .inputs.belonging import check_belonging
+from .inputs.checks import check_readable
 from .inputs.exclude import exclude_unusable
 from .io.mrc import read_map
 from .io.run_folder import BodiesFolder, RunFolder, remove
@@ -30,7 +31,6 @@ from .prepare.prepare import clear, finest_need
 from .progress import say, speaking_of
 from .records.bodies import ALIKE_IN_ALL, Bodies
 from .records.errors import InputError
-from .records.particles import Particles
 from .records.settings import Settings
 from .refine import align_bodies, finish, merge, prepare
 from .team import ALONE, Team
@@ -56,13 +56,13 @@ def refine_bodies(particles: str, half_map_1: str, half_map_2: str, masks: Seque
     check_bodies(masks, settings)
     begin(folder, maps, masks, mode)
     check_readable(particles, half_map_1, masks, settings[0])
-    look, runs = once(exclude_unusable), []
+    look, belong, runs = once(exclude_unusable), once(check_belonging), []
     before = [folder.body(number).iterations_done() for number in range(1, len(masks) + 1)]
     for number, mask in enumerate(masks, 1):
         with speaking_of(f"body {number}"):
             runs.append(prepare(**maps, mask=mask, output=str(folder.body(number).path), settings=settings[number - 1],
                                 device=device, threads=threads, mode="continue" if mode == "continue" else "new",
-                                look=look))
+                                look=look, belong=belong))
     check_same_particles(runs)
     name_each_other(runs)
     forget_dependent(runs, before)
@@ -156,13 +156,14 @@ def begin(folder: BodiesFolder, maps: Dict[str, str], masks: Sequence[str], mode
     folder.path.mkdir(parents=True, exist_ok=True)
 
 
-def once(look: Look) -> Look:
-    """``look`` that does its work for the first body, and tells the others what it saw."""
+def once(look: Callable[..., Any]) -> Callable[..., Any]:
+    """``look`` at what all bodies have in common, that does its work for the first one and tells the others what it
+    saw."""
     seen: List[Any] = []
 
-    def remembered(particles: Particles, star: str) -> Any:
+    def remembered(*given: Any) -> Any:
         if not seen:
-            seen.append(look(particles, star))
+            seen.append(look(*given))
         return seen[0]
     return remembered
 

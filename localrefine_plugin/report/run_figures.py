@@ -85,9 +85,7 @@ def fsc(state: RunState, k: int, other: Other) -> Figure:
     if other is not None:
         name, run = other
         overlay = (name, _fsc(run, chosen_iteration(run)), None if run.best is None else run.best.resolution())
-    record = state.iteration(k)
-    return plots.fsc_figure(_fsc(state, k), {} if record is None else record.resolution_angstrom, before, title,
-                            overlay, _expected(state, k))
+    return plots.fsc_figure(_fsc(state, k), state.resolution_angstrom(k), before, title, overlay, _expected(state, k))
 
 
 def _expected(state: RunState, k: int) -> Optional[Tuple[np.ndarray, Any, Sequence[float]]]:

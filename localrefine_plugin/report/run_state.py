@@ -181,8 +181,20 @@ class RunState:
         """Which parts of the particle move, where somebody looked for them."""
         return read_record(self.folder.rigidity, Rigidity)
 
+    def is_result(self, k: int) -> bool:
+        """Whether the results are there, and of iteration k."""
+        return self.finished and self.best is not None and self.best.iteration == k > 0
+
     def fsc(self, k: int) -> Optional[Dict[str, np.ndarray]]:
-        return read_fsc(self.folder.fsc(k))
+        """Of the results, where they are of this iteration: with other bodies they have more density."""
+        return read_fsc(self.folder.final("fsc.star") if self.is_result(k) else self.folder.fsc(k))
+
+    def resolution_angstrom(self, k: int) -> Dict[str, float]:
+        """Of each FSC curve; {} without such an iteration."""
+        record = self.iteration(k)
+        report = read_record(self.folder.report, Report) if self.is_result(k) else None
+        found = report.final_resolution_angstrom if report is not None else {}
+        return found or ({} if record is None else record.resolution_angstrom)
 
     def map(self, path: Path) -> Optional[np.ndarray]:
         return read_map(path)

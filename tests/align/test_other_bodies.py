@@ -4,13 +4,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from experiments import contrast_of, experiment
 from oracles import imaged, random_phantom
 from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine.align.half_alignment import HalfAlignment
 from localrefine_plugin.engine.align.half_set import align_half
-from localrefine_plugin.engine.align.other_bodies import OtherBody, share_of
+from localrefine_plugin.engine.align.other_bodies import OtherBody, followed, part_of_each
+from localrefine_plugin.engine.align.reference import slice_rows
+from localrefine_plugin.engine.kernels import without
 from localrefine_plugin.engine.kernels.device import CPU
 
 CENTRE, OTHER_CENTRE = (6.0, -4.0, 3.0), (-7.0, 5.0, -4.0)
@@ -49,6 +52,26 @@ def test_images_are_left_as_if_the_other_body_were_not_there():
     assert np.abs(column[:, inside[:, 0]]).max() < 0.05
 
 
+def test_whole_arrays_do_what_the_kernel_does():
+    """As on a GPU; with grey scales, and to a shell that is not the last one of the slices."""
+    _, both, other = two_bodies(0.4)
+    index = np.arange(0, 60, 9)
+    work = HalfAlignment(both.half_set(others=[other]), both.plan(9.0), CPU, 1)
+    reference, scale = work.others.references[0], np.linspace(0.5, 2, len(index))
+    rows = slice_rows(other.rotation[index], reference.scale)
+    found = []
+    for how in (without.take_out, without._take_out_arrays):
+        batch = work.images.batch(index)
+        images = without.Images(batch.signal, batch.weight, batch.power, work.images.inverse_noise_of(index))
+        how(reference.ft, rows, work.others.factors(other.shift_px[index], scale), work.others.last, images)
+        found.append(batch)
+    before = work.images.batch(index)
+    for name in ("signal", "power"):
+        one, two, of = (getattr(batch, name) for batch in (*found, before))
+        assert np.abs(one - of).max() > 0.1 * np.abs(of).max()
+        np.testing.assert_allclose(one, two, atol=1e-5 * np.abs(of).max())
+
+
 def test_poses_are_those_without_the_other_body():
     alone, both, other = two_bodies(0.4)
 
@@ -59,11 +82,36 @@ def test_poses_are_those_without_the_other_body():
     assert without < 1.1 * bound and without < 0.85 * with_other, (bound, with_other, without)
 
 
-def test_density_in_several_masks_is_shared_out():
+def own_densities(masks, seen_through, sweeps):
+    """U of two bodies of densities 1 and 2, each of which is left at ``seen_through`` in the map of the other."""
+    truth, part = (1.0, 2.0), part_of_each(masks)
+    maps = [[np.full_like(part, sum(truth))] for _ in masks]
+    for _ in range(sweeps):
+        own = [mask * followed(of, part) for mask, of in zip(masks, maps)]
+        for k, of in enumerate(maps):
+            of.append(truth[k] + seen_through * (truth[1 - k] - own[1 - k]))
+    return [mask * followed(of, part) for mask, of in zip(masks, maps)]
+
+
+@pytest.mark.parametrize("seen_through", (0.0, 0.3, 0.6))
+def test_what_moves_with_a_body_is_told_from_what_moves_with_another_one(seen_through):
+    """In the masks of both, in the maps of each all of its own density and of the other one what the motion leaves."""
+    full = [np.ones((2, 2, 2), np.float32)] * 2
+    first, second = own_densities(full, seen_through, 12)
+    np.testing.assert_allclose(first, 1.0, atol=0.15)
+    np.testing.assert_allclose(second, 2.0, atol=0.15)
+
+
+def test_density_in_several_masks_that_does_not_move_is_shared_out():
+    """Nothing tells whose it is; it is subtracted once, and no sweep changes that."""
     rng = np.random.default_rng(1)
-    masks = [np.clip(2 * rng.random((6, 6, 6)) - 0.5, 0, 1).astype(np.float32) for _ in range(3)]
-    shares = [share_of(masks, k) for k in range(3)]
-    total = np.sum(masks, axis=0)
-    np.testing.assert_allclose(np.sum(shares, axis=0), np.minimum(total, 1), atol=3e-3)
-    alone = (masks[1] == 0) & (masks[2] == 0)
-    np.testing.assert_allclose(shares[0][alone], masks[0][alone], atol=1e-3)
+    masks = [np.ones((6, 6, 6), np.float32), (rng.random((6, 6, 6)) < 0.5).astype(np.float32)]
+    for sweeps in (0, 1, 7):
+        own = own_densities(masks, 1.0, sweeps)
+        np.testing.assert_allclose(own[0] + own[1], 3.0, rtol=1e-4)
+        np.testing.assert_allclose(own[1], 1.5 * masks[1], rtol=1e-4)
+    # in soft edges it is divided as the masks are, and no more than once
+    edge = [np.full((2, 2, 2), value, np.float32) for value in (0.7, 0.3)]
+    own = own_densities(edge, 1.0, 0)
+    np.testing.assert_allclose(own, [3.0 * mask for mask in edge], rtol=1e-4)
+    assert (sum(own_densities(edge, 1.0, 9)) <= 3.0).all()

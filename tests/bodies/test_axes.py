@@ -39,7 +39,7 @@ def planted(n, angle, rotation_error, seed=2):
 def film_of(evidence):
     motion = examine(evidence, learn(evidence, FLOOR, FLOOR), FLOOR)
     axes = principal_axes_of(motion, size_of_motion(MASK, CENTRE))
-    return axes, places_along(axes, evidence, motion.covariance, FLOOR)
+    return axes, places_along(axes, evidence, motion.covariance)
 
 
 def test_the_size_of_a_motion_is_its_mean_square_displacement_over_the_mask():
@@ -90,7 +90,7 @@ def test_no_frame_goes_beyond_what_particles_were_seen_at():
     evidence = Evidence(evidence.rotation0, 1e-3 * evidence.curvature, 1e-3 * evidence.pull, evidence.weight)
     motion = examine(evidence, FLOOR, FLOOR)
     axes = principal_axes_of(motion, size_of_motion(MASK, CENTRE))
-    places = places_along(axes, evidence, motion.covariance, FLOOR)
+    places = places_along(axes, evidence, motion.covariance)
     for route in (along_axis(axes, places, 0, 5), mean_path(axes, places, 5)):
         low, high = np.percentile(places.estimate[:, 0], OUTERMOST)
         assert route.cut

@@ -2,14 +2,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from types import SimpleNamespace
 
 import mrcfile
 import numpy as np
 import pytest
 from oracles import Phantom, shell_correlation, soft_ball
-from relion_files import read_poses, write_map
+from relion_files import read_poses
 from scipy.spatial.transform import Rotation
 from two_bodies import (
     BOX,
@@ -31,10 +29,9 @@ from examples.evaluate import pose_errors
 from examples.simulate import Poses
 from localrefine_plugin.engine import __main__ as cli
 from localrefine_plugin.engine.bodies import blend
-from localrefine_plugin.engine.bodies.compose import compose, with_others
+from localrefine_plugin.engine.bodies.compose import compose
 from localrefine_plugin.engine.bodies.finished import open_body
-from localrefine_plugin.engine.bodies.scene import held
-from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
+from localrefine_plugin.engine.io.run_folder import read_json, write_json
 from localrefine_plugin.engine.maps.fsc import fsc, read_fsc
 from localrefine_plugin.engine.maps.half_maps import HalfMaps
 from localrefine_plugin.engine.records.codec import from_json
@@ -242,59 +239,6 @@ def test_one_is_one_whatever_the_weights():
     alone = blend.weights_of(masks[:1], parts[:1])
     assert not alone.overlaps
     np.testing.assert_allclose(alone.covered, masks[0], atol=1e-6)
-
-
-def maps_without_each_other(seed=3):
-    """T (8, 8, 8), masks of two bodies, and the maps that each has if the other's share of T is subtracted:
-    B = T − o O and O = T − s B, by iteration."""
-    rng = np.random.default_rng(seed)
-    whole, masks = rng.standard_normal((8,) * 3), [np.clip(1.6 * rng.random((8,) * 3) - 0.3, 0, 1) for _ in range(2)]
-    shares = [mask / np.maximum(masks[0] + masks[1], 1) for mask in masks]
-    maps = [whole, whole]
-    for _ in range(200):
-        maps = [whole - shares[1] * maps[1], whole - shares[0] * maps[0]]
-    return whole, masks, maps
-
-
-class OneOfTwo:
-    """A finished body, of which the other one was subtracted."""
-
-    def __init__(self, name, other, mask, folder):
-        self.run, self.subtracted_bodies = RunFolder(folder / name), [RunFolder(folder / other)]
-        self.run.path.mkdir(parents=True)
-        write_map(self.run.mask, mask, 4.0)
-
-
-def two_of_one_run(folder, masks):
-    return [OneOfTwo(name, other, mask, folder) for (name, other), mask in zip(
-        (("body_1", "body_2"), ("body_2", "body_1")), masks)]
-
-
-def test_what_was_subtracted_is_in_the_composite_again(tmp_path):
-    """Where masks overlap, the maps of both hold a part of the density only."""
-    whole, masks, maps = maps_without_each_other()
-    parts = [HalfMaps(mask * volume, mask * 2 * volume) for mask, volume in zip(masks, maps)]
-    both = blend.weights_of(masks, parts)
-    alike = replace(both, reliability=np.ones_like(both.reliability))
-    for half, factor in ((0, 1), (1, 2)):
-        found = [with_others(bodies, parts, masks)[k].maps[half] for k in range(2)
-                 for bodies in [two_of_one_run(tmp_path / f"{half}{k}", masks)]]
-        np.testing.assert_allclose(blend.blended(found, 0 * whole, alike), factor * alike.covered * whole, atol=1e-4)
-    without = blend.blended([part.maps[0] for part in parts], 0 * whole, alike)
-    assert np.linalg.norm(without - alike.covered * whole) > 0.1 * np.linalg.norm(whole)
-
-
-def test_a_film_takes_the_rest_where_a_body_lacks_it(tmp_path):
-    """At the mean motion everything is there once, whichever map the rest is."""
-    whole, masks, maps = maps_without_each_other()
-    body, other = two_of_one_run(tmp_path, masks)
-    by_input = masks[0] * maps[0] + (1 - masks[0] * held(body, None, masks[0])) * whole
-    by_other = masks[0] * maps[0] + (1 - masks[0] * held(body, other, masks[0])) * maps[1]
-    np.testing.assert_allclose(by_input, whole, atol=1e-4)
-    inside = masks[0] > 0.99  # elsewhere the other body lacks some of the first one's density, too
-    assert inside.any()
-    np.testing.assert_allclose(by_other[inside], whole[inside], atol=0.05)
-    np.testing.assert_array_equal(held(SimpleNamespace(subtracted_bodies=[]), None, masks[0]), 1)
 
 
 def test_in_an_overlap_the_better_map_counts_more():

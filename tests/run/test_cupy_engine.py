@@ -24,7 +24,7 @@ from small_experiments import BOX, RESOLUTION, aligned, assert_same, small_exper
 from localrefine_plugin.engine import refine as refine_module
 from localrefine_plugin.engine.align import half_alignment, half_set
 from localrefine_plugin.engine.align.half_set import HalfTask, align_half, align_together
-from localrefine_plugin.engine.align.other_bodies import OtherBody, share_of
+from localrefine_plugin.engine.align.other_bodies import OtherBody
 from localrefine_plugin.engine.align.prior import PosePrior
 from localrefine_plugin.engine.align.search import Grid
 from localrefine_plugin.engine.align.search_plan import levels_of
@@ -64,8 +64,7 @@ def test_two_bodies_aligned_together_are_those_of_the_cpu(cupy):
     e = small_experiment()
     mask, particles = e.half_set().mask, e.particles
     other = np.roll(mask, (3, -2), (0, 2))
-    share, shift = share_of([mask, other], 1), particles.shift_px + 0.3
-    taken = OtherBody(e.half_set().reference_map, share, particles.rotation, shift)
+    taken = OtherBody(e.half_set().reference_map, other, particles.rotation, particles.shift_px + 0.3)
     halves, plan = [e.half_set(others=[taken]), replace(e.half_set(), mask=other)], e.plan(RESOLUTION)
     before = cupy.ledger.counts.launches
     together = align_together([HalfTask(half, plan, STAND_IN, 1) for half in halves], silent)

@@ -146,17 +146,17 @@ class HalfAlignment:
                 self.static = replace(static, ft=self.to_device(static.ft))
             reference = make_reference(on(half.reference_map), half.mask, plan.centre, last, self.workers)
             self.reference = replace(reference, ft=self.to_device(reference.ft))
+            reach = int(np.ceil(half.max_shell * stretch(self.particles)))
             self.others = None if not half.others else OtherBodies(
-                half.others, pixel_list(box, half.max_shell, half.max_shell),
-                int(np.ceil(half.max_shell * stretch(self.particles))), self.to_device, self.workers)
+                half.others, box, half.max_shell, reach, self.to_device, self.workers)
 
     def batch(self, index: np.ndarray) -> Batch:
         """The images of an index (n,) without the other bodies."""
         batch = self.images.batch(index)
-        if self.others is None:
-            return batch
-        scale = None if self.scale is None else self.to_device(self.scale[index])
-        return self.others.subtracted(batch, index, self.images.inverse_noise_of(index), scale)
+        if self.others is not None:
+            scale = None if self.scale is None else self.to_device(self.scale[index])
+            self.others.take_out(batch, index, self.images.inverse_noise_of(index), scale)
+        return batch
 
     def add(self, index: np.ndarray) -> None:
         """Align and insert the particles of an index (n,). Nothing is kept before all of it has fitted into memory."""

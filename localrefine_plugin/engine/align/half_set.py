@@ -80,7 +80,7 @@ class HalfTask:
         """What this member takes of memory."""
         half = self.half
         return need_of(self.plan, half.particles, half.max_shell, half.mask, self.device, half.static_part is not None,
-                       [other.share for other in half.others])
+                       [other.mask for other in half.others])
 
     def align(self, progress: Callable[[int, int], None]) -> Optional[HalfResult]:
         """The result for the first member of the team, None for others. It has the same bits for any team, as long as

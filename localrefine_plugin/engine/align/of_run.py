@@ -9,7 +9,7 @@ from ..io.mrc import read_map
 from ..io.run_folder import RunFolder
 from ..io.run_store import load_input, load_iteration, load_noise, stored_poses
 from ..records.particles import Particles
-from .other_bodies import OtherBody, share_of
+from .other_bodies import OtherBody, followed, part_of_each
 from .reference_errors import ReferenceErrors, known_errors
 
 
@@ -33,19 +33,20 @@ def other_bodies(folder: RunFolder, iteration: int, half: int, particles: Partic
     that had converged before: as its last iteration left it. ``particles`` are those of the half-set with these
     ``rows`` (m,) of the input table."""
     given = load_input(folder)
-    if not given.other_bodies or not given.resolved.subtract_bodies:
+    if not given.subtracted_bodies:
         return []
-    bodies = [folder] + [RunFolder(folder.path.parent / name) for name in given.other_bodies]
+    bodies = [folder] + [RunFolder(folder.path.parent / name) for name in given.subtracted_bodies]
     last = [min(iteration, body.iterations_done()) for body in bodies]
     masks = [read_map(body.mask_in_use(k))[0] for body, k in zip(bodies, last)]
+    part = part_of_each(masks)
     found = []
-    for number, (body, k) in enumerate(zip(bodies, last)):
-        if body is not folder:
-            poses = stored_poses(body, k, half)
-            if poses is None:
-                rotation, shift = particles.rotation, particles.shift_px
-            else:
-                at = np.searchsorted(np.asarray(poses.row), rows)
-                rotation, shift = poses.rotation[at], poses.shift_px[at]
-            found.append(OtherBody(read_map(body.reference(k, half))[0], share_of(masks, number), rotation, shift))
+    for body, k, mask in list(zip(bodies, last, masks))[1:]:
+        poses = stored_poses(body, k, half)
+        if poses is None:
+            rotation, shift = particles.rotation, particles.shift_px
+        else:
+            at = np.searchsorted(np.asarray(poses.row), rows)
+            rotation, shift = poses.rotation[at], poses.shift_px[at]
+        volume = followed((read_map(body.reference(i, half))[0] for i in range(k + 1)), part)
+        found.append(OtherBody(volume, mask, rotation, shift))
     return found

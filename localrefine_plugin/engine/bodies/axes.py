@@ -30,7 +30,7 @@ from ..align.reference import cube_about, support_box
 from ..align.reference_errors import second_moment
 from ..merge.motion_report import draws
 from ..model.pose import cross_matrix
-from ..motion.motion_prior import Evidence, expected, floored, log_junk
+from ..motion.motion_prior import Evidence, expected, floored
 from ..records.motion import LearnedMotion
 
 PERCENTILES = 5.0, 95.0
@@ -91,13 +91,11 @@ def principal_axes_of(motion: LearnedMotion, size: np.ndarray) -> Axes:
                 along.T / np.sqrt(values)[:, None])
 
 
-def places_along(axes: Axes, evidence: Evidence, covariance: np.ndarray, floor: np.ndarray) -> Places:
-    """Where the particles that are no junk lie, under Σ (6, 6) and Σ₀ (6, 6)."""
-    information, pull = evidence.in_body_frame()
-    step = expected(information, pull, covariance)
-    kept = step.probability_not_junk(log_junk(information, pull, floor)) * evidence.weight > 0.5
-    estimate = (step.mean[kept] - axes.mean) @ axes.to_z.T
-    told = 1 - np.einsum("ki,nij,kj->nk", axes.to_z, step.spread[kept], axes.to_z)
+def places_along(axes: Axes, evidence: Evidence, covariance: np.ndarray) -> Places:
+    """Where the particles lie under Σ (6, 6)."""
+    step = expected(*evidence.in_body_frame(), covariance)
+    estimate = (step.mean - axes.mean) @ axes.to_z.T
+    told = 1 - np.einsum("ki,nij,kj->nk", axes.to_z, step.spread, axes.to_z)
     return Places(estimate, estimate / np.sqrt(np.clip(told, LEAST_TOLD, 1)))
 
 

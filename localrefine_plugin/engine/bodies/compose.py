@@ -17,7 +17,7 @@ import numpy as np
 from ..align.static_part import outline_of
 from ..io.mrc import write_map
 from ..io.run_folder import PathLike
-from ..io.run_store import save_record
+from ..io.run_store import load_iteration, save_record
 from ..kernels.host import worker_count
 from ..maps.fsc import (
     FscCurves,
@@ -30,7 +30,6 @@ from ..maps.fsc import (
 )
 from ..maps.half_maps import HalfMaps, region_of
 from ..maps.sharpen import sharpen
-from ..merge.motion_report import pooled
 from ..model.pose import exp_map
 from ..prepare.arguments import check_output
 from ..progress import say
@@ -40,7 +39,7 @@ from ..records.iteration import FSC_THRESHOLD
 from .axes import size_of_motion
 from .blend import Weights, blended, overlap_share, weights_of
 from .finished import Body, matching_rows, open_body
-from .relative import learned_motions, motion_evidence
+from .relative import mean_motion_of
 from .rigid import RigidPart
 from .scene import half_maps_of_rest
 
@@ -83,15 +82,15 @@ def compose(runs: Sequence[PathLike], output: PathLike, frame: int = 1, threads:
                       part_of(body, body.map("half_map_2.mrc"), placement), workers)
              for body, placement in zip(bodies, placements)]
     weights = weights_of(masks, parts)
-    parts = with_others(bodies, parts, masks)
     source = reference or bodies[0]
-    rest = half_maps_of_rest(source, None)
-    first, second = (blended([part.maps[half] for part in parts], moved_whole(rest[half], rest_motion), weights,
-                             workers) for half in (0, 1))
+    rest, given = half_maps_of_rest(source, None), source.given
+    resolution_px = load_iteration(source.run, 0).resolution_angstrom["corrected"] / given.pixel_size
+    first, second = (blended([part.maps[half] for part in parts], moved_whole(rest[half], rest_motion, resolution_px),
+                             weights, workers) for half in (0, 1))
     halves = HalfMaps(first, second, workers)
     folder.mkdir(parents=True, exist_ok=True)
-    mask = mask_of(halves, weights, source.given.pixel_size)
-    curves = write_maps(folder, halves, mask, source.given.pixel_size)
+    mask = mask_of(halves, weights, given.pixel_size)
+    curves = write_maps(folder, halves, mask, given.pixel_size)
     told = [described(folder, body, placement, weights, halves, k) for k, (body, placement) in enumerate(
         zip(bodies, placements))]
     return write_record(folder, source, reference, rest_motion, curves, told, rest_share(mask, weights))
@@ -131,8 +130,7 @@ def placed(body: Body, frame: Optional[Body]) -> Placement:
     """Where a body is in a frame: of another body, of itself, or, without one, of the input poses."""
     if body is frame:
         return Placement(np.zeros(6), is_frame=True)
-    evidence = {half: motion_evidence(body, half, frame) for half in (1, 2)}
-    motion = pooled(list(learned_motions(body, evidence, frame).values()))
+    motion = mean_motion_of(body, frame)
     size = size_of_motion(body.map("mask.mrc"), body.centre)
     return Placement(motion.mean, float(np.sqrt(np.trace(size @ motion.mean_error))))
 
@@ -158,23 +156,11 @@ def part_of(body: Body, volume: np.ndarray, placement: Placement) -> np.ndarray:
     return RigidPart(volume, body.map("mask.mrc"), body.centre).moved(placement.motion[:3], placement.motion[3:])
 
 
-def with_others(bodies: Sequence[Body], parts: Sequence[HalfMaps], masks: Sequence[np.ndarray]) -> List[HalfMaps]:
-    """Masked half-maps m_k (B_k + Σ_j s_j B_j) of bodies in whose images others were subtracted: with these shares of
-    them back, a place in two masks has all of its density again. s_j is that of align/other_bodies.py."""
-    shares, found = 1 / np.maximum(np.sum(masks, axis=0), 1), []
-    for body, part, mask in zip(bodies, parts, masks):
-        names = [run.path.resolve() for run in body.subtracted_bodies]
-        taken = [other for other, its in zip(parts, bodies) if its.run.path.resolve() in names]
-        first, second = (part.maps[half] + sum(mask * shares * other.maps[half] for other in taken) for half in (0, 1))
-        found.append(HalfMaps(first, second, part.workers))
-    return found
-
-
-def moved_whole(volume: np.ndarray, motion: np.ndarray) -> np.ndarray:
+def moved_whole(volume: np.ndarray, motion: np.ndarray, resolution_px: float) -> np.ndarray:
     """A whole map after a motion (6,), rad and px, of the centre of the box."""
     if not motion.any():
         return volume
-    return RigidPart(volume, np.ones_like(volume), np.zeros(3)).moved(motion[:3], motion[3:])
+    return RigidPart(volume, np.ones_like(volume), np.zeros(3), resolution_px).moved(motion[:3], motion[3:])
 
 
 # ---------------------------------------------------------------- what is written

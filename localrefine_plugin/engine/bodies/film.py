@@ -15,6 +15,7 @@ from ..merge.motion_report import STILL_ANGSTROM, STILL_DEG, pooled
 from ..progress import say
 from ..records.errors import InputError
 from ..records.film import AXES, FRAMES, Film, FilmAxis
+from .amplitude import amplitude_of, known_by_parts
 from .axes import (
     PERCENTILES,
     Axes,
@@ -55,12 +56,7 @@ def film(run: str, rest: Optional[str] = None, frames: int = FRAMES, axes: int =
         raise InputError(f"{axes} is not 1 to {MOST_AXES}", "--axes", "give another number of axes")
     body, other = open_body(run), None if rest is None else open_body(rest)
     check_disk(body, frames * (axes + 1))
-    evidence = {half: motion_evidence(body, half, other) for half in (1, 2)}
-    motions = learned_motions(body, evidence, other)
-    motion = pooled(list(motions.values()))
-    found = principal_axes_of(motion, size_of_motion(body.map("mask.mrc"), body.centre))
-    floor = first_motion(body)
-    places = joined_places([places_along(found, evidence[half], motions[half].covariance, floor) for half in (1, 2)])
+    found, places = axes_and_places(body, other)
     if len(places.place) < frames:
         raise InputError(f"has {len(places.place)} particles that move with the others, too few for {frames} frames",
                          str(body), "ask for fewer frames")
@@ -69,6 +65,19 @@ def film(run: str, rest: Optional[str] = None, frames: int = FRAMES, axes: int =
     written = write_frames(body, Scene(body, other, found.mean, worker_count(threads)), routes)
     told = [described(body, found, places, route, number - 1) for number, route in enumerate(routes)]
     return write_record(body, other, found, told, written, len(places.place))
+
+
+def axes_and_places(body: Body, rest: Optional[Body]) -> Tuple[Axes, Places]:
+    """The principal axes of the motion, tails included, and where the particles are along them."""
+    evidence = {half: motion_evidence(body, half, rest) for half in (1, 2)}
+    cores, floor = learned_motions(body, evidence, rest), first_motion(body)
+    judged = all(table.probability_aligned is not None for table in body.poses.values())
+    motions, seen = zip(*(amplitude_of(evidence[half], judged, cores[half], floor) for half in (1, 2)))
+    motion = pooled(motions)
+    axes = principal_axes_of(motion, size_of_motion(body.map("mask.mrc"), body.centre))
+    if judged:
+        axes = known_by_parts(axes, seen, motion)
+    return axes, joined_places([places_along(axes, part, one.covariance) for part, one in zip(seen, motions)])
 
 
 def check_disk(body: Body, maps: int) -> None:

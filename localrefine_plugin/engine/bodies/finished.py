@@ -39,8 +39,7 @@ class Body:
     @property
     def subtracted_bodies(self) -> List[RunFolder]:
         """The runs of the bodies that were taken out of the images."""
-        names = self.given.other_bodies if self.given.resolved.subtract_bodies else ()
-        return [RunFolder(self.run.path.parent / name) for name in names]
+        return [RunFolder(self.run.path.parent / name) for name in self.given.subtracted_bodies]
 
     @property
     def curves(self) -> FscCurves:
@@ -63,10 +62,16 @@ def open_body(path: PathLike) -> Body:
     run = RunFolder(path)
     if not run.results_complete():
         raise InputError("is not finished", f"run {path}", "run the verb finish first")
+    return body_of(run)
+
+
+def body_of(run: RunFolder) -> Body:
+    """The body of a run whose iterations are done; InputError without refined poses."""
     best = load_iteration(run, run.iterations_done()).best_iteration
     tables = load_tables(run, best)
     if len(tables) != 2:
-        raise InputError("has no refined poses", f"run {path}", "give a run whose result is of iteration 1 or later")
+        raise InputError("has no refined poses", f"run {run.path}",
+                         "give a run whose result is of iteration 1 or later")
     return Body(run, load_input(run), load_particles(run), best, dict(zip((1, 2), tables)))
 
 

@@ -27,6 +27,7 @@ from ..align.search_plan import search_plan
 from ..align.starts import pose_prior, search_centre
 from ..io.run_store import load_motion, load_poses
 from ..kernels.batches import evenly_spaced
+from ..merge.motion_report import pooled
 from ..model.pose import cross_matrix, log_map, project
 from ..motion.motion_prior import (
     Evidence,
@@ -119,6 +120,12 @@ def learned_motions(body: Body, evidence: Dict[int, Evidence], rest: Optional[Bo
         start = first_motion(body)
         found[half] = examine(seen, learn(seen, start, start), start) if own is None else own
     return found
+
+
+def mean_motion_of(body: Body, frame: Optional[Body]) -> LearnedMotion:
+    """The motion of a body against the poses of another one, or the input poses (None); both half-sets pooled."""
+    evidence = {half: motion_evidence(body, half, frame) for half in (1, 2)}
+    return pooled(list(learned_motions(body, evidence, frame).values()))
 
 
 def first_motion(body: Body) -> np.ndarray:

@@ -3,11 +3,6 @@
 A film's frame at the motion x is   v(x) = x∘(m · B) + (1 − μ∘m) · R,   with B the refined map, m its mask, R the map of
 the rest, and x∘ the motion of a rigid part. The two parts are added, not blended: where the sub-volume leaves its place
 there is nothing, and where it comes near the rest both are there. At the mean motion μ the weights add up to 1.
-
-Where other bodies were subtracted from the images, B lacks what masks shared out (align/other_bodies.py). With T the
-whole density, s the share of the body and o that of the others, where nothing moves B = T − o O and O = T − s B: the
-body's map holds B = T (1 − o) / (1 − s o). The rest is then 1 − μ∘(m B/T) of a map of everything, and, since T − B is
-o O, 1 − μ∘(m (1 − o)) of the map O of the other bodies.
 """
 from __future__ import annotations
 
@@ -16,7 +11,6 @@ from typing import Optional, Tuple
 import numpy as np
 
 from ..inputs.grids import read_on_grid
-from ..io.mrc import read_map
 from ..io.run_folder import read_json, reading
 from ..maps.fsc import resolution_at, spherical_mask
 from ..maps.half_maps import HalfMaps
@@ -33,7 +27,7 @@ class Scene:
     def __init__(self, body: Body, rest: Optional[Body], mean: np.ndarray, workers: int):
         mask = body.map("mask.mrc")
         self.part = RigidPart(body.map("map_sharpened.mrc"), mask, body.centre)
-        at_mean = RigidPart(held(body, rest, mask), mask, body.centre).moved(mean[:3], mean[3:])
+        at_mean = RigidPart(np.ones_like(mask), mask, body.centre).moved(mean[:3], mean[3:])
         outside = 1 - np.clip(at_mean, 0, 1)
         self.rest = outside * map_of_rest(body, rest, outside, workers)
 
@@ -42,19 +36,6 @@ class Scene:
         moved = self.part.moved(motion[:3], motion[3:])
         moved += self.rest
         return moved
-
-
-def held(body: Body, rest: Optional[Body], mask: np.ndarray) -> np.ndarray:
-    """How much of the density (N, N, N) in the mask the map of a body takes from the map of the rest: all of it, where
-    no other bodies were subtracted."""
-    if not body.subtracted_bodies:
-        return np.ones_like(mask)
-    others = np.sum([read_map(run.mask)[0] for run in body.subtracted_bodies], axis=0)
-    most = np.maximum(mask + others, 1)
-    share, of_others = mask / most, others / most
-    by_rest = rest is not None and rest.run.path.resolve() in [run.path.resolve() for run in body.subtracted_bodies]
-    found: np.ndarray = (1 - of_others) / (1.0 if by_rest else np.maximum(1 - share * of_others, 0.5))
-    return found.astype(np.float32)
 
 
 def map_of_rest(body: Body, rest: Optional[Body], outside: np.ndarray, workers: int) -> np.ndarray:

@@ -106,7 +106,7 @@ class Coarser:
     def other_body(self, other: OtherBody) -> OtherBody:
         if self.same:
             return other
-        return replace(other, volume=self.map(other.volume), share=self.mask(other.share),
+        return replace(other, volume=self.map(other.volume), mask=self.mask(other.mask),
                        shift_px=other.shift_px * self.scale)
 
     def resolved(self, resolved: ResolvedSettings) -> ResolvedSettings:

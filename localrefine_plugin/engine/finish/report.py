@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Type, TypeVar,
 
 from ..io.run_folder import RunFolder, read_json
 from ..io.run_store import input_record
+from ..maps.fsc import read_fsc
 from ..records.codec import from_json
 from ..records.errors import InputError
 from ..records.iteration import HalfRecord, IterationRecord
@@ -20,7 +21,7 @@ from ..records.results import (
     Sharpening,
     Validation,
 )
-from ..records.run_input import InputChanges
+from ..records.run_input import InputChanges, RunInput
 from ..records.settings import Settings
 
 Record = TypeVar("Record")
@@ -63,7 +64,7 @@ def build_report(run: RunFolder) -> Report:
         wall_seconds=sum(step.wall_seconds for step in costs), cpu_seconds=sum(step.cpu_seconds for step in costs),
         peak_memory_mb=max((step.peak_memory_mb for step in costs), default=0.0),
         warnings=tuple(dict.fromkeys(said)), advice=tuple(text for text in advice if text),
-        final_resolution_angstrom=best.resolution_angstrom if best else {},
+        final_resolution_angstrom=final_resolution(run, given, best),
         expected_truth_resolution_angstrom=blur.expected_resolution_angstrom if blur else None,
         resolution_to_report_angstrom=blur.resolution_to_report_angstrom if blur else None,
         range_to_report_angstrom=blur.range_to_report_angstrom if blur else (),
@@ -72,6 +73,15 @@ def build_report(run: RunFolder) -> Report:
         selection=read(run.final("selection.json"), _as(Selection)),
         sharpening=read(run.final("sharpening.json"), _as(Sharpening)),
         validation=validation.tests if validation else ())
+
+
+def final_resolution(run: RunFolder, given: Optional[RunInput], best: Optional[IterationRecord]) -> Dict[str, float]:
+    """Å of each FSC curve of the results: those of the ``best`` iteration, or of its maps with the other bodies back in
+    them (bodies/complete.py); {} before the first iteration."""
+    path = run.final("fsc.star")
+    if given is not None and given.subtracted_bodies and path.exists():
+        return read_fsc(path).resolutions()
+    return best.resolution_angstrom if best else {}
 
 
 def best_iteration(iterations: Sequence[IterationRecord]) -> Optional[IterationRecord]:

@@ -19,9 +19,10 @@ from ..io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, remove
 from ..io.run_store import load_input, load_iteration, load_noise, save_record, stored_particles, stored_tables
 from ..io.stored import JoinedColumn
 from ..kernels.device import CPU, Device, array_module, device_for_volumes, to_host
-from ..maps.fsc import FscCurves, read_fsc
+from ..maps.fsc import FscCurves, read_fsc, write_fsc
 from ..maps.half_maps import HalfMaps, read_half_maps
 from ..maps.sharpen import applied_b_factor, sharpen
+from ..merge.merge import curves_under
 from ..model.fourier import by_shell
 from ..progress import say
 from ..records.particles import Particles
@@ -53,9 +54,10 @@ Of = Callable[[PoseTable, np.ndarray], Optional[np.ndarray]]
 UNCERTAINTY_LABELS = ("lrRotationUncertainty", "lrShiftUncertainty")
 
 
-def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
+def write_results(run: RunFolder, workers: int, device: Device = CPU,
+                  completed: Optional[Sequence[np.ndarray]] = None) -> None:
     """Unfiltered half-maps, their mean, the sharpened map, poses, mask and FSC of the best iteration; maps are worked
-    on on ``device``."""
+    on on ``device``. ``completed``: half-maps (N, N, N) instead of those of the iteration (bodies/complete.py)."""
     last = run.iterations_done()
     k = load_iteration(run, last).best_iteration
     final, names = run.path / "final", FINAL_FILES + OPTIONAL_FINAL_FILES
@@ -66,7 +68,18 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
     for folder in (run.path, final):
         remove_temporary(folder)
     with Later() as later:
-        blur, control = results_of(run, k, workers, device, later)
+        volumes = device_for_volumes(device, load_input(run).box_size)
+        if completed is None:
+            for half in (1, 2):
+                later(copy, run.half_map(k, half), run.final(f"half_map_{half}.mrc"))
+            later(copy, run.fsc(k), run.final("fsc.star"))
+            halves, curves = read_half_maps(run, k, workers, volumes), read_fsc(run.fsc(k))
+        else:
+            halves = HalfMaps(volumes.to_device(completed[0]), volumes.to_device(completed[1]), workers)
+            curves = write_completed(run, k, halves, later)
+        blur = maps_and_poses(run, k, (halves, curves), later)
+        del halves, completed  # their memory is the control's now
+        control = write_control(run, k, blur, workers, device)
     changes = changes_at_the_end(run)
     if changes:
         save_record(run.final("input_changes.json"), InputChanges(tuple(changes)))
@@ -83,21 +96,28 @@ def write_results(run: RunFolder, workers: int, device: Device = CPU) -> None:
     say(f"results of iteration {k} are in {final}")
 
 
-def results_of(run: RunFolder, k: int, workers: int, device: Device, later: Later) -> Tuple[PoseBlur, RestControl]:
-    """All of `write_results` but its report, of iteration k."""
+def write_completed(run: RunFolder, k: int, halves: HalfMaps, later: Later) -> FscCurves:
+    """Half-maps that are not those of iteration k, and their FSC in its mask."""
     given = load_input(run)
-    for half in (1, 2):
-        later(copy, run.half_map(k, half), run.final(f"half_map_{half}.mrc"))
+    for half, volume in enumerate(halves.maps, 1):
+        later(write_map, run.final(f"half_map_{half}.mrc"), to_host(volume), given.pixel_size)
+    mask = array_module(halves.maps[0]).asarray(read_map(run.mask_in_use(k))[0])
+    curves = curves_under(mask, halves, given.resolved, given.pixel_size)
+    write_fsc(run.final("fsc.star"), curves)
+    return curves
+
+
+def maps_and_poses(run: RunFolder, k: int, found: Tuple[HalfMaps, FscCurves], later: Later) -> PoseBlur:
+    """All of `write_results` that is of the half-maps ``found`` and their FSC, and the particles of iteration k."""
+    given, (halves, curves) = load_input(run), found
+    workers = halves.workers
     later(copy, run.mask_in_use(k), run.final("mask.mrc"))
     if run.filter_resolution(k).exists():
         later(copy, run.filter_resolution(k), run.final("filter_resolution.mrc"))
-    later(copy, run.fsc(k), run.final("fsc.star"))
-    halves = read_half_maps(run, k, workers, device_for_volumes(device, given.box_size))
-    curves = read_fsc(run.fsc(k))
+    mask = read_map(run.mask_in_use(k))[0]
+    there = array_module(halves.maps[0]).asarray(mask)
     share = share_of_first(run, k, len(curves.corrected))
-    mean, mask = weighted_mean(halves, share), read_map(run.mask_in_use(k))[0]
-    there = array_module(mean).asarray(mask)
-    believed = supported(curves, mask)
+    mean, believed = weighted_mean(halves, share), supported(curves, mask)
     write_maps(run, mean, curves, workers, later)
     write_ladder(run, halves, there, curves, later)
     rows = select(run, k) if wanted(given.resolved) else None
@@ -114,8 +134,7 @@ def results_of(run: RunFolder, k: int, workers: int, device: Device, later: Late
                                            / given.pixel_size, workers), believed, share)
     blur = replace(blur, advice=". ".join(text for text in (support_advice(curves, believed), blur.advice) if text))
     save_record(run.final("pose_blur.json"), blur)
-    del halves, mean, there  # their memory is the control's now
-    return blur, write_control(run, k, blur, workers, device)
+    return blur
 
 
 def write_control(run: RunFolder, iteration: int, blur: PoseBlur, workers: int, device: Device) -> RestControl:

@@ -121,15 +121,8 @@ def curves_in_mask(run: RunFolder, iteration: int, halves: HalfMaps, resolved: R
     far is better than its start resolution.
     """
     xp = array_module(halves.maps[0])
-
-    def curves_under(mask: Array) -> FscCurves:
-        curves = five_curves(halves, mask, pixel_size, resolved.seed, resolved.fsc_randomise_below)
-        # symmetry mates are not independent
-        order = len(operators(resolved.symmetry))
-        return replace(curves, corrected_error=curves.corrected_error * np.sqrt(order))
-
     mask = xp.asarray(read_map(run.mask_in_use(iteration - 1))[0])
-    curves = curves_under(mask)
+    curves = curves_under(mask, halves, resolved, pixel_size)
     resolution = curves.resolutions()["corrected"]
     if resolved.mask_mode == "static" or resolution > resolved.mask_start_resolution_angstrom:
         return curves, mask
@@ -138,7 +131,15 @@ def curves_in_mask(run: RunFolder, iteration: int, halves: HalfMaps, resolved: R
                         DynamicMask(resolved.mask_threshold, resolved.mask_near_angstrom, resolved.mask_far_angstrom,
                                     resolved.mask_threshold_type == "absolute"), halves.workers)
     write_map(run.iteration_mask(iteration), to_host(mask), pixel_size)
-    return curves_under(mask), mask
+    return curves_under(mask, halves, resolved, pixel_size), mask
+
+
+def curves_under(mask: Array, halves: HalfMaps, resolved: ResolvedSettings, pixel_size: float) -> FscCurves:
+    """The FSC curves of half-maps under a mask (N, N, N), by the settings of a run."""
+    curves = five_curves(halves, mask, pixel_size, resolved.seed, resolved.fsc_randomise_below)
+    # symmetry mates are not independent
+    order = len(operators(resolved.symmetry))
+    return replace(curves, corrected_error=curves.corrected_error * np.sqrt(order))
 
 
 def pose_change(tables: Sequence[PoseTable], before: Sequence[Optional[PoseTable]], pixel_size: float) -> PoseChange:

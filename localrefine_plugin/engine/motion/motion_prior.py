@@ -202,13 +202,19 @@ def bound(evidence: Evidence, covariance: np.ndarray, floor: np.ndarray) -> np.n
     return np.array(excluded)
 
 
-class SeenMotion:
-    """What n images say of a covariance Σ (6, 6) of the motion; ``floor`` Σ₀."""
+def learn_of_all(evidence: Evidence, start: np.ndarray) -> np.ndarray:
+    """Σ (6, 6) by EM from ``start``, which is that of the core of the motion: of all images by their weights, none of
+    which counts as junk because it is far away. The second moment of a motion with long tails."""
+    return floored(SeenMotion(evidence.some(MOST_PARTICLES), start, junk=False).swept(start, False))
 
-    def __init__(self, evidence: Evidence, floor: np.ndarray):
+
+class SeenMotion:
+    """What n images say of a covariance Σ (6, 6) of the motion; ``floor`` Σ₀; without ``junk`` all of them count."""
+
+    def __init__(self, evidence: Evidence, floor: np.ndarray, junk: bool = True):
         self.information, self.pull = evidence.in_body_frame()
         self.weight, self.floor = evidence.weight, floor
-        self.of_junk = log_junk(self.information, self.pull, floor)
+        self.of_junk = log_junk(self.information, self.pull, floor) if junk else np.full(len(self.weight), -np.inf)
 
     def swept(self, covariance: np.ndarray, isotropic: bool) -> np.ndarray:
         """After EM, at most SWEEPS of it."""

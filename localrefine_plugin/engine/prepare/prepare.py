@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 from dataclasses import replace
-from typing import Dict, List, Sequence, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from ..align.half_set import batch_size
 from ..align.memory import MemoryNeed, check_fits, check_host, host_memory, need_of, prediction
 from ..align.search_plan import resolve, search_plan
 from ..align.static_part import static_parts
-from ..inputs.belonging import check_belonging
+from ..inputs.belonging import Belonging, check_belonging
 from ..inputs.changes import check_continued, file_states, keep_inputs
 from ..inputs.checks import CheckedInputs, Look, check_inputs
 from ..inputs.exclude import exclude_unusable
@@ -38,13 +38,16 @@ from ..records.settings import Settings
 from .arguments import check_output, check_same_run
 from .continue_run import take_over
 
+Belong = Callable[[CheckedInputs, ResolvedSettings, int], Belonging]
 FIRST_IMAGES = 500  # per half-set: shells of a few hundred pixels times this many images
 
 
 @reused_memory()
 def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output: str, settings: Settings,  # noqa: PLR0913
-            device: str = "auto", threads: int = 0, mode: str = "new", look: Look = exclude_unusable) -> RunFolder:
+            device: str = "auto", threads: int = 0, mode: str = "new", look: Look = exclude_unusable,
+            belong: Belong = check_belonging) -> RunFolder:
     """Check the inputs and write RUN with iteration 0; see refine.refine for the arguments, check_inputs for ``look``.
+    ``belong`` : whether they belong together; as ``look``, a run of several masks asks it once.
     """
     run = RunFolder(output)
     paths = {name: os.path.realpath(path) for name, path in dict(
@@ -64,7 +67,7 @@ def prepare(particles: str, half_map_1: str, half_map_2: str, mask: str, output:
                              inputs.under_mask)
         resolved = resolve(settings, inputs.mask, curves.resolutions()["corrected"], inputs.pixel_size)
         try:
-            belonging = check_belonging(inputs, resolved, workers)
+            belonging = belong(inputs, resolved, workers)
         except InputError:
             say_warnings(inputs.warnings)  # one of them may be the cause
             raise

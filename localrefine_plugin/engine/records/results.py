@@ -259,7 +259,7 @@ class Report:
     wall_seconds, cpu_seconds : summed over the steps, which may have run side by side.
     peak_memory_mb : of the largest step.
     warnings : on the input.  advice : sentences on the best iteration and the results.
-    final_resolution_angstrom : of the best iteration; empty before the first.
+    final_resolution_angstrom : of the results, before the end of the best iteration; empty before the first.
     expected_truth_resolution_angstrom, resolution_to_report_angstrom : of `PoseBlur`; None before the end.
     range_to_report_angstrom : of `PoseBlur`; empty before the end.
     mask_ladder, sharpening, directions, second_copy, rest_control : None before the end.  selection : None without one.

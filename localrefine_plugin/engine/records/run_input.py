@@ -60,6 +60,11 @@ class RunInput:
         given = self.half_map_1, self.half_map_2
         return given[::-1] if self.resolved.exchange_half_maps else given
 
+    @property
+    def subtracted_bodies(self) -> Tuple[str, ...]:
+        """Names of the run folders of the bodies that are taken out of the images."""
+        return self.other_bodies if self.resolved.subtract_bodies else ()
+
 
 @dataclass(frozen=True)
 class Fingerprint:
