@@ -12,6 +12,7 @@ from localrefine_plugin.engine.align import half_set as align_module
 from localrefine_plugin.engine.align.half_alignment import HalfAlignment
 from localrefine_plugin.engine.align.half_set import align_half
 from localrefine_plugin.engine.align.memory import MemoryNeed, check_fits, need_of, prediction
+from localrefine_plugin.engine.align.other_bodies import OtherBody
 from localrefine_plugin.engine.align.reference_errors import ReferenceErrors
 from localrefine_plugin.engine.align.search_plan import grid_of
 from localrefine_plugin.engine.kernels import batches
@@ -48,11 +49,12 @@ def test_waits_are_per_batch_and_not_per_particle(cupy, monkeypatch):
     assert one <= 25 and two <= 2 * one
 
 
-def cost_of_a_batch(cupy, e, previous, resolution, **settings):
-    """Calls (kernels among them) and waits of the second iteration's one batch, and of its search alone."""
-    plan = e.plan(resolution, **dict(dict(prior="learned", marginalize=True), **settings))
+def cost_of_a_batch(cupy, e, previous, resolution, **of_half):
+    """Calls (kernels among them) and waits of the second iteration's one batch, of its search alone, and of images that
+    show nothing (verdicts)."""
+    plan = e.plan(resolution, prior="learned", marginalize=True)
     errors = ReferenceErrors(np.full((BOX - 1) // 2 + 1, 0.8), np.full((BOX - 1) // 2 + 1, 0.01), 20 * np.eye(3))
-    half = e.half_set(previous=previous, reference_errors=errors)
+    half = e.half_set(previous=previous, reference_errors=errors, **of_half)
     work, found = HalfAlignment(half, plan, STAND_IN, 1), {}
 
     def counted(name, do):
@@ -65,13 +67,15 @@ def cost_of_a_batch(cupy, e, previous, resolution, **settings):
         return wrapped
     work.search = counted("search", work.search)
     counted("batch", work.add)(np.arange(len(e.particles)))
+    counted("nulls", work.add_nulls)(np.arange(4))
     return found
 
 
 def test_calls_and_waits_of_a_batch_have_bounds(cupy):
     """Whatever is optional in it, from known poses and from the grid, with self-noise. A wait: one for the candidates,
     one for each level, one each for the number of insertions, the range of the sums, the noise and the poses; and six
-    that end the clock's phases. A level more costs 41 calls and a wait."""
+    that end the clock's phases. A level more costs 41 calls and a wait. Images that show nothing are a batch
+    of their own."""
     e = small_experiment(24)
     previous = replace(aligned(e, CPU, prior="learned", marginalize=True).poses, modes=1 + np.arange(24) % 2)
     two = cost_of_a_batch(cupy, e, previous, RESOLUTION)
@@ -79,6 +83,12 @@ def test_calls_and_waits_of_a_batch_have_bounds(cupy):
     assert two["batch"][0] <= 370 and two["batch"][1] <= 13
     assert two["search"][0] <= 130 and two["search"][1] <= 3
     assert 0 < three["search"][0] - two["search"][0] <= 41 and three["search"][1] - two["search"][1] == 1
+    assert two["nulls"][0] <= 230 and two["nulls"][1] <= 4
+    body = OtherBody(e.half_set().reference_map, e.mask, e.particles.rotation, e.particles.shift_px)
+    both = cost_of_a_batch(cupy, e, previous, RESOLUTION, others=[body] * 2)
+    for part, (calls, waits) in two.items():  # the second of two other bodies costs 20
+        more = 0 if part == "search" else 58
+        assert both[part][0] <= calls + more and both[part][1] == waits
     more = small_experiment(48)
     previous = replace(aligned(more, CPU, prior="learned", marginalize=True).poses, modes=1 + np.arange(48) % 2)
     assert cost_of_a_batch(cupy, more, previous, RESOLUTION) == two

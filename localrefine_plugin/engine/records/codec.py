@@ -6,6 +6,7 @@ A field is stored under its own name, or under ``metadata["json"]``. Reading lea
 from __future__ import annotations
 
 import dataclasses
+from functools import lru_cache
 from typing import Any, Dict, Tuple, Type, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -37,7 +38,7 @@ def from_json(record_class: Type[Record], content: Dict[str, Any]) -> Record:
     """
     if not isinstance(content, dict):
         raise TypeError(f"{record_class.__name__} is not a JSON object")
-    types = get_type_hints(record_class)
+    types = types_of(record_class)  # type: ignore[arg-type]
     values = {}
     for f in dataclasses.fields(record_class):  # type: ignore[arg-type]
         if key_of(f) in content:
@@ -45,6 +46,12 @@ def from_json(record_class: Type[Record], content: Dict[str, Any]) -> Record:
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise KeyError(key_of(f))
     return record_class(**values)
+
+
+@lru_cache(maxsize=None)
+def types_of(record_class: type) -> Dict[str, Any]:
+    """The types of its fields, whose texts Python compiles each time it is asked."""
+    return get_type_hints(record_class)
 
 
 def key_of(f: "dataclasses.Field[Any]") -> str:
