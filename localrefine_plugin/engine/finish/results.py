@@ -108,7 +108,7 @@ def results_of(run: RunFolder, k: int, workers: int, device: Device, later: Late
         say(sentence(selection))
     views: Any = JoinedColumn([table.rotation for table in stored_tables(run, k)])
     write_directions(run, halves, there, views)
-    copy_of = second_copy(halves, mask, given.pixel_size, given.resolved.symmetry)
+    copy_of = second_copy(halves, mask, given.pixel_size, given.resolved.symmetry, map_before(run))
     save_record(run.final("second_copy.json"), counted(run, k, copy_of, workers))
     blur = pose_blur(run, k, BlurredMap.of(mean, mask, believed.corrected, believed.resolutions()["corrected"]
                                            / given.pixel_size, workers), believed, share)
@@ -116,6 +116,13 @@ def results_of(run: RunFolder, k: int, workers: int, device: Device, later: Late
     save_record(run.final("pose_blur.json"), blur)
     del halves, mean, there  # their memory is the control's now
     return blur, write_control(run, k, blur, workers, device)
+
+
+def map_before(run: RunFolder) -> np.ndarray:
+    """The low-passed input map (N, N, N)."""
+    first, second = (read_map(run.reference(0, half))[0] for half in (1, 2))
+    first += second
+    return first
 
 
 def write_control(run: RunFolder, iteration: int, blur: PoseBlur, workers: int, device: Device) -> RestControl:
