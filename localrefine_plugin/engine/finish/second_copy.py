@@ -76,7 +76,7 @@ def second_copy(halves: HalfMaps, mask: np.ndarray, pixel_size: float, symmetry:
     suspected = likeliest.deviations > SUSPECTED
     for step in FINER_DEG if suspected else FINER_DEG[:1]:
         about = motion + rotation_vector_ball(np.deg2rad(width), np.deg2rad(step))
-        about = about[np.linalg.norm(about, axis=1) > least - np.deg2rad(FINER_DEG[0])]
+        about = about[np.linalg.norm(about, axis=1) > least]
         near = correlations(likeliest.of, about, reach)
         best = int(np.argmax(near[:, 0]))
         motion, displacement, width = about[best], near[best, 1:], 1.8 * step
@@ -114,7 +114,7 @@ def stands_out(maps: Cubes, turns: np.ndarray, reach: float) -> Likeliest:
 
 
 def advice(found: SecondCopy) -> str:
-    share = "Probably a third to two thirds of the particles are" if found.share is None else (
+    share = "Probably a quarter to two thirds of the particles are" if found.share is None else (
         f"About {100 * found.share:.0f} ± {100 * (found.share_error or 0.0):.0f} % of the particles are")
     return (f"the map holds a second copy of the sub-volume, turned by about {5 * round(found.rotation_deg / 5):.0f}° "
             f"and displaced by about {found.displacement_angstrom:.0f} Å. {share} in a second state that the search "
