@@ -4,8 +4,8 @@
     python -m benchmarks.honesty.states --data FOLDER [--data FOLDER …] --work FOLDER [--write]
 
 What was done is kept in the work folder and not done again. It ends with the assertion that a quarter of the particles
-in a second state 25° away and more are seen, that shares are right within 10 %, and that no set of one state is said to
-have another.
+in a second state 25° away and more are seen, that shares of the smaller state are right within 10 %, and that no set of
+one state is said to have another.
 
 Data: FOLDER, simulated: a set of the benchmark's make_dataset.py or make_hard.py (options conf2, conf2rot).
 """
@@ -42,7 +42,8 @@ def row(data: Path, work: Path, threads: int) -> Tuple[List[str], str]:
     options, count = facts["args"], len(facts["particle"])
     share, angle = len(facts.get("second", ())) / count, options.get("conf2rot", 0.0)
     wrong = found.found != (share >= MUST_BE_SEEN[0] and angle >= MUST_BE_SEEN[1])
-    wrong |= found.share is not None and abs(found.share - share) > SHARE_ERROR
+    smaller = min(share, 1 - share)  # the reference shows the other one
+    wrong |= found.share is not None and abs(found.share - smaller) > SHARE_ERROR
     said = "–" if found.share is None else f"{100 * found.share:.0f} ± {100 * (found.share_error or 0):.0f} %"
     cells = [data.name, f"{options['snr']:g}", str(count), f"{100 * share:.0f} %, {angle:g}°" if share else "–",
              f"{found.deviations:.1f}",

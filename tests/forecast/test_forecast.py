@@ -264,6 +264,23 @@ def test_the_verb_says_a_line_for_each_mask_and_writes_them(tmp_path, capsys):
     assert "20 Å would take about" in lines[0]
 
 
+def test_a_part_that_does_not_move_is_doubted(tmp_path, monkeypatch):
+    """The control of the finished run is asked, with the sample as its first iteration; it fails for nothing."""
+    simulate.simulate(tmp_path, simulate.Options(particles=400, box_size=64, pixel_size=4.0, snr=0.15, seed=8,
+                                                 hinge_rotation_deg=0.0, hinge_shift_angstrom=0.0))
+    verdicts, original = [], static.rest_control
+
+    def noted(*arguments):
+        control = original(*arguments)
+        verdicts.append((control[0].verdict, control[0].sentence))
+        return control
+    monkeypatch.setattr(static, "rest_control", noted)
+    files = [tmp_path / name for name in ("particles.star", "half1.mrc", "half2.mrc", "mask_B.mrc")]
+    found, = forecast.forecast(forecast.Inputs(*files[:3], Settings(), 200), files[3:], "cpu", 1)
+    assert verdicts[0][0] in ("consensus", "unclear"), verdicts
+    assert found.doubt.startswith(static.DOUBT) == (verdicts[0][0] == "consensus")
+
+
 def test_too_few_particles_are_refused():
     particles, _ = read_particles(inputs()[0])
     with pytest.raises(InputError, match="too small"):

@@ -46,6 +46,7 @@ from .second_copy import advice
 PARTICLES_PER_HALF = 300
 APART = 2.0  # standard deviations between both means, where the mixture has two peaks
 WELL_APART, PREFERRED = 2.5, 0.8  # and the upper mean, where the map alone is not certain
+LEAST_SHARE = 0.1  # so few particles leave no copy in a map: the mixture has parted something else
 SWEEPS = 300
 LEAST_SIGMA = 0.8
 UNCERTAIN = 0.03  # of the share, because d is not quite Gaussian
@@ -69,7 +70,7 @@ def with_share(found: SecondCopy, halves: Sequence[np.ndarray]) -> SecondCopy:
     """With the share by d and its scale (2, m) of each half-set, where they tell it."""
     joined = np.concatenate(halves, axis=1)
     share, apart, _ = two_gaussians(joined)
-    if apart < APART:
+    if apart < APART or not LEAST_SHARE < share < 1 - LEAST_SHARE:
         return replace(found, advice=advice(found))
     first, second = (two_gaussians(of_half)[0] for of_half in halves)
     drawn = np.sqrt(share * (1 - share) / joined.shape[1])
