@@ -1,16 +1,19 @@
 """Forecasts of refinements beside what these then reach, and beside the truth.
 
-    python -m benchmarks.honesty.forecast --data FOLDER [--data FOLDER …] --work FOLDER [--sample 500] [--write]
+    python -m benchmarks.honesty.forecast --data FOLDER [--data FOLDER …] --work FOLDER [--sample 500] \
+        [--prior off …] [--write]
 
 The forecast is that of the run's log. Of a finished run in --work that has none it is made now, from its first
 iteration; such a run is not done again. With --sample the verb's forecast, from so many particles of each half-set, is
-taken instead. It ends with the assertion that the resolution to report is forecast within 12 %, and the errors of the
-poses within 15 % of what the run states or of the true ones, where the mask holds the moving body.
+taken instead; with --prior, runs with these priors instead of the learned one. It ends with the assertion that the
+resolution to report is forecast within 12 %, and the errors of the poses within 15 % of what the run states or of the
+true ones, where the mask holds the moving body.
 
 Data: FOLDER, simulated: a set of the benchmark's make_dataset.py or make_hard.py.
 """
 from __future__ import annotations
 
+import argparse
 import time
 from pathlib import Path
 from typing import List, Optional, Tuple
@@ -43,12 +46,13 @@ MEDIAN_OF_ANGLE, MEDIAN_OF_SHIFT = 1.538, 1.177
 INPUTS = ("particles.star", "half1.mrc", "half2.mrc", "mask_B.mrc")
 
 
-def finished(data: Path, work: Path, threads: int) -> RunFolder:
+def finished(data: Path, work: Path, threads: int, prior: Optional[str] = None) -> RunFolder:
     """The run, and in WORK/NAME.seconds what CPU time it took, where it was done here."""
-    run = RunFolder(work / data.name)
+    run = RunFolder(work / (data.name if prior is None else f"{data.name}_{prior}"))
     if not run.results_complete():
         began = time.process_time()
-        refine(*(str(data / part) for part in INPUTS), str(run.path), Settings(), "cpu", threads, "overwrite")
+        given = Settings() if prior is None else Settings(prior=prior)
+        refine(*(str(data / part) for part in INPUTS), str(run.path), given, "cpu", threads, "overwrite")
         seconds_file(run).write_text(f"{time.process_time() - began:.1f}\n", encoding="utf-8")
     return run
 
@@ -94,13 +98,15 @@ def memory_of(run: RunFolder) -> float:
                for k in range(1, run.iterations_done() + 1) for half in (1, 2))
 
 
-def row(data: Path, work: Path, sample: Optional[int], threads: int) -> Tuple[List[str], str]:
+def row(data: Path, options: argparse.Namespace, prior: Optional[str] = None) -> Tuple[List[str], str]:
     """Cells of the table, and what is wrong with them ("" for nothing)."""
-    run = finished(data, work, threads)
+    sample, threads = options.sample, options.threads
+    run, name = finished(data, options.work, threads, prior), data.name + (f", {prior}" if prior else "")
     if sample is None:
         found = of_log(run, threads)
     else:
-        given = Inputs(*(str(data / part) for part in INPUTS[:3]), Settings(), sample)  # type: ignore[misc]
+        settings = Settings() if prior is None else Settings(prior=prior)
+        given = Inputs(*(str(data / part) for part in INPUTS[:3]), settings, sample)  # type: ignore[misc]
         found, = forecast(given, [str(data / INPUTS[3])], "cpu", threads)
     best = load_iteration(run, run.iterations_done()).best_iteration
     report, pixel_size = read_json(run.report), read_json(run.input)["pixel_size"]
@@ -111,12 +117,12 @@ def row(data: Path, work: Path, sample: Optional[int], threads: int) -> Tuple[Li
     problems = []
     if foreign_share(data, Truth(data).mask) < OTHERS_DENSITY and not found.doubt:
         if abs(found.to_report_angstrom / reached - 1) > ALLOWED:
-            problems.append(f"{data.name}: {found.to_report_angstrom:.2f} Å, {reached:.2f} Å reached")
+            problems.append(f"{name}: {found.to_report_angstrom:.2f} Å, {reached:.2f} Å reached")
         for what, said, *of_run in (("rotation", found.rotation_error_deg, stated[0], true[0]),
                                     ("shift", found.shift_error_angstrom, stated[1], true[1])):
             if min(abs(said / one - 1) for one in of_run) > ALLOWED_OF_POSES:
-                problems.append(f"{data.name}: {what} {said:.2f}, {of_run[0]:.2f} stated, {of_run[1]:.2f} true")
-    cells = [data.name, str(found.particles), f"{found.to_report_angstrom:.2f} Å", f"{reached:.2f} Å",
+                problems.append(f"{name}: {what} {said:.2f}, {of_run[0]:.2f} stated, {of_run[1]:.2f} true")
+    cells = [name, str(found.particles), f"{found.to_report_angstrom:.2f} Å", f"{reached:.2f} Å",
              off(found.to_report_angstrom, reached),
              f"{found.rotation_error_deg:.2f}°", f"{stated[0]:.2f}°", f"{true[0]:.2f}°",
              off(found.rotation_error_deg, stated[0], true[0]),
@@ -130,11 +136,16 @@ def row(data: Path, work: Path, sample: Optional[int], threads: int) -> Tuple[Li
 def main() -> None:
     parser = arguments_of_sets(__doc__)
     parser.add_argument("--sample", type=int, default=None, help="particles of each half-set, for the verb's forecast")
+    parser.add_argument("--prior", action="append", help="a prior of the runs instead of the learned one")
+    parser.add_argument("--held-out", action="store_true", help="a table of its own")
     options = parser.parse_args()
-    rows, problems = zip(*(row(data, options.work, options.sample, options.threads) for data in options.data))
+    rows, problems = zip(*(row(data, options, prior) for data in options.data for prior in options.prior or [None]))
     names = " ".join(f"--data {data.name}" for data in options.data)
+    names += "".join(f" --prior {prior}" for prior in options.prior or [])
     how = "" if options.sample is None else f" --sample {options.sample}"
-    conclude("forecast" if options.sample is None else "forecast from a sample", PAGE if options.write else None,
+    names += " --held-out" * options.held_out
+    section = "forecast" + (", other priors" if options.prior else "") + (", held out" if options.held_out else "")
+    conclude(section if options.sample is None else "forecast from a sample", PAGE if options.write else None,
              f"`python -m benchmarks.honesty.forecast {names} --work FOLDER{how} --write`\n\n{table(HEAD, rows)}",
              problems)
 

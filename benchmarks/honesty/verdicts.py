@@ -1,10 +1,10 @@
 """Verdicts on particles beside the planted truth: shares, ROC area, calibration, and what the weights do to the map.
 
-    python -m benchmarks.honesty.verdicts [--data FOLDER …] [--brief] [--views FOLDER …] --work FOLDER [--write]
+    python -m benchmarks.honesty.verdicts [--data FOLDER …] [--views FOLDER …] --work FOLDER [--write]
 
-Each --data set is refined as it is with weights and, unless --brief, without weights, and without the planted wrong
-particles. It ends with the assertion that the share of wrong particles is found within a third, and that sets without
-any lose fewer than 1 %. What was done is kept in the work folder and not done again.
+Each --data set is refined as it is with weights, without weights, and without the planted wrong particles. It ends with
+the assertion that the share of wrong particles is found within a third, and that sets without any lose fewer than 1 %.
+What was done is kept in the work folder and not done again.
 Each --views set is refined, and what is said of its directions stands beside the truth.
 
 Data: FOLDER, simulated: a set of the benchmark's make_hard.py, whose truth.json lists noise images and other things
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from examples.evaluate import read_map, read_poses
@@ -110,10 +111,10 @@ def measured(data: Path, work: Path, threads: int, kind: str) -> Dict[str, Any]:
     return dict(mean_fsc=fsc_to_truth(data, done, rows), probabilities=probabilities(done, count).tolist())
 
 
-def row(data: Path, work: Path, threads: int, brief: bool = False) -> Tuple[List[str], Tuple[np.ndarray, np.ndarray]]:
+def row(data: Path, work: Path, threads: int) -> Tuple[List[str], Tuple[np.ndarray, np.ndarray]]:
     wrong = wrong_rows(data)
     runs = {kind: once(work / f"{data.name}_{kind}.json", lambda k=kind: measured(data, work, threads, k))
-            for kind in (KINDS if wrong and not brief else KINDS[:1])}
+            for kind in (KINDS if wrong else KINDS[:1])}
     p, quality = np.array(runs["weighted"]["probabilities"]), [found["mean_fsc"] for found in runs.values()]
     aligned = ~np.isin(np.arange(len(p)), wrong)
     share, said = 1 - aligned.mean(), 1 - p.mean()
@@ -122,7 +123,7 @@ def row(data: Path, work: Path, threads: int, brief: bool = False) -> Tuple[List
     error = float(np.abs(mean - is_aligned) @ number / len(p))
     cells = [data.name, f"{100 * share:.0f} %", f"{100 * said:.1f} %",
              f"{roc_area(p, aligned):.3f}" if wrong else "–", f"{error:.3f}", f"{100 * lost:.1f} %"]
-    cells += [f"{q:.3f}" for q in quality] + ["–"] * (3 - len(quality)) * (not brief)
+    cells += [f"{q:.3f}" for q in quality] + ["–"] * (3 - len(quality))
     print(*cells, flush=True)
     assert not wrong or abs(said - share) < share / 3, f"{data.name}: {share:.2f} wrong, {said:.2f} found"
     assert wrong or lost < 0.01, f"{data.name}: {lost:.3f} lost"
@@ -133,6 +134,7 @@ def draw(found: Dict[str, Tuple[np.ndarray, np.ndarray]]) -> None:
     """The reliability diagram of all sets with wrong particles."""
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes = figure.add_subplot()
+    axes.set_prop_cycle("color", colormaps["tab20"].colors)  # type: ignore[attr-defined]
     axes.plot([0, 1], [0, 1], color="0.6", lw=1)
     for name, (p, aligned) in found.items():
         if not aligned.all():
@@ -164,7 +166,6 @@ def save_picture(run_folder: Path, name: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, action="append", default=[])
-    parser.add_argument("--brief", action="store_true", help="only the run with weights; a table of its own")
     parser.add_argument("--views", type=Path, action="append", default=[], help="sets with other views")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=0)
@@ -172,7 +173,7 @@ def main() -> None:
     options = parser.parse_args()
     rows, found = [], {}
     for data in options.data:
-        cells, found[data.name] = row(data, options.work, options.threads, options.brief)
+        cells, found[data.name] = row(data, options.work, options.threads)
         rows.append(cells)
     views = [view_row(data, options.work, options.threads) for data in options.views]
     if options.write and views:
@@ -180,11 +181,7 @@ def main() -> None:
         names = " ".join(f"--views {data.name}" for data in options.views)
         write_section("directions", f"`python -m benchmarks.honesty.verdicts {names} --work FOLDER --write`\n\n"
                       f"{table(VIEW_HEAD, views)}", PAGE)
-    if options.write and rows and options.brief:
-        names = " ".join(f"--data {data.name}" for data in options.data)
-        write_section("verdicts, brief", f"`python -m benchmarks.honesty.verdicts --brief {names} --work FOLDER "
-                      f"--write`\n\n{table(HEAD[:-2], rows)}", PAGE)
-    elif options.write and rows:
+    if options.write and rows:
         draw(found)
         first = next(name for name, (_, aligned) in found.items() if not aligned.all())
         finish(str(options.work / f"{first}_weighted"), options.threads)

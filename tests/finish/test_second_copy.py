@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from map_phantoms import atoms, ball, coloured_noise, density
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine.finish import second_copy as second
@@ -31,9 +32,23 @@ def test_a_second_copy_is_found_with_its_motion(share):
     assert found.displacement_angstrom == pytest.approx(PIXEL * 10 ** 0.5, abs=6.5)  # a coarse voxel is 6.4 Å
 
 
+def test_a_copy_of_a_few_particles_is_found_in_the_map_before(angle=-40.0):
+    """The refined map has lost it; the map before holds it, blurred, with a quarter of the density. The motion is that
+    from the first state to the second."""
+    refined, mask = maps(0.0)
+    before = gaussian_filter(maps(0.25, angle)[0].maps[0], 1.2)
+    assert not second.second_copy(refined, mask, PIXEL, "C1").found
+    found = second.second_copy(refined, mask, PIXEL, "C1", before)
+    assert found.found and found.deviations > second.CERTAIN
+    turn = Rotation.from_rotvec(found.rotation_vector) * Rotation.from_rotvec(np.deg2rad(angle) * AXIS).inv()
+    assert np.rad2deg(turn.magnitude()) < 5
+    np.testing.assert_allclose(found.displacement_px, (3.0, 0.0, -1.0), atol=1.7)  # a coarse voxel is 1.6 px
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_one_copy_is_no_second(seed):
-    found = second.second_copy(*maps(0.0, seed=seed), PIXEL, "C1")
+    halves, mask = maps(0.0, seed=seed)
+    found = second.second_copy(halves, mask, PIXEL, "C1", gaussian_filter(halves.maps[0], 1.2))
     assert not found.found and found.advice == "" and 0 < found.deviations < second.CERTAIN
 
 

@@ -16,7 +16,7 @@ from localrefine_plugin.engine.align.half_alignment import HalfSet
 from localrefine_plugin.engine.align.half_set import align_half
 from localrefine_plugin.engine.align.search_plan import resolve, search_plan
 from localrefine_plugin.engine.finish.results import pose_uncertainty
-from localrefine_plugin.engine.forecast import blur, forecast, iterate, of_run, sample, spectrum, static
+from localrefine_plugin.engine.forecast import blur, forecast, iterate, of_run, peaks, sample, spectrum, static
 from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.io.run_folder import read_json
@@ -25,6 +25,7 @@ from localrefine_plugin.engine.kernels.prefetch import from_array
 from localrefine_plugin.engine.maps.fsc import five_curves
 from localrefine_plugin.engine.maps.half_maps import HalfMaps
 from localrefine_plugin.engine.model.fourier import forward, radial_mean_power
+from localrefine_plugin.engine.model.pixels import pixel_list
 from localrefine_plugin.engine.records.codec import from_json
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.forecast import Forecast
@@ -112,6 +113,49 @@ def test_the_noise_of_a_map_is_known_from_what_was_inserted():
     assert np.mean((found / expected)[8:-3]) == pytest.approx(1, abs=0.04)
     nothing_reached = forecast.of_sample(run, resolved, forecast.Whole("mask.mrc", PARTICLES, 0.0), 1)
     assert 20 < nothing_reached.to_report_angstrom < np.inf
+
+
+@pytest.mark.parametrize("size, strength", [(0.0, 2.0), (1.0, 2.5), (3.0, 2.5), (5.0, 4.0), (7.0, 5.0)])
+def test_peaks_have_the_masses_of_drawn_posteriors(size, strength):
+    """Of e^L cells with scores |Y| n_j, the first one's higher by g |Y|², 4000 times."""
+    rng, cells, share = np.random.default_rng(1), max(int(round(np.exp(size))), 1), 0.7
+    score = strength * rng.standard_normal((4000, cells))
+    score[:, 0] += share * strength ** 2
+    mass = np.exp(score - score.max(axis=1)[:, None])
+    mass /= mass.sum(axis=1)[:, None]
+    energy = np.array([strength ** 2])
+    found = peaks.peaks_of(energy, share * energy, np.array([size]))
+    expected = mass[:, 0].mean(), mass.max(axis=1).mean(), (mass ** 2).sum(axis=1).mean()
+    np.testing.assert_allclose([part.mean() for part in found], expected, atol=0.05)
+
+
+def test_the_energy_of_a_band_follows_from_its_curvature():
+    """Σ W from Σ W (2π/N)² kx² and ky² over the pixels of a half-plane, W falling off with |k|."""
+    _, _, refinement = parts()
+    box, last = 64, 31
+    pixels = pixel_list(box, last, last)
+    weight = 1 / (1 + (pixels.shell / 10.0) ** 2)
+    ends = sample.band_ends(last)
+    band = np.searchsorted(ends, pixels.shell)
+    by_band, energy = np.zeros((len(ends), 1, 5, 5)), np.bincount(band, weight, len(ends))
+    for axis, k in ((3, pixels.kx), (4, pixels.ky)):
+        by_band[:, 0, axis, axis] = np.bincount(band, weight * (2 * np.pi / box * k) ** 2, len(ends))
+    found = refinement.views._replace(by_band=by_band).energy(box)[:, 0]
+    np.testing.assert_allclose(found, energy, rtol=0.1)
+    assert found.sum() == pytest.approx(energy.sum(), rel=0.02)
+
+
+def test_without_a_prior_the_signal_is_measured_with_the_learned_one(monkeypatch):
+    given, seen = forecast.Inputs(*inputs()[:3], Settings(prior="off"), 100), []
+    original = forecast.spectrum_of
+
+    def noted(run, views, *others):
+        seen.append((run.plan.prior.name, views.has_prior))
+        return original(run, views, *others)
+    monkeypatch.setattr(forecast, "spectrum_of", noted)
+    without, = forecast.forecast(given, inputs()[3:], "cpu", 1)
+    assert seen == [("learned", True)]
+    assert without.rotation_error_deg > parts()[0].rotation_error_deg
 
 
 def test_a_mean_over_bands_keeps_a_constant():
@@ -218,6 +262,23 @@ def test_the_verb_says_a_line_for_each_mask_and_writes_them(tmp_path, capsys):
     written = json.loads(target.read_text())["forecasts"]
     assert len(written) == 2 and written[0]["wanted_angstrom"] == 20.0
     assert "20 Å would take about" in lines[0]
+
+
+def test_a_part_that_does_not_move_is_doubted(tmp_path, monkeypatch):
+    """The control of the finished run is asked, with the sample as its first iteration; it fails for nothing."""
+    simulate.simulate(tmp_path, simulate.Options(particles=400, box_size=64, pixel_size=4.0, snr=0.15, seed=8,
+                                                 hinge_rotation_deg=0.0, hinge_shift_angstrom=0.0))
+    verdicts, original = [], static.rest_control
+
+    def noted(*arguments):
+        control = original(*arguments)
+        verdicts.append((control[0].verdict, control[0].sentence))
+        return control
+    monkeypatch.setattr(static, "rest_control", noted)
+    files = [tmp_path / name for name in ("particles.star", "half1.mrc", "half2.mrc", "mask_B.mrc")]
+    found, = forecast.forecast(forecast.Inputs(*files[:3], Settings(), 200), files[3:], "cpu", 1)
+    assert verdicts[0][0] in ("consensus", "unclear"), verdicts
+    assert found.doubt.startswith(static.DOUBT) == (verdicts[0][0] == "consensus")
 
 
 def test_too_few_particles_are_refused():

@@ -128,13 +128,20 @@ def maps_and_poses(run: RunFolder, k: int, found: Tuple[HalfMaps, FscCurves], la
         say(sentence(selection))
     views: Any = JoinedColumn([table.rotation for table in stored_tables(run, k)])
     write_directions(run, halves, there, views)
-    copy_of = second_copy(halves, mask, given.pixel_size, given.resolved.symmetry)
+    copy_of = second_copy(halves, mask, given.pixel_size, given.resolved.symmetry, map_before(run))
     save_record(run.final("second_copy.json"), counted(run, k, copy_of, workers))
     blur = pose_blur(run, k, BlurredMap.of(mean, mask, believed.corrected, believed.resolutions()["corrected"]
                                            / given.pixel_size, workers), believed, share)
     blur = replace(blur, advice=". ".join(text for text in (support_advice(curves, believed), blur.advice) if text))
     save_record(run.final("pose_blur.json"), blur)
     return blur
+
+
+def map_before(run: RunFolder) -> np.ndarray:
+    """The low-passed input map (N, N, N)."""
+    first, second = (read_map(run.reference(0, half))[0] for half in (1, 2))
+    first += second
+    return first
 
 
 def write_control(run: RunFolder, iteration: int, blur: PoseBlur, workers: int, device: Device) -> RestControl:

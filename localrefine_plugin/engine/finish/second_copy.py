@@ -1,20 +1,23 @@
-"""Does the map hold the sub-volume twice, as it does where half of the particles are in a state outside the search?
+"""Does a map hold the sub-volume twice, as it does where particles are in a state outside the search?
 
-Images of a second state that the search cannot reach are aligned somewhere all the same, and the map then holds two
-copies of the sub-volume, one turned and displaced against the other. Half-maps agree on both, and every null test
-passes. But the map then correlates with itself, turned and displaced in the same way:
+Images of a second state that the search cannot reach are aligned somewhere all the same. Half-maps agree on what that
+leaves, and every null test passes. But two maps then hold a second copy of the sub-volume, turned and displaced against
+the first: the one that was refined, where about half of the images are in the second state, and the input map, in which
+each state stands where its images were, blurred by the motion. Either correlates with what is in the mask, turned and
+displaced in the same way:
 
-    C(R, t) = Σ_v (m V)(R⁻¹(v − t)) V(v) / √(…),     V whitened between COARSEST and FINEST,
+    C(R, t) = Σ_v (m V)(R⁻¹(v − t)) U(v) / √(…),     V and U whitened between COARSEST and FINEST,
 
-the masked map against the whole one, v from the mask's centre, for rotations R beyond the reach of the peak at R = 1
-and displacements t of less than NEAR radii of the mask. Copies that lie farther away are neighbours, such as other
-subunits. In a map of one state this is the correlation of unlike density, whose maxima over t scatter little from
-rotation to rotation; a second copy stands out of them.
+the masked map V against the whole of U, V itself or the input map, v from the mask's centre, for rotations R beyond the
+reach of the peak at R = 1 and displacements t of less than NEAR radii of the mask. Copies that lie farther away are
+neighbours, such as other subunits. In maps of one state this is the correlation of unlike density, whose maxima over t
+scatter little from rotation to rotation; a second copy stands out of them. Where it hardly does, the particles decide
+(second_state.py).
 """
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import scipy.fft
@@ -36,8 +39,9 @@ STEP_DEG, WIDEST_DEG, LEAST_DEG = 9.0, 60.0, 24.0
 FINER_DEG = 4.0, 2.0, 1.0  # steps about the best rotation; the last two where a copy is found
 REACH = 1.3  # times FINEST / radius, rad: how far the peak of the map with itself reaches
 NEAR, FARTHEST = 0.8, 40.0  # radii of the mask, and Å
-CERTAIN = 8.0  # s.d. of unlike density: at most 6.1 in 18 sets of one state, 10 to 14 in those of two
+CERTAIN, SUSPECTED = 8.0, 6.5  # s.d. of unlike density: at most 5.9 in 14 sets of one state, 10.1 to 14.3 in 12 of two
 LEAST_ROTATIONS = 50
+TRIED = 12  # of the likeliest rotations, for one that is a peak
 
 
 class Cubes(NamedTuple):
@@ -50,9 +54,10 @@ class Cubes(NamedTuple):
     voxel: float
 
 
-def second_copy(halves: HalfMaps, mask: np.ndarray, pixel_size: float, symmetry: str) -> SecondCopy:
-    """Whether the mean of two half-maps holds what is in the mask (N, N, N) once more; not asked of a symmetrical
-    particle, which does."""
+def second_copy(halves: HalfMaps, mask: np.ndarray, pixel_size: float, symmetry: str,
+                before: Optional[np.ndarray] = None) -> SecondCopy:
+    """Whether the mean of two half-maps, or the map (N, N, N) ``before`` the refinement, holds what is in the mask
+    (N, N, N) once more; not asked of a symmetrical particle, which does."""
     radius = mask_radius(mask, mask_centre(mask)).effective * pixel_size
     least = max(np.deg2rad(LEAST_DEG), REACH * FINEST / radius)
     turns = half_ball(least)
@@ -62,28 +67,54 @@ def second_copy(halves: HalfMaps, mask: np.ndarray, pixel_size: float, symmetry:
     maps = cubes(halves, mask, pixel_size, reach)
     if not maps.masked.any():  # a map without detail between COARSEST and FINEST
         return SecondCopy(False, 0.0, 0.0, 0.0, 0.0, "")
-    value = correlations(maps, turns, reach)[:, 0]
-    median = float(np.median(value))
-    spread = 1.4826 * float(np.median(np.abs(value - median)))
-    deviations = (float(value.max()) - median) / max(spread, 1e-9)
-    there = deviations > CERTAIN
-    motion, displacement = turns[np.argmax(value)], np.zeros(3)
-    width = STEP_DEG
-    for step in FINER_DEG if there else FINER_DEG[:1]:
+    tried = [stands_out(maps, turns, reach)]
+    if before is not None:
+        there = cubes(HalfMaps(before, before), mask, pixel_size, reach).whole
+        tried.append(stands_out(maps._replace(whole=there), np.concatenate([turns, -turns]), reach))
+    likeliest = max(tried, key=lambda one: one.deviations)
+    motion, displacement, width = likeliest.motion, np.zeros(3), STEP_DEG
+    suspected = likeliest.deviations > SUSPECTED
+    for step in FINER_DEG if suspected else FINER_DEG[:1]:
         about = motion + rotation_vector_ball(np.deg2rad(width), np.deg2rad(step))
-        near = correlations(maps, about, reach)
+        about = about[np.linalg.norm(about, axis=1) > least]
+        near = correlations(likeliest.of, about, reach)
         best = int(np.argmax(near[:, 0]))
         motion, displacement, width = about[best], near[best, 1:], 1.8 * step
     angle, far = float(np.rad2deg(np.linalg.norm(motion))), float(np.linalg.norm(displacement))
-    found = SecondCopy(there, angle, far, deviations, float(np.rad2deg(least)))
-    if not there:
+    found = SecondCopy(likeliest.deviations > CERTAIN, angle, far, likeliest.deviations, float(np.rad2deg(least)))
+    if not suspected:
         return found
-    return replace(found, advice=advice(found), rotation_vector=tuple(motion.tolist()),
-                   displacement_px=tuple((displacement / pixel_size).tolist()))
+    moved = replace(found, rotation_vector=tuple(motion.tolist()),
+                    displacement_px=tuple((displacement / pixel_size).tolist()))
+    return replace(moved, advice=advice(moved)) if moved.found else moved
+
+
+class Likeliest(NamedTuple):
+    """By how many standard deviations the rotation vector ``motion`` stands out of all others, in these cubes."""
+
+    deviations: float
+    motion: np.ndarray
+    of: Cubes
+
+
+def stands_out(maps: Cubes, turns: np.ndarray, reach: float) -> Likeliest:
+    """The likeliest of rotation vectors (n, 3). Below CERTAIN it is one that is no slope of the peak at R = 1: a step
+    towards that is less likely."""
+    value = correlations(maps, turns, reach)[:, 0]
+    median = float(np.median(value))
+    spread = max(1.4826 * float(np.median(np.abs(value - median))), 1e-9)
+    order = np.argsort(-value, kind="stable")[:TRIED]
+    best = order[0]
+    if value[best] < median + CERTAIN * spread:
+        angle = np.linalg.norm(turns[order], axis=1)
+        nearer = turns[order] * (1 - np.deg2rad(STEP_DEG) / angle)[:, None]
+        tops = order[correlations(maps, nearer, reach)[:, 0] < value[order]]
+        best = tops[0] if len(tops) else order[-1]
+    return Likeliest((float(value[best]) - median) / spread, turns[best], maps)
 
 
 def advice(found: SecondCopy) -> str:
-    share = "Probably a third to two thirds of the particles are" if found.share is None else (
+    share = "Probably a quarter to two thirds of the particles are" if found.share is None else (
         f"About {100 * found.share:.0f} ± {100 * (found.share_error or 0.0):.0f} % of the particles are")
     return (f"the map holds a second copy of the sub-volume, turned by about {5 * round(found.rotation_deg / 5):.0f}° "
             f"and displaced by about {found.displacement_angstrom:.0f} Å. {share} in a second state that the search "

@@ -26,7 +26,7 @@ from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
 from ..records.settings import Settings
 from .iterate import End, Refinement, count_for
-from .sample import SampleRun, align_sample, expected_motion, views_of
+from .sample import SampleRun, align_sample, expected_motion, learning, views_of
 from .spectrum import spectrum_of
 from .static import doubt
 
@@ -98,7 +98,9 @@ def of_mask(given: Inputs, mask: PathLike, count: int, some: "tuple[Particles, P
     used = count * float(np.mean(inputs.particles.half_set > 0))
     memory = 0.0 if device.on_gpu else memory_of(inputs, resolved, device, int(used)) / 2 ** 20
     run = align_sample(inputs, resolved, device, workers)
-    found = of_sample(run, resolved, Whole(str(mask), used, memory, given.wanted_angstrom), workers)
+    with_prior = learning(resolved)
+    known = None if with_prior is None else align_sample(inputs, with_prior, device, workers)
+    found = of_sample(run, resolved, Whole(str(mask), used, memory, given.wanted_angstrom), workers, known)
     return replace(found, doubt=doubt(inputs, settings, resolved, run, where))
 
 
@@ -112,10 +114,14 @@ class Whole(NamedTuple):
     wanted_angstrom: Optional[float] = None
 
 
-def of_sample(run: SampleRun, resolved: ResolvedSettings, whole: Whole, workers: int) -> Forecast:
-    """What the whole run will reach, from some particles that were aligned once."""
+def of_sample(run: SampleRun, resolved: ResolvedSettings, whole: Whole, workers: int,
+              known: Optional[SampleRun] = None) -> Forecast:
+    """What the whole run will reach, from some particles that were aligned once; ``known``: with the settings of
+    `learning`, where these are needed."""
     views = views_of(run, expected_motion(run), resolved.seed, workers)
-    spectrum = spectrum_of(run, views, resolved.initial_lowpass_angstrom, resolved.marginalize, workers)
+    shown = (run, views) if known is None else (
+        known, views_of(known, expected_motion(known), resolved.seed, workers))
+    spectrum = spectrum_of(*shown, resolved.initial_lowpass_angstrom, resolved.marginalize, workers)
     refinement, used = Refinement(views, spectrum, resolved, run.particles), whole.particles
     end = refinement.end(used / 2)
     plain = Forecast(

@@ -6,15 +6,15 @@
     errors = (ρH + Q)⁻¹ (H + Q) (ρH + Q)⁻¹,    ρ by F_ref             poses (align/reference_errors.py)
 
 and again, until nothing changes. s is the amplitude that errors and posteriors of the poses leave, p that of the
-posteriors alone; P₀ and ν₀ are those of spectrum.py, H_k is the curvature of a map of spectrum 1, Q the prior's where
-poses are found, f the filter of the reference up to the end of the alignment, and F_ref the FSC of two references.
-Measured in runs (`mid`, box 80 at SNR .08 and .02), the non-uniform filter has f ≈ 1.2 F, at most 1, and F_ref ≈ √F, at
-least .45; without it both are F.
+posteriors alone, with the other peaks that they have without a prior (peaks.py); P₀ and ν₀ are those of spectrum.py,
+H_k is the curvature of a map of spectrum 1, Q the prior's where poses are found, f the filter of the reference up to
+the end of the alignment, and F_ref the FSC of two references. Measured in runs (`mid`, box 80 at SNR .08 and .02), the
+non-uniform filter has f ≈ 1.2 F, at most 1, and F_ref ≈ √F, at least .45; without it both are F.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, NamedTuple, Tuple
+from typing import Callable, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from ..records.iteration import FSC_THRESHOLD
 from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
 from .blur import attenuation
+from .peaks import ONE_PEAK, Peaks, peaks_of
 from .sample import Views, band_ends
 from .spectrum import Spectrum
 
@@ -46,6 +47,29 @@ class End(NamedTuple):
     to_report: float
     rotation_error: float
     shift_error: float
+
+
+class Poses(NamedTuple):
+    """Of m images: covariance of the posterior and of the errors, within one peak, and of where poses may be
+    (m, 5, 5)."""
+
+    covariance: np.ndarray
+    error: np.ndarray
+    anywhere: np.ndarray
+    peaks: Peaks
+
+    def stated(self) -> np.ndarray:
+        """(m, 5, 5) of the errors that are stated of the poses, other peaks of the posterior included."""
+        found: np.ndarray = self.error + self.peaks.elsewhere()[:, None, None] * self.anywhere
+        return found
+
+
+class Blur(NamedTuple):
+    """(p, S) of the amplitude that is left: of the signal, of an image's noise, and by the errors of poses alone."""
+
+    kept: np.ndarray
+    smeared: np.ndarray
+    exact: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -95,38 +119,48 @@ class Refinement:
         pulled: np.ndarray = q * ((tails + UNKNOWNS) / (tails + m2))[:, None, None]
         return pulled
 
-    def poses(self, curve: np.ndarray, kept: np.ndarray, last: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Posterior covariance and that of the errors, (m, 5, 5) each, with references of half-maps of this FSC;
-        ``last``, the posterior covariance before."""
+    def poses(self, curve: np.ndarray, kept: np.ndarray, last: np.ndarray) -> Poses:
+        """Poses found with references of half-maps of this FSC; ``last``, the posterior covariance before."""
         box, filtered = self.particles.box_size, self.filter_of(curve)
         amplitude = given_back(kept, filtered * self.resolved.marginalize)
         power = self.spectrum.signal * (amplitude ** 2).mean(axis=0) * filtered ** 2 / np.maximum(curve, 1e-9)
         share = np.maximum(curve ** REFERENCE_POWER, LEAST_AGREEMENT) if self.resolved.non_uniform else curve
-        curvature, of_signal = (np.einsum("b,bmij->mij", by_band(values, highest_shell(box)), self.views.by_band)
-                                for values in (power, power * share))
-        prior = self.prior(last) + 1e-9 * np.eye(5)
+        in_bands = [by_band(values, highest_shell(box)) for values in (power, power * share)]
+        curvature, of_signal = (np.einsum("b,bmij->mij", values, self.views.by_band) for values in in_bands)
+        energy, signal = (values @ self.views.energy(box) for values in in_bands)
+        limits = self.prior(last) + 1e-9 * np.eye(5)
+        peaks, prior = ONE_PEAK, limits
+        if not self.views.has_prior:
+            size = 0.5 * (np.linalg.slogdet(curvature + limits)[1] - np.linalg.slogdet(limits)[1])
+            peaks, prior = peaks_of(energy, signal, size), 1e-9 * np.eye(5)
         precision, shrunk = curvature + prior, inverses(of_signal + prior)
-        return inverses(precision), shrunk @ precision @ shrunk
+        return Poses(inverses(precision), shrunk @ precision @ shrunk, inverses(limits), peaks)
 
     def end(self, count: float) -> End:
         """With so many particles in each half-set."""
-        covariance, error, before = self.views.covariance, self.views.error, np.inf
+        found, before = Poses(self.views.covariance, self.views.error, inverses(self.views.prior), ONE_PEAK), np.inf
         known: np.ndarray = np.zeros(len(self.spectrum.signal))
         for _ in range(MOST_ITERATIONS):
-            exact, smeared = self.left(error), self.left(covariance)
-            if not self.resolved.marginalize:
-                smeared = np.ones_like(smeared)
-            curve = self.half_map_fsc(count, exact * smeared, smeared, known)
+            blur = self.blur(found)
+            curve = self.half_map_fsc(count, blur.kept, blur.smeared, known)
             resolution = resolution_at(curve, FSC_THRESHOLD, self.particles.box_size, self.particles.pixel_size)
             if abs(resolution - before) < SAME * resolution:
                 break
             before = resolution
-            covariance, error = self.poses(curve, exact * smeared, covariance)
+            found = self.poses(curve, blur.kept, found.covariance)
             known = self.filter_of(curve) * self.resolved.marginalize
-        to_truth = expected_map_to_truth(curve, shape_kept(exact) * shape_kept(smeared))
+        to_truth = expected_map_to_truth(curve, shape_kept(blur.exact) * shape_kept(blur.smeared))
         expected = expected_resolution(to_truth, self.particles.box_size, self.particles.pixel_size)
-        rotation, shift = np.median(pose_uncertainty(error, self.particles.pixel_size), axis=0)
+        rotation, shift = np.median(pose_uncertainty(found.stated(), self.particles.pixel_size), axis=0)
         return End(resolution, max(expected, resolution), float(rotation), float(shift))
+
+    def blur(self, found: Poses) -> Blur:
+        exact, smeared, anywhere = (self.left(c) for c in (found.error, found.covariance, found.anywhere))
+        if not self.resolved.marginalize:
+            smeared = np.ones_like(smeared)
+        true, together = float(found.peaks.true.mean()), float(np.sqrt(found.peaks.together).mean())
+        return Blur(true * exact * smeared + (1 - true) * anywhere, together * smeared + (1 - together) * anywhere,
+                    true * exact + (1 - true) * anywhere)
 
 
 def given_back(left: np.ndarray, known: np.ndarray) -> np.ndarray:

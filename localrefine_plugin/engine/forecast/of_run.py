@@ -5,7 +5,7 @@ good part of the run, the first iteration itself is that alignment, of all parti
 """
 from __future__ import annotations
 
-from typing import List
+from typing import List, Optional
 
 import numpy as np
 
@@ -29,9 +29,10 @@ from ..progress import say
 from ..records.codec import from_json
 from ..records.forecast import SAMPLE
 from ..records.iteration import HalfRecord
+from ..records.resolved import ResolvedSettings
 from ..workers.selftest import ensure_tested
 from .forecast import LEAST_SAMPLE, Whole, of_sample, sentence
-from .sample import SampleHalf, SampleRun, align_once, counted, seen
+from .sample import SampleHalf, SampleRun, align_once, counted, learning, seen
 from .static import DOUBT
 
 MANY = 20_000  # particles, of whose run one alignment of SAMPLE of each half-set is less than 2 %
@@ -46,12 +47,24 @@ def forecast_before(run: RunFolder, device: Device, workers: int) -> None:
         return
     say(f"{SAID}: {2 * SAMPLE} particles are aligned")
     ensure_tested(device)
+    resolved = load_input(run).resolved
+    tell(run, 0, sampled(run, resolved, device, workers), known_well(run, resolved, device, workers), workers)
+
+
+def sampled(run: RunFolder, resolved: ResolvedSettings, device: Device, workers: int) -> SampleRun:
+    """At most SAMPLE particles of each half-set, aligned as in the first iteration of a run with these settings."""
+    half_set = np.asarray(stored_particles(run).half_set)
     rows = [mine[evenly_spaced(len(mine), SAMPLE)] for mine in (np.flatnonzero(half_set == half) for half in (1, 2))]
     particles = stored_particles(run).take(np.concatenate(rows))
     places = np.split(np.arange(len(particles)), [len(rows[0])])
     shown = references_of(run), read_map(run.mask_in_use(0))[0], [load_noise(run, 0, half) for half in (1, 2)]
-    sample = align_once(particles, places, shown, load_input(run).resolved, (device, workers))
-    tell(run, 0, sample, workers)
+    return align_once(particles, places, shown, resolved, (device, workers))
+
+
+def known_well(run: RunFolder, resolved: ResolvedSettings, device: Device, workers: int) -> Optional[SampleRun]:
+    """The sample with the settings of `learning`, if there are any."""
+    with_prior = learning(resolved)
+    return None if with_prior is None else sampled(run, with_prior, device, workers)
 
 
 def forecast_after_first(run: RunFolder, device: Device, workers: int) -> None:
@@ -70,7 +83,7 @@ def forecast_after_first(run: RunFolder, device: Device, workers: int) -> None:
     plan = search_plan(resolved, halves[0][1], resolved.initial_lowpass_angstrom)
     sample = SampleRun([half_of(run, half) for half in (1, 2)], plan, references_of(run),
                        read_map(run.mask_in_use(1))[0], read_fsc(run.fsc(1)))
-    tell(run, 1, sample, workers)
+    tell(run, 1, sample, known_well(run, resolved, device, workers), workers)
 
 
 def references_of(run: RunFolder) -> List[np.ndarray]:
@@ -92,9 +105,9 @@ def half_of(run: RunFolder, half: int) -> SampleHalf:
         None if motion is None else motion.covariance, None, *counted(poses))
 
 
-def tell(run: RunFolder, iteration: int, sample: SampleRun, workers: int) -> None:
+def tell(run: RunFolder, iteration: int, sample: SampleRun, known: Optional[SampleRun], workers: int) -> None:
     """Say and save the forecast."""
     given, count = load_input(run), int((np.asarray(stored_particles(run).half_set) > 0).sum())
-    found = of_sample(sample, given.resolved, Whole(given.mask, count, given.predicted_memory_mb), workers)
+    found = of_sample(sample, given.resolved, Whole(given.mask, count, given.predicted_memory_mb), workers, known)
     save_record(run.forecast(iteration), found)
     say(sentence(found, SAID))

@@ -16,6 +16,7 @@ from ..io.mrc import write_map
 from ..io.run_folder import RunFolder
 from ..io.run_store import save_arrays, save_particles, save_record
 from ..kernels.device import Device
+from ..progress import say
 from ..records.resolved import ResolvedSettings
 from ..records.run_input import RunInput
 from ..records.settings import Settings
@@ -32,7 +33,10 @@ def doubt(inputs: CheckedInputs, settings: Settings, resolved: ResolvedSettings,
     ``where``: device and threads."""
     with TemporaryDirectory() as folder:
         run = as_run(Path(folder), inputs, settings, resolved, sample)
-        if not rest_control(run, 1, *where)[0].doubtful:
+        control, _ = rest_control(run, 1, *where)
+        if control.verdict == "not done":
+            say(control.sentence)
+        if not control.doubtful:
             return ""
         parts = parts_before(run, *where)
     return f"{DOUBT}. By its parts, {parts}" if parts else DOUBT
@@ -49,6 +53,8 @@ def as_run(folder: Path, inputs: CheckedInputs, settings: Settings, resolved: Re
         write_map(given[half - 1], inputs.maps[half - 1], pixel_size)
         write_map(run.reference(0, half), sample.references[half - 1], pixel_size)
         write_map(run.half_map(1, half), one.half_map, pixel_size)
+        assert one.poses is not None  # of a sample that is no run's
+        save_arrays(run.poses(1, half), **one.poses.columns())
         for k in (0, 1):
             save_arrays(run.noise(k, half), power=one.noise_power, accumulator_mean=one.accumulator_mean)
     write_map(run.mask, inputs.mask, pixel_size)

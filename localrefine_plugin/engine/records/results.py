@@ -106,9 +106,10 @@ class Directions:
 class SecondCopy:
     """second_copy.json (finish/second_copy.py): whether the map holds the sub-volume twice, the rotation and the
     displacement between both, by how many standard deviations the likeliest such pair stands out, the least rotation
-    that was asked for (0 where nothing was), and a sentence ("" where there is none). Of a copy that was found its
-    motion about the mask's centre, rotation vector in rad and displacement in px; and the share of the particles that
-    are in this state, with its standard error, where it could be counted (finish/second_state.py)."""
+    that was asked for (0 where nothing was), and a sentence ("" where there is none). Of a copy that was found (or
+    suspected, before its particles are counted) its motion about the mask's centre, rotation vector in rad and
+    displacement in px; and the share of the particles that are in this state, with its standard error, where it could
+    be counted (finish/second_state.py)."""
 
     found: bool
     rotation_deg: float
