@@ -16,7 +16,7 @@ from ..align.reference import Reference
 from ..kernels.batches import evenly_spaced
 from ..model.pose import project
 from .readings import AXES, MIRROR, READINGS, Explained, Reading, is_better
-from .samples import STILL, Match, Sample, common_motion, match_of, moved_match, moved_slices, slices_of
+from .samples import STILL, Match, Sample, common_motion, moved_match, moving, overlap, slices_of
 
 FEW_IMAGES, FRAME_IMAGES = 6, 60  # of each half-set: where images belong to their poses, and where this is not sure
 BETWEEN = np.full(3, -0.5)  # px from the voxel N/2: the middle of an even box, which stays where an array is reversed
@@ -54,17 +54,17 @@ def other_frame(found: Sequence[Explained], references: Sequence[Reference], mov
 def likelihoods(samples: Sequence[Sample], references: Sequence[Reference], tried: np.ndarray) -> np.ndarray:
     """log L (m, 2) of samples in frames (m, 3, 3), about the voxel N/2 and about the middle of the box: ½ cross² /
     energy, that of the likeliest grey scale."""
-    cross, energy = np.zeros((2, len(tried), 2))
+    cross, energy = np.zeros((len(tried), 2)), np.zeros((len(tried), 1))
     for sample, reference in zip(samples, references):
         n = len(sample.index)
         every, frame = sample.some(np.tile(np.arange(n), len(tried))), np.repeat(tried, n, axis=0)
         unmoved = slices_of(every, reference, every.particles.rotation @ frame)
-        for centred, about in enumerate((0 * BETWEEN, BETWEEN)):
-            there = turned(every, frame, about)
-            y = moved_slices(there, unmoved, there.particles.rotation, there.particles.shift_px)
-            found = match_of(there, y)
-            cross[:, centred] += found.cross.reshape(len(tried), n).sum(axis=1)
-            energy[:, centred] += found.energy.reshape(len(tried), n).sum(axis=1)
+        product = every.packed.matched.conj() * unmoved
+        there = turned(every, frame, BETWEEN).particles
+        centred = product * moving(every, there.rotation, there.shift_px, unmoved.shape[1])
+        by_image = np.stack([product.real.sum(axis=1), centred.real.sum(axis=1)], axis=1)
+        cross += by_image.reshape(len(tried), n, 2).sum(axis=1)
+        energy += overlap(every, unmoved, unmoved).reshape(len(tried), n, 1).sum(axis=1)
     return 0.5 * np.maximum(cross, 0) ** 2 / np.maximum(energy, 1e-30)
 
 
