@@ -54,16 +54,19 @@ def test_a_defocus_that_is_wrong_for_all_is_said(e, tmp_path):
     assert len(said) == 1 and "fit the half-maps better with about 0.9" in said[0]
 
 
-def test_the_voltage_of_another_microscope_is_named(e, tmp_path):
-    """Images of 300 kV, in a file that says 200: λ differs by 0.785."""
+@pytest.mark.parametrize("kv, factor, source", ((200, 0.78, "particles: do not have the CTF of the particle file"),
+                                                (120, 0.59, "half-maps and particles: do not fit each other")))
+def test_the_voltage_of_another_microscope_is_named(e, tmp_path, kv, factor, source):
+    """Images of 300 kV, in a file that says 200 or 120: λ differs by 0.785 or 0.588. At 120 kV the images have the
+    opposite sign at fine detail, also against h₁ − h₂; the half-maps are not called exchanged."""
     one = replace(e, noise=1.0)
     write_inputs(tmp_path, imaged_anew(one, one.particles))
     text = (tmp_path / "particles.star").read_text()
-    wrong = re.sub(r"(?m)^(1 \S+) 300", r"\1 200", text)
+    wrong = re.sub(r"(?m)^(1 \S+) 300", rf"\1 {kv}", text)
     assert wrong != text
     (tmp_path / "particles.star").write_text(wrong)
-    words = r"about 0\.78 times their defocus \(as with 300 kV instead of 200\)"
-    with pytest.raises(InputError, match=f"^particles: do not have the CTF of the particle file: .*{words}"):
+    words = rf"about {factor} times their defocus \(as with 300 kV instead of {kv}\)"
+    with pytest.raises(InputError, match=f"^{source}: .*{words}"):
         found(tmp_path)
 
 

@@ -32,7 +32,15 @@ from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
 from .axes import other_frame
 from .checks import CheckedInputs
-from .other_ctf import Against, against, another_ctf, check_other_ctf
+from .other_ctf import (
+    CTF_REMEDY,
+    Against,
+    against,
+    another_ctf,
+    check_other_ctf,
+    opposite_in_detail,
+    other_defoci,
+)
 from .parts import FEWEST_IMAGES, check_groups, check_half_sets, check_some
 from .placed import check_placed, other_rows, some_do_not_fit
 from .readings import (
@@ -109,7 +117,7 @@ def check_belonging(inputs: CheckedInputs, resolved: ResolvedSettings, workers: 
     if evidence_of(found) < surely(found) and np.count_nonzero(particles.half_set) > 2 * IMAGES:
         found = look(particles, references, shell, MOST_IMAGES, workers)
     motion, after = best_motion(found, particles, references, resolved.initial_lowpass_angstrom)
-    tried = readings_of_all(found, references, (motion, after))
+    tried = readings_of_all(found, particles, references, (motion, after))
     refuse_common(found, tried, motion)
     said, scales = check_groups(found, particles)  # before the whole: a bad part spoils it
     said += check_half_sets(found)
@@ -201,13 +209,15 @@ def finer_look(inputs: CheckedInputs, resolved: ResolvedSettings, workers: int) 
 Tried = Sequence[Tuple[Reading, Match]]
 
 
-def readings_of_all(found: Sequence[Explained], references: Sequence[Reference], moved: Tuple[CommonMotion, Match]
-                    ) -> Tried:
-    """Every reading that may be right for all images: of the file, of the maps' axes, and one motion of the maps."""
-    # images with flipped phases are warned of: first_look
+def readings_of_all(found: Sequence[Explained], particles: Particles, references: Sequence[Reference],
+                    moved: Tuple[CommonMotion, Match]) -> Tried:
+    """Every reading that may be right for all images: of the file, of the maps' axes, one motion of the maps, and the
+    CTF."""
+    # flipped phases: check_half_sets, check_other_ctf
     tried = [(reading, m) for reading, m in other_readings(found) if reading.name != PHASES]
     frame = other_frame(found, references, moved[1], evidence_of(found) > surely(found))
-    return [*tried, (moved_reading(moved[0]), moved[1]), *([frame] if frame is not None else [])]
+    return [*tried, (moved_reading(moved[0]), moved[1]), *([frame] if frame is not None else []),
+            *other_defoci(found, particles)]
 
 
 def refuse_common(found: Sequence[Explained], tried: Tried, motion: CommonMotion) -> None:
@@ -240,6 +250,9 @@ def check_whole(found: Sequence[Explained], particles: Particles, references: Se
     if z < -BELONG:
         raise InputError("have the opposite contrast of the particles", "half-maps",
                          "invert the contrast of particles or maps, so that both are white on black")
+    if opposite_in_detail(own) and z > BELONG:
+        raise InputError("do not fit each other: the images have the opposite sign of the half-maps at fine detail, as "
+                         "with a wrong CTF or flipped phases", SOURCE, CTF_REMEDY)
     coarse, fine, error = own.fine_scales
     only_from_afar = z < sure and fine < FROM_AFAR * coarse - 3 * error
     if not poses_matter(found) or (z > BELONG and not only_from_afar):

@@ -26,9 +26,9 @@ from ..model.optics import electron_wavelength
 from ..model.pixels import shell_starts
 from ..records.errors import InputError
 from ..records.particles import Particles
-from .parts import DEFOCUS_REMEDY, DEFOCUS_SHARES, FEWEST_IMAGES, MOST_SHARE, PHASE_SHARES
-from .readings import PHASES, READINGS
-from .samples import Sample, slices
+from .parts import DEFOCUS_REMEDY, DEFOCUS_SHARES, FEWEST_IMAGES, MOST_SHARE, PHASE_SHARES, with_defocus
+from .readings import PHASES, READINGS, Explained, Reading, is_better, likelihood
+from .samples import Match, Sample, joined_matches, slices
 
 Ctf = Union[str, float]  # PHASES, or a factor of the defocus
 SHARES = np.arange(-0.3, 1.0025, 0.005)
@@ -39,6 +39,8 @@ ALL_FACTORS = (0.55, 0.59, 0.64, 0.69, 0.74, 0.78, 0.82, 0.86, 0.9, 0.95, 0.975,
 NEAR = 0.88, 1.14  # factors for all that are said; beyond them no map is sharp, and they are refused
 VOLTAGES = 80.0, 100.0, 120.0, 200.0, 300.0  # kV, of microscopes
 SAME_FACTOR = 0.04
+OPPOSITE = 3.0  # standard errors
+CTF_REMEDY = "check defocus, voltage, spherical aberration, amplitude contrast and pixel size of all micrographs"
 SUSPECT = 2.0  # standard errors of a share from which more images are looked at
 CERTAIN = 12.5  # log L over no other CTF, 5 s.d.; 25 good sets had up to 8
 PART_OR_ALL = 5.0  # log L by which a part of the images is likelier than all of them with a smaller factor
@@ -77,8 +79,9 @@ def check_other_ctf(few: Sequence[Against], look_at_more: Callable[[], List[Agai
     if not another_ctf(few):
         return []
     found = look_at_more()
-    if fitted(found, PHASES).share > MOST_SHARE:
-        return []  # of all images: first_look
+    phases = fitted(found, PHASES)
+    if phases.share > MOST_SHARE and phases.of_all > CERTAIN:
+        raise InputError(f"do not fit the half-maps: {READINGS[PHASES].problem}", "particles", READINGS[PHASES].remedy)
     check_each_group(found, particles)
     some = {ctf: fitted(found, ctf) for ctf in SOME_CTFS}
     gain = {ctf: f.gain if f.share > 0 else 0.0 for ctf, f in some.items()}
@@ -96,14 +99,33 @@ def another_ctf(few: Sequence[Against]) -> bool:
     return any(abs(f.share) > SUSPECT * f.error for f in (fitted(few, ctf) for ctf in FIRST_CTFS))
 
 
+def opposite_in_detail(own: Match) -> bool:
+    """Whether images have the opposite sign of their slices at fine detail: nothing but a wrong CTF does that."""
+    _, fine, error = own.fine_scales
+    return fine < -OPPOSITE * error
+
+
+def other_defoci(found: Sequence[Explained], particles: Particles) -> List[Tuple[Reading, Match]]:
+    """Readings of all images with another defocus, or another voltage, that fit better than flipped phases; where
+    images have the opposite sign at fine detail, or fit with flipped phases."""
+    own, phases = joined_matches([f.own for f in found]), joined_matches([f.readings[PHASES] for f in found])
+    if not (opposite_in_detail(own) or is_better(phases, own)):
+        return []
+    tried = []
+    for factor in ALL_FACTORS:
+        if not NEAR[0] < factor < NEAR[1]:
+            words = f"the images fit with about {factor:g} times their defocus{of_voltage(factor, particles)}"
+            tried.append((Reading(f"defocus {factor:g}", words, CTF_REMEDY), with_defocus(found, factor)))
+    return [(reading, m) for reading, m in tried if likelihood(m) > likelihood(phases)]
+
+
 def said_of_all(factor: float, particles: Particles) -> List[str]:
     """A sentence on another defocus of all images; InputError beyond NEAR."""
     text = (f"the images fit the half-maps better with about {factor:g} times their defocus"
             f"{of_voltage(factor, particles)}, or some of them with more")
-    remedy = "check defocus, voltage, spherical aberration, amplitude contrast and pixel size of all micrographs"
     if not NEAR[0] < factor < NEAR[1]:
-        raise InputError(f"do not have the CTF of the particle file: {text}", "particles", remedy)
-    return [f"particles: {text}. {remedy[0].upper()}{remedy[1:]}"]
+        raise InputError(f"do not have the CTF of the particle file: {text}", "particles", CTF_REMEDY)
+    return [f"particles: {text}. {CTF_REMEDY[0].upper()}{CTF_REMEDY[1:]}"]
 
 
 def of_voltage(factor: float, particles: Particles) -> str:
