@@ -47,6 +47,7 @@ class SampleHalf:
     poses found, of the posterior and of the errors.  accumulator_mean : D of the map by shell.  seconds : wall, by
     phase, of all particles.  motion : Σ (6, 6) as learned, and the evidence, where there are any.
     aligned, purity : of all particles, the mean probability to be aligned, and the same where each counts by its own.
+    poses : of all particles, where the run has not stored them.
     """
 
     particles: Particles
@@ -61,6 +62,7 @@ class SampleHalf:
     evidence: Optional[Evidence] = None
     aligned: float = 1.0
     purity: float = 1.0
+    poses: Optional[PoseTable] = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ def sample_half(particles: Particles, result: HalfResult) -> SampleHalf:
     return SampleHalf(
         particles.take(chosen), result.poses.covariance[chosen], result.poses.pose_error_covariance[chosen],
         result.half_map, result.noise_power, result.accumulator_mean, len(particles), result.phase_seconds,
-        None if result.motion is None else result.motion.covariance, result.evidence, *counted(result.poses))
+        None if result.motion is None else result.motion.covariance, result.evidence, *counted(result.poses),
+        result.poses)
 
 
 def seen(poses: PoseTable) -> np.ndarray:

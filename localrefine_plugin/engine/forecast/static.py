@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..control.parts import parts_before
-from ..control.rest_control import rest_control
+from ..control.rest_control import control_of
+from ..control.sample import load_sample
 from ..inputs.checks import CheckedInputs
 from ..io.mrc import write_map
 from ..io.run_folder import RunFolder
@@ -32,7 +33,7 @@ def doubt(inputs: CheckedInputs, settings: Settings, resolved: ResolvedSettings,
     ``where``: device and threads."""
     with TemporaryDirectory() as folder:
         run = as_run(Path(folder), inputs, settings, resolved, sample)
-        if not rest_control(run, 1, *where)[0].doubtful:
+        if not control_of(load_sample(run, 1, *where))[0].doubtful:
             return ""
         parts = parts_before(run, *where)
     return f"{DOUBT}. By its parts, {parts}" if parts else DOUBT
@@ -49,6 +50,8 @@ def as_run(folder: Path, inputs: CheckedInputs, settings: Settings, resolved: Re
         write_map(given[half - 1], inputs.maps[half - 1], pixel_size)
         write_map(run.reference(0, half), sample.references[half - 1], pixel_size)
         write_map(run.half_map(1, half), one.half_map, pixel_size)
+        assert one.poses is not None  # of a sample that is no run
+        save_arrays(run.poses(1, half), **one.poses.columns())
         for k in (0, 1):
             save_arrays(run.noise(k, half), power=one.noise_power, accumulator_mean=one.accumulator_mean)
     write_map(run.mask, inputs.mask, pixel_size)
