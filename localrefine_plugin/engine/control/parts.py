@@ -11,7 +11,7 @@ mask is not aligned.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -25,9 +25,9 @@ from ..records.errors import InputError
 from ..records.iteration import FSC_THRESHOLD
 from ..records.poses import PoseTable
 from ..records.results import PartOfMask, RestControl
-from .alignments import Aligned, align_rest, taken
+from .alignments import Aligned, taken
 from .mask_cells import BAND, EvidenceOf, MaskCells, mask_cells
-from .rest_control import outside_of, rest_control
+from .rest_control import control_of, not_done, rest_of
 from .sample import MANY, Sample, load_sample
 from .words import in_question, of_parts_before, with_parts_at_rest, with_what_is_left_out
 
@@ -47,13 +47,19 @@ class Control(NamedTuple):
 
 def control_with_parts(run: RunFolder, iteration: int, device: Device, workers: int) -> Control:
     """The control of the result of an iteration."""
-    record, moving_part = rest_control(run, iteration, device, workers)
+    try:
+        first = load_sample(run, iteration, device, workers)
+        record, moving_part = control_of(first)
+    except InputError as error:  # results are complete without it; that it is missing is said
+        return Control(not_done(error), None, None)
     if record.verdict in ("not done", "unclear"):
         return Control(record, moving_part, None)
     try:
         sample = load_sample(run, iteration, device, workers, few=MANY)
     except InputError:  # a file went away since the control: its own sentence tells of what there was
         return Control(record, moving_part, None)
+    if all(np.array_equal(sample.rows[half], first.rows[half]) for half in (1, 2)):  # of large half-sets
+        sample = first  # whose images are there, and aligned to the rest
     resolution, cells = resolution_of(sample), None
     if in_question(record, resolution):
         cells = at_the_rest(sample)
@@ -101,13 +107,6 @@ def resolution_of(sample: Sample) -> float:
 def at_the_rest(sample: Sample) -> Optional[MaskCells]:
     """How the cells of the mask move against the particle, at the poses of its rest."""
     return cells_against(sample, rest_of(sample)[0], resolution_of(sample))
-
-
-def rest_of(sample: Sample) -> Tuple[Aligned, Array]:
-    """The sample aligned to the rest, and the mask (N, N, N) of the rest."""
-    references = [sample.map(sample.folder.reference(0, half)) for half in (1, 2)]
-    outside = outside_of(sample, references)
-    return align_rest(sample, outside, references), outside
 
 
 def cells_against(sample: Sample, rest: Aligned, resolution: float) -> Optional[MaskCells]:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class Sample:
     else is on the pixels of ``coarser``.
 
     ``maps``: those that were read.  ``images``: of each half-set, where they are not those of the files.
+    ``rest``: what rest_control.rest_of made of them.
     """
 
     folder: RunFolder
@@ -50,6 +51,7 @@ class Sample:
     coarser: Coarser
     maps: Dict[Path, np.ndarray] = field(default_factory=dict)
     images: Dict[int, np.ndarray] = field(default_factory=dict)
+    rest: List[Any] = field(default_factory=list)
 
     @cached_property
     def particles(self) -> Dict[int, Particles]:
