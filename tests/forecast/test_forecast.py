@@ -1,6 +1,7 @@
 """The forecast: its parts against closed forms and drawn poses, the whole against the refinement it is of."""
 
 import json
+import re
 from dataclasses import replace
 from functools import lru_cache
 
@@ -17,7 +18,7 @@ from localrefine_plugin.engine.align.half_set import align_half
 from localrefine_plugin.engine.align.search_plan import resolve, search_plan
 from localrefine_plugin.engine.finish.results import pose_uncertainty
 from localrefine_plugin.engine.forecast import blur, forecast, iterate, of_run, peaks, sample, spectrum, static
-from localrefine_plugin.engine.io.mrc import read_map
+from localrefine_plugin.engine.io.mrc import read_map, write_map
 from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.io.run_store import load_iteration, load_poses, load_tables
@@ -279,6 +280,22 @@ def test_a_part_that_does_not_move_is_doubted(tmp_path, monkeypatch):
     found, = forecast.forecast(forecast.Inputs(*files[:3], Settings(), 200), files[3:], "cpu", 1)
     assert verdicts[0][0] in ("consensus", "unclear"), verdicts
     assert found.doubt.startswith(static.DOUBT) == (verdicts[0][0] == "consensus")
+
+
+def test_a_mask_that_holds_much_of_the_rest_is_doubted_and_its_parts_are_asked(tmp_path):
+    """The head with two fifths of the body, cut off where the body is thickest."""
+    body, head = (read_map(inputs()[0].with_name(f"mask_{name}.mrc"))[0] for name in "AB")
+    place = np.stack(np.meshgrid(*[np.arange(64) - 32.0] * 3, indexing="ij"), axis=-1)
+    centres = [(place * mask[..., None]).sum(axis=(0, 1, 2)) / mask.sum() for mask in (body, head)]
+    towards = (centres[1] - centres[0]) / np.linalg.norm(centres[1] - centres[0])
+    near = 1 / (1 + np.exp(-((place - centres[0]) @ towards - 2) / 2))
+    wide = tmp_path / "wide.mrc"
+    write_map(wide, np.maximum(head, body * near).astype(np.float32), 4.0)
+    found, = forecast.forecast(forecast.Inputs(*inputs()[:3], Settings(), 250), [wide], "cpu", 1)
+    moves, rests = (int(share) for share in re.findall(r"(\d+) % ", found.doubt))
+    assert found.doubt.startswith(static.DOUBT) and "By its parts" in found.doubt
+    assert found.doubt in forecast.sentence(found)
+    assert moves < 60 and 30 < rests < 80
 
 
 def test_too_few_particles_are_refused():

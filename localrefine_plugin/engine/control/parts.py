@@ -11,7 +11,7 @@ mask is not aligned.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -25,9 +25,9 @@ from ..records.errors import InputError
 from ..records.iteration import FSC_THRESHOLD
 from ..records.poses import PoseTable
 from ..records.results import PartOfMask, RestControl
-from .alignments import Aligned, align_rest, taken
+from .alignments import Aligned, taken
 from .mask_cells import BAND, EvidenceOf, MaskCells, mask_cells
-from .rest_control import control_of, not_done, outside_of
+from .rest_control import control_of, not_done, rest_of
 from .sample import Sample, load_samples
 from .words import in_question, of_parts_before, with_parts_at_rest, with_what_is_left_out
 
@@ -101,13 +101,6 @@ def resolution_of(sample: Sample) -> float:
 def at_the_rest(sample: Sample) -> Optional[MaskCells]:
     """How the cells of the mask move against the particle, at the poses of its rest."""
     return cells_against(sample, rest_of(sample)[0], resolution_of(sample))
-
-
-def rest_of(sample: Sample) -> Tuple[Aligned, Array]:
-    """The sample aligned to the rest, and the mask (N, N, N) of the rest."""
-    references = [sample.map(sample.folder.reference(0, half)) for half in (1, 2)]
-    outside = outside_of(sample, references)
-    return align_rest(sample, outside, references), outside
 
 
 def cells_against(sample: Sample, rest: Aligned, resolution: float) -> Optional[MaskCells]:

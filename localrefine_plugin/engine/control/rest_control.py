@@ -44,8 +44,7 @@ def rest_control(run: RunFolder, iteration: int, device: Device,
     """What the rest of the particle says of the result of an iteration, and a soft mask (N, N, N) about the part of the
     mask that moves most, where its parts do not move alike."""
     try:
-        sample = load_sample(run, iteration, device, workers)
-        return control_of(sample)
+        return control_of(load_sample(run, iteration, device, workers))
     except InputError as error:
         return not_done(error), None
 
@@ -99,7 +98,7 @@ def control_of(sample: Sample) -> Tuple[RestControl, Optional[np.ndarray]]:
     if outside < LEAST_REST:
         return RestControl("not done", sentence="The control by the rest of the particle was not done: there is hardly "
                            f"any density outside the mask ({100 * max(outside, 0):.0f} %)"), None
-    rest, whole = align_rest(sample, rest_mask, references), align_part(sample, None, "the mask")
+    (rest, _), whole = rest_of(sample), align_part(sample, None, "the mask")
     if np.median(rest.column("log_likelihood")) <= 0:
         return RestControl("not done", sentence="The control by the rest of the particle was not done: the images do "
                            "not show what the half-maps have outside the mask. It was probably subtracted"), None
@@ -122,6 +121,16 @@ def control_of(sample: Sample) -> Tuple[RestControl, Optional[np.ndarray]]:
         return control, None
     whole_mask = read_map(sample.folder.mask_in_use(sample.iteration))[0]
     return control, np.minimum(sample.coarser.full_size(full_size(grid, part, sample.mask)), whole_mask)
+
+
+def rest_of(sample: Sample) -> Tuple[Aligned, np.ndarray]:
+    """The sample aligned to the rest, and the mask (N, N, N) of the rest."""
+    if not sample.rest:
+        references = [sample.map(sample.folder.reference(0, half)) for half in (1, 2)]
+        outside = outside_of(sample, references)
+        sample.rest.append((align_rest(sample, outside, references), outside))
+    found: Tuple[Aligned, np.ndarray] = sample.rest[0]
+    return found
 
 
 def outside_of(sample: Sample, references: List[np.ndarray]) -> np.ndarray:

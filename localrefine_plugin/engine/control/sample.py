@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -38,8 +38,8 @@ class Sample:
     """Of a run: an ``iteration``, and of each half-set some ``rows`` of the input, as they are in ``files``. All
     else is on the pixels of ``coarser``.
 
-    ``maps``: those that were read.  ``images``: of each half-set, where they are not those of the files.  ``larger``: a
-    sample that holds these rows, whose images are taken.
+    ``maps``: those that were read.  ``images``: of each half-set, where they are not those of the files.  ``rest``:
+    what rest_control.rest_of made of them.  ``larger``: a sample that holds these rows, whose images are taken.
     """
 
     folder: RunFolder
@@ -51,14 +51,17 @@ class Sample:
     coarser: Coarser
     maps: Dict[Path, np.ndarray] = field(default_factory=dict)
     images: Dict[int, np.ndarray] = field(default_factory=dict)
+    rest: List[Any] = field(default_factory=list)
     larger: Optional["Sample"] = None
 
     def fewer(self, counts: Dict[int, int]) -> "Sample":
         """So many of each half-set. Maps and images are read once for both samples."""
+        if all(counts[half] >= len(rows) for half, rows in self.rows.items()):
+            return self
         chosen = {half: evenly_spaced(len(rows), counts[half]) for half, rows in self.rows.items()}
         return replace(self, rows={half: self.rows[half][index] for half, index in chosen.items()},
                        files={half: self.files[half].take(index) for half, index in chosen.items()}, images={},
-                       larger=self)
+                       rest=[], larger=self)
 
     @cached_property
     def particles(self) -> Dict[int, Particles]:

@@ -37,7 +37,7 @@ WORTH = 0.5  # log likelihood that a stretch must gain
 INDIFFERENT = 2.0  # … that may be lost for smaller widths: 95 % of likelihood ratios of one parameter are less than 1.9
 MOST_STEPS = 12  # of the widths, by STRETCH each: to 1/64
 STRUCTURED = 1.1  # times the noise: images have more than its spectrum says, by 5 to 10 % (docs/explanation/tried.md)
-OF_PART = 6  # numbers of a covariance of rotation, or displacement
+NUMBERS = 3, 6  # that a rotation, or a displacement, must be worth. Measured: docs/explanation/motion-prior.md
 SMALLEST_SIGMA_RAD, SMALLEST_SIGMA_PX = np.deg2rad(0.05), 0.02
 
 
@@ -169,17 +169,18 @@ def learn(evidence: Evidence, start: np.ndarray, floor: np.ndarray, isotropic: b
 def beyond_doubt(evidence: Evidence, covariance: np.ndarray, floor: np.ndarray) -> np.ndarray:
     """Σ (6, 6), or next to no rotation, or displacement, in its place.
 
-    Of each, the log likelihood must gain ½ OF_PART ln n (Schwarz 1978, doi:10.1214/aos/1176344136) over none of it, if
+    Of each, the log likelihood must gain ½ NUMBERS ln n (Schwarz 1978, doi:10.1214/aos/1176344136) over none of it, if
     the noise is STRUCTURED: of images that tell the rotation to 10° each, a tenth more noise looks like a motion of 3°.
     A motion that gains less, of all images together, improves no pose by what it costs where it is not real.
     """
     images = SeenMotion(evidence.some(MOST_PARTICLES).with_noise(STRUCTURED), floor)
-    needed = 0.5 * OF_PART * float(np.log(max(images.weight.sum(), 1.0)))
-    for part in (ROTATION, DISPLACEMENT):
+    images_counted = max(float(images.weight.sum()), 1.0)
+    for part, numbers in zip((ROTATION, DISPLACEMENT), NUMBERS):
         scale = np.ones(6)
         scale[part] = STRETCH ** -MOST_STEPS
         none = covariance * np.outer(scale, scale)
-        if images.log_likelihood(covariance) - images.log_likelihood(none) < needed:
+        gain = images.log_likelihood(covariance) - images.log_likelihood(none)
+        if gain < 0.5 * numbers * np.log(images_counted):
             covariance = none
     return floored(covariance)
 
