@@ -118,9 +118,12 @@ def subtracted(data: Sequence[Path], work: Path) -> str:
 
 
 def truths_of(data: Path, body: str, maps: Dict[str, np.ndarray], others_back: bool) -> List[np.ndarray]:
-    smeared = data / f"gt_in{body}.mrc"
-    truths = [maps[body]] + [read_map(smeared)] * smeared.exists()
-    return truths + [sum(maps.values())] * (others_back or not smeared.exists())
+    smeared, truths = data / f"gt_in{body}.mrc", [maps[body]]
+    if smeared.exists():
+        truths.append(read_map(smeared))
+    if others_back or not smeared.exists():
+        truths.append(sum(maps.values()))
+    return truths
 
 
 def to_truth(data: Path, run: RunFolder, body: str, truths: Sequence[np.ndarray]) -> Tuple[float, float]:
