@@ -98,9 +98,9 @@ def cost(data: Path, bodies: str, work: Path) -> str:
 # ---------------------------------------------------------------- the other bodies subtracted, or not
 
 def subtracted(data: Sequence[Path], work: Path) -> str:
-    """Each body that a set has, with and without subtraction: poses, and its map beside the truth: the body alone, with
-    the others where its own poses have them, or with the others smeared by their motion against it (if the set has
-    that), whichever is nearer."""
+    """Each body that a set has, with and without subtraction: poses, and its map beside the nearest of these truths:
+    the body alone; with the others smeared by their motion against it, if the set has that; and, where the others were
+    subtracted and are back at their mean place, or the set has no smeared ones, with the others where its poses are."""
     rows = []
     for one in data:
         maps = {body: read_map(one / f"gt_{body}.mrc") for body in BODIES if (one / f"gt_{body}.mrc").exists()}
@@ -109,12 +109,21 @@ def subtracted(data: Sequence[Path], work: Path) -> str:
             refined(one, [one / f"mask_{body}.mrc" for body in maps], folder.path, subtract_bodies=switch)
             for run, body in zip(folder.bodies(), maps):
                 angle, distance = errors(one, read_poses(run.final("particles.star")), body)
-                found = to_truth(one, run, body, [maps[body], sum(maps.values())])
+                found = to_truth(one, run, body, truths_of(one, body, maps, switch))
                 to_report = read_json(run.report)["resolution_to_report_angstrom"]
                 rows.append([one.name, body, what, f"{angle:.2f}°, {distance:.2f} Å",
                              "{:.2f} Å / {:.3f}".format(*found), f"{to_report:.2f} Å"])
     rows.sort(key=lambda row: row[:2])
     return table(("set", "body", "others subtracted", "poses", "FSC 0.5 to truth / mean", "to report"), rows)
+
+
+def truths_of(data: Path, body: str, maps: Dict[str, np.ndarray], others_back: bool) -> List[np.ndarray]:
+    smeared, truths = data / f"gt_in{body}.mrc", [maps[body]]
+    if smeared.exists():
+        truths.append(read_map(smeared))
+    if others_back or not smeared.exists():
+        truths.append(sum(maps.values()))
+    return truths
 
 
 def to_truth(data: Path, run: RunFolder, body: str, truths: Sequence[np.ndarray]) -> Tuple[float, float]:
@@ -124,9 +133,6 @@ def to_truth(data: Path, run: RunFolder, body: str, truths: Sequence[np.ndarray]
     centroid = mask_centre(truths[0]) * pixel_size
     gauge = pose_errors(read_poses(run.final("particles.star")), read_poses(data / f"true_{body}.star"), centroid)[2]
     volume, mask = read_map(run.final("map.mrc")), read_map(data / f"mask_{body}.mrc")
-    inside = data / f"gt_in{body}.mrc"
-    if inside.exists():
-        truths = [*truths, read_map(inside)]
     curves = [fsc(volume, gauge.moved(truth, pixel_size), mask) for truth in truths]
     best = max(curves, key=lambda curve: float(curve[1:-1].mean()))
     return resolution(best, pixel_size, 0.5), float(best[1:-1].mean())

@@ -11,10 +11,11 @@ from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine.align.half_alignment import HalfAlignment
 from localrefine_plugin.engine.align.half_set import align_half
-from localrefine_plugin.engine.align.other_bodies import OtherBody, followed, part_of_each
+from localrefine_plugin.engine.align.other_bodies import NO_LIMIT, OtherBody, columns_to, followed, part_of_each
 from localrefine_plugin.engine.align.reference import slice_rows
 from localrefine_plugin.engine.kernels import without
 from localrefine_plugin.engine.kernels.device import CPU
+from localrefine_plugin.engine.model.fourier import apply_shell_filter
 
 CENTRE, OTHER_CENTRE = (6.0, -4.0, 3.0), (-7.0, 5.0, -4.0)
 
@@ -53,23 +54,39 @@ def test_images_are_left_as_if_the_other_body_were_not_there():
 
 
 def test_whole_arrays_do_what_the_kernel_does():
-    """As on a GPU; with grey scales, and to a shell that is not the last one of the slices."""
+    """As on a GPU; with grey scales, and to a shell before the last."""
     _, both, other = two_bodies(0.4)
     index = np.arange(0, 60, 9)
     work = HalfAlignment(both.half_set(others=[other]), both.plan(9.0), CPU, 1)
     reference, scale = work.others.references[0], np.linspace(0.5, 2, len(index))
-    rows = slice_rows(other.rotation[index], reference.scale)
+    rows, last = slice_rows(other.rotation[index], reference.scale), columns_to(15, work.half.max_shell)
     found = []
     for how in (without.take_out, without._take_out_arrays):
         batch = work.images.batch(index)
         images = without.Images(batch.signal, batch.weight, batch.power, work.images.inverse_noise_of(index))
-        how(reference.ft, rows, work.others.factors(other.shift_px[index], scale), work.others.last, images)
+        how(reference.ft, rows, work.others.factors(other.shift_px[index], scale), last, images)
         found.append(batch)
     before = work.images.batch(index)
     for name in ("signal", "power"):
         one, two, of = (getattr(batch, name) for batch in (*found, before))
         assert np.abs(one - of).max() > 0.1 * np.abs(of).max()
         np.testing.assert_allclose(one, two, atol=1e-5 * np.abs(of).max())
+        beyond = np.hypot(*np.indices(of.shape[1:]) - [[[len(of[0]) // 2]], [[0]]]) > 15.6
+        np.testing.assert_array_equal(one[:, beyond], of[:, beyond])
+
+
+def test_beyond_what_is_known_of_a_body_nothing_is_taken_out():
+    """A volume without detail beyond a shell: to this shell it is the same as to the last one."""
+    _, both, other = two_bodies(0.4)
+    smooth = apply_shell_filter(other.volume, (np.arange(23) <= 12).astype(float), 1)
+    index, found = np.arange(9), []
+    for known in (13, NO_LIMIT):
+        taken = replace(other, volume=smooth, last_shell=known)
+        found.append(HalfAlignment(both.half_set(others=[taken]), both.plan(9.0), CPU, 1).batch(index))
+    before = HalfAlignment(both.half_set(), both.plan(9.0), CPU, 1).batch(index)
+    for name in ("signal", "power"):
+        one, two, of = (getattr(batch, name) for batch in (*found, before))
+        assert np.linalg.norm(one - two) < 1e-2 * np.linalg.norm(one - of)
 
 
 def test_poses_are_those_without_the_other_body():

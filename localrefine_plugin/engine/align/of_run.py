@@ -8,9 +8,12 @@ import numpy as np
 from ..io.mrc import read_map
 from ..io.run_folder import RunFolder
 from ..io.run_store import load_input, load_iteration, load_noise, stored_poses
+from ..model.pixels import shell_of_resolution
 from ..records.particles import Particles
 from .other_bodies import OtherBody, followed, part_of_each
 from .reference_errors import ReferenceErrors, known_errors
+
+BEYOND = 1.25  # times the shell of its resolution a reference still shows something: half-maps agree to less than 0.1
 
 
 def errors_of_reference(folder: RunFolder, iteration: int, half: int, reference_map: np.ndarray, mask: np.ndarray,
@@ -48,5 +51,7 @@ def other_bodies(folder: RunFolder, iteration: int, half: int, particles: Partic
             at = np.searchsorted(np.asarray(poses.row), rows)
             rotation, shift = poses.rotation[at], poses.shift_px[at]
         volume = followed((read_map(body.reference(i, half))[0] for i in range(k + 1)), part)
-        found.append(OtherBody(volume, mask, rotation, shift))
+        resolution = load_iteration(body, k).align_resolution_angstrom
+        known = BEYOND * shell_of_resolution(resolution, particles.box_size, particles.pixel_size)
+        found.append(OtherBody(volume, mask, rotation, shift, int(np.ceil(known))))
     return found

@@ -36,17 +36,19 @@ from .images import Batch
 from .reference import Reference, make_reference, slice_rows
 
 Array = Any
+NO_LIMIT = 1 << 30
 
 
 @dataclass(frozen=True)
 class OtherBody:
     """``volume`` · ``mask``, both (N, N, N), is U_j. And the poses of the m particles of a half-set: rotation
-    (m, 3, 3), shift_px (m, 2)."""
+    (m, 3, 3), shift_px (m, 2). Beyond ``last_shell`` nothing is known of the volume."""
 
     volume: np.ndarray
     mask: np.ndarray
     rotation: np.ndarray
     shift_px: np.ndarray
+    last_shell: int = NO_LIMIT
 
 
 def part_of_each(masks: Sequence[np.ndarray]) -> np.ndarray:
@@ -63,6 +65,14 @@ def followed(maps: Iterable[np.ndarray], part: np.ndarray) -> np.ndarray:
     return total
 
 
+def columns_to(last_shell: int, max_shell: int) -> np.ndarray:
+    """(2M + 1,) int32: the last column of each row of a half-plane of M = ``max_shell`` with |k| ≤ ``last_shell`` + ½;
+    −1 where there is none."""
+    if last_shell >= max_shell:
+        return last_column(max_shell)
+    return np.pad(last_column(last_shell), max_shell - last_shell, constant_values=-1)
+
+
 class OtherBodies:
     """What is subtracted from the images (N, N) of a half-set, to ``max_shell`` M, for which slices go to the shell
     ``reach``; ``to_device`` puts arrays where it is done."""
@@ -70,11 +80,12 @@ class OtherBodies:
     def __init__(self, others: Sequence[OtherBody], box_size: int, max_shell: int, reach: int,
                  to_device: Callable[[Any], Any], workers: int):
         self.others, self.to_device = others, to_device
-        self.last = to_device(last_column(max_shell))
+        self.last = [to_device(columns_to(other.last_shell, max_shell)) for other in others]
         self.wave = to_device(np.arange(-max_shell, max_shell + 1) * (2 * np.pi / box_size))
         self.references: List[Reference] = []
         for other in others:
-            reference = make_reference(other.volume, other.mask, np.zeros(3), reach, workers)
+            to_shell = min(reach, int(np.ceil(other.last_shell * reach / max_shell)))
+            reference = make_reference(other.volume, other.mask, np.zeros(3), to_shell, workers)
             self.references.append(replace(reference, ft=to_device(reference.ft)))
 
     def take_out(self, batch: Batch, index: np.ndarray, inverse_noise: Array, scale: Optional[Array]) -> None:
@@ -85,10 +96,10 @@ class OtherBodies:
         inverse_noise : 1 / σ² (n, 2M + 1, M + 1).  scale : (n,) grey scale of each particle; None: 1.
         """
         images = Images(batch.signal, batch.weight, batch.power, inverse_noise)
-        for reference, other in zip(self.references, self.others):
+        for reference, other, last in zip(self.references, self.others, self.last):
             rows = slice_rows(self.to_device(other.rotation[index]), reference.scale, batch.magnification)
             shift = image_shift(self.to_device(other.shift_px[index]), batch.magnification)
-            take_out(reference.ft, rows, self.factors(shift, scale), self.last, images)
+            take_out(reference.ft, rows, self.factors(shift, scale), last, images)
 
     def factors(self, shift: Array, scale: Optional[Array]) -> Array:
         """What `kernels.without.take_out` takes, of shifts (n, 2) px."""
