@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
@@ -38,6 +40,7 @@ from ..engine.io.run_folder import RunFolder
 from ..engine.records.iteration import FSC_CURVES
 from ..engine.records.settings import DESCRIBED, POINT_GROUP, SettingInfo
 from . import relion
+from .engine_job import missing_packages
 
 DEVELOPERS = "The scipion-em-localrefine developers"
 PROGRAM_VARIABLE = "LOCALREFINE_PROGRAM"  # the whole path of localrefine-relion, where it is not on the PATH
@@ -128,7 +131,14 @@ KEPT = next(node for node in relion.OUTPUTS if node.source == "particles_kept.st
 
 
 def program() -> str:
-    return os.environ.get(PROGRAM_VARIABLE) or relion.PROGRAM
+    """localrefine-relion as it is named, or of the PATH; not that of the Pipeliner's own environment where this lacks
+    the engine's packages. Where there is none, the Pipeliner shows what is returned as missing."""
+    named = os.environ.get(PROGRAM_VARIABLE)
+    if named or not missing_packages():
+        return named or relion.PROGRAM
+    own, folders = str(Path(sys.executable).parent), os.environ.get("PATH", "").split(os.pathsep)
+    found = shutil.which(relion.PROGRAM, path=os.pathsep.join(folder for folder in folders if folder != own))
+    return found or f"{relion.PROGRAM} of an environment with the engine ({PROGRAM_VARIABLE})"
 
 
 def angstrom(value: Any) -> str:

@@ -22,7 +22,7 @@ from ..engine.io.run_folder import RunFolder, read_json, write_atomic, write_jso
 from ..engine.records.errors import InputError
 from . import cryosparc_api as api
 from .cryosparc_api import Source
-from .engine_job import engine_command, leaving_on_sigterm, settings_of, started
+from .engine_job import check_packages, engine_command, leaving_on_sigterm, settings_of, started
 
 PROGRAM = "localrefine-cryosparc"
 POSES = "alignments3D"
@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> None:
     """Everything that can be wrong with the arguments is found before the job is made."""
+    check_packages()
     settings = settings_of(rest, PROGRAM)
     server = api.connect(url=options.url, host=options.host, base_port=options.base_port)
     project = api.find(server.find_project, options.project, "project")

@@ -1,6 +1,7 @@
 """What the doors share: the engine as a process of its own, and settings as another program writes them."""
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -13,10 +14,24 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 from ..engine.records.errors import InputError
 from ..engine.records.settings import DESCRIBED, Settings
 
+PACKAGES = "numpy", "scipy", "numba", "mrcfile", "emtable"
 PATIENCE_SECONDS = 20.0  # for the engine to end when it is asked to
 
 
 # ---------------------------------------------------------------- the engine
+
+def missing_packages() -> List[str]:
+    """Packages that the engine needs and this Python does not have."""
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+
+
+def check_packages() -> None:
+    missing = missing_packages()
+    if missing:
+        raise InputError(
+            f"lacks {', '.join(missing)}, which the refinement needs", f"the Python environment {sys.prefix}",
+            f"pip install {' '.join(missing)}, or start the program of the environment that has them")
+
 
 def engine_command(verb: str, *arguments: str) -> List[str]:
     return [sys.executable, "-m", "localrefine_plugin.engine", verb, *arguments]

@@ -22,7 +22,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 from ..engine.io.run_folder import RunFolder, write_atomic, write_json
 from ..engine.io.star import StarTable, write_star
 from ..engine.records.errors import InputError
-from .engine_job import engine_command, settings_of, started
+from .engine_job import check_packages, engine_command, settings_of, started
 
 PROGRAM = "localrefine-relion"
 EXIT = "RELION_JOB_EXIT_"
@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(job: Path, options: argparse.Namespace, rest: Sequence[str]) -> str:
     """What the job ended with."""
+    check_packages()
     folder, settings = RunFolder(job / "refine"), settings_of(rest, PROGRAM)
     first, second = checked_inputs(options)
     write_json(job / "settings.json", settings.as_dict())

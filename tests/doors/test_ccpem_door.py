@@ -107,6 +107,10 @@ def form(ask):
         switched = [off(), off(prior="off"), off(prior="gaussian", mask_mode="dynamic")]
         os.environ["LOCALREFINE_PROGRAM"] = "/nowhere/localrefine"
         without = new_job_of_type(KIND).jobinfo.unavailable_message
+        import sys
+        del os.environ["LOCALREFINE_PROGRAM"]
+        os.environ["PATH"] = os.path.dirname(sys.executable)  # its localrefine-relion lacks the engine's packages
+        without += new_job_of_type(KIND).jobinfo.unavailable_message or "available"
         show(dict(found=found, numpy=numpy.__version__, options=options, errors=errors, switched=switched,
                   without=without))""")
 
@@ -118,6 +122,7 @@ def test_the_pipeliner_finds_the_job_and_runs_in_another_numpy(form):
 
 def test_without_the_program_the_job_is_not_offered(form):
     assert "/nowhere/localrefine" in form["without"]
+    assert "localrefine-relion of an environment with the engine (LOCALREFINE_PROGRAM)" in form["without"]
 
 
 def test_the_form_has_every_setting_with_its_default_range_and_group(form):

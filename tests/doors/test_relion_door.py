@@ -264,3 +264,10 @@ def test_without_matplotlib_there_is_no_logfile_and_it_is_said(monkeypatch, tmp_
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_pdf", None)
     assert door.write_logfile(door.RunFolder(tmp_path), tmp_path / "logfile.pdf") is False
     assert "matplotlib is not installed" in capsys.readouterr().out
+
+
+def test_an_environment_without_the_engines_packages_is_named(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("localrefine_plugin.doors.engine_job.PACKAGES", ("numpy", "a_package_that_is_missing"))
+    assert door.main(["--o", str(tmp_path / "job")]) == 1
+    assert "lacks a_package_that_is_missing, which the refinement needs; pip install a_pack" in capsys.readouterr().err
+    assert (tmp_path / "job/RELION_JOB_EXIT_FAILURE").exists()

@@ -250,7 +250,7 @@ def check_whole(found: Sequence[Explained], particles: Particles, references: Se
     if z < -BELONG:
         raise InputError("have the opposite contrast of the particles", "half-maps",
                          "invert the contrast of particles or maps, so that both are white on black")
-    if opposite_in_detail(own) and z > BELONG:
+    if opposite_in_detail(own) and z > sure:
         raise InputError("do not fit each other: the images have the opposite sign of the half-maps at fine detail, as "
                          "with a wrong CTF or flipped phases", SOURCE, CTF_REMEDY)
     coarse, fine, error = own.fine_scales

@@ -39,7 +39,7 @@ ALL_FACTORS = (0.55, 0.59, 0.64, 0.69, 0.74, 0.78, 0.82, 0.86, 0.9, 0.95, 0.975,
 NEAR = 0.88, 1.14  # factors for all that are said; beyond them no map is sharp, and they are refused
 VOLTAGES = 80.0, 100.0, 120.0, 200.0, 300.0  # kV, of microscopes
 SAME_FACTOR = 0.04
-OPPOSITE = 3.0  # standard errors
+OPPOSITE = 5.0  # standard errors
 CTF_REMEDY = "check defocus, voltage, spherical aberration, amplitude contrast and pixel size of all micrographs"
 SUSPECT = 2.0  # standard errors of a share from which more images are looked at
 CERTAIN = 12.5  # log L over no other CTF, 5 s.d.; 25 good sets had up to 8
@@ -100,7 +100,8 @@ def another_ctf(few: Sequence[Against]) -> bool:
 
 
 def opposite_in_detail(own: Match) -> bool:
-    """Whether images have the opposite sign of their slices at fine detail: nothing but a wrong CTF does that."""
+    """Whether images have the opposite sign of their slices at fine detail. A wrong CTF does that; so do maps that are
+    moved by much, whose images do not surely fit their poses."""
     _, fine, error = own.fine_scales
     return fine < -OPPOSITE * error
 
