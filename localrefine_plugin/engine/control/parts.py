@@ -20,8 +20,8 @@ from ..records.poses import PoseTable
 from ..records.results import PartOfMask, RestControl
 from .alignments import align_rest, taken
 from .mask_cells import EvidenceOf, MaskCells, mask_cells
-from .rest_control import control_of, not_done, outside_of
-from .sample import Sample, load_samples
+from .rest_control import outside_of, rest_control
+from .sample import MANY, Sample, load_sample
 from .words import with_parts, with_what_is_left_out
 
 Array = np.ndarray
@@ -39,12 +39,12 @@ class Control(NamedTuple):
 
 def control_with_parts(run: RunFolder, iteration: int, device: Device, workers: int) -> Control:
     """The control of the result of an iteration."""
-    try:
-        few, sample = load_samples(run, iteration, device, workers)
-        record, moving_part = control_of(few)
-    except InputError as error:
-        return Control(not_done(error), None, None)
+    record, moving_part = rest_control(run, iteration, device, workers)
     if record.verdict in ("not done", "unclear"):
+        return Control(record, moving_part, None)
+    try:
+        sample = load_sample(run, iteration, device, workers, few=MANY)
+    except InputError:  # a file went away since the control: its own sentence tells of what there was
         return Control(record, moving_part, None)
     cells = at_the_rest(sample) if record.verdict == "consensus" else at_poses_found(sample)
     if cells is None:

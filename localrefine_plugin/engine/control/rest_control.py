@@ -46,13 +46,8 @@ def rest_control(run: RunFolder, iteration: int, device: Device,
     try:
         sample = load_sample(run, iteration, device, workers)
         return control_of(sample)
-    except InputError as error:
-        return not_done(error), None
-
-
-def not_done(error: InputError) -> RestControl:
-    """Results are complete without it; that it is missing is said."""
-    return RestControl("not done", sentence=f"The control by the rest of the particle was not done: {error}")
+    except InputError as error:  # results are complete without it; that it is missing is said
+        return RestControl("not done", sentence=f"The control by the rest of the particle was not done: {error}"), None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Tuple
 
 import numpy as np
 
@@ -38,8 +38,7 @@ class Sample:
     """Of a run: an ``iteration``, and of each half-set some ``rows`` of the input, as they are in ``files``. All
     else is on the pixels of ``coarser``.
 
-    ``maps``: those that were read.  ``images``: of each half-set, where they are not those of the files.  ``larger``: a
-    sample that holds these rows, whose images are taken.
+    ``maps``: those that were read.  ``images``: of each half-set, where they are not those of the files.
     """
 
     folder: RunFolder
@@ -51,14 +50,6 @@ class Sample:
     coarser: Coarser
     maps: Dict[Path, np.ndarray] = field(default_factory=dict)
     images: Dict[int, np.ndarray] = field(default_factory=dict)
-    larger: Optional["Sample"] = None
-
-    def fewer(self, counts: Dict[int, int]) -> "Sample":
-        """So many of each half-set. Maps and images are read once for both samples."""
-        chosen = {half: evenly_spaced(len(rows), counts[half]) for half, rows in self.rows.items()}
-        return replace(self, rows={half: self.rows[half][index] for half, index in chosen.items()},
-                       files={half: self.files[half].take(index) for half, index in chosen.items()}, images={},
-                       larger=self)
 
     @cached_property
     def particles(self) -> Dict[int, Particles]:
@@ -113,40 +104,26 @@ class Sample:
             with ImageReader(self.files[half]) as reader:
                 yield reader
             return
-        yield from_array(self.cropped(half))
-
-    def cropped(self, half: int) -> np.ndarray:
-        """The images of a half-set on the pixels of ``coarser``."""
-        if half not in self.images and self.larger is not None:
-            where = np.searchsorted(self.larger.rows[half], self.rows[half])
-            self.images[half] = self.larger.cropped(half)[where]
-        elif half not in self.images:
+        if half not in self.images:
             with ImageReader(self.files[half]) as reader:
                 index = np.arange(len(self.rows[half]))
                 self.images[half] = self.coarser.images(reader, index, self.device)
-        return self.images[half]
+        yield from_array(self.images[half])
 
 
-def load_sample(run: RunFolder, iteration: int, device: Device, workers: int) -> Sample:
-    """SHARE of each half-set, at least FEW and at most MANY."""
-    return replace(load_samples(run, iteration, device, workers)[0], larger=None)
-
-
-def load_samples(run: RunFolder, iteration: int, device: Device, workers: int) -> Tuple[Sample, Sample]:
-    """`load_sample`, and MANY of each half-set."""
+def load_sample(run: RunFolder, iteration: int, device: Device, workers: int, few: int = FEW) -> Sample:
     given, particles = load_input(run), stored_particles(run)
-    half_set, rows, few = np.asarray(particles.half_set), {}, {}
+    half_set, rows = np.asarray(particles.half_set), {}
     for half in (1, 2):
         mine = np.flatnonzero(half_set == half)
         if len(mine) < LEAST_PARTICLES:
             raise InputError(f"has only {len(mine)} particles", f"half-set {half}", "use more particles")
-        few[half] = int(np.clip(SHARE * len(mine), FEW, MANY))
-        rows[half] = mine[evenly_spaced(len(mine), MANY)]
+        count = int(np.clip(SHARE * len(mine), few, MANY))
+        rows[half] = mine[evenly_spaced(len(mine), count)]
     check_stacks(run, given, np.unique(particles.stack[np.concatenate(list(rows.values()))]))
     shells = [align_shell_of(load_iteration(run, k).align_resolution_angstrom, given.resolved, particles)
               for k in (0, iteration - 1)]
     grid = CoarseGrid.of(particles.box_size, particles.pixel_size, workers)
     coarser = Coarser.holding(particles.box_size, max(grid.box // 2 - 1, *shells), workers)
     files = {half: particles.take(index) for half, index in rows.items()}
-    many = Sample(run, given, iteration, rows, files, device, coarser)
-    return many.fewer(few), many
+    return Sample(run, given, iteration, rows, files, device, coarser)
