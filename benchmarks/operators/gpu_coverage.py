@@ -43,7 +43,8 @@ WHY = {**dict.fromkeys((f"align/{name}.py" for name in ("marginalize", "prior", 
        "kernels/background.py": "CPU version", "kernels/combined.py": "CPU version",
        "kernels/fixed_point.py": "CPU version", "kernels/shells.py": "CPU version", "kernels/moved.py": "CPU version",
        "maps/mask.py": "on the CPU", "align/half_sums.py": "on the CPU",
-       "align/memory.py": "on the CPU"}
+       "align/memory.py": "on the CPU", "io/image_problems.py": "on the CPU", "io/stored.py": "on the CPU",
+       "records/poses.py": "on the CPU"}
 GPU = "gpu"
 
 

@@ -9,6 +9,7 @@ from scipy import ndimage
 from localrefine_plugin.engine.kernels.device import to_host
 from localrefine_plugin.engine.kernels.moved import sum_of_moved
 from localrefine_plugin.engine.kernels.shells import density_sums, shell_sums
+from localrefine_plugin.engine.model.fourier import resample_map
 from localrefine_plugin.engine.model.pose import exp_map
 
 BOXES = (15, 16)
@@ -99,6 +100,12 @@ def test_sums_have_the_same_bits_on_both_sides(monkeypatch):
     on_gpu = shell_sums(cupy.asarray(first), cupy.asarray(second)), density_sums(cupy.asarray(density()))
     for cpu, gpu in zip(on_cpu, on_gpu):
         np.testing.assert_allclose(cpu, gpu, rtol=1e-15)
+
+
+@pytest.mark.parametrize("new", (10, 16, 22))
+def test_a_map_is_resampled_there_as_here(monkeypatch, new):
+    cupy, volume = install(monkeypatch), np.random.default_rng(4).standard_normal((16,) * 3).astype(np.float32)
+    np.testing.assert_allclose(to_host(resample_map(cupy.asarray(volume), new)), resample_map(volume, new), atol=1e-5)
 
 
 @pytest.mark.parametrize("sanitizer, workers", [("address", 1), ("undefined", 1), ("thread", 4)])

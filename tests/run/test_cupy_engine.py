@@ -65,7 +65,9 @@ def test_two_bodies_aligned_together_are_those_of_the_cpu(cupy):
     mask, particles = e.half_set().mask, e.particles
     other = np.roll(mask, (3, -2), (0, 2))
     taken = OtherBody(e.half_set().reference_map, other, particles.rotation, particles.shift_px + 0.3)
-    halves, plan = [e.half_set(others=[taken]), replace(e.half_set(), mask=other)], e.plan(RESOLUTION)
+    scales = replace(aligned(e, CPU, per_particle_scale=True).poses, scale=np.linspace(0.8, 1.2, len(particles)))
+    halves = [e.half_set(others=[taken], previous=scales), e.half_set(mask=other, previous=scales)]
+    plan = e.plan(RESOLUTION, per_particle_scale=True)
     before = cupy.ledger.counts.launches
     together = align_together([HalfTask(half, plan, STAND_IN, 1) for half in halves], silent)
     assert cupy.ledger.counts.launches > before
