@@ -15,7 +15,7 @@ from localrefine_plugin.engine.control.coarser import Coarser
 from localrefine_plugin.engine.control.parts import parts_before
 from localrefine_plugin.engine.control.rest_control import rest_control
 from localrefine_plugin.engine.control.sample import load_sample, load_samples
-from localrefine_plugin.engine.control.words import FOLLOWED, SMALL, STILL, judged
+from localrefine_plugin.engine.control.words import FOLLOWED, SMALL, STILL, judged, of_parts_before
 from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.io.run_store import load_iteration, load_report
@@ -90,7 +90,7 @@ def test_of_a_rigid_particle_it_is_said_that_no_part_of_the_mask_moves(rigid):
 def test_the_parts_of_the_mask_are_asked_before_the_run_and_after_it(request, name):
     """The domain fills the mask: nothing in it rests if it moves, and nothing moves if it rests."""
     run, moves = request.getfixturevalue(name), name == "moving"
-    said, control = parts_before(run, CPU, 1), load_report(run).rest_control
+    said, control = of_parts_before(parts_before(run, CPU, 1)), load_report(run).rest_control
     print(said)
     share, still = (int(word[:-2]) for word in re.findall(r"\d+ % ", said)) if moves else (0, 0)
     assert share >= 60 and still <= 40 if moves else said.startswith("no part of the mask is seen to move")

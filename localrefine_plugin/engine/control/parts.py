@@ -29,7 +29,7 @@ from .alignments import Aligned, taken
 from .mask_cells import BAND, EvidenceOf, MaskCells, mask_cells
 from .rest_control import control_of, not_done, rest_of
 from .sample import Sample, load_samples
-from .words import in_question, of_parts_before, with_parts_at_rest, with_what_is_left_out
+from .words import in_question, with_parts_at_rest, with_what_is_left_out
 
 Array = np.ndarray
 THERE = 0.1  # of the masks of all cells: what lies below belongs to none
@@ -75,15 +75,15 @@ def control_with_parts(run: RunFolder, iteration: int, device: Device, workers: 
     return Control(record, moving_part, painted)
 
 
-def parts_before(run: RunFolder, device: Device, workers: int) -> str:
-    """What the parts of the mask say of their motion against the rest, in words, of a run after its first iteration; ""
-    where there is too little in the mask."""
+def parts_before(run: RunFolder, device: Device, workers: int) -> Optional[List[PartOfMask]]:
+    """How the parts of the mask move against the rest, of a run after its first iteration; None where there is too
+    little in the mask."""
     sample = load_samples(run, 1, device, workers)[1]
     rest, outside = rest_of(sample)
     resolution = resolution_at(fsc(rest.maps[0] * outside, rest.maps[1] * outside), FSC_THRESHOLD, sample.box_size,
                                sample.pixel_size)
     cells = cells_against(sample, rest, SAMPLE_BAND * resolution)
-    return "" if cells is None else of_parts_before(parts_of(sample, cells, resolution))
+    return None if cells is None else parts_of(sample, cells, resolution)
 
 
 def parts_of(sample: Sample, cells: MaskCells, resolution: float) -> List[PartOfMask]:
