@@ -10,6 +10,7 @@ from experiments import contrast_of, experiment, write_inputs
 from oracles import imaged, random_phantom
 from relion_files import write_map
 
+from localrefine_plugin.engine.control import rest_control as rest_control_module
 from localrefine_plugin.engine.control import sample as control_sample
 from localrefine_plugin.engine.control.coarser import Coarser
 from localrefine_plugin.engine.control.parts import parts_before
@@ -102,6 +103,14 @@ def test_a_rest_that_was_subtracted_from_the_images_is_no_control(tmp_path):
     run = run_of_two(tmp_path, True, rest_in_images=False, n=200)
     found = load_report(run).rest_control
     assert found.verdict == "not done" and "subtracted" in found.sentence and not found.advice
+
+
+def test_a_rest_that_is_aligned_badly_is_no_control(moving, monkeypatch):
+    """The input poses of this rest are 0.5° off, and it is twice as heavy as the body."""
+    monkeypatch.setattr(rest_control_module, "KNOWN_DEG", 0.1)
+    found, part = rest_control(moving, load_iteration(moving, moving.iterations_done()).best_iteration, CPU, 1)
+    degrees = float(re.search(r"only to ([\d.]+)° per axis", found.sentence).group(1))
+    assert found.verdict == "not done" and part is None and 0.1 < degrees < 3.0
 
 
 def test_the_control_leaves_the_run_as_it_was(moving):

@@ -19,7 +19,15 @@ from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.io.run_store import load_motion, load_poses
 from localrefine_plugin.engine.merge import motion_report
 from localrefine_plugin.engine.motion import motion_prior
-from localrefine_plugin.engine.motion.motion_prior import Evidence, about_point, examine, hinge, learn, principal_widths
+from localrefine_plugin.engine.motion.motion_prior import (
+    Evidence,
+    about_point,
+    beyond_doubt,
+    examine,
+    hinge,
+    learn,
+    principal_widths,
+)
 from localrefine_plugin.engine.motion.prior_shapes import prior_shape
 from localrefine_plugin.engine.records.codec import as_json
 from localrefine_plugin.engine.records.resolved import ResolvedSettings
@@ -222,6 +230,15 @@ def test_a_tenth_more_noise_than_its_spectrum_says_is_no_motion(seed):
     found = evidence(np.zeros((500, 6)), seed, 10.0, 2.3)
     rotation, shift = principal_widths(as_in_a_run(replace(found, pull=found.pull * np.sqrt(1.1))).covariance)
     assert np.rad2deg(rotation[0]) < 0.06 and shift[0] < 0.037  # 1/64 of START, or the floor
+
+
+def test_a_motion_that_was_learned_before_need_not_be_beyond_doubt_again():
+    """Images that follow it show less of it; one that never was is not believed on the same evidence."""
+    found = evidence(draw(motion((2.0,) * 3, 0.3, np.zeros(3)), 700, 3), 3, 6.0, 0.7)
+    least = learn(found, START, START)
+    kept, none = (beyond_doubt(found, least, START, before) for before in (least, 1e-4 * START))
+    np.testing.assert_allclose(widths(kept)[:3], widths(least)[:3], rtol=1e-6)
+    assert widths(none)[0] < 0.1
 
 
 @pytest.mark.parametrize("widths_deg, image_deg", [(3.0, 3.8), (2.0, 2.2)])

@@ -41,6 +41,12 @@ class Aligned:
         """The evidence about another point (px from the box centre)."""
         return [evidence_about(evidence, centre - self.centre) for evidence in self.evidence]
 
+    @property
+    def rotation_error_deg(self) -> float:
+        """s.d. per axis of the error of one rotation, in the median."""
+        variance = np.trace(self.column("pose_error_covariance")[:, :3, :3], axis1=1, axis2=2) / 3
+        return float(np.rad2deg(np.sqrt(np.median(variance))))
+
     def wobble(self) -> Wobble:
         """Of the place of density in its maps: the errors of the poses, and the posteriors it was smeared over."""
         return Wobble.of_poses(self.column("rotation"),

@@ -36,6 +36,7 @@ from .sample import Sample, load_sample
 from .words import judged
 
 LEAST_REST = 0.1  # of the density's power, outside the mask
+KNOWN_DEG = 3.0  # s.d. per axis of one rotation of the rest, in the median: beyond it, errors are no small motions
 START = 7.0, 4.0  # degrees, Å: widths that the motion is learned from
 
 
@@ -98,10 +99,15 @@ def control_of(sample: Sample) -> Tuple[RestControl, Optional[np.ndarray]]:
     if outside < LEAST_REST:
         return RestControl("not done", sentence="The control by the rest of the particle was not done: there is hardly "
                            f"any density outside the mask ({100 * max(outside, 0):.0f} %)"), None
-    (rest, _), whole = rest_of(sample), align_part(sample, None, "the mask")
+    rest, _ = rest_of(sample)
     if np.median(rest.column("log_likelihood")) <= 0:
         return RestControl("not done", sentence="The control by the rest of the particle was not done: the images do "
                            "not show what the half-maps have outside the mask. It was probably subtracted"), None
+    if rest.rotation_error_deg > KNOWN_DEG:
+        return RestControl("not done", sentence="The control by the rest of the particle was not done: one image tells "
+                           f"the rotation of what is outside the mask only to {rest.rotation_error_deg:.1f}° per axis. "
+                           "Whether the mask moves by itself is not known"), None
+    whole = align_part(sample, None, "the mask")
     grid = CoarseGrid.of(sample.box_size, pixel_size, sample.workers)
     final = [sample.map(sample.folder.half_map(sample.iteration, half)) for half in (1, 2)]
     mask, at_mask, at_rest = grid.mask(sample.mask), [grid.map(m) for m in final], [grid.map(m) for m in rest.maps]

@@ -38,6 +38,7 @@ INDIFFERENT = 2.0  # … that may be lost for smaller widths: 95 % of likelihood
 MOST_STEPS = 12  # of the widths, by STRETCH each: to 1/64
 STRUCTURED = 1.1  # times the noise: images have more than its spectrum says, by 5 to 10 % (docs/explanation/tried.md)
 NUMBERS = 3, 6  # that a rotation, or a displacement, must be worth. Measured: docs/explanation/motion-prior.md
+NONE = 6.0  # times the smallest width: what `beyond_doubt` leaves of a motion is less
 SMALLEST_SIGMA_RAD, SMALLEST_SIGMA_PX = np.deg2rad(0.05), 0.02
 
 
@@ -166,16 +167,21 @@ def learn(evidence: Evidence, start: np.ndarray, floor: np.ndarray, isotropic: b
     return floored(covariance)
 
 
-def beyond_doubt(evidence: Evidence, covariance: np.ndarray, floor: np.ndarray) -> np.ndarray:
+def beyond_doubt(evidence: Evidence, covariance: np.ndarray, floor: np.ndarray, before: np.ndarray) -> np.ndarray:
     """Σ (6, 6), or next to no rotation, or displacement, in its place.
 
     Of each, the log likelihood must gain ½ NUMBERS ln n (Schwarz 1978, doi:10.1214/aos/1176344136) over none of it, if
     the noise is STRUCTURED: of images that tell the rotation to 10° each, a tenth more noise looks like a motion of 3°.
-    A motion that gains less, of all images together, improves no pose by what it costs where it is not real.
+    A motion that gains less, of all images together, improves no pose by what it costs where it is not real. Where the
+    iteration ``before`` had learned a motion, the poses follow it, and the images show less of it: then the noise is
+    taken as it is, for a motion that comes and goes is worse than either.
     """
-    images = SeenMotion(evidence.some(MOST_PARTICLES).with_noise(STRUCTURED), floor)
-    images_counted = max(float(images.weight.sum()), 1.0)
-    for part, numbers in zip((ROTATION, DISPLACEMENT), NUMBERS):
+    evidence = evidence.some(MOST_PARTICLES)
+    as_it_is, structured = SeenMotion(evidence, floor), SeenMotion(evidence.with_noise(STRUCTURED), floor)
+    images_counted, had = max(float(evidence.weight.sum()), 1.0), principal_widths(before)
+    smallest = SMALLEST_SIGMA_RAD, SMALLEST_SIGMA_PX
+    for k, (part, numbers) in enumerate(zip((ROTATION, DISPLACEMENT), NUMBERS)):
+        images = as_it_is if had[k][0] > NONE * smallest[k] else structured
         scale = np.ones(6)
         scale[part] = STRETCH ** -MOST_STEPS
         none = covariance * np.outer(scale, scale)

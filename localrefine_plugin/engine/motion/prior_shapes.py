@@ -173,7 +173,7 @@ class LearnedPrior(GaussianPrior):
         first = np.array_equal(covariance, start)
         learned = learn(evidence, start, start, self.isotropic, least=not first)
         if not first:
-            learned = beyond_doubt(evidence, learned, start)
+            learned = beyond_doubt(evidence, learned, start, covariance)
         return replace(examine(evidence, learned, start), bound=bound(evidence, learned, start))
 
     def refusal(self, settings: Settings) -> Optional[Tuple[str, str]]:
