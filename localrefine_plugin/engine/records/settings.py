@@ -128,8 +128,8 @@ class Settings:
         label="Subtract the rest of the particle", group=ALIGNMENT, expert=True)
     subtract_bodies: bool = setting(
         True, "In a run of several masks, take the other bodies out of each image, where they were found in the last "
-        "iteration; density in two masks is shared out. Without it the others pull at the poses, and each body has the "
-        "bits of a run of its own. With one mask it changes nothing.",
+        "iteration; density in two masks goes to the one it moves with. Without it the others pull at the poses, and "
+        "each body has the bits of a run of its own. With one mask it changes nothing.",
         kind="bool", label="Subtract the other bodies", group=ALIGNMENT, expert=True, step=ALIGN)
     join_halves_resolution_angstrom: float = setting(
         20.0, "Below this resolution both references share the average of the two half-maps, so that the "
