@@ -59,12 +59,13 @@ def test_whole_arrays_do_what_the_kernel_does():
     index = np.arange(0, 60, 9)
     work = HalfAlignment(both.half_set(others=[other]), both.plan(9.0), CPU, 1)
     reference, scale = work.others.references[0], np.linspace(0.5, 2, len(index))
-    rows, last = slice_rows(other.rotation[index], reference.scale), columns_to(15, work.half.max_shell)
+    rows = slice_rows(other.rotation[index], reference.scale)
+    pixels = without.Pixels.to(columns_to(15, work.half.max_shell))
     found = []
     for how in (without.take_out, without._take_out_arrays):
         batch = work.images.batch(index)
         images = without.Images(batch.signal, batch.weight, batch.power, work.images.inverse_noise_of(index))
-        how(reference.ft, rows, work.others.factors(other.shift_px[index], scale), last, images)
+        how(reference.ft, rows, work.others.factors(other.shift_px[index], scale), pixels, images)
         found.append(batch)
     before = work.images.batch(index)
     for name in ("signal", "power"):

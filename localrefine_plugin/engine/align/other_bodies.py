@@ -29,7 +29,7 @@ from typing import Any, Callable, Iterable, List, Optional, Sequence
 import numpy as np
 
 from ..kernels.device import array_module
-from ..kernels.without import Images, take_out
+from ..kernels.without import Images, Pixels, take_out
 from ..model.optics import image_shift
 from ..model.pixels import last_column
 from .images import Batch
@@ -80,7 +80,7 @@ class OtherBodies:
     def __init__(self, others: Sequence[OtherBody], box_size: int, max_shell: int, reach: int,
                  to_device: Callable[[Any], Any], workers: int):
         self.others, self.to_device = others, to_device
-        self.last = [to_device(columns_to(other.last_shell, max_shell)) for other in others]
+        self.pixels = [Pixels(*map(to_device, Pixels.to(columns_to(other.last_shell, max_shell)))) for other in others]
         self.wave = to_device(np.arange(-max_shell, max_shell + 1) * (2 * np.pi / box_size))
         self.references: List[Reference] = []
         for other in others:
@@ -96,10 +96,10 @@ class OtherBodies:
         inverse_noise : 1 / σ² (n, 2M + 1, M + 1).  scale : (n,) grey scale of each particle; None: 1.
         """
         images = Images(batch.signal, batch.weight, batch.power, inverse_noise)
-        for reference, other, last in zip(self.references, self.others, self.last):
+        for reference, other, pixels in zip(self.references, self.others, self.pixels):
             rows = slice_rows(self.to_device(other.rotation[index]), reference.scale, batch.magnification)
             shift = image_shift(self.to_device(other.shift_px[index]), batch.magnification)
-            take_out(reference.ft, rows, self.factors(shift, scale), last, images)
+            take_out(reference.ft, rows, self.factors(shift, scale), pixels, images)
 
     def factors(self, shift: Array, scale: Optional[Array]) -> Array:
         """What `kernels.without.take_out` takes, of shifts (n, 2) px."""

@@ -29,17 +29,37 @@ class Images(NamedTuple):
     inverse_noise: Array
 
 
-def take_out(ft: Array, rows: Array, factors: Array, last: Array, images: Images) -> None:
+class Pixels(NamedTuple):
+    """Which pixels of the half-planes. last : (2M + 1,) int32, the last column of each row (pixels.last_column); and
+    the same as a list: row and column (p,) int64, and their wave vectors kx, ky (p,) float32."""
+
+    last: Array
+    row: Array
+    column: Array
+    kx: Array
+    ky: Array
+
+    @classmethod
+    def to(cls, last: np.ndarray) -> "Pixels":
+        """On the host."""
+        most = len(last) // 2
+        row, column = np.nonzero(np.arange(most + 1) <= last[:, None])
+        seen = (row != most) | (column != 0)
+        row, column = row[seen], column[seen]
+        return cls(last, row, column, column.astype(np.float32), (row - most).astype(np.float32))
+
+
+def take_out(ft: Array, rows: Array, factors: Array, pixels: Pixels, images: Images) -> None:
     """Write into the signal and power of ``images`` what is left without the slices of ``ft``.
 
     rows : (n, 2, 3) float32, as slices.py has them.  factors : (n, 2, 2M + 1) complex64, e^{−2πi k t/N} for
-    k = −M … M in x (times α) and in y.  last : (2M + 1,) int32, the last column of each row (pixels.last_column).
+    k = −M … M in x (times α) and in y.
     """
     if array_module(ft) is not np:
-        _take_out_arrays(ft, rows, factors, last, images)
+        _take_out_arrays(ft, rows, factors, pixels, images)
         return
     parts = [a.view(np.float32) for a in (ft.reshape(-1), factors, images.signal)]
-    _take_out_cpu(parts[0], ft.shape, rows, *parts[1:], last, images.weight, images.power, images.inverse_noise)
+    _take_out_cpu(parts[0], ft.shape, rows, *parts[1:], pixels.last, images.weight, images.power, images.inverse_noise)
 
 
 @njit(parallel=True, fastmath=True, cache=True, nogil=True)
@@ -71,15 +91,13 @@ def _take_out_cpu(v, shape, rows, factors, signal, last, weight, power, inverse_
                 z_row[2 * c + 1] -= w_row[c] * im
 
 
-def _take_out_arrays(ft: Array, rows: Array, factors: Array, last: Array, images: Images) -> None:
-    xp, most = array_module(ft), len(last) // 2
-    row, column = xp.nonzero(xp.arange(most + 1) <= last[:, None])
-    seen = (row != most) | (column != 0)
-    row, column = row[seen], column[seen]
-    plane = extract_slices(ft, rows, column.astype(np.float32), (row - most).astype(np.float32))
-    plane *= factors[:, 0].take(most + column, axis=1) * factors[:, 1].take(row, axis=1)
-    signal, weight = images.signal[:, row, column], images.weight[:, row, column]
-    cross = signal.real * plane.real + signal.imag * plane.imag
-    images.signal[:, row, column] = signal - weight * plane
-    images.power[:, row, column] += (weight * (plane.real ** 2 + plane.imag ** 2) - 2 * cross
-                                     ) / images.inverse_noise[:, row, column]
+def _take_out_arrays(ft: Array, rows: Array, factors: Array, pixels: Pixels, images: Images) -> None:
+    row, column = pixels.row, pixels.column
+    plane = extract_slices(ft, rows, pixels.kx, pixels.ky)
+    plane *= factors[:, 0].take(column + len(pixels.last) // 2, axis=1) * factors[:, 1].take(row, axis=1)
+    of_weight = images.weight[:, row, column] * plane
+    left = images.signal[:, row, column] - of_weight
+    # |X − CS|² is |X|² less Re(conj(S) (Z + Z̃)) σ²
+    images.power[:, row, column] -= (plane.conj() * (images.signal[:, row, column] + left)
+                                     ).real / images.inverse_noise[:, row, column]
+    images.signal[:, row, column] = left
