@@ -283,11 +283,12 @@ def test_a_part_that_does_not_move_is_doubted(tmp_path, monkeypatch):
     assert found.doubt.startswith(static.DOUBT), verdicts
 
 
-@pytest.mark.parametrize("moved, seen, one_moves, doubted", [
-    (2.6, 1.7, False, True), (2.6, 1.7, True, False), (1.2, 1.7, False, False)])
-def test_a_motion_that_the_parts_would_show_and_do_not_is_doubted(moved, seen, one_moves, doubted):
+@pytest.mark.parametrize("moved, seen, moving, doubted", [
+    (2.6, 1.7, 0.0, True), (1.2, 1.7, 0.0, False), (2.6, 1.7, 0.8, False), (2.6, 1.7, 0.3, True)])
+def test_a_motion_that_the_parts_would_show_and_do_not_is_doubted(moved, seen, moving, doubted):
+    """``moving``: the share of a part that moves; without one, ``moved`` is compared with what would be ``seen``."""
     control, error = RestControl("apart", displacement_angstrom=moved), seen ** 2 / 2
-    parts = [PartOfMask((), 0.8, 9 * error * one_moves, error), PartOfMask((), 0.2, 0.0, error)]
+    parts = [PartOfMask((), moving, 9 * error * (moving > 0), error), PartOfMask((), 1 - moving, 0.0, error)]
     assert static.contradicted(control, parts) == doubted
 
 
