@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import mrcfile
@@ -16,6 +17,7 @@ from relion_files import read_poses
 from relion_programs import relion
 from run_results import poses_of
 
+from localrefine_plugin.engine import refine as engine
 from localrefine_plugin.engine.inputs.belonging import Belonging
 from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.io.star import read_star
@@ -59,8 +61,8 @@ def runs(tmp_path_factory):
             if name == "ignored":  # a group whose aberrations are not modelled is refused, and not refined
                 with pytest.raises(InputError, match="optics group g1: does not fit the half-maps at its poses"):
                     refined(folder / "refused", e, said)
-                patch.setattr("localrefine_plugin.engine.prepare.prepare.check_belonging",
-                              lambda inputs, *_: Belonging((), (1.0,) * len(inputs.particles.optics)))
+                patch.setattr(engine, "prepare", partial(engine.prepare, belong=lambda inputs, *_: Belonging(
+                    (), (1.0,) * len(inputs.particles.optics))))
             run = refined(folder / name, e, said)
         found[name] = run, quality(e, run), e
     return found
