@@ -13,7 +13,7 @@ from relion_files import write_map
 from localrefine_plugin.engine.control import rest_control as rest_control_module
 from localrefine_plugin.engine.control import sample as control_sample
 from localrefine_plugin.engine.control.coarser import Coarser
-from localrefine_plugin.engine.control.parts import parts_before
+from localrefine_plugin.engine.control.parts import before_a_run
 from localrefine_plugin.engine.control.rest_control import rest_control
 from localrefine_plugin.engine.control.sample import load_sample, load_samples
 from localrefine_plugin.engine.control.words import FOLLOWED, SMALL, STILL, judged, of_parts_before
@@ -91,7 +91,7 @@ def test_of_a_rigid_particle_it_is_said_that_no_part_of_the_mask_moves(rigid):
 def test_the_parts_of_the_mask_are_asked_before_the_run_and_after_it(request, name):
     """The domain fills the mask: nothing in it rests if it moves, and nothing moves if it rests."""
     run, moves = request.getfixturevalue(name), name == "moving"
-    said, control = of_parts_before(parts_before(run, CPU, 1)), load_report(run).rest_control
+    said, control = of_parts_before(before_a_run(run, CPU, 1)[1]), load_report(run).rest_control
     print(said)
     share, still = (int(word[:-2]) for word in re.findall(r"\d+ % ", said)) if moves else (0, 0)
     assert share >= 60 and still <= 40 if moves else said.startswith("no part of the mask is seen to move")

@@ -270,13 +270,13 @@ def test_a_part_that_does_not_move_is_doubted(tmp_path, monkeypatch):
     """The control of the finished run is asked, with the sample as its first iteration; it fails for nothing."""
     simulate.simulate(tmp_path, simulate.Options(particles=260, box_size=64, pixel_size=4.0, snr=0.2, seed=8,
                                                  hinge_rotation_deg=0.0, hinge_shift_angstrom=0.0))
-    verdicts, original = [], static.rest_control
+    verdicts, original = [], static.before_a_run
 
     def noted(*arguments):
         control = original(*arguments)
         verdicts.append((control[0].verdict, control[0].sentence))
         return control
-    monkeypatch.setattr(static, "rest_control", noted)
+    monkeypatch.setattr(static, "before_a_run", noted)
     files = [tmp_path / name for name in ("particles.star", "half1.mrc", "half2.mrc", "mask_B.mrc")]
     found, = forecast.forecast(forecast.Inputs(*files[:3], Settings(), 130), files[3:], "cpu", 1)
     assert verdicts[0][0] != "not done", verdicts

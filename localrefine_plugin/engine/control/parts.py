@@ -11,7 +11,7 @@ mask is not aligned.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Callable, List, NamedTuple, Optional, Sequence
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -75,10 +75,18 @@ def control_with_parts(run: RunFolder, iteration: int, device: Device, workers: 
     return Control(record, moving_part, painted)
 
 
-def parts_before(run: RunFolder, device: Device, workers: int) -> Optional[List[PartOfMask]]:
-    """How the parts of the mask move against the rest, of a run after its first iteration; None where there is too
-    little in the mask."""
-    sample = load_samples(run, 1, device, workers)[1]
+def before_a_run(run: RunFolder, device: Device, workers: int) -> Tuple[RestControl, Optional[List[PartOfMask]]]:
+    """The control of a sample that is a run after its first iteration, and how the parts of the mask move against the
+    rest; None where the control was not done, or too little is in the mask."""
+    try:
+        few, sample = load_samples(run, 1, device, workers)
+        record, _ = control_of(few)
+    except InputError as error:
+        return not_done(error), None
+    return record, None if record.verdict == "not done" else parts_before(sample)
+
+
+def parts_before(sample: Sample) -> Optional[List[PartOfMask]]:
     rest, outside = rest_of(sample)
     resolution = resolution_at(fsc(rest.maps[0] * outside, rest.maps[1] * outside), FSC_THRESHOLD, sample.box_size,
                                sample.pixel_size)

@@ -10,8 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Sequence
 
-from ..control.parts import parts_before
-from ..control.rest_control import rest_control
+from ..control.parts import before_a_run
 from ..control.words import of_parts_before, seen_from, still_share
 from ..inputs.checks import CheckedInputs
 from ..io.mrc import write_map
@@ -37,11 +36,9 @@ def doubt(inputs: CheckedInputs, settings: Settings, resolved: ResolvedSettings,
     ``where``: device and threads."""
     with TemporaryDirectory() as folder:
         run = as_run(Path(folder), inputs, settings, resolved, sample)
-        control, _ = rest_control(run, 1, *where)
-        if control.verdict == "not done":
-            say(control.sentence)
-            return ""
-        parts = parts_before(run, *where)
+        control, parts = before_a_run(run, *where)
+    if control.verdict == "not done":
+        say(control.sentence)
     if parts is None:
         return DOUBT if control.doubtful else ""
     if not (control.doubtful or contradicted(control, parts)):
