@@ -26,9 +26,9 @@ from localrefine_plugin.engine.maps.fsc import five_curves
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import refine
 
-from ..honesty.sets import parser_of, words_of
+from ..honesty.sets import table_of_sets
 from ..measure import least_cpu_seconds
-from ..page import DOCS, table, write_section
+from ..page import DOCS
 
 PAGE = DOCS / "reference" / "reliability.md"
 NAMES = "particles.star", "half1.mrc", "half2.mrc", "mask_B.mrc"
@@ -70,11 +70,8 @@ def row_of(data: Path) -> List[str]:
 
 
 def main() -> None:
-    options = parser_of(__doc__).parse_args()
-    text = table(HEAD, [row_of(data) for data in options.data])
-    if options.write:
-        command = f"python -m benchmarks.growth.checks {words_of(options.data)} --write"
-        write_section("checks", f"`{command}`, CPU time on one thread:\n\n{text}", PAGE)
+    table_of_sets(__doc__, HEAD, lambda data: [row_of(data)], ("checks", PAGE),
+                  "`python -m benchmarks.growth.checks {}`, CPU time on one thread:")
 
 
 if __name__ == "__main__":

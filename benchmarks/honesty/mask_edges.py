@@ -20,8 +20,8 @@ from scipy import ndimage
 from localrefine_plugin.engine.maps.fsc import five_curves
 from localrefine_plugin.engine.maps.mask import check_mask, sharpest_edge_px
 
-from ..page import DOCS, table, write_section
-from .sets import checked_set, parser_of, words_of
+from ..page import DOCS
+from .sets import checked_set, table_of_sets
 
 RESOLUTION = DOCS / "explanation" / "resolution.md"
 WIDTHS = 0.0, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0  # times the resolution
@@ -52,11 +52,8 @@ def row_of(data: Path) -> List[str]:
 
 
 def main() -> None:
-    options = parser_of(__doc__).parse_args()
-    text = table(HEAD, [row_of(data) for data in options.data])
-    if options.write:
-        command = f"python -m benchmarks.honesty.mask_edges {words_of(options.data)} --write"
-        write_section("mask-edges", f"`{command}`:\n\n{text}", RESOLUTION)
+    table_of_sets(__doc__, HEAD, lambda data: [row_of(data)], ("mask-edges", RESOLUTION),
+                  "`python -m benchmarks.honesty.mask_edges {}`:")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from localrefine_plugin.engine.inputs.checks import CheckedInputs
 from localrefine_plugin.engine.model.ctf import CtfOnPixels
 from localrefine_plugin.engine.model.pose import euler_deg_from_rotation, rotation_from_euler_deg
 
-from ..page import DOCS, table, write_section
+from ..page import DOCS
 from .belonging import outcome, with_poses
-from .sets import checked_set, parser_of, words_of
+from .sets import checked_set, table_of_sets
 
 PAGE = DOCS / "explanation" / "belonging.md"
 SHARES = 0.05, 0.1, 0.2, 0.3
@@ -127,10 +127,7 @@ def rows_of(data: Path) -> List[List[str]]:
 
 
 def main() -> None:
-    options = parser_of(__doc__).parse_args()
-    text = table(HEAD, [row for data in options.data for row in rows_of(data)])
-    if options.write:
-        write_section("parts", f"`python -m benchmarks.honesty.parts {words_of(options.data)} --write`\n\n{text}", PAGE)
+    table_of_sets(__doc__, HEAD, rows_of, ("parts", PAGE), "`python -m benchmarks.honesty.parts {}`")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from localrefine_plugin.engine.io.run_folder import RunFolder
 from localrefine_plugin.engine.io.run_store import load_iteration
 from localrefine_plugin.engine.records.settings import Settings
 from localrefine_plugin.engine.refine import align, merge, prepare
+
+from ..page import table, write_section
 
 
 def checked_set(data: Path) -> CheckedInputs:
@@ -51,6 +53,17 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--write", action="store_true")
     return parser
+
+
+def table_of_sets(description: str, head: Sequence[str], rows_of: Callable[[Path], List[List[str]]],
+                  where: Tuple[str, Path], before: str) -> None:
+    """The whole of a benchmark whose table has some rows for each set: ``where``, section and page, it goes with
+    --write, and what stands ``before`` it, with {} for the options."""
+    options = parser_of(description).parse_args()
+    text = table(head, [row for data in options.data for row in rows_of(data)])
+    if options.write:
+        section, page = where
+        write_section(section, f"{before.format(words_of(options.data) + ' --write')}\n\n{text}", page)
 
 
 def words_of(sets: Sequence[Path]) -> str:

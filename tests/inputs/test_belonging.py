@@ -1,7 +1,6 @@
 """Do half-maps, poses and images belong together? What people mix up, and good input that must pass without a word."""
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import replace
 
@@ -11,7 +10,7 @@ import pytest
 from conftest import require_program
 from experiments import Experiment, contrast_of, experiment, inputs_of, write_inputs
 from oracles import full_frequencies
-from relion_files import write_map
+from relion_files import reword, write_map
 from relion_programs import relion
 
 from localrefine_plugin.engine.align.search_plan import resolve
@@ -111,10 +110,7 @@ def test_another_reading_of_the_poses_is_named(e, tmp_path, case):
 def test_what_may_be_the_cause_is_said_before_a_refusal(e, tmp_path, capsys):
     """All images with the contrast of a pure amplitude object: at first a CTF of half the defocus is much like it."""
     write_inputs(tmp_path, e)
-    text = (tmp_path / "particles.star").read_text()
-    wrong = re.sub(r"(?m)^(1 \S+(?: \S+){0,5}?) 0\.1 ", r"\1 1 ", text)
-    assert wrong != text
-    (tmp_path / "particles.star").write_text(wrong)
+    reword(tmp_path / "particles.star", r"(?m)^(1 \S+(?: \S+){0,5}?) 0\.1 ", r"\1 1 ")
     words = r"the images fit with about 0\.\d+ times their defocus; check .*amplitude contrast"
     with pytest.raises(InputError, match=f"^half-maps and particles: do not fit each other: {words}"):
         prepare(*inputs_of(tmp_path), str(tmp_path / "run"), Settings(), "cpu", 1)

@@ -1,7 +1,6 @@
 """A part of the images with another CTF, where the half-maps were made from it and one image tells little."""
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import require_program
 from experiments import write_inputs
+from relion_files import reword
 from relion_programs import relion
 from test_belonging import found
 from test_parts import N, chosen, good_set, imaged_anew, some_defocused, some_flipped
@@ -61,10 +61,7 @@ def test_the_voltage_of_another_microscope_is_named(e, tmp_path, kv, factor, sou
     opposite sign at fine detail, also against h₁ − h₂; the half-maps are not called exchanged."""
     one = replace(e, noise=1.0)
     write_inputs(tmp_path, imaged_anew(one, one.particles))
-    text = (tmp_path / "particles.star").read_text()
-    wrong = re.sub(r"(?m)^(1 \S+) 300", rf"\1 {kv}", text)
-    assert wrong != text
-    (tmp_path / "particles.star").write_text(wrong)
+    reword(tmp_path / "particles.star", r"(?m)^(1 \S+) 300", rf"\1 {kv}")
     words = rf"about {factor} times their defocus \(as with 300 kV instead of {kv}\)"
     with pytest.raises(InputError, match=f"^{source}: .*{words}"):
         found(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import mrcfile
@@ -35,6 +36,13 @@ LABELS = (
     "rlnOriginXAngst",
     "rlnOriginYAngst",
 )
+
+
+def reword(path, pattern, replacement):
+    """Replace a pattern that is in the text of a file."""
+    text = path.read_text()
+    path.write_text(re.sub(pattern, replacement, text))
+    assert path.read_text() != text
 
 
 def euler_angles(rotation):
