@@ -3,8 +3,8 @@
     python -m benchmarks.honesty.forecast --data FOLDER [--data FOLDER …] --work FOLDER [--sample 500] \
         [--prior off …] [--write]
 
-The forecast is that of the run's log. Of a finished run in --work that has none it is made now, from its first
-iteration; such a run is not done again. With --sample the verb's forecast, from so many particles of each half-set, is
+The forecast is that of the run's log. Of a finished run in --work that has none it is made now, from its first two
+iterations; such a run is not done again. With --sample the verb's forecast, from so many particles of each half-set, is
 taken instead; with --prior, runs with these priors instead of the learned one. It ends with the assertion that the
 resolution to report is forecast within 12 %, and the errors of the poses within 15 % of what the run states or of the
 true ones, where the mask holds the moving body.
@@ -23,7 +23,8 @@ import numpy as np
 from examples.evaluate import pose_errors, read_poses
 from localrefine_plugin.engine.finish.results import pose_uncertainty
 from localrefine_plugin.engine.forecast.forecast import START_SECONDS, Inputs, forecast
-from localrefine_plugin.engine.forecast.of_run import forecast_after_first
+from localrefine_plugin.engine.forecast.of_run import forecast_after
+from localrefine_plugin.engine.forecast.sample import ITERATIONS
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.io.run_store import load_iteration, load_tables
 from localrefine_plugin.engine.kernels.device import CPU
@@ -74,9 +75,10 @@ def times_of(run: RunFolder, found: Forecast) -> str:
 
 def of_log(run: RunFolder, threads: int) -> Forecast:
     """What the log of a run said, or would have said."""
-    if not any(run.forecast(k).exists() for k in (0, 1)):
-        forecast_after_first(run, CPU, worker_count(threads))
-    return from_json(Forecast, read_json(next(run.forecast(k) for k in (0, 1) if run.forecast(k).exists())))
+    places = [run.forecast(k) for k in (0, ITERATIONS)]
+    if not any(place.exists() for place in places):
+        forecast_after(run, ITERATIONS, CPU, worker_count(threads))
+    return from_json(Forecast, read_json(next(place for place in places if place.exists())))
 
 
 def true_errors(data: Path, run: RunFolder) -> Tuple[float, float]:

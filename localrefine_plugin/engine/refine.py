@@ -4,34 +4,22 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, List, Sequence, Tuple
+from typing import Any, List, Sequence
 
 import numpy as np
 
-from .align.half_alignment import HalfSet
-from .align.half_set import HalfResult, HalfTask, align_together
-from .align.of_run import errors_of_reference, other_bodies
-from .align.search_plan import SearchPlan, search_plan
+from .align.half_set import HalfTask, align_together
+from .align.of_run import half_task, save_half
 from .bodies.complete import completed_half_maps
 from .finish.results import write_results
-from .forecast.of_run import forecast_after_first, forecast_before
+from .forecast.of_run import forecast_after, forecast_before
 from .inputs.belonging import check_belonging
 from .inputs.changes import check_stacks
 from .inputs.checks import Look
 from .inputs.exclude import exclude_unusable
-from .io.mrc import ImageReader, read_map, write_map
+from .io.mrc import ImageReader
 from .io.run_folder import RunFolder, remove_temporary
-from .io.run_store import (
-    load_input,
-    load_iteration,
-    load_motion,
-    load_noise,
-    load_nulls,
-    save_arrays,
-    save_record,
-    stored_half_set,
-    stored_poses,
-)
+from .io.run_store import load_input, save_record, stored_half_set
 from .kernels.device import Device, choose_device
 from .kernels.host import few_threads, measured, reused_memory, worker_count
 from .merge.merge import merge_halves
@@ -40,7 +28,6 @@ from .prepare.prepare import prepare as prepare_run
 from .progress import ProgressBar, be_silent, say
 from .records.errors import InputError
 from .records.iteration import FSC_THRESHOLD, HalfRecord, IterationRecord
-from .records.particles import Particles
 from .records.settings import Settings
 from .team import ALONE, Team
 from .workers.selftest import ensure_tested
@@ -190,37 +177,6 @@ def align_half_set(order: AlignOrder, part: HalfOrder, chosen: Device, threads: 
             files=folder.sizes(files)), share)
 
 
-def half_task(folder: RunFolder, iteration: int, half: int, of_half: Tuple[np.ndarray, Particles],
-              reader: ImageReader) -> Tuple[HalfSet, SearchPlan]:
-    """What is aligned of a half-set in an iteration of a run, and how it is searched; ``of_half`` as
-    `stored_half_set` has it for another run, whose grey scales of optics groups may differ."""
-    given, before = load_input(folder), load_iteration(folder, iteration - 1)
-    row, particles = of_half[0], replace(of_half[1], optics=given.optics)
-    mask, _ = read_map(folder.mask_in_use(iteration - 1))
-    reference_map, _ = read_map(folder.reference(iteration - 1, half))
-    motion = load_motion(folder, iteration - 1, half)
-    plan = search_plan(given.resolved, particles, before.align_resolution_angstrom,
-                       None if motion is None else motion.covariance)
-    errors = errors_of_reference(folder, iteration - 1, half, reference_map, mask, plan.centre)
-    noise, poses = load_noise(folder, iteration - 1, half), stored_poses(folder, iteration - 1, half)
-    static_part = read_map(folder.static_part(half))[0] if given.resolved.subtract else None
-    nulls, others = load_nulls(folder, iteration - 1, half), other_bodies(folder, iteration - 1, half, particles, row)
-    return HalfSet(particles, row, reader, reference_map, mask, noise, poses, errors, static_part, nulls, others), plan
-
-
-def save_half(folder: RunFolder, iteration: int, half: int, result: HalfResult, pixel_size: float) -> List[Path]:
-    """Write what an align step found; returns the files."""
-    folder.iteration(iteration).mkdir(exist_ok=True)
-    files = [folder.half_map(iteration, half), folder.poses(iteration, half), folder.noise(iteration, half)]
-    write_map(files[0], result.half_map, pixel_size)
-    save_arrays(files[1], **result.poses.columns())
-    save_arrays(files[2], power=result.noise_power, accumulator_mean=result.accumulator_mean)
-    if result.motion is not None:
-        files.append(folder.motion(iteration, half))
-        save_arrays(files[3], **result.motion.columns())
-    return files
-
-
 def require(folder: RunFolder, iteration: int, complete: bool, what: str) -> None:
     """Raise InputError unless the step before this one is complete."""
     if not complete:
@@ -249,9 +205,8 @@ def merge(run: str, iteration: int, threads: int = 0, device: str = "auto") -> N
     chosen.release()
     save_record(folder.iteration_done(iteration), merged, cost)
     say(iteration_line(merged))
-    if iteration == 1:
-        forecast_after_first(folder, chosen, worker_count(threads))
-        chosen.release()
+    forecast_after(folder, iteration, chosen, worker_count(threads))
+    chosen.release()
 
 
 def iteration_line(done: IterationRecord) -> str:

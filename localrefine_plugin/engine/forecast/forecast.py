@@ -2,18 +2,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
 from ..align.half_set import batch_size
 from ..align.memory import host_memory
-from ..align.search_plan import resolve
+from ..align.search_plan import align_shell_of, resolve
 from ..control.sample import FEW, MANY, SHARE
 from ..inputs.belonging import check_belonging
 from ..inputs.checks import CheckedInputs, check_inputs
 from ..io.relion_particles import ParticleTable, read_particles
-from ..io.run_folder import PathLike
+from ..io.run_folder import PathLike, RunFolder
 from ..kernels.batches import evenly_spaced
 from ..kernels.device import CPU, Device, choose_device
 from ..kernels.host import worker_count
@@ -26,17 +28,17 @@ from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
 from ..records.settings import Settings
 from .iterate import End, Refinement, count_for
-from .sample import SampleRun, align_sample, expected_motion, learning, views_of
+from .sample import SampleRun, expected_motion, views_of
 from .spectrum import spectrum_of
 from .static import doubt
+from .two_iterations import aligned_twice, start_of
 
 LEAST_SAMPLE = 100
 MULTIPLES = 0.25, 1.0, 4.0, 16.0  # of the particles there are
 ITERATIONS = 5  # that a run takes, typically
 EXTRAPOLATED = 0.8  # of the resolution that the sample shows
 # Of the time, measured in the runs of docs/explanation/forecast.md
-SETTLED = 0.13  # of the first search's time per pixel is a later one's
-LATER_REST = 1.1  # times what is not the search
+SETTLED = 0.6  # of the second search's time per pixel is a later one's
 START_SECONDS = 3.0
 MERGE_IN_MAPS, FINISH_IN_MAPS = 0.8, 5.0  # reconstructions of both half-maps
 CONTROL_ALIGNMENTS = 3
@@ -97,11 +99,15 @@ def of_mask(given: Inputs, mask: PathLike, count: int, some: "tuple[Particles, P
     inputs = with_grey_scales(inputs, check_belonging(inputs, resolved, workers).grey_scale)
     used = count * float(np.mean(inputs.particles.half_set > 0))
     memory = 0.0 if device.on_gpu else memory_of(inputs, resolved, device, int(used)) / 2 ** 20
-    run = align_sample(inputs, resolved, device, workers)
-    with_prior = learning(resolved)
-    known = None if with_prior is None else align_sample(inputs, with_prior, device, workers)
-    found = of_sample(run, resolved, Whole(str(mask), used, memory, given.wanted_angstrom), workers, known)
-    return replace(found, doubt=doubt(inputs, settings, resolved, run, where))
+    start, whole = start_of(inputs, settings, resolved, curves, workers), Whole(str(mask), used, memory,
+                                                                                given.wanted_angstrom)
+    learning = start.learning()
+    with TemporaryDirectory() as folder:
+        run = aligned_twice(start, Path(folder), device, workers)
+        doubted = doubt(RunFolder(folder), device, workers)
+    with TemporaryDirectory() as folder:
+        known = None if learning is None else aligned_twice(learning, Path(folder), device, workers)
+    return replace(of_sample(run, resolved, whole, workers, known), doubt=doubted)
 
 
 class Whole(NamedTuple):
@@ -116,12 +122,12 @@ class Whole(NamedTuple):
 
 def of_sample(run: SampleRun, resolved: ResolvedSettings, whole: Whole, workers: int,
               known: Optional[SampleRun] = None) -> Forecast:
-    """What the whole run will reach, from some particles that were aligned once; ``known``: with the settings of
-    `learning`, where these are needed."""
+    """What the whole run will reach, from some particles; ``known``: the same with a prior that learns, where the
+    run's does not."""
     views = views_of(run, expected_motion(run), resolved.seed, workers)
     shown = (run, views) if known is None else (
         known, views_of(known, expected_motion(known), resolved.seed, workers))
-    spectrum = spectrum_of(*shown, resolved.initial_lowpass_angstrom, resolved.marginalize, workers)
+    spectrum = spectrum_of(*shown, resolved.marginalize, workers)
     refinement, used = Refinement(views, spectrum, resolved, run.particles), whole.particles
     end = refinement.end(used / 2)
     plain = Forecast(
@@ -137,16 +143,18 @@ def of_sample(run: SampleRun, resolved: ResolvedSettings, whole: Whole, workers:
 
 
 def seconds_of(run: SampleRun, resolved: ResolvedSettings, end: End, particles: float) -> float:
-    """Of the whole run: the first iteration as the sample took, later ones without a grid search and with more pixels,
-    the maps, and the control at the end."""
-    search, rest = run.seconds("search"), run.seconds("read and transform", "pack", "noise", "insert")
-    maps, judge = (run.seconds(phase) * 2 * run.per_half for phase in ("reconstruct", "judge"))
-    pixels = (resolved.initial_lowpass_angstrom / end.resolution) ** 2
-    later, iterations = SETTLED * pixels * search + LATER_REST * rest, min(ITERATIONS, resolved.max_iterations)
+    """Of the whole run: the first iteration as the sample took, later ones as its last but with more pixels, the maps,
+    and the control at the end."""
+    particles_like, others = run.particles, ("read and transform", "pack", "noise", "insert")
+    pixels = (align_shell_of(end.resolution, resolved, particles_like) / run.align_shell) ** 2
+    search = SETTLED * pixels * run.seconds(1, "search")
+    first, later = run.seconds(0, "search", *others), search + run.seconds(1, *others)
+    maps, judge = (run.seconds(1, phase) * 2 * run.per_half for phase in ("reconstruct", "judge"))
+    iterations = min(ITERATIONS, resolved.max_iterations)
     control = 2 * float(np.clip(SHARE * particles / 2, FEW, MANY))
-    each = search + rest + (iterations - 1) * later
-    return (START_SECONDS + particles * each + iterations * (judge + (1 + MERGE_IN_MAPS) * maps)
-            + FINISH_IN_MAPS * maps + CONTROL_ALIGNMENTS * control * later)
+    return (START_SECONDS + particles * (first + (iterations - 1) * later)
+            + iterations * (judge + (1 + MERGE_IN_MAPS) * maps) + FINISH_IN_MAPS * maps
+            + CONTROL_ALIGNMENTS * control * search)
 
 
 def memory_of(inputs: CheckedInputs, resolved: ResolvedSettings, device: Device, particles: int) -> float:

@@ -129,12 +129,24 @@ class Refinement:
         curvature, of_signal = (np.einsum("b,bmij->mij", values, self.views.by_band) for values in in_bands)
         energy, signal = (values @ self.views.energy(box) for values in in_bands)
         limits = self.prior(last) + 1e-9 * np.eye(5)
-        peaks, prior = ONE_PEAK, limits
+        peaks, prior, elsewhere = ONE_PEAK, limits, limits
         if not self.views.has_prior:
+            elsewhere = limits + self.held_by_shape(limits, power * share)
             size = 0.5 * (np.linalg.slogdet(curvature + limits)[1] - np.linalg.slogdet(limits)[1])
             peaks, prior = peaks_of(energy, signal, size), 1e-9 * np.eye(5)
         precision, shrunk = curvature + prior, inverses(of_signal + prior)
-        return Poses(inverses(precision), shrunk @ precision @ shrunk, inverses(limits), peaks)
+        return Poses(inverses(precision), shrunk @ precision @ shrunk, inverses(elsewhere), peaks)
+
+    def held_by_shape(self, limits: np.ndarray, power: np.ndarray) -> np.ndarray:
+        """(m, 5, 5) the curvature that is left where the rotation is anywhere: the shape of the sub-volume, as all
+        these rotations leave it of a signal of this ``power`` (S,), still holds the shift."""
+        turned = inverses(limits)
+        turned[:, 3:, :] = turned[:, :, 3:] = 0
+        left = (self.left(turned) ** 2).mean(axis=0)
+        held: np.ndarray = np.einsum("b,bmij->mij", by_band(power * left, highest_shell(self.particles.box_size)),
+                                     self.views.by_band)
+        held[:, :3, :] = held[:, :, :3] = 0
+        return held
 
     def end(self, count: float) -> End:
         """With so many particles in each half-set."""

@@ -1,36 +1,38 @@
 """Signal and noise of one particle, by shell, from the half-maps of a sample of them.
 
-With s the amplitude that errors and posteriors of the poses leave, and a the share of images that show the sub-volume
-where it is looked for, the cross spectrum of the half-maps of n marginalised images is
+With s the amplitude that errors and posteriors of the poses leave, the cross spectrum of the half-maps of marginalised
+images is
 
-    b² P₀,   b = a s + (1 − a s − (1 − a) s₀) c,
+    X = b² P₀,   b = s + (1 − s) c.
 
-with s₀ that of images that lie anywhere in the prior; it has no bias. c is the share of the signal that is in the
-reference: where a pose is uncertain, the noise of an image is laid down in the shape of the reference, and gives back
-what the blur takes. (Expectation–maximisation leaves a perfect reference, c = 1, as it is.) Where the cross spectrum is
-lost in noise, P₀ follows A exp(−B/2 d⁻²) (Guinier).
-In later iterations each image counts by its probability w to be aligned: the signal of the map is that of a share
-⟨w²⟩ / ⟨w⟩.
+It has no bias. c is the amplitude in the reference: where a pose is uncertain, the noise of an image is laid down in
+the shape of the reference, and gives back what the blur takes. (Expectation–maximisation leaves a perfect reference,
+c = 1, as it is.) The cross spectrum of a reference with the other half's map is Y = c b P₀, so that with γ = Y / X
+
+    b = s / (1 − (1 − s) γ).
+
+Images that do not show the sub-volume count little by then (each by its probability); P₀ is that of the others as they
+are diluted. Where the cross spectrum is lost in noise, P₀ follows A exp(−B/2 d⁻²) (Guinier).
 
 The noise of a map at known poses is known from what was inserted: ν₀ / n = ⟨mask²⟩ / (8 D) in a masked half-map, with D
-the accumulator's mean (align/reference_errors.py), of C²/σ² on a grid that is twice as fine.
+the accumulator's mean (align/reference_errors.py), of C²/σ² on a grid that is twice as fine. Images that count by
+weights w have ⟨w²⟩ / ⟨w⟩ of it.
 """
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import numpy as np
 
 from ..maps.fsc import independent_fraction
 from ..maps.reconstruct import PADDING
-from ..model.fourier import forward, lowpass_weight, shell_counts, shell_means
-from ..motion.motion_prior import inverses
+from ..model.fourier import forward, shell_counts, shell_means
 from .blur import attenuation
 from .sample import SampleRun, Views
 
 # Chosen by the sets of docs/explanation/forecast.md
-FIRST_ERRORS = 0.6  # the errors of the first iteration are smaller than stated: its reference shows too little
-INPUT_BLUR = 1.5  # the input half-maps are blurred by more than the motion that is learned from them
+STATED_ERRORS = 0.9  # of the variances stated after two iterations are true, in the mean of the sets
+SEEN = 2.0  # standard errors of X, from which γ is known
 USUAL_B, SPREAD_OF_B = 150.0, 60.0  # Å², of the power of a half-map
 GUINIER_FROM_ANGSTROM = 12.0
 OFF_THE_LINE = 0.3  # a spectrum's deviation from the line
@@ -46,27 +48,31 @@ class Spectrum(NamedTuple):
     noise: np.ndarray
 
 
-def spectrum_of(run: SampleRun, views: Views, lowpass_angstrom: float, marginalize: bool, workers: int = 1) -> Spectrum:
-    """Signal and noise of the sample's particles inside the mask; ``lowpass_angstrom`` of its reference."""
+def spectrum_of(run: SampleRun, views: Views, marginalize: bool, workers: int = 1) -> Spectrum:
+    """Signal and noise of the sample's particles inside the mask."""
     curves, box = run.curves, run.curves.box_size
     shells = np.arange(box // 2 + 1)
-    first, second, cross = shell_means(*(forward(half.half_map * run.mask, workers) for half in run.halves))
-    total = np.sqrt(first * second)
-    error = total / np.sqrt(np.maximum(shell_counts(box) * independent_fraction(run.mask, workers), 1))
+    maps, references = ([forward(getattr(half, name) * run.mask, workers) for half in run.halves]
+                        for name in ("half_map", "reference"))
+    first, second, cross = shell_means(*maps)
+    error = np.sqrt(first * second / np.maximum(shell_counts(box) * independent_fraction(run.mask, workers), 1))
 
     def left(covariance: np.ndarray) -> np.ndarray:
         return attenuation(covariance, views.rotation, views.points, shells, box)
-    smeared = left(views.covariance) if marginalize else np.ones((len(views.points), len(shells)))
-    aligned, purity = (float(np.mean([getattr(half, name) for half in run.halves])) for name in ("aligned", "purity"))
-    kept = left(FIRST_ERRORS * views.error) * smeared
-    anywhere = left(INPUT_BLUR * inverses(views.prior))
-    known = anywhere * lowpass_weight(box * curves.pixel_size / lowpass_angstrom)(shells.astype(np.float64))
-    amplitude = aligned * kept + (1 - (aligned * kept + (1 - aligned) * anywhere)) * known * marginalize
+    amplitude = left(STATED_ERRORS * views.error)
+    if marginalize:
+        amplitude = amplitude * left(views.covariance)
+        amplitude = amplitude / (1 - (1 - amplitude) * known_share(maps, references, cross, error))
     blur = np.maximum((amplitude ** 2).mean(axis=0), 1e-12)
-    signal = along_guinier(cross / blur, error / blur, blur, curves.spatial_frequency)
-    if not run.plan.weight_by_probability:
-        return Spectrum(signal * aligned ** 2, noise_of(run))
-    return Spectrum(signal * purity ** 2, noise_of(run) / aligned)
+    return Spectrum(along_guinier(cross / blur, error / blur, blur, curves.spatial_frequency), noise_of(run))
+
+
+def known_share(maps: Sequence[np.ndarray], references: Sequence[np.ndarray], cross: np.ndarray,
+                error: np.ndarray) -> np.ndarray:
+    """γ (S,), of the transforms of half-maps, and of the references that they were made with, in the mask; 0 where the
+    half-maps agree on nothing."""
+    with_other = 0.5 * (shell_means(references[0], maps[1])[2] + shell_means(references[1], maps[0])[2])
+    return np.where(cross > SEEN * error, np.clip(with_other / np.maximum(cross, 1e-30), 0, 1), 0.0)
 
 
 def noise_of(run: SampleRun) -> np.ndarray:
@@ -74,6 +80,8 @@ def noise_of(run: SampleRun) -> np.ndarray:
     density = np.mean([half.accumulator_mean for half in run.halves], axis=0)
     covered = np.maximum(density, 1e-6 * density.max())
     noise = run.per_half * float(np.mean(np.square(run.mask, dtype=np.float64))) / (PADDING ** 3 * covered)
+    if run.plan.weight_by_probability:
+        noise *= float(np.mean([half.purity for half in run.halves]))
     result: np.ndarray = np.pad(noise, (0, run.curves.box_size // 2 + 1 - len(noise)), mode="edge")
     return result
 
