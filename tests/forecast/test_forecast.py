@@ -25,7 +25,7 @@ from localrefine_plugin.engine.io.run_store import load_iteration, load_poses, l
 from localrefine_plugin.engine.kernels.prefetch import from_array
 from localrefine_plugin.engine.maps.fsc import five_curves
 from localrefine_plugin.engine.maps.half_maps import HalfMaps
-from localrefine_plugin.engine.model.fourier import forward, radial_mean_power
+from localrefine_plugin.engine.model.fourier import forward, radial_mean_power, shell_means
 from localrefine_plugin.engine.model.pixels import pixel_list
 from localrefine_plugin.engine.records.codec import from_json
 from localrefine_plugin.engine.records.errors import InputError
@@ -104,11 +104,15 @@ def test_the_noise_of_a_map_is_known_from_what_was_inserted():
     plan = search_plan(resolved, particles, 40.0)
     halves = []
     for rows in sets:
-        result = align_half(HalfSet(particles.take(rows), rows, from_array(noise[rows]), nothing, mask, sigma2), plan,
-                            verdicts=False)
-        halves.append(sample.sample_half(particles.take(rows), result))
-    run = sample.SampleRun(halves, plan, [nothing, nothing], mask,
-                           five_curves(HalfMaps(halves[0].half_map, halves[1].half_map), mask, particles.pixel_size))
+        mine = particles.take(rows)
+        result = align_half(HalfSet(mine, rows, from_array(noise[rows]), nothing, mask, sigma2), plan, verdicts=False)
+        some = np.arange(sample.SEEN)
+        halves.append(sample.SampleHalf(
+            mine.take(some), result.poses.covariance[some], result.poses.pose_error_covariance[some].astype(float),
+            result.half_map, nothing, result.noise_power, result.accumulator_mean, len(rows),
+            [result.phase_seconds] * 2))
+    run = sample.SampleRun(halves, plan, mask, five_curves(
+        HalfMaps(halves[0].half_map, halves[1].half_map), mask, particles.pixel_size), plan.align_shell)
     found = np.mean([radial_mean_power(forward(half.half_map * mask)) for half in halves], axis=0)
     expected = spectrum.noise_of(run) / run.per_half
     np.testing.assert_allclose((found / expected)[8:-3], 1, atol=0.25)
@@ -145,6 +149,33 @@ def test_the_energy_of_a_band_follows_from_its_curvature():
     found = refinement.views._replace(by_band=by_band).energy(box)[:, 0]
     np.testing.assert_allclose(found, energy, rtol=0.1)
     assert found.sum() == pytest.approx(energy.sum(), rel=0.02)
+
+
+def test_what_a_reference_holds_is_told_by_the_other_half():
+    """Maps b T + n and references c T + f n of both halves: γ = c / b, whatever noise a reference shares with its own
+    map; 0 where the maps agree on nothing."""
+    rng, box, b, c, f = np.random.default_rng(2), 48, 0.7, 0.4, 0.9
+    signal = rng.standard_normal((box,) * 3)
+    noise = [3 * rng.standard_normal((box,) * 3) for _ in range(2)]
+    maps, references = ([forward((share * signal + times * one).astype(np.float32)) for one in noise]
+                        for share, times in ((b, 1.0), (c, f)))
+    cross = shell_means(*maps)[2]
+    found = spectrum.known_share(maps, references, cross, np.full_like(cross, 0.2 * cross[8:].mean()))
+    assert np.mean(found[8:]) == pytest.approx(c / b, abs=0.03)
+    assert (spectrum.known_share(maps, references, cross, np.full_like(cross, 1e9)) == 0).all()
+
+
+def test_where_the_rotation_is_anywhere_the_shape_still_holds_the_shift():
+    """As much as a known rotation does if it may hardly turn, and less the further it may turn; never the rotation."""
+    _, _, refinement = parts()
+    power = refinement.spectrum.signal
+    plain = np.einsum("b,bmij->mij", iterate.by_band(power, 31), refinement.views.by_band)[:, 3:, 3:]
+    held = [refinement.held_by_shape(np.tile(np.diag([np.deg2rad(sd) ** -2] * 3 + [1.0] * 2), (len(plain), 1, 1)), power)
+            for sd in (0.01, 5.0, 20.0)]
+    np.testing.assert_allclose(held[0][:, 3:, 3:], plain, rtol=1e-3)
+    traces = [np.trace(one[:, 3:, 3:], axis1=1, axis2=2).mean() for one in held]
+    assert traces[0] > 1.2 * traces[1] > 1.2 * traces[2] > 0
+    assert not held[1][:, :3].any() and not held[1][:, :, :3].any()
 
 
 def test_without_a_prior_the_signal_is_measured_with_the_learned_one(monkeypatch):
@@ -214,11 +245,11 @@ def test_the_run_reaches_what_was_forecast():
     np.testing.assert_allclose([found.rotation_error_deg, found.shift_error_angstrom], stated, rtol=0.25)
 
 
-def test_a_run_of_few_particles_says_it_after_its_first_iteration():
+def test_a_run_of_few_particles_says_it_after_its_second_iteration():
     """The line is made of what the run has, and of all its particles; within what the sample's is held to."""
     _, run, _ = parts()
-    assert not run.forecast(0).exists()
-    said = from_json(Forecast, read_json(run.forecast(1)))
+    assert not run.forecast(0).exists() and not run.forecast(1).exists()
+    said = from_json(Forecast, read_json(run.forecast(2)))
     assert said.sample == said.particles == PARTICLES
     assert said.to_report_angstrom == pytest.approx(read_json(run.report)["resolution_to_report_angstrom"], rel=0.1)
     assert said.memory_mb == read_json(run.input)["predicted_memory_mb"]
@@ -231,6 +262,7 @@ def test_a_run_of_many_particles_says_it_before_and_keeps_its_bits(tmp_path, mon
     monkeypatch.setattr(of_run, "SAMPLE", 250)
     other = engine.prepare(*inputs(), str(tmp_path / "run"), Settings(), threads=1)
     assert "forecast for this run: about" in capsys.readouterr().out
+    assert not list(other.path.glob(".*"))  # what it was made in is gone
     said = from_json(Forecast, read_json(other.forecast(0)))
     assert (said.particles, said.sample) == (PARTICLES, 500)
     assert said.to_report_angstrom == pytest.approx(found.to_report_angstrom, rel=0.02)
