@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
-SAMPLE = 500  # particles of each half-set that are aligned for it
+SAMPLE = 500  # particles of each half-set that are aligned for it, twice
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Forecast:
 
     Attributes
     ----------
-    mask : its file.  particles : of both half-sets.  sample : of these, how many were aligned once.
+    mask : its file.  particles : of both half-sets.  sample : how many of these it was made from.
     resolution_angstrom : FSC 0.143, corrected.  to_report_angstrom : the resolution to report.
     rotation_error_deg, shift_error_angstrom : s.d. per axis of the poses in the end, in the median.
     measured_to_angstrom : to where the sample itself shows signal; what lies beyond is extrapolated.
