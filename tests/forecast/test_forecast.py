@@ -17,11 +17,23 @@ from localrefine_plugin.engine.align.half_alignment import HalfSet
 from localrefine_plugin.engine.align.half_set import align_half
 from localrefine_plugin.engine.align.search_plan import resolve, search_plan
 from localrefine_plugin.engine.finish.results import pose_uncertainty
-from localrefine_plugin.engine.forecast import blur, forecast, iterate, of_run, peaks, sample, spectrum, static
+from localrefine_plugin.engine.forecast import (
+    blur,
+    forecast,
+    iterate,
+    of_run,
+    peaks,
+    sample,
+    spectrum,
+    static,
+    two_iterations,
+)
+from localrefine_plugin.engine.inputs.checks import check_inputs
 from localrefine_plugin.engine.io.mrc import read_map, write_map
 from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.io.run_folder import read_json
-from localrefine_plugin.engine.io.run_store import load_iteration, load_poses, load_tables
+from localrefine_plugin.engine.io.run_store import load_input, load_iteration, load_poses, load_tables
+from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.kernels.prefetch import from_array
 from localrefine_plugin.engine.maps.fsc import five_curves
 from localrefine_plugin.engine.maps.half_maps import HalfMaps
@@ -170,8 +182,8 @@ def test_where_the_rotation_is_anywhere_the_shape_still_holds_the_shift():
     _, _, refinement = parts()
     power = refinement.spectrum.signal
     plain = np.einsum("b,bmij->mij", iterate.by_band(power, 31), refinement.views.by_band)[:, 3:, 3:]
-    held = [refinement.held_by_shape(np.tile(np.diag([np.deg2rad(sd) ** -2] * 3 + [1.0] * 2), (len(plain), 1, 1)), power)
-            for sd in (0.01, 5.0, 20.0)]
+    limits = [np.tile(np.diag([np.deg2rad(sd) ** -2] * 3 + [1.0] * 2), (len(plain), 1, 1)) for sd in (0.01, 5.0, 20.0)]
+    held = [refinement.held_by_shape(one, power) for one in limits]
     np.testing.assert_allclose(held[0][:, 3:, 3:], plain, rtol=1e-3)
     traces = [np.trace(one[:, 3:, 3:], axis1=1, axis2=2).mean() for one in held]
     assert traces[0] > 1.2 * traces[1] > 1.2 * traces[2] > 0
@@ -275,6 +287,31 @@ def test_a_run_of_many_particles_says_it_before_and_keeps_its_bits(tmp_path, mon
     engine.prepare(*inputs(), str(tmp_path / "run"), Settings(), threads=1, mode="continue")
     said = capsys.readouterr().out
     assert "Å to report" not in said and static.DOUBT not in said and "the rest of the particle" in said
+
+
+def test_two_iterations_of_all_particles_are_those_of_a_run(tmp_path):
+    _, run, _ = parts()
+    found = two_iterations.aligned_twice(two_iterations.start_of_run(run, PARTICLES), tmp_path, CPU, 1)
+    for half, one in enumerate(found.halves, 1):
+        np.testing.assert_array_equal(one.half_map, read_map(run.half_map(2, half))[0])
+        np.testing.assert_array_equal(one.reference, read_map(run.reference(1, half))[0])
+
+
+def test_the_verb_begins_as_prepare_does_with_exchanged_half_maps_and_a_static_part(tmp_path):
+    star, first, second, mask = inputs()
+    settings = Settings(subtract=True, exchange_half_maps=True)
+    run = engine.prepare(star, second, first, mask, str(tmp_path / "run"), settings, threads=1)
+    given = check_inputs(star, second, first, mask, settings)
+    curves = five_curves(given.halves, given.mask, given.pixel_size, settings.seed, settings.fsc_randomise_below)
+    resolved = resolve(settings, given.mask, curves.resolutions()["corrected"], given.pixel_size)
+    verb = two_iterations.start_of(given, settings, resolved, curves, 1)
+    prepared = two_iterations.start_of_run(run, PARTICLES)
+    for name in ("references", "static", "noise"):
+        assert len(getattr(verb, name)) == 2
+        for one, other in zip(getattr(verb, name), getattr(prepared, name)):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())
+    as_run = two_iterations.as_run(verb, tmp_path / "empty")
+    np.testing.assert_array_equal(read_map(load_input(as_run).half_maps[0])[0], read_map(first)[0])
 
 
 def test_more_particles_are_forecast_to_be_better():

@@ -119,7 +119,7 @@ def aligned_twice(start: Start, folder: Path, device: Device, workers: int) -> S
 def as_run(start: Start, folder: Path) -> RunFolder:
     """``start`` as a prepared run; its half-maps are those that it uses."""
     run, pixel_size = RunFolder(folder), start.particles.pixel_size
-    run.iteration(0).mkdir()
+    run.iteration(0).mkdir(parents=True)
     given = [str(folder / f"half_map_{half}.mrc") for half in (1, 2)]
     for path, volume in zip(given, start.maps):
         write_map(path, volume, pixel_size)
