@@ -19,6 +19,7 @@ from localrefine_plugin.engine.align.search_plan import resolve, search_plan
 from localrefine_plugin.engine.finish.results import pose_uncertainty
 from localrefine_plugin.engine.forecast import (
     blur,
+    first_iterations,
     forecast,
     iterate,
     of_run,
@@ -26,7 +27,6 @@ from localrefine_plugin.engine.forecast import (
     sample,
     spectrum,
     static,
-    two_iterations,
 )
 from localrefine_plugin.engine.inputs.checks import check_inputs
 from localrefine_plugin.engine.io.mrc import read_map, write_map
@@ -122,9 +122,9 @@ def test_the_noise_of_a_map_is_known_from_what_was_inserted():
         halves.append(sample.SampleHalf(
             mine.take(some), result.poses.covariance[some], result.poses.pose_error_covariance[some].astype(float),
             result.half_map, nothing, result.noise_power, result.accumulator_mean, len(rows),
-            [result.phase_seconds] * 2))
-    run = sample.SampleRun(halves, plan, mask, five_curves(
-        HalfMaps(halves[0].half_map, halves[1].half_map), mask, particles.pixel_size), plan.align_shell)
+            [result.phase_seconds] * sample.ITERATIONS))
+    curves = five_curves(HalfMaps(halves[0].half_map, halves[1].half_map), mask, particles.pixel_size)
+    run = sample.SampleRun(halves, plan, mask, curves, [plan.align_shell] * sample.ITERATIONS)
     found = np.mean([radial_mean_power(forward(half.half_map * mask)) for half in halves], axis=0)
     expected = spectrum.noise_of(run) / run.per_half
     np.testing.assert_allclose((found / expected)[8:-3], 1, atol=0.25)
@@ -257,11 +257,11 @@ def test_the_run_reaches_what_was_forecast():
     np.testing.assert_allclose([found.rotation_error_deg, found.shift_error_angstrom], stated, rtol=0.25)
 
 
-def test_a_run_of_few_particles_says_it_after_its_second_iteration():
+def test_a_run_of_few_particles_says_it_after_its_third_iteration():
     """The line is made of what the run has, and of all its particles; within what the sample's is held to."""
     _, run, _ = parts()
-    assert not run.forecast(0).exists() and not run.forecast(1).exists()
-    said = from_json(Forecast, read_json(run.forecast(2)))
+    assert not run.forecast(0).exists() and not run.forecast(2).exists()
+    said = from_json(Forecast, read_json(run.forecast(sample.ITERATIONS)))
     assert said.sample == said.particles == PARTICLES
     assert said.to_report_angstrom == pytest.approx(read_json(run.report)["resolution_to_report_angstrom"], rel=0.1)
     assert said.memory_mb == read_json(run.input)["predicted_memory_mb"]
@@ -289,12 +289,12 @@ def test_a_run_of_many_particles_says_it_before_and_keeps_its_bits(tmp_path, mon
     assert "Å to report" not in said and static.DOUBT not in said and "the rest of the particle" in said
 
 
-def test_two_iterations_of_all_particles_are_those_of_a_run(tmp_path):
+def test_iterations_of_all_particles_are_those_of_a_run(tmp_path):
     _, run, _ = parts()
-    found = two_iterations.aligned_twice(two_iterations.start_of_run(run, PARTICLES), tmp_path, CPU, 1)
+    found = first_iterations.iterated(first_iterations.start_of_run(run, PARTICLES), tmp_path, CPU, 1)
     for half, one in enumerate(found.halves, 1):
-        np.testing.assert_array_equal(one.half_map, read_map(run.half_map(2, half))[0])
-        np.testing.assert_array_equal(one.reference, read_map(run.reference(1, half))[0])
+        np.testing.assert_array_equal(one.half_map, read_map(run.half_map(sample.ITERATIONS, half))[0])
+        np.testing.assert_array_equal(one.reference, read_map(run.reference(sample.ITERATIONS - 1, half))[0])
 
 
 def test_the_verb_begins_as_prepare_does_with_exchanged_half_maps_and_a_static_part(tmp_path):
@@ -304,13 +304,13 @@ def test_the_verb_begins_as_prepare_does_with_exchanged_half_maps_and_a_static_p
     given = check_inputs(star, second, first, mask, settings)
     curves = five_curves(given.halves, given.mask, given.pixel_size, settings.seed, settings.fsc_randomise_below)
     resolved = resolve(settings, given.mask, curves.resolutions()["corrected"], given.pixel_size)
-    verb = two_iterations.start_of(given, settings, resolved, curves, 1)
-    prepared = two_iterations.start_of_run(run, PARTICLES)
+    verb = first_iterations.start_of(given, settings, resolved, curves, 1)
+    prepared = first_iterations.start_of_run(run, PARTICLES)
     for name in ("references", "static", "noise"):
         assert len(getattr(verb, name)) == 2
         for one, other in zip(getattr(verb, name), getattr(prepared, name)):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())
-    as_run = two_iterations.as_run(verb, tmp_path / "empty")
+    as_run = first_iterations.as_run(verb, tmp_path / "empty")
     np.testing.assert_array_equal(read_map(load_input(as_run).half_maps[0])[0], read_map(first)[0])
 
 

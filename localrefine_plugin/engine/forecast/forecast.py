@@ -27,18 +27,19 @@ from ..records.forecast import SAMPLE, Forecast
 from ..records.particles import Particles
 from ..records.resolved import ResolvedSettings
 from ..records.settings import Settings
+from .first_iterations import iterated, start_of
 from .iterate import End, Refinement, count_for
+from .sample import ITERATIONS as OF_SAMPLE
 from .sample import SampleRun, expected_motion, views_of
 from .spectrum import spectrum_of
 from .static import doubt
-from .two_iterations import aligned_twice, start_of
 
 LEAST_SAMPLE = 100
 MULTIPLES = 0.25, 1.0, 4.0, 16.0  # of the particles there are
 ITERATIONS = 5  # that a run takes, typically
 EXTRAPOLATED = 0.8  # of the resolution that the sample shows
 # Of the time, measured in the runs of docs/explanation/forecast.md
-SETTLED = 0.6  # of the second search's time per pixel is a later one's
+SETTLED = 0.9  # of the last search's time per pixel is a later one's
 START_SECONDS = 3.0
 MERGE_IN_MAPS, FINISH_IN_MAPS = 0.8, 5.0  # reconstructions of both half-maps
 CONTROL_ALIGNMENTS = 3
@@ -103,10 +104,10 @@ def of_mask(given: Inputs, mask: PathLike, count: int, some: "tuple[Particles, P
                                                                                 given.wanted_angstrom)
     learning = start.learning()
     with TemporaryDirectory() as folder:
-        run = aligned_twice(start, Path(folder), device, workers)
+        run = iterated(start, Path(folder), device, workers)
         doubted = doubt(RunFolder(folder), device, workers)
     with TemporaryDirectory() as folder:
-        known = None if learning is None else aligned_twice(learning, Path(folder), device, workers)
+        known = None if learning is None else iterated(learning, Path(folder), device, workers)
     return replace(of_sample(run, resolved, whole, workers, known), doubt=doubted)
 
 
@@ -143,18 +144,18 @@ def of_sample(run: SampleRun, resolved: ResolvedSettings, whole: Whole, workers:
 
 
 def seconds_of(run: SampleRun, resolved: ResolvedSettings, end: End, particles: float) -> float:
-    """Of the whole run: the first iteration as the sample took, later ones as its last but with more pixels, the maps,
-    and the control at the end."""
-    particles_like, others = run.particles, ("read and transform", "pack", "noise", "insert")
-    pixels = (align_shell_of(end.resolution, resolved, particles_like) / run.align_shell) ** 2
-    search = SETTLED * pixels * run.seconds(1, "search")
-    first, later = run.seconds(0, "search", *others), search + run.seconds(1, *others)
-    maps, judge = (run.seconds(1, phase) * 2 * run.per_half for phase in ("reconstruct", "judge"))
-    iterations = min(ITERATIONS, resolved.max_iterations)
+    """Of the whole run: its first iterations as the sample took, but for their number of pixels, later ones as the last
+    of these; the maps, and the control at the end."""
+    shell = align_shell_of(end.resolution, resolved, run.particles)
+    pixels = [1.0] + [(shell / last) ** 2 for last in run.align_shells[1:]]
+    search = [times * run.seconds(k, "search") for k, times in enumerate(pixels)]
+    rest = [run.seconds(k, "read and transform", "pack", "noise", "insert") for k in range(OF_SAMPLE)]
+    iterations, settled = min(ITERATIONS, resolved.max_iterations), SETTLED * search[-1]
+    each = sum(search[:iterations]) + sum(rest[:iterations]) + max(iterations - OF_SAMPLE, 0) * (settled + rest[-1])
+    maps, judge = (run.seconds(OF_SAMPLE - 1, phase) * 2 * run.per_half for phase in ("reconstruct", "judge"))
     control = 2 * float(np.clip(SHARE * particles / 2, FEW, MANY))
-    return (START_SECONDS + particles * (first + (iterations - 1) * later)
-            + iterations * (judge + (1 + MERGE_IN_MAPS) * maps) + FINISH_IN_MAPS * maps
-            + CONTROL_ALIGNMENTS * control * search)
+    return (START_SECONDS + particles * each + iterations * (judge + (1 + MERGE_IN_MAPS) * maps) + FINISH_IN_MAPS * maps
+            + CONTROL_ALIGNMENTS * control * settled)
 
 
 def memory_of(inputs: CheckedInputs, resolved: ResolvedSettings, device: Device, particles: int) -> float:

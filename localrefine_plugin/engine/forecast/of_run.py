@@ -1,7 +1,7 @@
 """The forecast of a run as one line of its log, from what the run itself has.
 
-A run of many particles is forecast before its first iteration, from two iterations of some of them. Where these would
-be a good part of the run, it is its own first two iterations, of all particles, and the line comes after them.
+A run of many particles is forecast before its first iteration, from iterations of some of them. Where these would be a
+good part of the run, they are its own first iterations, of all particles, and the line comes after them.
 """
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ..kernels.device import Device
 from ..progress import say
 from ..records.forecast import SAMPLE
 from ..workers.selftest import ensure_tested
+from .first_iterations import Start, iterated, start_of_run
 from .forecast import LEAST_SAMPLE, Whole, of_sample, sentence
 from .sample import ITERATIONS, SampleRun, sample_of
 from .static import DOUBT
-from .two_iterations import Start, aligned_twice, start_of_run
 
-MANY = 20_000  # particles, of whose run two alignments of SAMPLE of each half-set are less than 3 %
+MANY = 20_000  # particles, of whose run ITERATIONS of SAMPLE of each half-set are 3 % or less
 SAID = "forecast for this run"
 FOLDER = ".forecast.tmp."  # what a killed run leaves is removed when it is continued
 
@@ -34,7 +34,7 @@ def forecast_before(run: RunFolder, device: Device, workers: int) -> None:
     half_set = np.asarray(stored_particles(run).half_set)
     if run.iterations_done() > 0 or run.forecast(0).exists() or (half_set > 0).sum() < MANY:
         return
-    say(f"{SAID}: {2 * SAMPLE} particles are aligned twice")
+    say(f"{SAID}: {2 * SAMPLE} particles are aligned first")
     ensure_tested(device)
     start = start_of_run(run, SAMPLE)
     tell(run, 0, sampled(run, start, device, workers), known_well(run, start, device, workers), workers)
@@ -42,7 +42,7 @@ def forecast_before(run: RunFolder, device: Device, workers: int) -> None:
 
 def sampled(run: RunFolder, start: Start, device: Device, workers: int) -> SampleRun:
     with TemporaryDirectory(prefix=FOLDER, dir=run.path) as folder:
-        return aligned_twice(start, Path(folder), device, workers)
+        return iterated(start, Path(folder), device, workers)
 
 
 def known_well(run: RunFolder, start: Start, device: Device, workers: int) -> Optional[SampleRun]:

@@ -31,7 +31,6 @@ from .blur import attenuation
 from .sample import SampleRun, Views
 
 # Chosen by the sets of docs/explanation/forecast.md
-STATED_ERRORS = 0.9  # of the variances stated after two iterations are true, in the mean of the sets
 SEEN = 2.0  # standard errors of X, from which γ is known
 USUAL_B, SPREAD_OF_B = 150.0, 60.0  # Å², of the power of a half-map
 GUINIER_FROM_ANGSTROM = 12.0
@@ -59,7 +58,7 @@ def spectrum_of(run: SampleRun, views: Views, marginalize: bool, workers: int = 
 
     def left(covariance: np.ndarray) -> np.ndarray:
         return attenuation(covariance, views.rotation, views.points, shells, box)
-    amplitude = left(STATED_ERRORS * views.error)
+    amplitude = left(views.error)
     if marginalize:
         amplitude = amplitude * left(views.covariance)
         amplitude = amplitude / (1 - (1 - amplitude) * known_share(maps, references, cross, error))

@@ -9,7 +9,7 @@
     RUN/iter_000/                the input, in the form of an iteration
         particles.star           a copy of the particle file that was given
         fingerprints.json        how the input files looked (records.InputFingerprints)
-        forecast.json            what the run is expected to reach; of few particles it is in iter_002
+        forecast.json            what the run is expected to reach; of few particles it is in iter_003
     RUN/iter_NNN/
         half_H_map.mrc           unfiltered, unmasked half-map               (align step of half H)
         half_H_poses.npz         records.PoseTable                           (align step of half H)
@@ -151,7 +151,7 @@ class RunFolder:
         return self.iteration(0) / "fingerprints.json"
 
     def forecast(self, k: int) -> Path:
-        """What was expected of the run before its first iteration (0), or after its second."""
+        """What was expected of the run before its first iteration (0), or after its third."""
         return self.iteration(k) / "forecast.json"
 
     def half_map(self, k: int, half: int) -> Path:

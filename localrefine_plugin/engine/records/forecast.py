@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
-SAMPLE = 500  # particles of each half-set that are aligned for it, twice
+SAMPLE = 500  # particles of each half-set that are aligned for it
 
 
 @dataclass(frozen=True)

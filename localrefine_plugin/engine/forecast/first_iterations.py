@@ -1,6 +1,6 @@
-"""Two iterations of a run of some particles, in a folder that is thrown away: a forecast before a run is made from it.
+"""The first iterations of a run of some particles, in a folder that is thrown away: what a forecast before a run needs.
 
-They are made as those of a run, by the same functions, the second with references that the sample makes.
+They are made as those of a run, by the same functions, all but the first with references that the sample makes.
 """
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def start_of_run(run: RunFolder, sample: int) -> Start:
                  [load_noise(run, 0, half) for half in (1, 2)], given.grey_scale, load_iteration(run, 0))
 
 
-def aligned_twice(start: Start, folder: Path, device: Device, workers: int) -> SampleRun:
-    """Both iterations, in an empty ``folder``, which is a run folder then."""
+def iterated(start: Start, folder: Path, device: Device, workers: int) -> SampleRun:
+    """ITERATIONS, in an empty ``folder``, which is a run folder then."""
     run = as_run(start, folder)
     for k in range(1, ITERATIONS + 1):
         for half in (1, 2):
