@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from localrefine_plugin.engine.finish import state_mixture as mixture
-from localrefine_plugin.engine.finish.second_state import LEAST_GAIN, LEAST_MOVED
+from localrefine_plugin.engine.finish.second_state import CONFIRMS, LEAST_MOVED, TELLS
 from localrefine_plugin.engine.finish.state_mixture import Fit, beginning, fitted, log_densities, states_told
 
 NOTHING = 3.5
@@ -28,7 +28,7 @@ def test_the_share_is_right_within_its_error(share, means, most):
     told = states_told(z, NOTHING)
     assert told.error < most and abs(told.share - planted) < 2 * max(told.error, 0.015)
     assert told.moved == pytest.approx((means[1][1] - NOTHING) / (means[0][0] - NOTHING), abs=0.15)
-    assert told.gain > LEAST_GAIN
+    assert told.gain > CONFIRMS
 
 
 def test_the_error_of_the_share_is_what_shares_scatter_by():
@@ -41,13 +41,13 @@ def test_images_that_fit_nowhere_are_no_second_state():
     """A third of the images is noise: what they fit about the second place is what is found in noise."""
     z, _ = drawn(0.3, [[7.4, 3.5, 3.5], [3.5, 3.5, 3.5]])
     told = states_told(z, NOTHING)
-    assert told.gain > LEAST_GAIN and told.moved < LEAST_MOVED / 2
+    assert told.gain > CONFIRMS and told.moved < LEAST_MOVED / 2
 
 
 def test_one_state_explains_images_of_one_state():
-    assert states_told(drawn(0.0, ONE_COPY)[0], NOTHING).gain < LEAST_GAIN / 2
+    assert states_told(drawn(0.0, ONE_COPY)[0], NOTHING).gain < TELLS
     like_parts = [[7.4, 6.0, 6.0], [7.4, 6.0, 6.0]]
-    assert states_told(drawn(0.5, like_parts)[0], NOTHING).gain < LEAST_GAIN / 2
+    assert states_told(drawn(0.5, like_parts)[0], NOTHING).gain < TELLS
 
 
 def test_densities_are_those_of_two_gaussians():

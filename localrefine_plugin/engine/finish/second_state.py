@@ -41,13 +41,15 @@ from .state_mixture import States, states_told
 
 Place = Tuple[np.ndarray, np.ndarray]  # R (3, 3) and t (3,) px
 MOST, LEAST = 1000, 300  # particles of a half-set
-COST = 5e5  # of the particles of a half-set times the square of the last shell, within these limits: 3 s of CPU time
+COST = 4.5e5  # of the particles of a half-set times the square of the last shell, within these limits: 3 s of CPU time
 LEAST_PARTICLES = 100  # of both half-sets, for the mixture
 TOLD = 0.15  # error of a share that is said
 LEAST_SHARE = 0.1  # so few particles leave no copy in a map: the mixture has parted something else
-LEAST_GAIN = 16.0  # at most 13 with motions that are not there, in 9 sets of one state; 22 to 180 in 12 sets of two
-LEAST_MOVED = 0.33  # 0.46 and more there; where a set has noise images the gain is up to 47, and this 0.18
+LEAST_MOVED = 0.42  # 0.46 and more in 16 sets of two states; at most 0.14 where 30 % of the images are noise
+TELLS, CONFIRMS = 6.0, 20.0  # gain, where the map is certain and where it is not. 10 to 300 in these sets; of 36 motions
+# that are not there two have LEAST_MOVED, with gains of 10 and 11
 UNCERTAIN = 0.03  # of the share, because z is not quite Gaussian
+MOTION_ERROR_DEG, MOTION_ERROR_ANGSTROM = 3.0, 2.0  # of M: 0.7° to 4° in 13 sets of 16, 7° and 11° in two
 UNTOLD = States(0.0, np.inf, 0.0, 0.0)
 
 
@@ -58,7 +60,8 @@ def counted(run: RunFolder, iteration: int, found: SecondCopy, workers: int) -> 
         return found
     z = np.concatenate([at_places(run, iteration, half, found, workers) for half in (1, 2)])
     told = states_told(z[:, :3], float(z[:, 3].mean())) if len(z) >= LEAST_PARTICLES else UNTOLD
-    parted = told.gain > LEAST_GAIN and told.moved > LEAST_MOVED and LEAST_SHARE < told.share < 1 - LEAST_SHARE
+    enough = TELLS if found.found else CONFIRMS
+    parted = told.gain > enough and told.moved > LEAST_MOVED and LEAST_SHARE < told.share < 1 - LEAST_SHARE
     if not found.found and not parted:
         return replace(found, rotation_vector=(), displacement_px=())
     known = replace(found, found=True)
@@ -76,13 +79,21 @@ def at_places(run: RunFolder, iteration: int, half: int, found: SecondCopy, work
     shell = align_shell_of(resolution, resolved, stored_particles(run))
     some = Sample.of(run, iteration, half, poses, int(np.clip(COST / shell ** 2, LEAST, MOST)))
     motion = load_motion(run, iteration - 1, half)
-    plan = search_plan(resolved, some.particles, resolution, None if motion is None else motion.covariance)
+    learned = None if motion is None else widened(motion.covariance, some)
+    plan = search_plan(resolved, some.particles, resolution, learned)
     near = np.deg2rad(found.least_rotation_deg) / 2
     rotation = some.particles.rotation
     about = replace(some, plan=replace(plan, rotation_extent=min(near, plan.rotation_extent)), rotation=rotation,
                     shift=some.particles.shift_px + project(rotation, plan.centre))
     reference = some.reference(read_map(run.reference(iteration - 1, 3 - half))[0], workers)
     return searched(about, reference, places(found, half), workers)
+
+
+def widened(motion: np.ndarray, some: Sample) -> np.ndarray:
+    """The learned covariance (6, 6) of the motion and the errors of M."""
+    errors = [np.deg2rad(MOTION_ERROR_DEG)] * 3 + [MOTION_ERROR_ANGSTROM / some.particles.pixel_size] * 3
+    added: np.ndarray = motion + np.diag(np.square(errors))
+    return added
 
 
 def places(found: SecondCopy, half: int) -> List[Place]:

@@ -21,7 +21,7 @@ from typing import NamedTuple, Optional, Tuple
 import numpy as np
 
 NOTHING_ERROR = 0.2  # of n
-MOVED, MOVED_ERROR = 0.75, 0.15  # ρ: 0.6 to 1 in 12 sets
+MOVED, MOVED_ERROR = 0.75, 0.25  # ρ: 0.5 to 1 in 16 sets of two states
 LEAST_FIT = 0.3  # of a − n and b − n in the error of ρ times these
 POOLED = 100.0  # particles whose covariance is that of all, in that of a state
 BEGINNINGS = 0.25, 0.5, 0.75
