@@ -40,14 +40,14 @@ from .second_copy import advice
 from .state_mixture import States, states_told
 
 Place = Tuple[np.ndarray, np.ndarray]  # R (3, 3) and t (3,) px
-MOST, LEAST = 1000, 300  # particles of a half-set
+MOST, LEAST = 1000, 200  # particles of a half-set
 COST = 4.5e5  # of the particles of a half-set times the square of the last shell, within these limits: 3 s of CPU time
 LEAST_PARTICLES = 100  # of both half-sets, for the mixture
 TOLD = 0.15  # error of a share that is said
 LEAST_SHARE = 0.1  # so few particles leave no copy in a map: the mixture has parted something else
-LEAST_MOVED = 0.42  # 0.46 and more in 16 sets of two states; at most 0.14 where 30 % of the images are noise
-TELLS, CONFIRMS = 6.0, 20.0  # gain, where the map is certain and where it is not. 10 to 300 in these sets; of 36 motions
-# that are not there two have LEAST_MOVED, with gains of 10 and 11
+LEAST_MOVED = 0.3  # 0.41 and more in 17 sets of two states; at most 0.14 where 30 % of the images are noise
+TELLS, CONFIRMS = 6.0, 30.0  # gain, where the map is certain and where it is not. 10 to 300 in these sets; at most 25
+# where LEAST_MOVED is reached by one of 36 motions that are not there
 UNCERTAIN = 0.03  # of the share, because z is not quite Gaussian
 MOTION_ERROR_DEG, MOTION_ERROR_ANGSTROM = 3.0, 2.0  # of M: 0.7° to 4° in 13 sets of 16, 7° and 11° in two
 UNTOLD = States(0.0, np.inf, 0.0, 0.0)
