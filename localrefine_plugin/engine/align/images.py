@@ -159,7 +159,7 @@ def pack(batch: Batch, pixels: PixelList, centre_shift: Array) -> PackedImages:
     return PackedImages(pixels, matched, weight, batch.magnification)
 
 
-def moved(packed: PackedImages, displacement: Array) -> PackedImages:
+def displaced(packed: PackedImages, displacement: Array) -> PackedImages:
     """Packed images whose u = 0 is displaced by (n, 2) px."""
     phases = packed.pixels.phases(image_shift(displacement, packed.magnification))
     return replace(packed, matched=packed.matched * phases)

@@ -21,7 +21,7 @@ from typing import List, Tuple
 import numpy as np
 
 from ..align.half_alignment import match_sums, model_match
-from ..align.images import moved
+from ..align.images import displaced
 from ..align.modes import best_modes
 from ..align.reference import Reference
 from ..align.search import search
@@ -117,7 +117,7 @@ def searched(some: Sample, reference: Reference, where: List[Place], workers: in
         everyone = np.ones(len(index), bool)
         for column, (turn, displacement) in enumerate(where):
             rotation = some.rotation[index]
-            there = moved(packed, project(rotation, displacement))
+            there = displaced(packed, project(rotation, displacement))
             prior = pose_prior(plan, rotation @ turn).to_device(np.asarray, there.magnification)
             best = best_modes(search(reference, there, prior, grid, levels, None, everyone), len(index))
             z[index, column] = gains(*match_sums(*model_match(reference, there, best))).z

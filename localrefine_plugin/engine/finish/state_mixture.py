@@ -25,7 +25,7 @@ MOVED, MOVED_ERROR = 0.75, 0.25  # ρ: 0.5 to 1 in 16 sets of two states
 LEAST_FIT = 0.3  # of a − n and b − n in the error of ρ times these
 POOLED = 100.0  # particles whose covariance is that of all, in that of a state
 BEGINNINGS = 0.25, 0.5, 0.75
-SHARES = np.arange(0.05, 0.951, 0.05)
+SHARES = np.arange(0.05, 0.951, 0.025)
 SWEEPS, STILL = 300, 1e-3
 
 
