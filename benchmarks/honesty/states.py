@@ -4,8 +4,9 @@
     python -m benchmarks.honesty.states --data FOLDER [--data FOLDER …] --work FOLDER [--write]
 
 What was done is kept in the work folder and not done again. It ends with the assertion that a quarter of the particles
-in a second state 25° away and more are seen, that shares of the smaller state are right within 10 %, and that no set of
-one state is said to have another.
+in a second state 25° away and more are seen, that their share is said and right within 10 % or two errors, and that no
+set of one state is said to have another. Which state is the second one is the map's choice: the share said is that of
+the particles which are moved from the state that the map shows best.
 
 Data: FOLDER, simulated: a set of the benchmark's make_dataset.py or make_hard.py (options conf2, conf2rot).
 """
@@ -14,6 +15,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import List, Tuple
+
+import numpy as np
 
 from localrefine_plugin.engine.finish.results import map_before
 from localrefine_plugin.engine.finish.second_copy import second_copy
@@ -30,7 +33,8 @@ from .imperfections import once
 from .sets import best_of, half_maps_of, iterated
 
 PAGE = DOCS / "explanation" / "verdicts.md"
-HEAD = ("set", "SNR", "particles", "second state", "standard deviations", "seen", "share said")
+HEAD = ("set", "SNR", "particles", "second state", "standard deviations", "seen", "planted share of it", "share said")
+AXIS = 0.36, 0.48, 0.8  # about which make_hard.py turns the second state
 MUST_BE_SEEN = 0.24, 25.0  # share, and degrees
 SHARE_ERROR = 0.1
 
@@ -42,12 +46,14 @@ def row(data: Path, work: Path, threads: int) -> Tuple[List[str], str]:
     options, count = facts["args"], len(facts["particle"])
     share, angle = len(facts.get("second", ())) / count, options.get("conf2rot", 0.0)
     wrong = found.found != (share >= MUST_BE_SEEN[0] and angle >= MUST_BE_SEEN[1])
-    smaller = min(share, 1 - share)  # the reference shows the other one
-    wrong |= found.share is not None and abs(found.share - smaller) > SHARE_ERROR
+    seen = share if not found.found or np.dot(found.rotation_vector, AXIS) > 0 else 1 - share
+    wrong |= found.found and (found.share is None or abs(found.share - seen) > max(
+        SHARE_ERROR, 2 * (found.share_error or 0.0)))
     said = "–" if found.share is None else f"{100 * found.share:.0f} ± {100 * (found.share_error or 0):.0f} %"
     cells = [data.name, f"{options['snr']:g}", str(count), f"{100 * share:.0f} %, {angle:g}°" if share else "–",
              f"{found.deviations:.1f}",
-             f"{found.rotation_deg:.0f}°, {found.displacement_angstrom:.0f} Å" if found.found else "–", said]
+             f"{found.rotation_deg:.0f}°, {found.displacement_angstrom:.0f} Å" if found.found else "–",
+             f"{100 * seen:.0f} %" if found.found else "–", said]
     print(*cells, flush=True)
     return cells, data.name if wrong else ""
 

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from localrefine_plugin.engine.finish import second_state
 from localrefine_plugin.engine.finish.second_copy import advice
-from localrefine_plugin.engine.finish.second_state import about_both_places, at_poses_found, counted, two_gaussians
+from localrefine_plugin.engine.finish.second_state import at_places, counted
 from localrefine_plugin.engine.io.run_folder import RunFolder
 from localrefine_plugin.engine.io.run_store import load_poses
 from localrefine_plugin.engine.records.results import SecondCopy
@@ -55,13 +55,29 @@ def test_the_share_of_the_second_state_is_counted(two_states):
     assert "Probably a quarter to two thirds" in advice(COPY)
 
 
-def test_particles_prefer_the_state_they_are_in(two_states):
+def test_particles_fit_at_the_places_of_their_state(two_states):
+    """In the order of state_mixture.py, and not where neither copy is."""
     run, second = two_states
     for half in (1, 2):
-        of = second[load_poses(run, 1, half).row]
-        for asked in (about_both_places, at_poses_found):
-            d = asked(run, 1, half, COPY, 1)[0]
-            assert (d[of][:, None] > d[~of]).mean() > 0.95
+        of, z = second[load_poses(run, 1, half).row], at_places(run, 1, half, COPY, 1)
+        assert z.shape == (len(of), 4)
+        d = z[:, 1] - z[:, 2]
+        assert (d[of][:, None] > d[~of]).mean() > 0.95
+        for state, (shown, empty) in zip((~of, of), ((2, 1), (1, 2))):
+            mean = z[state].mean(axis=0)
+            assert min(mean[0], mean[shown]) > max(mean[empty], mean[3]) + 1
+
+
+def test_the_places_are_the_motion_its_inverse_and_another_of_its_size():
+    for half in (1, 2):
+        here, there, back, aside = second_state.places(COPY, half)
+        point = np.array([3.0, -1.0, 2.0])
+        np.testing.assert_allclose(there[0] @ point + there[1], TURN.apply(point) + DISPLACEMENT)
+        np.testing.assert_allclose(back[0] @ (there[0] @ point + there[1]) + back[1], point)
+        np.testing.assert_allclose(here[0] @ point + here[1], point)
+        turn = Rotation.from_matrix(aside[0]).as_rotvec()
+        assert np.linalg.norm(turn) == pytest.approx(TURN.magnitude()) and abs(turn @ TURN.as_rotvec()) < 1e-9
+        assert np.linalg.norm(aside[1]) == pytest.approx(np.linalg.norm(DISPLACEMENT))
 
 
 def test_where_no_copy_is_suspected_nothing_is_counted(two_states):
@@ -78,32 +94,14 @@ def test_the_particles_decide_on_a_copy_that_the_map_only_suggests(two_states):
     assert not found.found and found.share is None and not found.rotation_vector and not found.advice
 
 
-def test_noise_that_fits_nowhere_is_no_second_state(monkeypatch, two_states):
-    rng = np.random.default_rng(3)
-    d = np.where(rng.random(600) < 0.3, rng.normal(0.0, 1.0, 600), rng.normal(-4.0, 1.2, 600))
-    monkeypatch.setattr(second_state, "about_both_places", lambda *arguments: np.stack([d, np.ones(600)]))
+def test_too_few_particles_tell_no_share(monkeypatch, two_states):
+    monkeypatch.setattr(second_state, "LEAST_PARTICLES", PARTICLES + 1)
+    found = counted(two_states[0], 1, COPY, 1)
+    assert found.found and found.share is None and "a quarter to two thirds" in found.advice
     assert not counted(two_states[0], 1, replace(COPY, found=False), 1).found
 
 
-def test_where_both_searches_fit_alike_the_poses_found_tell_the_share(monkeypatch, two_states):
-    run, second = two_states
-    monkeypatch.setattr(second_state, "about_both_places", lambda *arguments: np.stack([np.zeros(120), np.ones(120)]))
-    found = counted(run, 1, COPY, 1)
-    assert found.share == pytest.approx(second.mean(), abs=2 * found.share_error)
-
-
-def test_particles_of_one_state_are_not_parted_however_much_their_models_differ():
-    rng = np.random.default_rng(1)
-    scale = rng.uniform(2, 8, 1000)
-    d = -1.2 * scale + rng.normal(0, 1.2, 1000)
-    asked = [two_gaussians(np.stack([d, one]))[1] for one in (np.ones(1000), scale)]
-    assert asked[0] > second_state.APART > asked[1]
-
-
-@pytest.mark.parametrize("share", [0.2, 0.45, 0.6])
-def test_two_gaussians_are_parted(share):
-    rng, n = np.random.default_rng(2), 1000
-    d = np.where(rng.random(n) < share, rng.normal(1.4, 1.2, n), rng.normal(-1.7, 1.2, n))
-    found, apart, upper = two_gaussians(np.stack([d, np.ones(n)]))
-    assert found == pytest.approx(share, abs=0.06) and apart == pytest.approx(3.1 / 1.2, rel=0.15)
-    assert upper == pytest.approx(1.4, abs=0.3)
+def test_a_share_that_is_hardly_told_is_not_said(monkeypatch, two_states):
+    monkeypatch.setattr(second_state, "TOLD", 1e-3)
+    found = counted(two_states[0], 1, COPY, 1)
+    assert found.found and found.share is None

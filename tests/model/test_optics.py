@@ -16,7 +16,7 @@ from relion_programs import inner, relion
 
 from localrefine_plugin.engine.align.half_alignment import model_match
 from localrefine_plugin.engine.align.half_set import align_half
-from localrefine_plugin.engine.align.images import HalfSetImages, pack
+from localrefine_plugin.engine.align.images import HalfSetImages, displaced, pack
 from localrefine_plugin.engine.align.prior import PosePrior
 from localrefine_plugin.engine.align.reference import make_reference
 from localrefine_plugin.engine.align.search import evaluate, modes_at
@@ -169,6 +169,9 @@ def test_gradient_with_aberrations_is_the_difference_quotient():
     reference = make_reference(e.phantom.density(BOX), e.mask, plan.centre, 15)
     u0 = p.shift_px + p.rotation[:, :2] @ plan.centre
     packed = pack(images.batch(np.arange(6)), pixel_list(BOX, 12, 15), u0)
+    step = np.linspace(-2.0, 3.0, 12).reshape(6, 2)
+    elsewhere = pack(images.batch(np.arange(6)), packed.pixels, u0 + step).matched
+    np.testing.assert_allclose(displaced(packed, step).matched, elsewhere, atol=1e-4 * np.abs(elsewhere).max())
     motion = PosePrior(p.rotation, np.zeros((6, 5, 5)), np.zeros((6, 5)), np.zeros(3), np.zeros(3), 1.0, 20.0)
 
     def at(x):

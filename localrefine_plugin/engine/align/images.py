@@ -159,6 +159,12 @@ def pack(batch: Batch, pixels: PixelList, centre_shift: Array) -> PackedImages:
     return PackedImages(pixels, matched, weight, batch.magnification)
 
 
+def displaced(packed: PackedImages, displacement: Array) -> PackedImages:
+    """Packed images whose u = 0 is displaced by (n, 2) px."""
+    phases = packed.pixels.phases(image_shift(displacement, packed.magnification))
+    return replace(packed, matched=packed.matched * phases)
+
+
 def scaled(batch: Batch, scale: Array) -> Batch:
     """The batch of images whose signal is ``scale`` (n,) times the model's: Z = α C X / σ², W = α² C² / σ²."""
     factor = scale.astype(np.float32)[:, None, None]

@@ -114,13 +114,13 @@ def stands_out(maps: Cubes, turns: np.ndarray, reach: float) -> Likeliest:
 
 
 def advice(found: SecondCopy) -> str:
-    share = "Probably a quarter to two thirds of the particles are" if found.share is None else (
-        f"About {100 * found.share:.0f} ± {100 * (found.share_error or 0.0):.0f} % of the particles are")
+    share = "Probably a quarter to two thirds" if found.share is None else (
+        f"About {100 * found.share:.0f} ± {100 * (found.share_error or 0.0):.0f} %")
     return (f"the map holds a second copy of the sub-volume, turned by about {5 * round(found.rotation_deg / 5):.0f}° "
-            f"and displaced by about {found.displacement_angstrom:.0f} Å. {share} in a second state that the search "
-            "does not reach, and resolution and FSC are those of the mixture. Classify the particles in 3D first "
-            "(without alignment, in a mask that holds both places), and refine each class by itself. If the sub-volume "
-            "has parts that are alike, the copy may be one of these")
+            f"and displaced by about {found.displacement_angstrom:.0f} Å. {share} of the particles are in this second "
+            "state, which the search does not reach, or only at its end. Resolution and FSC are those of the mixture. "
+            "Classify the particles in 3D first (without alignment, in a mask that holds both places), and refine each "
+            "class by itself. If the sub-volume has parts that are alike, the copy may be one of these")
 
 
 def half_ball(least: float) -> np.ndarray:

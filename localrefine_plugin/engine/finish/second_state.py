@@ -1,55 +1,56 @@
 """How many particles are in the state of a second copy of the sub-volume (second_copy.py).
 
-The second copy is the first one moved by (R, t) about the mask's centre. An image at the pose (g, s) that shows the
+The second copy is the first one moved by M = (R, t) about the mask's centre. An image at the pose (g, s) that shows the
 first copy shows what the reference has in the mask; one that shows the second copy shows it at the pose (g R, s + P g
-t). Some images are compared with the other half-set's reference, so that their noise is not in it, in two ways.
+t). Some images are searched as in an iteration about their input pose, about this moved by M, and about it moved by
+M⁻¹, so near that no pose belongs to two of these places. They are compared with the other half-set's reference, so
+that their noise is not in it. Images of the first state fit the first copy at the input pose, and the second copy at
+M⁻¹. Those of the second state fit the second copy at the input pose, and the first copy at M. How well images fit
+where there is neither is measured about poses moved by M turned to an axis at right angles. state_mixture.py makes a
+share of it, whether the reference holds one copy or both, and whether or not the run's own search reaches the second
+state.
 
-**Searched** as in an iteration, about the input pose and about this moved. With z of align/verdicts.py, d = z₂ − z₁ is
-above 0 for particles of the second state, and below for those of the first. This tells a state that the map has lost.
-
-**At the pose found**, and at this moved. With Y and Y' these two whitened models of an image X,
-
-    d = (log L(Y') − log L(Y)) / |Y' − Y|,     log L(Y) = Re⟨X, Y⟩ − ½ |Y|²,
-
-has the standard deviation 1 of the noise, and for particles of either state a mean that grows with |Y' − Y|. This tells
-both where the reference holds both, and searches find either.
-
-d is a mixture of two Gaussians of the same width, whose means are in proportion to |Y' − Y| in the second way. The
-share of the second state is the weight of the upper one. It is believed where both stand apart, and, where it was
-searched, the upper mean is above 0. A copy that is only suspected in the map is believed if they stand well apart and
-the upper mean is well above 0: images of noise, which fit nowhere, have a d of 0.
+Two states are believed if they explain the images much better than one does, and if the second one fits the first copy
+at M, where images of noise fit no better than anywhere. So the particles decide on a copy that is only suspected.
 """
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Sequence, Tuple
+from typing import List, Tuple
 
 import numpy as np
 
-from ..align.half_alignment import match_sums, model_match, modelled
-from ..align.modes import Modes, best_modes
+from ..align.half_alignment import match_sums, model_match
+from ..align.images import displaced
+from ..align.modes import best_modes
 from ..align.reference import Reference
 from ..align.search import search
-from ..align.search_plan import grid_of, levels_of, search_plan
+from ..align.search_plan import align_shell_of, grid_of, levels_of, search_plan
 from ..align.starts import pose_prior
 from ..align.verdicts import gains
 from ..io.mrc import read_map
 from ..io.run_folder import RunFolder
-from ..io.run_store import load_input, load_iteration, load_motion, stored_poses
+from ..io.run_store import load_input, load_iteration, load_motion, stored_particles, stored_poses
 from ..model.pixels import pixel_list
 from ..model.pose import exp_map, project
 from ..progress import ProgressBar
 from ..records.results import SecondCopy
 from .cross_half import Sample
 from .second_copy import advice
+from .state_mixture import States, states_told
 
-PARTICLES_PER_HALF = 300
-APART = 2.0  # standard deviations between both means, where the mixture has two peaks
-WELL_APART, PREFERRED = 2.5, 0.8  # and the upper mean, where the map alone is not certain
+Place = Tuple[np.ndarray, np.ndarray]  # R (3, 3) and t (3,) px
+MOST, LEAST = 1000, 200  # particles of a half-set
+COST = 4.5e5  # of the particles of a half-set times the square of the last shell, within these limits: 3 s of CPU time
+LEAST_PARTICLES = 100  # of both half-sets, for the mixture
+TOLD = 0.15  # error of a share that is said
 LEAST_SHARE = 0.1  # so few particles leave no copy in a map: the mixture has parted something else
-SWEEPS = 300
-LEAST_SIGMA = 0.8
-UNCERTAIN = 0.03  # of the share, because d is not quite Gaussian
+LEAST_MOVED = 0.3  # 0.41 and more in 17 sets of two states; at most 0.14 where 30 % of the images are noise
+TELLS, CONFIRMS = 6.0, 30.0  # gain, where the map is certain and where it is not. 10 to 300 in these sets; at most 25
+# where LEAST_MOVED is reached by one of 36 motions that are not there
+UNCERTAIN = 0.03  # of the share, because z is not quite Gaussian
+MOTION_ERROR_DEG, MOTION_ERROR_ANGSTROM = 3.0, 2.0  # of M: 0.7° to 4° in 13 sets of 16, 7° and 11° in two
+UNTOLD = States(0.0, np.inf, 0.0, 0.0)
 
 
 def counted(run: RunFolder, iteration: int, found: SecondCopy, workers: int) -> SecondCopy:
@@ -57,105 +58,68 @@ def counted(run: RunFolder, iteration: int, found: SecondCopy, workers: int) -> 
     iteration, if it can be told."""
     if not found.rotation_vector or iteration == 0:
         return found
-    halves = [about_both_places(run, iteration, half, found, workers) for half in (1, 2)]
-    _, apart, upper = two_gaussians(np.concatenate(halves, axis=1))
-    if not found.found and (apart < WELL_APART or upper < PREFERRED):
+    z = np.concatenate([at_places(run, iteration, half, found, workers) for half in (1, 2)])
+    told = states_told(z[:, :3], float(z[:, 3].mean())) if len(z) >= LEAST_PARTICLES else UNTOLD
+    enough = TELLS if found.found else CONFIRMS
+    parted = told.gain > enough and told.moved > LEAST_MOVED and LEAST_SHARE < told.share < 1 - LEAST_SHARE
+    if not found.found and not parted:
         return replace(found, rotation_vector=(), displacement_px=())
-    if apart < APART or upper < 0:  # no peak of particles that prefer the second state
-        halves = [at_poses_found(run, iteration, half, found, workers) for half in (1, 2)]
-    return with_share(replace(found, found=True), halves)
-
-
-def with_share(found: SecondCopy, halves: Sequence[np.ndarray]) -> SecondCopy:
-    """With the share by d and its scale (2, m) of each half-set, where they tell it."""
-    joined = np.concatenate(halves, axis=1)
-    share, apart, _ = two_gaussians(joined)
-    if apart < APART or not LEAST_SHARE < share < 1 - LEAST_SHARE:
-        return replace(found, advice=advice(found))
-    first, second = (two_gaussians(of_half)[0] for of_half in halves)
-    drawn = np.sqrt(share * (1 - share) / joined.shape[1])
-    error = float(np.hypot(UNCERTAIN, max(abs(first - second) / 2, drawn * apart / (apart - 1))))
-    known = replace(found, share=share, share_error=error)
+    known = replace(found, found=True)
+    if parted and told.error < TOLD:
+        known = replace(known, share=told.share, share_error=float(np.hypot(UNCERTAIN, told.error)))
     return replace(known, advice=advice(known))
 
 
-def about_both_places(run: RunFolder, iteration: int, half: int, found: SecondCopy, workers: int) -> np.ndarray:
-    """(2, m): d of searches of at most PARTICLES_PER_HALF particles of a half-set, and ones."""
-    some, reference = sample_of(run, iteration, half, workers)
-    motion, before = load_motion(run, iteration - 1, half), load_iteration(run, iteration - 1)
-    plan = search_plan(load_input(run).resolved, some.particles, before.align_resolution_angstrom,
-                       None if motion is None else motion.covariance)
-    rotation = some.particles.rotation
-    place = some.particles.shift_px + project(rotation, plan.centre)
-    first = replace(some, plan=plan, rotation=rotation, shift=place)
-    turn, displacement = moved_by(found)
-    second = replace(first, rotation=rotation @ turn, shift=place + project(rotation, displacement))
-    d = searched(second, reference, workers) - searched(first, reference, workers)
-    return np.stack([d, np.ones_like(d)])
-
-
-def at_poses_found(run: RunFolder, iteration: int, half: int, found: SecondCopy, workers: int) -> np.ndarray:
-    """(2, m): d and |Y' − Y| of at most PARTICLES_PER_HALF particles of a half-set."""
-    some, reference = sample_of(run, iteration, half, workers)
-    turn, displacement = moved_by(found)
-    result = np.empty((2, len(some.chosen)))
-    for index, packed in some.batches(workers):
-        rotation, owner = some.rotation[index], np.arange(len(index))
-        first = modelled(reference, packed, Modes.of(owner, rotation=rotation))
-        second = modelled(reference, packed, Modes.of(owner, rotation=rotation @ turn,
-                                                      shift=project(rotation, displacement)))
-        change = second - first
-        cross = (packed.matched.real * change.real + packed.matched.imag * change.imag).sum(axis=1)
-        energy = [(packed.weight * (y.real ** 2 + y.imag ** 2)).sum(axis=1) for y in (first, second, change)]
-        apart = np.sqrt(np.maximum(energy[2], 1e-12))
-        result[:, index] = (cross - 0.5 * (energy[1] - energy[0])) / apart, apart
-    return result
-
-
-def sample_of(run: RunFolder, iteration: int, half: int, workers: int) -> Tuple[Sample, Reference]:
-    """Some particles of a half-set at the poses found, and the other half-set's reference."""
-    poses = stored_poses(run, iteration, half)
+def at_places(run: RunFolder, iteration: int, half: int, found: SecondCopy, workers: int) -> np.ndarray:
+    """z (m, 4) of some particles of a half-set: about the input poses, about these moved by M, by M⁻¹, and to a place
+    of nothing."""
+    poses, before = stored_poses(run, iteration, half), load_iteration(run, iteration - 1)
     assert poses is not None  # of an iteration that is done
-    some = Sample.of(run, iteration, half, poses, PARTICLES_PER_HALF)
-    return some, some.reference(read_map(run.reference(iteration - 1, 3 - half))[0], workers)
+    resolved, resolution = load_input(run).resolved, before.align_resolution_angstrom
+    shell = align_shell_of(resolution, resolved, stored_particles(run))
+    some = Sample.of(run, iteration, half, poses, int(np.clip(COST / shell ** 2, LEAST, MOST)))
+    motion = load_motion(run, iteration - 1, half)
+    learned = None if motion is None else widened(motion.covariance, some)
+    plan = search_plan(resolved, some.particles, resolution, learned)
+    near = np.deg2rad(found.least_rotation_deg) / 2
+    rotation = some.particles.rotation
+    about = replace(some, plan=replace(plan, rotation_extent=min(near, plan.rotation_extent)), rotation=rotation,
+                    shift=some.particles.shift_px + project(rotation, plan.centre))
+    reference = some.reference(read_map(run.reference(iteration - 1, 3 - half))[0], workers)
+    return searched(about, reference, places(found, half), workers)
 
 
-def moved_by(found: SecondCopy) -> Tuple[np.ndarray, np.ndarray]:
-    """R (3, 3) and t (3,) px."""
-    return exp_map(np.array([found.rotation_vector]))[0], np.array(found.displacement_px)
+def widened(motion: np.ndarray, some: Sample) -> np.ndarray:
+    """The learned covariance (6, 6) of the motion and the errors of M."""
+    errors = [np.deg2rad(MOTION_ERROR_DEG)] * 3 + [MOTION_ERROR_ANGSTROM / some.particles.pixel_size] * 3
+    added: np.ndarray = motion + np.diag(np.square(errors))
+    return added
 
 
-def searched(some: Sample, reference: Reference, workers: int) -> np.ndarray:
-    """z (m,) of the best poses about those of the sample."""
+def places(found: SecondCopy, half: int) -> List[Place]:
+    """Motions: none, M, M⁻¹, and one of M's size about an axis at right angles to M's, the opposite one for half 2."""
+    turn, displacement = exp_map(np.array([found.rotation_vector]))[0], np.array(found.displacement_px)
+    axis = np.array(found.rotation_vector) / np.linalg.norm(found.rotation_vector)
+    across = np.cross(axis, np.eye(3)[np.argmin(np.abs(axis))])
+    aside = exp_map((1.5 - half) * np.pi * across[None] / np.linalg.norm(across))[0]
+    return [(np.eye(3), np.zeros(3)), (turn, displacement), (turn.T, -turn.T @ displacement),
+            (aside @ turn @ aside.T, aside @ displacement)]
+
+
+def searched(some: Sample, reference: Reference, where: List[Place], workers: int) -> np.ndarray:
+    """z (m, places) of the best poses about those of the sample, moved to each place."""
     box, plan = some.particles.box_size, some.plan
     pixels = pixel_list(box, plan.align_shell, some.noise.shape[1] - 1)
     grid, shell = grid_of(plan, box, some.particles.pixel_size)
-    levels, z = levels_of(pixels, shell, plan.align_shell), np.empty(len(some.chosen))
+    levels, z = levels_of(pixels, shell, plan.align_shell), np.empty((len(some.chosen), len(where)))
     bar = ProgressBar("states of particles", len(z))
     for index, packed in some.batches(workers):
-        prior = pose_prior(plan, some.rotation[index]).to_device(np.asarray, packed.magnification)
-        modes = search(reference, packed, prior, grid, levels, None, np.ones(len(index), bool))
-        z[index] = gains(*match_sums(*model_match(reference, packed, best_modes(modes, len(index))))).z
+        everyone = np.ones(len(index), bool)
+        for column, (turn, displacement) in enumerate(where):
+            rotation = some.rotation[index]
+            there = displaced(packed, project(rotation, displacement))
+            prior = pose_prior(plan, rotation @ turn).to_device(np.asarray, there.magnification)
+            best = best_modes(search(reference, there, prior, grid, levels, None, everyone), len(index))
+            z[index, column] = gains(*match_sums(*model_match(reference, there, best))).z
         bar.update(int(index[-1]) + 1, len(z))
     return z
-
-
-def two_gaussians(of: np.ndarray) -> Tuple[float, float, float]:
-    """Of d and its scale (2, m): the weight of the upper of two Gaussians, how many widths they are apart at the mean
-    scale, and the upper mean there. Expectation–maximisation, the likeliest of three beginnings."""
-    d, scale = of[0], of[1] / of[1].mean()
-    fits = []
-    for share in (0.3, 0.5, 0.7):
-        means, sigma = np.quantile(d, (0.2, 0.8)), max(float(d.std()) / 2, LEAST_SIGMA)
-        for _ in range(SWEEPS):
-            offset = d[:, None] - means * scale[:, None]
-            density = np.array([1 - share, share]) * np.exp(-0.5 * (offset / sigma) ** 2) / sigma + 1e-300
-            total = density.sum(axis=1)
-            weight = density / total[:, None]
-            share = float(weight[:, 1].mean())
-            means = (weight * (d * scale)[:, None]).sum(axis=0) / np.maximum(
-                (weight * (scale ** 2)[:, None]).sum(axis=0), 1e-9)
-            offset = d[:, None] - means * scale[:, None]
-            sigma = max(float(np.sqrt((weight * offset ** 2).sum() / len(d))), LEAST_SIGMA)
-        fits.append((float(np.log(total).sum()), share, float(means[1] - means[0]) / sigma, float(means[1])))
-    return max(fits)[1:]

@@ -108,8 +108,8 @@ class SecondCopy:
     displacement between both, by how many standard deviations the likeliest such pair stands out, the least rotation
     that was asked for (0 where nothing was), and a sentence ("" where there is none). Of a copy that was found (or
     suspected, before its particles are counted) its motion about the mask's centre, rotation vector in rad and
-    displacement in px; and the share of the particles that are in this state, with its standard error, where it could
-    be counted (finish/second_state.py)."""
+    displacement in px; and the share of the particles that are moved so, with its standard error, where it could be
+    counted (finish/second_state.py)."""
 
     found: bool
     rotation_deg: float
