@@ -108,6 +108,17 @@ def test_the_summary_says_what_it_runs_on(tmp_path):
     assert "Runs on CPU (2 threads), because there is no driver" in summary_lines(RunState(folder.path))
 
 
+def test_the_summary_says_what_a_selection_did(tmp_path):
+    folder = fake_run(tmp_path / "run")
+    assert not any(line.startswith("Selection") for line in summary_lines(RunState(folder.path)))
+    effects = {choice: {"resolution_angstrom": of, "mean_fsc": 0.5} for choice, of in (
+        ("all", 5.62), ("weighted", 5.6), ("kept", 5.55), ("random", 5.75))}
+    write_json(folder.final("selection.json"), {"kept": 70, "left_out": 30, "expected_wrong": 0.002, "effect": effects})
+    line = next(line for line in summary_lines(RunState(folder.path)) if line.startswith("Selection"))
+    for words in ("30 particles (30 %) are left out", "kept agree to 5.55 Å", "of all to 5.62 Å", "random to 5.75 Å"):
+        assert words in line, words
+
+
 # ---------------------------------------------------------------- report
 
 def test_the_summary_gives_the_advice_on_the_result_and_not_what_is_outdated(tmp_path):

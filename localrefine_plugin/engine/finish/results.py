@@ -44,7 +44,7 @@ from .pose_blur import (
 from .report import build_report
 from .second_copy import second_copy
 from .second_state import counted
-from .selection import effect, select, sentence, wanted
+from .selection import effect, select, wanted
 from .supported import support_advice, supported
 
 Array = Any
@@ -125,7 +125,7 @@ def maps_and_poses(run: RunFolder, k: int, found: Tuple[HalfMaps, FscCurves], la
     if rows is not None:
         selection = effect(run, k, rows, workers)
         save_record(run.final("selection.json"), selection)
-        say(sentence(selection))
+        say(selection.sentence)
     views: Any = JoinedColumn([table.rotation for table in stored_tables(run, k)])
     write_directions(run, halves, there, views)
     copy_of = second_copy(halves, mask, given.pixel_size, given.resolved.symmetry, map_before(run))

@@ -51,7 +51,8 @@ def kept_of(probability: np.ndarray, resolved: ResolvedSettings) -> np.ndarray:
     if resolved.false_discovery_rate is not None:
         order = np.argsort(-probability, kind="stable")
         wrong = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
-        kept &= probability >= probability[order][max(np.count_nonzero(wrong <= resolved.false_discovery_rate), 1) - 1]
+        number = np.count_nonzero(wrong <= resolved.false_discovery_rate)
+        kept &= probability >= probability[order][number - 1] if number else False
     return kept
 
 
@@ -70,10 +71,12 @@ def select(run: RunFolder, iteration: int) -> Dict[int, np.ndarray]:
 
 
 def effect(run: RunFolder, iteration: int, rows: Dict[int, np.ndarray], workers: int) -> Selection:
-    """What keeping ``rows`` does to resolution and FSC inside the mask; no effect is measured where all are kept."""
+    """What keeping ``rows`` does to resolution and FSC inside the mask; no effect is measured where all are kept, or none
+    of a half-set."""
     given, mask = load_input(run), read_map(run.mask_in_use(iteration))[0]
     maps: Dict[str, List[np.ndarray]] = {choice: [] for choice in CHOICES}
     number, count = sum(map(len, rows.values())), np.count_nonzero(np.asarray(stored_particles(run).half_set))
+    compared = number < count and all(map(len, rows.values()))
     fits: Dict[str, List[Tuple[np.ndarray, np.ndarray]]] = {choice: [] for choice in CHOICES}
     expected_wrong = 0.0
     for half in (1, 2):
@@ -86,7 +89,7 @@ def effect(run: RunFolder, iteration: int, rows: Dict[int, np.ndarray], workers:
         counts = dict(all=np.ones(len(poses)), weighted=probability, kept=kept * 1.0,
                       random=rng.permutation(kept) * 1.0)
         expected_wrong += float((1 - probability)[kept].sum())
-        if number == count:
+        if not compared:
             continue
         found = half_maps(run, iteration, half, poses, [counts[choice] for choice in CHOICES], workers)
         for choice, volume in zip(CHOICES, found):
@@ -126,24 +129,3 @@ def half_maps(run: RunFolder, iteration: int, half: int, poses: PoseTable, count
                 insert_batch(accumulator, batch, chosen, poses.shift_px[index], plan, last_column(max_shell), box)
             bar.update(int(index[-1]) + 1, len(particles))
     return [reconstruct(accumulator, box, max_shell, workers) for accumulator in accumulators]
-
-
-def sentence(found: Selection) -> str:
-    """What the selection did, for the log and the report."""
-    if not found.left_out:
-        return "the selection keeps all particles"
-    every, kept, random = (found.effect[choice] for choice in ("all", "kept", "random"))
-    share = 100 * found.left_out / max(found.kept + found.left_out, 1)
-    text = (f"{found.left_out} particles ({share:.0f} %) are left out of the selection; about "
-            f"{100 * found.expected_wrong:.1f} % of those kept are wrong. Half-maps of the particles kept agree to "
-            f"{kept.resolution_angstrom:.2f} Å, of all to {every.resolution_angstrom:.2f} Å, of as many chosen at "
-            f"random to {random.resolution_angstrom:.2f} Å (FSC {FSC_THRESHOLD} in the mask, not corrected)")
-    if kept.mean_fsc <= every.mean_fsc:
-        text += ". The half-maps do not agree better with the selection"
-    text += (f". Fit to the own half-set's reference less that to the other's, in standard deviations of noise: "
-             f"{kept.own_advantage:.2f} in those kept, {every.own_advantage:.2f} in all, {random.own_advantage:.2f} ± "
-             f"{found.own_advantage_error:.2f} in as many at random")
-    if found.prefers_noise:
-        return text + (": the selection prefers particles that agree with the noise of their own reference, and their "
-                       "FSC must not be believed. Keep more particles, or use all of them with their weights")
-    return text + ": the selection does not prefer particles that agree with the noise of their own reference"

@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Dict, Optional, Tuple
 
-from .iteration import HalfRecord, IterationRecord
+from .iteration import FSC_THRESHOLD, HalfRecord, IterationRecord
 from .motion import PrincipalMotion
 from .run_input import RunInput
 from .settings import Settings
@@ -72,6 +72,30 @@ class Selection:
     own_advantage_error: float = 0.0
     own_advantage_spread: float = 0.0
     prefers_noise: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """What the selection did, for the log, the summary and the report."""
+        if not self.left_out:
+            return "the selection keeps all particles"
+        share = 100 * self.left_out / (self.kept + self.left_out)
+        text = f"{self.left_out} particles ({share:.0f} %) are left out of the selection"
+        if not self.effect:
+            return f"{text}, and {self.kept} are kept: too few for two half-maps. Ask for less"
+        every, kept, random = (self.effect[choice] for choice in ("all", "kept", "random"))
+        text += (f"; about {100 * self.expected_wrong:.1f} % of those kept are wrong. Half-maps of the particles kept "
+                 f"agree to {kept.resolution_angstrom:.2f} Å, of all to {every.resolution_angstrom:.2f} Å, of as many "
+                 f"chosen at random to {random.resolution_angstrom:.2f} Å (FSC {FSC_THRESHOLD} in the mask, not "
+                 "corrected)")
+        if kept.mean_fsc <= every.mean_fsc:
+            text += ". The half-maps do not agree better with the selection"
+        text += (". Fit to the own half-set's reference less that to the other's, in standard deviations of noise: "
+                 f"{kept.own_advantage:.2f} in those kept, {every.own_advantage:.2f} in all, "
+                 f"{random.own_advantage:.2f} ± {self.own_advantage_error:.2f} in as many at random")
+        if self.prefers_noise:
+            return text + (". The selection prefers particles that agree with the noise of their own reference, and "
+                           "their FSC must not be believed. Keep more particles, or use all of them with their weights")
+        return text + ". The selection does not prefer particles that agree with the noise of their own reference"
 
 
 SEEN_BY_NONE = 0.005

@@ -156,7 +156,8 @@ def other_reference(finished: FinishedRun) -> NullTest:
              f"differ by {chi2[chi2 <= ELSEWHERE].mean():.2f} times their predicted variance)")
     probabilities = [own.probability_aligned for own, _ in pairs if own.probability_aligned is not None]
     if wanted(finished.resolved) and len(probabilities) == len(pairs):
-        found += of_those_kept(chi2 > ELSEWHERE, kept_of(np.concatenate(probabilities), finished.resolved))
+        kept = [kept_of(of_half, finished.resolved) for of_half in probabilities]  # each half-set by itself, as in the run
+        found += of_those_kept(chi2 > ELSEWHERE, np.concatenate(kept))
     return judged("other_reference", "The other half-set's reference", value, 0.0, FEW, "of the particles", (
         f"{found}: poses depend on the images, not on the noise of the reference",
         f"{found}: poses follow the noise of their own reference, which is overfitting"))
