@@ -44,7 +44,7 @@ from .pose_blur import (
 from .report import build_report
 from .second_copy import second_copy
 from .second_state import counted
-from .selection import effect, select, wanted
+from .selection import effect, select
 from .supported import support_advice, supported
 
 Array = Any
@@ -120,7 +120,7 @@ def maps_and_poses(run: RunFolder, k: int, found: Tuple[HalfMaps, FscCurves], la
     mean, believed = weighted_mean(halves, share), supported(curves, mask)
     write_maps(run, mean, curves, workers, later)
     write_ladder(run, halves, there, curves, later)
-    rows = select(run, k) if wanted(given.resolved) else None
+    rows = select(run, k) if given.resolved.selects else None
     later(write_final_particles, run, k, rows)
     if rows is not None:
         selection = effect(run, k, rows, workers)

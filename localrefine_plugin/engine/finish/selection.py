@@ -38,11 +38,6 @@ IMAGES_AT_ONCE = 200
 CHOICES = ("all", "weighted", "kept", "random")
 
 
-def wanted(resolved: ResolvedSettings) -> bool:
-    """Whether the settings ask for a selection."""
-    return resolved.keep_probability is not None or resolved.false_discovery_rate is not None
-
-
 def kept_of(probability: np.ndarray, resolved: ResolvedSettings) -> np.ndarray:
     """(n,) bool: the particles that both settings keep, as far as they are given."""
     kept = np.ones(len(probability), bool)
@@ -71,8 +66,8 @@ def select(run: RunFolder, iteration: int) -> Dict[int, np.ndarray]:
 
 
 def effect(run: RunFolder, iteration: int, rows: Dict[int, np.ndarray], workers: int) -> Selection:
-    """What keeping ``rows`` does to resolution and FSC inside the mask; no effect is measured where all are kept, or none
-    of a half-set."""
+    """What keeping ``rows`` does to resolution and FSC inside the mask; no effect is measured where all are kept, or
+    none of a half-set."""
     given, mask = load_input(run), read_map(run.mask_in_use(iteration))[0]
     maps: Dict[str, List[np.ndarray]] = {choice: [] for choice in CHOICES}
     number, count = sum(map(len, rows.values())), np.count_nonzero(np.asarray(stored_particles(run).half_set))

@@ -90,8 +90,8 @@ class Selection:
         if kept.mean_fsc <= every.mean_fsc:
             text += ". The half-maps do not agree better with the selection"
         text += (". Fit to the own half-set's reference less that to the other's, in standard deviations of noise: "
-                 f"{kept.own_advantage:.2f} in those kept, {every.own_advantage:.2f} in all, "
-                 f"{random.own_advantage:.2f} ± {self.own_advantage_error:.2f} in as many at random")
+                 f"{kept.own_advantage:.3f} in those kept, {every.own_advantage:.3f} in all, "
+                 f"{random.own_advantage:.3f} ± {self.own_advantage_error:.3f} in as many at random")
         if self.prefers_noise:
             return text + (". The selection prefers particles that agree with the noise of their own reference, and "
                            "their FSC must not be believed. Keep more particles, or use all of them with their weights")
