@@ -10,6 +10,7 @@ import numpy as np
 from ..control.parts import control_with_parts
 from ..control.words import blurring, by_part
 from ..inputs.changes import changes_at_the_end
+from ..inputs.refined_before import UNCERTAINTY_LABELS
 from ..io.cryosparc import UID, go_back, write_cs
 from ..io.later import Later
 from ..io.mrc import read_map, write_map
@@ -51,7 +52,6 @@ Array = Any
 ALIKE = 0.02  # of the share of half-map 1: closer to ½ the plain mean is as good
 Of = Callable[[PoseTable, np.ndarray], Optional[np.ndarray]]
 """What is written of particles at these places of a pose table; None where it was not found out."""
-UNCERTAINTY_LABELS = ("lrRotationUncertainty", "lrShiftUncertainty")
 
 
 def write_results(run: RunFolder, workers: int, device: Device = CPU,
