@@ -141,7 +141,7 @@ def test_the_report_is_self_contained_and_tells_everything(run, tmp_path):
     text = path.read_text(encoding="utf-8")
     assert text.count("data:image/png;base64,") == len(PICTURES) - len(NOT_IN_THE_FAKE_RUN)
     assert not re.search(r"(src|href)=['\"](?!data:)", text) and "<script" not in text
-    assert "A &lt;run&gt;" in text
+    assert "A &lt;run&gt;" in text and "automatic: no selection" not in text
     for words in ("7.40 Å", "10.5 (automatic)", "<td>mask in use</td><td>500</td><td>7.40</td>", "version of numpy",
                   "version of scipion-em", "mask: 18, 15.5, 17", "--half-map-1", "less than five times",
                   "FSC 0.143 / 0.5: unmasked 9.62 Å / 12.51 Å",
