@@ -212,5 +212,12 @@ def test_a_selection_that_keeps_none_of_a_half_set_is_said_and_not_measured():
         assert "too few for two half-maps" in found.sentence
 
 
+def test_a_half_set_that_is_too_small_to_be_judged_is_kept_and_said():
+    effects = {choice: SelectionEffect(5.0, 0.5, 0.2) for choice in CHOICES}
+    assert "180 of them could not be judged" in Selection(180, 0, 0.0, {}, not_judged=180).sentence
+    assert Selection(400, 0, 0.0, {}).sentence == "the selection keeps all particles"
+    assert "95 of them could not be judged" in Selection(150, 45, 0.0, effects, not_judged=95).sentence
+
+
 def image_names(run, name):
     return particles_table(str(run.final(name))).texts(["rlnImageName"])["rlnImageName"]

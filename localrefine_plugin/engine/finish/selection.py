@@ -68,37 +68,49 @@ def select(run: RunFolder, iteration: int) -> Dict[int, np.ndarray]:
 def effect(run: RunFolder, iteration: int, rows: Dict[int, np.ndarray], workers: int) -> Selection:
     """What keeping ``rows`` does to resolution and FSC inside the mask; no effect is measured where all are kept, or
     none of a half-set."""
-    given, mask = load_input(run), read_map(run.mask_in_use(iteration))[0]
-    maps: Dict[str, List[np.ndarray]] = {choice: [] for choice in CHOICES}
     number, count = sum(map(len, rows.values())), np.count_nonzero(np.asarray(stored_particles(run).half_set))
-    compared = number < count and all(map(len, rows.values()))
-    fits: Dict[str, List[Tuple[np.ndarray, np.ndarray]]] = {choice: [] for choice in CHOICES}
-    expected_wrong = 0.0
+    expected_wrong, not_judged, counts = 0.0, 0, {}
     for half in (1, 2):
         poses = stored_poses(run, iteration, half)
         assert poses is not None
-        probability = np.ones(len(poses)) if poses.probability_aligned is None else np.asarray(
-            poses.probability_aligned)
+        judged = poses.probability_aligned is not None
+        not_judged += 0 if judged else len(poses)
+        probability = np.asarray(poses.probability_aligned) if judged else np.ones(len(poses))
         kept = np.isin(np.asarray(poses.row), rows[half])
-        rng = np.random.default_rng([given.resolved.seed, half])
-        counts = dict(all=np.ones(len(poses)), weighted=probability, kept=kept * 1.0,
-                      random=rng.permutation(kept) * 1.0)
+        rng = np.random.default_rng([load_input(run).resolved.seed, half])
+        counts[half] = dict(all=np.ones(len(poses)), weighted=probability, kept=kept * 1.0,
+                            random=rng.permutation(kept) * 1.0)
         expected_wrong += float((1 - probability)[kept].sum())
-        if not compared:
-            continue
-        found = half_maps(run, iteration, half, poses, [counts[choice] for choice in CHOICES], workers)
+    selected = Selection(number, count - number, expected_wrong / max(number, 1), {}, not_judged=not_judged)
+    compared = selected.left_out and all(map(len, rows.values()))
+    return measured_effect(run, iteration, selected, counts, workers) if compared else selected
+
+
+def measured_effect(run: RunFolder, iteration: int, selected: Selection, counts: Dict[int, Dict[str, np.ndarray]],
+                    workers: int) -> Selection:
+    """With half-maps of each choice, and how well its particles fit the reference of their own half-set; ``counts``
+    (n,) of the particles of each half-set, by choice."""
+    given, mask = load_input(run), read_map(run.mask_in_use(iteration))[0]
+    maps: Dict[str, List[np.ndarray]] = {choice: [] for choice in CHOICES}
+    fits: Dict[str, List[Tuple[np.ndarray, np.ndarray]]] = {choice: [] for choice in CHOICES}
+    for half, of in counts.items():
+        poses = stored_poses(run, iteration, half)
+        assert poses is not None
+        found = half_maps(run, iteration, half, poses, [of[choice] for choice in CHOICES], workers)
         for choice, volume in zip(CHOICES, found):
             maps[choice].append(volume * mask)
         some, better = own_advantage(run, iteration, half, poses, workers)
         for choice in CHOICES:
-            fits[choice].append((counts[choice][some], better))
-    curves = {choice: fsc(pair[0], pair[1], workers) for choice, pair in maps.items() if pair}
-    advantage = {choice: Advantage.of(fits[choice]) for choice in curves}
-    return Selection(number, count - number, expected_wrong / max(number, 1), {
-        choice: SelectionEffect(resolution_at(curve, FSC_THRESHOLD, len(mask), given.pixel_size),
-                                float(curve[1:].mean()), advantage[choice].mean) for choice, curve in curves.items()},
-        *((advantage["kept"].error, advantage["all"].spread, prefers_noise(advantage["all"], advantage["kept"]))
-          if curves else ()))
+            fits[choice].append((of[choice][some], better))
+    curves = {choice: fsc(first, second, workers) for choice, (first, second) in maps.items()}
+    advantage = {choice: Advantage.of(fits[choice]) for choice in CHOICES}
+    every, kept = advantage["all"], advantage["kept"]
+    return replace(
+        selected, own_advantage_error=kept.error, own_advantage_spread=every.spread,
+        prefers_noise=prefers_noise(every, kept), effect={
+            choice: SelectionEffect(resolution_at(curve, FSC_THRESHOLD, len(mask), given.pixel_size),
+                                    float(curve[1:].mean()), advantage[choice].mean)
+            for choice, curve in curves.items()})
 
 
 def half_maps(run: RunFolder, iteration: int, half: int, poses: PoseTable, counts: Sequence[np.ndarray],

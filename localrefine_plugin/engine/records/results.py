@@ -63,7 +63,8 @@ class Selection:
     """selection.json: how many particles were kept, how many of those are expected to be wrong (a share), and the
     half-maps of "all", of all "weighted" by their probability, of those "kept" and of as many at "random"; the standard
     error of own_advantage of as many at random, its standard deviation from particle to particle, and whether those
-    kept agree with the noise of their own reference (finish/cross_half.py)."""
+    kept agree with the noise of their own reference (finish/cross_half.py). not_judged: of those kept, in half-sets
+    that were too small to be judged."""
 
     kept: int
     left_out: int
@@ -72,14 +73,19 @@ class Selection:
     own_advantage_error: float = 0.0
     own_advantage_spread: float = 0.0
     prefers_noise: bool = False
+    not_judged: int = 0
 
     @property
     def sentence(self) -> str:
         """What the selection did, for the log, the summary and the report."""
+        unseen = "" if not self.not_judged else (
+            f": {self.not_judged} of them could not be judged, for their half-set is too small")
         if not self.left_out:
-            return "the selection keeps all particles"
+            return f"the selection keeps all particles{unseen}"
         share = 100 * self.left_out / (self.kept + self.left_out)
         text = f"{self.left_out} particles ({share:.0f} %) are left out of the selection"
+        if unseen:
+            text += f", and {self.kept} are kept{unseen}"
         if not self.effect:
             return f"{text}, and {self.kept} are kept: too few for two half-maps. Ask for less"
         every, kept, random = (self.effect[choice] for choice in ("all", "kept", "random"))
