@@ -35,7 +35,7 @@ LEAST_CHANGE = 1.0  # degrees, or Å: changes that differ by less give no reason
 
 @dataclass(frozen=True)
 class PoseChanges:
-    """Changes of all particles from the input: rotation (n, 3) in degrees, shift (n, 2) in Å, both of the fulcrum;
+    """Changes of particles from the input: rotation (n, 3) in degrees, shift (n, 2) in Å, both of the fulcrum;
     and the share of particles at the limit of each search."""
 
     rotation_deg: np.ndarray
