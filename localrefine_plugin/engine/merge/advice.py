@@ -124,11 +124,11 @@ def verdict_advice(not_aligned: float, empty: float, resolved: ResolvedSettings)
     if not_aligned < MANY_NOT_ALIGNED:
         return {}
     counted = "They count less in the map" if resolved.weight_by_probability else "They count in full in the map"
-    go_on = "those that the selection keeps" if resolved.selects else "'Keep particles with probability ≥ 0.5'"
     return {"verdict": (
         f"about {100 * not_aligned:.0f} % of the particles do not show the sub-volume at the pose that was found "
         f"({100 * empty:.0f} % of all look like noise). {counted}. Look at some of them (lowest lrProbabilityAligned "
-        f"in particles.star). If they are ice or broken particles, go on with {go_on}. If they are good particles, "
+        f"in particles.star). If they are ice or broken particles, go on without them ('Keep particles with "
+        "probability ≥ 0.5' makes a set of the others). If they are good particles, "
         "their input poses are wrong: refine all particles globally first, or classify them")}
 
 
