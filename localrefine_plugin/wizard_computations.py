@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from textwrap import wrap
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -25,7 +24,6 @@ MASK_CENTRE, BOX_CENTRE = "Mask centre", "Box centre"
 PRIOR_SETTINGS = ("prior", "prior_rotation_deg", "prior_shift_angstrom")
 SAME_PIXEL = 0.01  # relative difference of pixel sizes
 MOST_OTHER_MASKS = 2  # that are forecast beside the one chosen
-WINDOW_COLUMNS = 110  # of a message: a window does not wrap its lines
 MOST_HINGES = 3  # buttons side by side: the latest runs
 
 
@@ -159,7 +157,7 @@ def lines_of(name: str, found: Forecast) -> List[str]:
     return [f"With {name}: about {found.to_report_angstrom:.1f} Å to report, poses known to "
             f"{found.rotation_error_deg:.1f}° and {found.shift_error_angstrom:.1f} Å per axis, in about "
             f"{max(found.seconds / 60, 1):.0f} min{memory}.", f"{numbers}.",
-            *(wrap(f"{found.doubt}.", WINDOW_COLUMNS) if found.doubt else []), ""]
+            *([f"{found.doubt}."] if found.doubt else []), ""]
 
 
 # ---------------------------------------------------------------- prior, mask, low-pass, extents

@@ -3,8 +3,8 @@
     python -m benchmarks.honesty.verdict_cost --run FOLDER [--run FOLDER …] [--iteration N …] [--write]
 
 In an iteration of a finished run the images of nothing of half-set 1 are searched again, and 200 of its particles are
-searched and inserted, with one thread; the least of seven CPU times counts. The map and the merge are left out, so that
-the share of a whole iteration is smaller.
+searched and inserted, with one thread; the least of seven CPU times counts. The share of the iteration is that of what
+the run noted for both half-sets, their maps and the merge: a run that compiled its kernels notes too much.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 from localrefine_plugin.engine.align.half_alignment import HalfAlignment
 from localrefine_plugin.engine.align.nulls import FEWEST_FIRST, null_images
 from localrefine_plugin.engine.io.mrc import ImageReader
-from localrefine_plugin.engine.io.run_folder import RunFolder
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
 from localrefine_plugin.engine.io.run_store import stored_half_set
 from localrefine_plugin.engine.kernels.batches import evenly_spaced
 from localrefine_plugin.engine.kernels.device import CPU
@@ -30,7 +30,8 @@ from ..measure import least_cpu_seconds
 from ..page import DOCS, table, write_section
 
 PAGE = DOCS / "explanation" / "verdicts.md"
-HEAD = ("run", "particles of a half-set", "iteration", "images of each kind", "share of the CPU time")
+HEAD = ("run", "particles of a half-set", "iteration", "images of each kind", "share of the images' CPU time",
+        "share of the iteration's")
 REPEATS, PARTICLES = 7, 200
 
 
@@ -48,7 +49,14 @@ def row(run: RunFolder, iteration: int) -> List[str]:
             nulls, images = (least_cpu_seconds(job, REPEATS) for job in (
                 lambda: work.add_nulls(numbers), lambda: work.add(some)))
     share = nulls / (nulls + images * count / len(some))
-    return [run.path.name, str(count), str(iteration), str(len(numbers)), f"{100 * share:.1f} %"]
+    return [run.path.name, str(count), str(iteration), str(len(numbers)), f"{100 * share:.1f} %",
+            f"{100 * 2 * nulls / noted(run, iteration):.1f} %"]
+
+
+def noted(run: RunFolder, iteration: int) -> float:
+    """CPU seconds of an iteration by the run's records."""
+    files = [run.half_done(iteration, 1), run.half_done(iteration, 2), run.iteration_done(iteration)]
+    return float(sum(read_json(path)["cpu_seconds"] for path in files))
 
 
 def main() -> None:

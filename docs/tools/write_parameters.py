@@ -47,7 +47,7 @@ def section(entry: SettingInfo) -> str:
 def default_of(entry: SettingInfo) -> str:
     value = entry.default
     if value is None:
-        return f"automatic: {entry.optional}"
+        return entry.empty_means
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value} {entry.unit}".rstrip() if entry.kind in ("int", "float") else str(value)

@@ -106,8 +106,10 @@ def run_forecast(options: argparse.Namespace) -> None:
 
     from .forecast.forecast import Inputs, forecast
     from .io.cryosparc import is_cs
-    from .prepare.arguments import read_settings
+    from .prepare.arguments import check_forecast_file, read_settings
     from .records.codec import as_json
+    if options.json is not None:
+        check_forecast_file(options.json)
     with TemporaryDirectory() as folder:
         particles = options.particles
         if is_cs(particles):

@@ -160,7 +160,7 @@ def draw_fulcrum(parent: Any, name: str, entry: SettingInfo, common: Dict[str, A
 
 def label_of(entry: SettingInfo) -> str:
     """The setting's name, its unit, and that an empty field is a choice."""
-    notes = [entry.unit] * bool(entry.unit) + ["empty: automatic"] * bool(entry.optional)
+    notes = [entry.unit] * bool(entry.unit) + [f"empty: {entry.empty_word}"] * bool(entry.optional)
     return f"{entry.label} ({', '.join(notes)})" if notes else entry.label
 
 
@@ -170,7 +170,7 @@ def help_of(entry: SettingInfo) -> str:
     if entry.low is not None and entry.high is not None and entry.kind in ("int", "float"):
         parts.append(f"From {entry.low:g} to {entry.high:g} {entry.unit}".rstrip() + ".")
     if entry.optional:
-        parts.append(f"Leave empty (or -1) for automatic: {entry.optional}.")
+        parts.append(f"Leave empty (or -1) for {entry.empty_means}.")
     if entry.is_switch:
         parts.append(f"Yes: {entry.choices[1]}.")
     return "\n".join(parts)

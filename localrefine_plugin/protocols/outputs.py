@@ -11,10 +11,11 @@ from pyworkflow.protocol.constants import MODE_RESUME
 
 from ..engine.io.run_folder import BodiesFolder, RunFolder
 from ..report.run_state import fsc_columns
-from . import input_copy
+from . import form_local_refine, input_copy
 
 OF_BODY = {"outputVolume": Volume, "outputParticles": SetOfParticles, "outputFSC": SetOfFSCs,
            "outputMask": VolumeMask, "outputParticlesKept": SetOfParticles, "outputParticlesLeftOut": SetOfParticles}
+OF_SELECTION = ("outputParticlesKept", "outputParticlesLeftOut")
 OF_COMPOSITE = {"outputComposite": Volume, "outputCompositeFSC": SetOfFSCs, "outputCompositeMask": VolumeMask}
 OF_SEVERAL = re.compile(r"^outputComposite|_body\d+$")
 
@@ -44,12 +45,22 @@ def outputs_of(protocol: Any) -> List[Tuple[Sequence[Any], Dict[str, Any]]]:
 
 
 def outdated_errors(protocol: Any) -> List[str]:
-    """Continue with fewer masks: Scipion keeps the outputs of the other bodies, whose files are gone."""
-    possible = possible_outputs(len(protocol.mask_pointers()))
-    left = [name for name, _ in protocol.iterOutputAttributes() if name not in possible and OF_SEVERAL.search(name)]
-    if protocol.runMode.get() != MODE_RESUME or not left:
+    """Continue with fewer masks, or without the selection: Scipion keeps the outputs of the other bodies, whose files
+    are gone, or of the selection."""
+    if protocol.runMode.get() != MODE_RESUME:
         return []
-    return ["*More masks*: there are outputs of more bodies than this; use Restart, or give the same number of masks."]
+    possible, there = possible_outputs(len(protocol.mask_pointers())), [
+        name for name, _ in protocol.iterOutputAttributes()]
+    errors = []
+    if any(name not in possible and OF_SEVERAL.search(name) for name in there):
+        errors.append("*More masks*: there are outputs of more bodies than this; use Restart, or give the same number "
+                      "of masks.")
+    settings = form_local_refine.settings_values(protocol)
+    selects = any(settings.get(name) is not None for name in ("keep_probability", "false_discovery_rate"))
+    if not selects and any(name.startswith(OF_SELECTION) for name in there):
+        errors.append("*Keep particles ...*: there are outputs of a selection; use Restart to have none, or give a "
+                      "selection.")
+    return errors
 
 
 class BodyOutputs:
@@ -89,12 +100,13 @@ class BodyOutputs:
         return mask
 
     def _selected_particles(self) -> Dict[str, SetOfParticles]:
-        """The particles that a selection keeps, and the others: sets of their own, where there is one and any."""
+        """The particles that a selection keeps, and the others: sets of their own, where there is one and any. A set
+        that an earlier selection made becomes empty."""
         found = {}
         for name, file_name in (("Kept", "particles_kept.star"), ("LeftOut", "particles_left_out.star")):
             if self._folder.final(file_name).exists():
                 particles = self._particles(file_name, name)
-                if particles.getSize():
+                if particles.getSize() or hasattr(self._protocol, f"outputParticles{name}{self._suffix}"):
                     found["outputParticles" + name] = particles
         return found
 

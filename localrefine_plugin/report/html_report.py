@@ -120,7 +120,7 @@ def _setting_rows(state: RunState) -> Iterable[Tuple[str, ...]]:
         chosen = getattr(state.resolved, "fulcrum_px" if info.name == "fulcrum" else info.name, None)
         text = _words(value)
         if value is None:
-            text = f"automatic: {info.optional}" if chosen is None else f"{_words(chosen)} (automatic)"
+            text = info.empty_means if chosen is None else f"{_words(chosen)} (automatic)"
         elif info.name == "fulcrum" and chosen is not None:
             text = f"{text}: {_words(chosen)}" if isinstance(value, str) else _words(chosen)
         yield info.label, text, info.unit

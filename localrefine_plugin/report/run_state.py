@@ -23,6 +23,7 @@ from ..engine.records.results import (
     PoseBlur,
     Report,
     RestControl,
+    Selection,
     Sharpening,
     Validation,
 )
@@ -161,6 +162,11 @@ class RunState:
     @property
     def directions(self) -> Optional[Directions]:
         return read_record(self.folder.final("directions.json"), Directions)
+
+    @property
+    def selection(self) -> Optional[Selection]:
+        """What keeping particles by their probability did; None where it was not asked for."""
+        return read_record(self.folder.final("selection.json"), Selection)
 
     @property
     def sharpening(self) -> Optional[Sharpening]:

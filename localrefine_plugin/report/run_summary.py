@@ -27,6 +27,8 @@ def progress_lines(state: RunState) -> List[str]:
         lines += list(best.motion.words) if best.motion is not None else []
     if state.rest_control is not None and not state.rest_control.doubtful:
         lines.append(state.rest_control.sentence)  # of a doubtful one the advice tells
+    if state.selection is not None:
+        lines.append(f"Selection: {state.selection.sentence}")
     lines += auto_lines(state) + device_lines(state)
     if last is not None and last.stop_reason:
         lines.append(f"Stopped after iteration {last.iteration}: {last.stop_reason}")

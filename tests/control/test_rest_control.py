@@ -113,6 +113,15 @@ def test_a_rest_that_is_aligned_badly_is_no_control(moving, monkeypatch):
     assert found.verdict == "not done" and part is None and 0.1 < degrees < 3.0
 
 
+def test_the_control_learns_the_motion_from_the_input_poses_even_of_a_run_that_is_re_centred(moving):
+    """About the last poses a learned prior would shrink until nothing moves."""
+    sample = load_sample(moving, 1, CPU, 1)
+    given = dataclasses.replace(sample.given, resolved=dataclasses.replace(
+        sample.given.resolved, prior="gaussian", recenter_rotations=True, recenter_shifts=True))
+    asked = dataclasses.replace(sample, given=given).resolved
+    assert asked.prior == "learned" and not asked.recenter_rotations and not asked.recenter_shifts
+
+
 def test_the_control_leaves_the_run_as_it_was(moving):
     """Poses and maps are those of the best iteration."""
     record = read_json(moving.iteration_done(moving.iterations_done()))

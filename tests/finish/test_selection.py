@@ -13,7 +13,7 @@ from run_results import temporary_folder
 from localrefine_plugin.convert import particles_table
 from localrefine_plugin.engine import refine as engine
 from localrefine_plugin.engine.finish.cross_half import Advantage, own_advantage, prefers_noise
-from localrefine_plugin.engine.finish.selection import CHOICES, half_maps, kept_of, sentence
+from localrefine_plugin.engine.finish.selection import CHOICES, effect, half_maps, kept_of
 from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.io.run_store import load_poses
@@ -44,6 +44,12 @@ def test_a_false_discovery_rate_is_met_and_not_by_less_than_could_be():
         assert (1 - np.append(p[kept], following)).mean() > rate
     both = kept_of(p, settings(false_discovery_rate=0.2, keep_probability=0.9))
     np.testing.assert_array_equal(both, kept_of(p, settings(keep_probability=0.9)))
+
+
+def test_a_false_discovery_rate_that_cannot_be_met_keeps_none():
+    p = np.array([0.2, 0.6, 0.5])
+    assert not kept_of(p, settings(false_discovery_rate=0.3)).any()
+    np.testing.assert_array_equal(kept_of(p, settings(false_discovery_rate=0.4)), [False, True, False])
 
 
 @lru_cache(maxsize=None)
@@ -192,8 +198,25 @@ def test_the_run_says_what_a_selection_has_to_do_with_noise():
     assert effect["kept"]["own_advantage"] < effect["all"]["own_advantage"] - 3 * error
     effects = {choice: SelectionEffect(5.0, 0.5, 0.2) for choice in CHOICES}
     record = Selection(60, 40, 0.0, effects, 0.01, 0.4, True)
-    assert "must not be believed" in sentence(record)
-    assert "must not be believed" not in sentence(replace(record, prefers_noise=False))
+    assert "must not be believed" in record.sentence
+    assert "must not be believed" not in replace(record, prefers_noise=False).sentence
+
+
+def test_a_selection_that_keeps_none_of_a_half_set_is_said_and_not_measured():
+    run, _ = run_with_noise_images()
+    k, nothing = best(run), np.zeros(0, int)
+    rows = np.asarray(load_poses(run, k, 1).row)
+    for kept in ({1: rows, 2: nothing}, {1: nothing, 2: nothing}):
+        found = effect(run, k, kept, 1)
+        assert (found.kept, found.left_out) == (len(kept[1]), PARTICLES - len(kept[1])) and not found.effect
+        assert "too few for two half-maps" in found.sentence
+
+
+def test_a_half_set_that_is_too_small_to_be_judged_is_kept_and_said():
+    effects = {choice: SelectionEffect(5.0, 0.5, 0.2) for choice in CHOICES}
+    assert "180 of them could not be judged" in Selection(180, 0, 0.0, {}, not_judged=180).sentence
+    assert Selection(400, 0, 0.0, {}).sentence == "the selection keeps all particles"
+    assert "95 of them could not be judged" in Selection(150, 45, 0.0, effects, not_judged=95).sentence
 
 
 def image_names(run, name):

@@ -39,6 +39,7 @@ from localrefine_plugin.engine.maps.fsc import five_curves
 from localrefine_plugin.engine.maps.half_maps import HalfMaps
 from localrefine_plugin.engine.model.fourier import forward, radial_mean_power, shell_means
 from localrefine_plugin.engine.model.pixels import pixel_list
+from localrefine_plugin.engine.prepare.arguments import check_forecast_file
 from localrefine_plugin.engine.records.codec import from_json
 from localrefine_plugin.engine.records.errors import InputError
 from localrefine_plugin.engine.records.forecast import Forecast
@@ -333,6 +334,19 @@ def test_the_verb_says_a_line_for_each_mask_and_writes_them(tmp_path, capsys):
     written = json.loads(target.read_text())["forecasts"]
     assert len(written) == 2 and written[0]["wanted_angstrom"] == 20.0
     assert "20 Å would take about" in lines[0]
+
+
+def test_a_file_that_is_no_forecast_is_not_written_over_and_said_before_computing(tmp_path):
+    mine = tmp_path / "settings.json"
+    mine.write_text('{"prior": "off"}')
+    for target, words in ((mine, "is there already and holds no forecasts"), (tmp_path, "holds no forecasts"),
+                          (tmp_path / "none" / "forecast.json", "no folder that can be written to")):
+        with pytest.raises(InputError, match=words):
+            check_forecast_file(target)
+    assert mine.read_text() == '{"prior": "off"}'
+    (tmp_path / "before.json").write_text('{"forecasts": []}')
+    for target in ("before.json", "new.json"):
+        check_forecast_file(tmp_path / target)
 
 
 def test_a_part_that_does_not_move_is_doubted(tmp_path, monkeypatch):

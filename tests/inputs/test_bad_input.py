@@ -12,6 +12,7 @@ import pytest
 from particle_files import BOX, PIXEL_SIZE, Inputs, radius, soft_mask, write_mrc
 from spoil import POSE, change, check, copy_row, data_of, set_row
 
+from localrefine_plugin.engine.inputs.refined_before import UNCERTAINTY_LABELS
 from localrefine_plugin.engine.io.relion_particles import read_particles
 from localrefine_plugin.engine.records.errors import InputError
 
@@ -50,6 +51,8 @@ WARNED = {
                                                   "rlnBeamTiltX is not modelled"),
     "Zernike of particles beside data_optics": (lambda i: i.set_all("rlnOddZernike", "[0,0.1]"),
                                                 "rlnOddZernike is not modelled"),
+    "particles of a local refinement": (lambda i: [i.set_all(label, "1.2") for label in UNCERTAINTY_LABELS],
+                                        "refined locally before"),
     "masked half-maps": (lambda i: [change(p, lambda d: d * (radius() < 4)) for p in (i.half_1, i.half_2)],
                          "exactly 0"),
     "unequal halves": (lambda i: [set_row(r, rlnRandomSubset="1")(i) for r in range(9)], "unequal"),

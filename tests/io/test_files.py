@@ -1,6 +1,7 @@
 """Particles, maps and images from and to files, read back by programs and libraries not written here."""
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -164,6 +165,22 @@ def test_columns_in_any_order_and_optional_columns(inputs):
     write_particles(inputs.star, table, plain.rotation, plain.shift_px)
     assert table.particles.labels[-1] == "rlnClassNumber"
     np.testing.assert_allclose(read_particles(inputs.star)[0].shift_px, plain.shift_px, atol=1e-6)
+
+
+def test_the_images_of_results_are_where_those_of_the_input_of_the_run_are(inputs, tmp_path_factory):
+    """Paths relative to the STAR file are kept in the results of a run, and of a run from these."""
+    expected, given = read_particles(inputs.star)[0].stacks, inputs.star
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for name in ("first", "second"):
+        (elsewhere / name / "final").mkdir(parents=True)
+        (elsewhere / name / "input.json").write_text(json.dumps({"particles": str(given)}))
+        given = elsewhere / name / "final" / "particles.star"
+        given.write_text(inputs.star.read_text())
+        assert read_particles(given)[0].stacks == expected
+    for other in ("{}", "[]", "not a run's"):
+        (elsewhere / "first" / "input.json").write_text(other)
+        with pytest.raises(InputError, match="stacks/a.mrcs.*does not exist"):
+            read_particles(given)
 
 
 def test_image_paths_from_star_folder_working_directory_and_project(inputs, monkeypatch):

@@ -13,8 +13,10 @@ from localrefine_plugin.engine.maps.fsc import five_curves
 from localrefine_plugin.engine.maps.half_maps import HalfMaps
 from localrefine_plugin.engine.merge import advice
 from localrefine_plugin.engine.merge.hinge import Hinge, estimate_hinge
+from localrefine_plugin.engine.merge.merge import changes_of
 from localrefine_plugin.engine.model.pose import random_rotations
 from localrefine_plugin.engine.records.iteration import IterationRecord, PoseChange
+from localrefine_plugin.engine.records.poses import PoseTable
 from localrefine_plugin.engine.records.settings import Settings
 
 BOX, PIXEL = 48, 3.0
@@ -191,6 +193,40 @@ def test_resolution_at_nyquist_is_limited_by_the_pixels_not_by_duplicates():
     sentence = advice.fsc_does_not_fall(falling(0.9, 0.2))
     assert sentence.startswith("the resolution is limited by the pixel size") and "duplicates" not in sentence
     assert "Look for duplicates" in advice.fsc_does_not_fall(falling(0.3, 0.28))
+
+
+def test_particles_that_are_not_aligned():
+    """A few wrong particles are not worth a word."""
+    assert not advice.verdict_advice(0.01, 0.01, settled())
+    sentence = advice.verdict_advice(0.104, 0.06, settled())["verdict"]
+    for words in ("about 10 % of the particles do not show", "(6 % of all look like noise)", "count less",
+                  "go on without them ('Keep particles with probability ≥ 0.5' makes a set of the others)"):
+        assert words in sentence, words
+    assert "count in full" in advice.verdict_advice(0.1, 0.1, settled(weight_by_probability=False))["verdict"]
+
+
+def pose_table(turned, limit, empty):
+    """Of particles that turned by ``turned`` (n,) degrees, all by 1 Å, with the probability ``empty`` (n,), or None."""
+    n = len(turned)
+    nothing = np.zeros((n, 5, 5))
+    return PoseTable(
+        row=np.arange(n), rotation=np.zeros((n, 3, 3)), shift_px=np.zeros((n, 2)), covariance=nothing,
+        rotation_change_deg=turned[:, None] * [0, 0, 1.0], shift_change_angstrom=np.ones((n, 2)), modes=np.ones(n),
+        pose_error_covariance=nothing, log_likelihood=np.zeros(n), insertions=np.ones(n), at_rotation_limit=limit,
+        at_shift_limit=limit, probability_empty=empty)
+
+
+def test_what_looks_like_noise_gives_no_advice_on_limits_and_peaks():
+    """A third of the images are noise, at poses far off and at the limit."""
+    n, noise = 600, np.arange(600) % 3 == 0
+    turned = np.where(noise, 14.0, 3.0) + np.random.default_rng(0).normal(0, 0.5, n)
+    judged, unknown = (pose_table(turned, noise, empty) for empty in (np.where(noise, 0.9, 0.0), None))
+    few, every = changes_of([judged, judged]), changes_of([unknown, judged])
+    assert len(few.rotation_deg) == 2 * (~noise).sum() and few.at_rotation_limit == few.at_shift_limit == 0
+    assert not advice.two_peaks(np.linalg.norm(few.rotation_deg, axis=1), "rotation", "°")
+    assert advice.two_peaks(np.linalg.norm(every.rotation_deg, axis=1), "rotation", "°")
+    assert len(every.rotation_deg) == n + (~noise).sum() and every.at_rotation_limit == pytest.approx(0.2)
+    assert len(changes_of([pose_table(turned, noise, np.ones(n))]).rotation_deg) == n
 
 
 def falling(start, end):

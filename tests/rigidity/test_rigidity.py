@@ -9,10 +9,13 @@ from relion_files import write_map
 from two_bodies import ANGLE_DEG, AXIS, BOX, CENTRES, FULCRUM, PIXEL_SIZE, at_angle, bodies, whole_run
 
 from localrefine_plugin.engine import __main__ as cli
+from localrefine_plugin.engine.bodies.finished import open_body
 from localrefine_plugin.engine.cells.relative import Variance
 from localrefine_plugin.engine.io.mrc import read_map
+from localrefine_plugin.engine.io.run_folder import read_json
 from localrefine_plugin.engine.io.run_store import load_noise, load_tables
 from localrefine_plugin.engine.records.errors import InputError
+from localrefine_plugin.engine.rigidity import forecasts
 from localrefine_plugin.engine.rigidity.outline import outline
 from localrefine_plugin.engine.rigidity.rigidity import rigidity, where_larger
 from localrefine_plugin.report.rigidity_picture import still, write_png
@@ -54,7 +57,7 @@ def test_both_bodies_are_found_with_their_hinge_and_the_angle_that_was_planted(m
 
 
 def test_each_body_gets_the_forecast_of_its_refinement(moving):
-    """With its mask, from the results of the run; and the words say it."""
+    """With its mask; and the words say it."""
     found = RunState(str(moving.path)).rigidity
     assert [body.forecast.mask for body in found.bodies] == [
         str(moving.rigidity.with_name(body.mask)) for body in found.bodies]
@@ -63,6 +66,17 @@ def test_each_body_gets_the_forecast_of_its_refinement(moving):
         assert 2 * PIXEL_SIZE <= body.forecast.to_report_angstrom < 30
         assert any(f"with {body.mask} is expected to reach about {body.forecast.to_report_angstrom:.1f} Å" in text
                    for text in found.words)
+
+
+def test_bodies_are_forecast_from_the_input_of_the_run(moving, monkeypatch):
+    """Its half-maps hold the noise of the images at the poses found, with which images agree too well."""
+    asked, of = [], open_body(moving.path)
+    monkeypatch.setattr(forecasts, "forecast", lambda inputs, masks, device: asked.append(inputs) or masks)
+    with_forecasts = forecasts.with_forecasts(of, RunState(str(moving.path)).rigidity.bodies)
+    assert len(with_forecasts) == 2 and with_forecasts[0].forecast.name == "body_1.mrc"
+    given = read_json(moving.input)
+    assert asked[0][:3] == (given["particles"], given["half_map_1"], given["half_map_2"])
+    assert asked[0].settings.fulcrum == "mask"
 
 
 def test_cells_that_move_are_told_from_cells_that_rest(moving):

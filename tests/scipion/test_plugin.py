@@ -49,3 +49,12 @@ print(json.dumps(sorted(prot.getDefinition()._paramsDict)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "inputParticles" in json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_an_empty_field_of_the_form_says_what_it_stands_for():
+    from localrefine_plugin.engine.records.settings import DESCRIBED
+    from localrefine_plugin.protocols.form_local_refine import help_of, label_of
+    assert label_of(DESCRIBED["keep_probability"]) == "Keep particles with probability ≥ (empty: no selection)"
+    assert help_of(DESCRIBED["keep_probability"]).endswith("Leave empty (or -1) for no selection.")
+    assert label_of(DESCRIBED["rotation_extent_deg"]) == "Rotation search extent (deg, empty: automatic)"
+    assert "for automatic: three prior standard deviations" in help_of(DESCRIBED["rotation_extent_deg"])

@@ -358,6 +358,10 @@ def test_a_selection_gives_two_more_sets(project, tmp_path):
     is_noise = {identifier for i, identifier in enumerate(sorted(everything)) if i in noise_images}
     assert len(left_out & is_noise) > 0.9 * len(is_noise) and len(left_out - is_noise) < 0.05 * len(everything)
     assert protocol.outputParticlesKept.hasAlignmentProj()
+    assert continued(here, protocol, keepProbability=0.0) == ["report"]  # nothing of the first selection is left behind
+    assert (protocol.outputParticlesKept.getSize(), protocol.outputParticlesLeftOut.getSize()) == (len(everything), 0)
+    protocol.keepProbability.set(None)
+    assert any("there are outputs of a selection; use Restart" in error for error in protocol.validate())
 
 
 def test_a_failure_of_the_engine_is_one_sentence(project, tmp_path):

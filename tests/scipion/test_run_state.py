@@ -108,6 +108,17 @@ def test_the_summary_says_what_it_runs_on(tmp_path):
     assert "Runs on CPU (2 threads), because there is no driver" in summary_lines(RunState(folder.path))
 
 
+def test_the_summary_says_what_a_selection_did(tmp_path):
+    folder = fake_run(tmp_path / "run")
+    assert not any(line.startswith("Selection") for line in summary_lines(RunState(folder.path)))
+    effects = {choice: {"resolution_angstrom": of, "mean_fsc": 0.5} for choice, of in (
+        ("all", 5.62), ("weighted", 5.6), ("kept", 5.55), ("random", 5.75))}
+    write_json(folder.final("selection.json"), {"kept": 70, "left_out": 30, "expected_wrong": 0.002, "effect": effects})
+    line = next(line for line in summary_lines(RunState(folder.path)) if line.startswith("Selection"))
+    for words in ("30 particles (30 %) are left out", "kept agree to 5.55 Å", "of all to 5.62 Å", "random to 5.75 Å"):
+        assert words in line, words
+
+
 # ---------------------------------------------------------------- report
 
 def test_the_summary_gives_the_advice_on_the_result_and_not_what_is_outdated(tmp_path):
@@ -130,7 +141,7 @@ def test_the_report_is_self_contained_and_tells_everything(run, tmp_path):
     text = path.read_text(encoding="utf-8")
     assert text.count("data:image/png;base64,") == len(PICTURES) - len(NOT_IN_THE_FAKE_RUN)
     assert not re.search(r"(src|href)=['\"](?!data:)", text) and "<script" not in text
-    assert "A &lt;run&gt;" in text
+    assert "A &lt;run&gt;" in text and "automatic: no selection" not in text
     for words in ("7.40 Å", "10.5 (automatic)", "<td>mask in use</td><td>500</td><td>7.40</td>", "version of numpy",
                   "version of scipion-em", "mask: 18, 15.5, 17", "--half-map-1", "less than five times",
                   "FSC 0.143 / 0.5: unmasked 9.62 Å / 12.51 Å",

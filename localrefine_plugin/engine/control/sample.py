@@ -73,9 +73,10 @@ class Sample:
 
     @property
     def resolved(self) -> ResolvedSettings:
-        """With a prior that learns: only then an alignment says what the images tell."""
+        """With a prior that learns, about the input poses: only then an alignment says what the images tell."""
         resolved = self.coarser.resolved(self.given.resolved)
-        return resolved if prior_shape(resolved.prior).learns else replace(resolved, prior="learned")
+        return resolved if prior_shape(resolved.prior).learns else replace(
+            resolved, prior="learned", recenter_rotations=False, recenter_shifts=False)
 
     @property
     def pixel_size(self) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from ..control.parts import control_with_parts
 from ..control.words import blurring, by_part
 from ..inputs.changes import changes_at_the_end
+from ..inputs.refined_before import UNCERTAINTY_LABELS
 from ..io.cryosparc import UID, go_back, write_cs
 from ..io.later import Later
 from ..io.mrc import read_map, write_map
@@ -44,14 +45,13 @@ from .pose_blur import (
 from .report import build_report
 from .second_copy import second_copy
 from .second_state import counted
-from .selection import effect, select, sentence, wanted
+from .selection import effect, select
 from .supported import support_advice, supported
 
 Array = Any
 ALIKE = 0.02  # of the share of half-map 1: closer to ½ the plain mean is as good
 Of = Callable[[PoseTable, np.ndarray], Optional[np.ndarray]]
 """What is written of particles at these places of a pose table; None where it was not found out."""
-UNCERTAINTY_LABELS = ("lrRotationUncertainty", "lrShiftUncertainty")
 
 
 def write_results(run: RunFolder, workers: int, device: Device = CPU,
@@ -120,12 +120,12 @@ def maps_and_poses(run: RunFolder, k: int, found: Tuple[HalfMaps, FscCurves], la
     mean, believed = weighted_mean(halves, share), supported(curves, mask)
     write_maps(run, mean, curves, workers, later)
     write_ladder(run, halves, there, curves, later)
-    rows = select(run, k) if wanted(given.resolved) else None
+    rows = select(run, k) if given.resolved.selects else None
     later(write_final_particles, run, k, rows)
     if rows is not None:
         selection = effect(run, k, rows, workers)
         save_record(run.final("selection.json"), selection)
-        say(sentence(selection))
+        say(selection.sentence)
     views: Any = JoinedColumn([table.rotation for table in stored_tables(run, k)])
     write_directions(run, halves, there, views)
     copy_of = second_copy(halves, mask, given.pixel_size, given.resolved.symmetry, map_before(run))

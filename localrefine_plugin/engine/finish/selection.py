@@ -38,11 +38,6 @@ IMAGES_AT_ONCE = 200
 CHOICES = ("all", "weighted", "kept", "random")
 
 
-def wanted(resolved: ResolvedSettings) -> bool:
-    """Whether the settings ask for a selection."""
-    return resolved.keep_probability is not None or resolved.false_discovery_rate is not None
-
-
 def kept_of(probability: np.ndarray, resolved: ResolvedSettings) -> np.ndarray:
     """(n,) bool: the particles that both settings keep, as far as they are given."""
     kept = np.ones(len(probability), bool)
@@ -51,7 +46,8 @@ def kept_of(probability: np.ndarray, resolved: ResolvedSettings) -> np.ndarray:
     if resolved.false_discovery_rate is not None:
         order = np.argsort(-probability, kind="stable")
         wrong = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
-        kept &= probability >= probability[order][max(np.count_nonzero(wrong <= resolved.false_discovery_rate), 1) - 1]
+        number = np.count_nonzero(wrong <= resolved.false_discovery_rate)
+        kept &= probability >= probability[order][number - 1] if number else False
     return kept
 
 
@@ -70,37 +66,51 @@ def select(run: RunFolder, iteration: int) -> Dict[int, np.ndarray]:
 
 
 def effect(run: RunFolder, iteration: int, rows: Dict[int, np.ndarray], workers: int) -> Selection:
-    """What keeping ``rows`` does to resolution and FSC inside the mask; no effect is measured where all are kept."""
-    given, mask = load_input(run), read_map(run.mask_in_use(iteration))[0]
-    maps: Dict[str, List[np.ndarray]] = {choice: [] for choice in CHOICES}
+    """What keeping ``rows`` does to resolution and FSC inside the mask; no effect is measured where all are kept, or
+    none of a half-set."""
     number, count = sum(map(len, rows.values())), np.count_nonzero(np.asarray(stored_particles(run).half_set))
-    fits: Dict[str, List[Tuple[np.ndarray, np.ndarray]]] = {choice: [] for choice in CHOICES}
-    expected_wrong = 0.0
+    expected_wrong, not_judged, counts = 0.0, 0, {}
     for half in (1, 2):
         poses = stored_poses(run, iteration, half)
         assert poses is not None
-        probability = np.ones(len(poses)) if poses.probability_aligned is None else np.asarray(
-            poses.probability_aligned)
+        judged = poses.probability_aligned is not None
+        not_judged += 0 if judged else len(poses)
+        probability = np.asarray(poses.probability_aligned) if judged else np.ones(len(poses))
         kept = np.isin(np.asarray(poses.row), rows[half])
-        rng = np.random.default_rng([given.resolved.seed, half])
-        counts = dict(all=np.ones(len(poses)), weighted=probability, kept=kept * 1.0,
-                      random=rng.permutation(kept) * 1.0)
+        rng = np.random.default_rng([load_input(run).resolved.seed, half])
+        counts[half] = dict(all=np.ones(len(poses)), weighted=probability, kept=kept * 1.0,
+                            random=rng.permutation(kept) * 1.0)
         expected_wrong += float((1 - probability)[kept].sum())
-        if number == count:
-            continue
-        found = half_maps(run, iteration, half, poses, [counts[choice] for choice in CHOICES], workers)
+    selected = Selection(number, count - number, expected_wrong / max(number, 1), {}, not_judged=not_judged)
+    compared = selected.left_out and all(map(len, rows.values()))
+    return measured_effect(run, iteration, selected, counts, workers) if compared else selected
+
+
+def measured_effect(run: RunFolder, iteration: int, selected: Selection, counts: Dict[int, Dict[str, np.ndarray]],
+                    workers: int) -> Selection:
+    """With half-maps of each choice, and how well its particles fit the reference of their own half-set; ``counts``
+    (n,) of the particles of each half-set, by choice."""
+    given, mask = load_input(run), read_map(run.mask_in_use(iteration))[0]
+    maps: Dict[str, List[np.ndarray]] = {choice: [] for choice in CHOICES}
+    fits: Dict[str, List[Tuple[np.ndarray, np.ndarray]]] = {choice: [] for choice in CHOICES}
+    for half, of in counts.items():
+        poses = stored_poses(run, iteration, half)
+        assert poses is not None
+        found = half_maps(run, iteration, half, poses, [of[choice] for choice in CHOICES], workers)
         for choice, volume in zip(CHOICES, found):
             maps[choice].append(volume * mask)
         some, better = own_advantage(run, iteration, half, poses, workers)
         for choice in CHOICES:
-            fits[choice].append((counts[choice][some], better))
-    curves = {choice: fsc(pair[0], pair[1], workers) for choice, pair in maps.items() if pair}
-    advantage = {choice: Advantage.of(fits[choice]) for choice in curves}
-    return Selection(number, count - number, expected_wrong / max(number, 1), {
-        choice: SelectionEffect(resolution_at(curve, FSC_THRESHOLD, len(mask), given.pixel_size),
-                                float(curve[1:].mean()), advantage[choice].mean) for choice, curve in curves.items()},
-        *((advantage["kept"].error, advantage["all"].spread, prefers_noise(advantage["all"], advantage["kept"]))
-          if curves else ()))
+            fits[choice].append((of[choice][some], better))
+    curves = {choice: fsc(first, second, workers) for choice, (first, second) in maps.items()}
+    advantage = {choice: Advantage.of(fits[choice]) for choice in CHOICES}
+    every, kept = advantage["all"], advantage["kept"]
+    return replace(
+        selected, own_advantage_error=kept.error, own_advantage_spread=every.spread,
+        prefers_noise=prefers_noise(every, kept), effect={
+            choice: SelectionEffect(resolution_at(curve, FSC_THRESHOLD, len(mask), given.pixel_size),
+                                    float(curve[1:].mean()), advantage[choice].mean)
+            for choice, curve in curves.items()})
 
 
 def half_maps(run: RunFolder, iteration: int, half: int, poses: PoseTable, counts: Sequence[np.ndarray],
@@ -126,24 +136,3 @@ def half_maps(run: RunFolder, iteration: int, half: int, poses: PoseTable, count
                 insert_batch(accumulator, batch, chosen, poses.shift_px[index], plan, last_column(max_shell), box)
             bar.update(int(index[-1]) + 1, len(particles))
     return [reconstruct(accumulator, box, max_shell, workers) for accumulator in accumulators]
-
-
-def sentence(found: Selection) -> str:
-    """What the selection did, for the log and the report."""
-    if not found.left_out:
-        return "the selection keeps all particles"
-    every, kept, random = (found.effect[choice] for choice in ("all", "kept", "random"))
-    share = 100 * found.left_out / max(found.kept + found.left_out, 1)
-    text = (f"{found.left_out} particles ({share:.0f} %) are left out of the selection; about "
-            f"{100 * found.expected_wrong:.1f} % of those kept are wrong. Half-maps of the particles kept agree to "
-            f"{kept.resolution_angstrom:.2f} Å, of all to {every.resolution_angstrom:.2f} Å, of as many chosen at "
-            f"random to {random.resolution_angstrom:.2f} Å (FSC {FSC_THRESHOLD} in the mask, not corrected)")
-    if kept.mean_fsc <= every.mean_fsc:
-        text += ". The half-maps do not agree better with the selection"
-    text += (f". Fit to the own half-set's reference less that to the other's, in standard deviations of noise: "
-             f"{kept.own_advantage:.2f} in those kept, {every.own_advantage:.2f} in all, {random.own_advantage:.2f} ± "
-             f"{found.own_advantage_error:.2f} in as many at random")
-    if found.prefers_noise:
-        return text + (": the selection prefers particles that agree with the noise of their own reference, and their "
-                       "FSC must not be believed. Keep more particles, or use all of them with their weights")
-    return text + ": the selection does not prefer particles that agree with the noise of their own reference"

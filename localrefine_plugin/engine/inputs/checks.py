@@ -50,6 +50,7 @@ from .half_sets import (
     resplit_with_copies,
     tubes_of,
 )
+from .refined_before import refined_before
 
 LEAST_BOX = 8
 ASYMMETRIC = 0.1  # symmetry.mask_symmetry_error of a symmetric mask is below 0.03
@@ -106,7 +107,7 @@ def check_inputs(particles_star: PathLike, half_map_1: PathLike, half_map_2: Pat
     optics = _check_optics(particles, star)
     particles, table, warnings = _in_frame_of_half_map(particles, table, half_map_1, star)
     warnings += optics
-    warnings += _check_table(table, star)
+    warnings += _check_table(table, star) + refined_before(table, star)
     if settings.exchange_half_maps:
         warnings.append(f"half-maps 1 and 2 were exchanged, as exchange_half_maps says: half-map 1 is {half_map_1}")
     tubes, relatives = tubes_of(table.particles), relatives_of(particles, table)

@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Iterator, List, Optional
 
 from ..records.errors import InputError
-from .run_folder import PathLike
+from .run_folder import PathLike, RunFolder, read_json
 
+MOST_RUNS = 20  # one from the results of the other
 FORMATS_OF_RELION = (":mrcs", ":mrc")  # RELION reads x.stk:mrcs as MRC, whatever the extension says
 OTHER_ENDINGS = {".mrc": (".mrcs", ".map"), ".mrcs": (".mrc", ".stk"), ".map": (".mrc",), ".stk": (".mrcs",)}
 
@@ -15,11 +17,12 @@ OTHER_ENDINGS = {".mrc": (".mrcs", ".map"), ".mrcs": (".mrc", ".stk"), ".map": (
 def find_file(name: str, star: PathLike) -> str:
     """Absolute path of a file named in a STAR file.
 
-    Sought from the folder of the STAR file, from the working directory, then from each folder above the STAR file.
+    Sought from the folder of the STAR file, from the working directory, from each folder above the STAR file, then, of
+    a result of a run, from where the particles of this run lay.
     Raises InputError with the name that was probably meant.
     """
     folder = Path(os.path.abspath(star)).parent
-    bases = [str(base) for base in [folder, Path.cwd()] + list(folder.parents)]
+    bases = [str(base) for base in [folder, Path.cwd(), *folder.parents, *folders_of_inputs(folder)]]
     plain = next((name[:-len(ending)] for ending in FORMATS_OF_RELION if name.endswith(ending)), name)
     for candidate in (name, plain):
         for base in bases:
@@ -30,6 +33,28 @@ def find_file(name: str, star: PathLike) -> str:
                 break
     raise InputError(f"image file {name!r} does not exist{did_you_mean(plain, bases)}", str(star),
                      "image paths are relative to the STAR file, to the working directory or to the project folder")
+
+
+def folders_of_inputs(final: Path) -> List[Path]:
+    """Of a folder RUN/final: where the particles that RUN was given lie, and those that a run before it was given."""
+    found: List[Path] = []
+    while final.name == "final" and len(found) < MOST_RUNS:
+        record = RunFolder(final.parent).input
+        given = _particles_of(record, record.stat().st_mtime_ns) if record.is_file() else ""
+        if not given:  # not a run's, whatever its name
+            break
+        final = Path(given).parent
+        found.append(final)
+    return found
+
+
+@lru_cache(maxsize=2 * MOST_RUNS)
+def _particles_of(record: Path, _changed: int) -> str:
+    """The particles that a run was given; "" where this is no record of a run."""
+    try:
+        return str(read_json(record).get("particles", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def did_you_mean(name: str, bases: List[str]) -> str:

@@ -35,7 +35,7 @@ LEAST_CHANGE = 1.0  # degrees, or Å: changes that differ by less give no reason
 
 @dataclass(frozen=True)
 class PoseChanges:
-    """Changes of all particles from the input: rotation (n, 3) in degrees, shift (n, 2) in Å, both of the fulcrum;
+    """Changes of particles from the input: rotation (n, 3) in degrees, shift (n, 2) in Å, both of the fulcrum;
     and the share of particles at the limit of each search."""
 
     rotation_deg: np.ndarray
@@ -125,9 +125,11 @@ def verdict_advice(not_aligned: float, empty: float, resolved: ResolvedSettings)
         return {}
     counted = "They count less in the map" if resolved.weight_by_probability else "They count in full in the map"
     return {"verdict": (
-        f"about {100 * not_aligned:.0f} % of the particles do not show the sub-volume at the pose that was found, and "
-        f"{100 * empty:.0f} % look like noise. {counted}. Look at some of them (lowest lrProbabilityAligned in "
-        "particles.star), and leave them out with 'Keep particles with probability ≥ 0.5', or classify them")}
+        f"about {100 * not_aligned:.0f} % of the particles do not show the sub-volume at the pose that was found "
+        f"({100 * empty:.0f} % of all look like noise). {counted}. Look at some of them (lowest lrProbabilityAligned "
+        f"in particles.star). If they are ice or broken particles, go on without them ('Keep particles with "
+        "probability ≥ 0.5' makes a set of the others). If they are good particles, "
+        "their input poses are wrong: refine all particles globally first, or classify them")}
 
 
 def far_fulcrum(motions: PoseChanges, hinge: Hinge, resolved: ResolvedSettings, box_size: int) -> str:

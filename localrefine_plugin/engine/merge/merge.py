@@ -65,9 +65,7 @@ def with_advice(run: RunFolder, now: IterationRecord, earlier: Sequence[Iteratio
     """The record with sentences on the state of the run."""
     given, motion = load_input(run), now.motion
     hinge = (learned_hinge(motion, given.box_size) if motion else None) or hinge_of(run, tables)
-    changes = PoseChanges(joined(tables, "rotation_change_deg"), joined(tables, "shift_change_angstrom"),
-                      now.at_rotation_limit, now.at_shift_limit)
-    advice = advise(changes, hinge, curves, [*earlier, now], given.resolved)
+    advice = advise(changes_of(tables), hinge, curves, [*earlier, now], given.resolved)
     if motion:
         advice.update(motion_advice(motion, given.resolved))
     if now.share_not_aligned is not None:  # which says more than the shape of the motion
@@ -75,6 +73,16 @@ def with_advice(run: RunFolder, now: IterationRecord, earlier: Sequence[Iteratio
         advice.update(verdict_advice(now.share_not_aligned, now.share_empty or 0.0, given.resolved))
     return replace(now, advice=advice, warnings=tuple(
         text for topic, text in advice.items() if not any(topic in before.advice for before in earlier)))
+
+
+def changes_of(tables: Sequence[PoseTable]) -> PoseChanges:
+    """Of the particles that do not look like noise, whose poses are anything; of all where there are no others."""
+    shown = np.concatenate([np.ones(len(table), bool) if table.probability_empty is None else
+                            np.asarray(table.probability_empty) <= 0.5 for table in tables])
+    shown |= not shown.any()
+    rotation, shift, at_rotation, at_shift = (joined(tables, name)[shown] for name in (
+        "rotation_change_deg", "shift_change_angstrom", "at_rotation_limit", "at_shift_limit"))
+    return PoseChanges(rotation, shift, float(np.mean(at_rotation)), float(np.mean(at_shift)))
 
 
 def motion_of(run: RunFolder, iteration: int) -> Optional[MotionSummary]:

@@ -168,7 +168,7 @@ def still_words(motion: PrincipalMotion, learned: str) -> str:
                 "too small to show it")
     return (f"{text}. They would show a motion of {motion.excluded_rotation_deg:.1f}° or "
             f"{motion.excluded_displacement_angstrom:.1f} Å per axis: the density in the mask, as a whole, does not "
-            "move by as much against the rest of the particle. The input poses were kept")
+            "move by as much against its input poses. The input poses were kept")
 
 
 def widths_in_words(widths: Sequence[float], unit: str) -> str:

@@ -69,6 +69,15 @@ def check_output(output: PathLike, mode: str, inputs: Mapping[str, PathLike]) ->
                               "give another name")
 
 
+def check_forecast_file(path: PathLike) -> None:
+    """Raise InputError unless forecasts may be written to this file: it is new, or holds forecasts."""
+    folder, source = Path(os.path.abspath(path)).parent, f"--json {path}"
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError("lies in no folder that can be written to", source, "make the folder, or give another name")
+    if os.path.lexists(path) and "forecasts" not in _content(Path(path)):
+        raise InputError("is there already and holds no forecasts", source, "give another name")
+
+
 def _of_a_run(name: str, run: RunFolder) -> bool:
     """Whether a run has a file or folder of this name, or leaves it behind when it is killed."""
     names = {path.name for path in (run.input, run.report, run.particles, run.mask)} | {"final", "bodies.json"}

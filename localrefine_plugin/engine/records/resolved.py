@@ -42,6 +42,11 @@ class ResolvedSettings(Settings):
         """Nothing is checked: the settings were, when they were given."""
 
     @property
+    def selects(self) -> bool:
+        """Whether particles are to be kept by their probability to be aligned."""
+        return self.keep_probability is not None or self.false_discovery_rate is not None
+
+    @property
     def counted_density(self) -> str:
         """What the expected error of the poses is that of; "" in runs of old versions."""
         if self.mask_mass_kda is None:

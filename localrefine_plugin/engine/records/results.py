@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Dict, Optional, Tuple
 
-from .iteration import HalfRecord, IterationRecord
+from .iteration import FSC_THRESHOLD, HalfRecord, IterationRecord
 from .motion import PrincipalMotion
 from .run_input import RunInput
 from .settings import Settings
@@ -63,7 +63,8 @@ class Selection:
     """selection.json: how many particles were kept, how many of those are expected to be wrong (a share), and the
     half-maps of "all", of all "weighted" by their probability, of those "kept" and of as many at "random"; the standard
     error of own_advantage of as many at random, its standard deviation from particle to particle, and whether those
-    kept agree with the noise of their own reference (finish/cross_half.py)."""
+    kept agree with the noise of their own reference (finish/cross_half.py). not_judged: of those kept, in half-sets
+    that were too small to be judged."""
 
     kept: int
     left_out: int
@@ -72,6 +73,35 @@ class Selection:
     own_advantage_error: float = 0.0
     own_advantage_spread: float = 0.0
     prefers_noise: bool = False
+    not_judged: int = 0
+
+    @property
+    def sentence(self) -> str:
+        """What the selection did, for the log, the summary and the report."""
+        unseen = "" if not self.not_judged else (
+            f": {self.not_judged} of them could not be judged, for their half-set is too small")
+        if not self.left_out:
+            return f"the selection keeps all particles{unseen}"
+        share = 100 * self.left_out / (self.kept + self.left_out)
+        text = f"{self.left_out} particles ({share:.0f} %) are left out of the selection"
+        if unseen:
+            text += f", and {self.kept} are kept{unseen}"
+        if not self.effect:
+            return f"{text}, and {self.kept} are kept: too few for two half-maps. Ask for less"
+        every, kept, random = (self.effect[choice] for choice in ("all", "kept", "random"))
+        text += (f"; about {100 * self.expected_wrong:.1f} % of those kept are wrong. Half-maps of the particles kept "
+                 f"agree to {kept.resolution_angstrom:.2f} Å, of all to {every.resolution_angstrom:.2f} Å, of as many "
+                 f"chosen at random to {random.resolution_angstrom:.2f} Å (FSC {FSC_THRESHOLD} in the mask, not "
+                 "corrected)")
+        if kept.mean_fsc <= every.mean_fsc:
+            text += ". The half-maps do not agree better with the selection"
+        text += (". Fit to the own half-set's reference less that to the other's, in standard deviations of noise: "
+                 f"{kept.own_advantage:.3f} in those kept, {every.own_advantage:.3f} in all, "
+                 f"{random.own_advantage:.3f} ± {self.own_advantage_error:.3f} in as many at random")
+        if self.prefers_noise:
+            return text + (". The selection prefers particles that agree with the noise of their own reference, and "
+                           "their FSC must not be believed. Keep more particles, or use all of them with their weights")
+        return text + ". The selection does not prefer particles that agree with the noise of their own reference"
 
 
 SEEN_BY_NONE = 0.005

@@ -48,6 +48,16 @@ class SettingInfo:
     shown_when: Tuple[Any, ...] = ()
 
     @property
+    def empty_word(self) -> str:
+        """What an empty value of an optional setting is, in a word or two."""
+        return self.optional if self.optional.startswith("no ") else "automatic"
+
+    @property
+    def empty_means(self) -> str:
+        """What an empty value of an optional setting stands for."""
+        return self.optional if self.optional == self.empty_word else f"automatic: {self.optional}"
+
+    @property
     def is_switch(self) -> bool:
         """A choice between "off" and one other thing."""
         return self.kind == "choice" and len(self.choices) == 2 and self.choices[0] == "off"

@@ -16,16 +16,20 @@ FULCRUM = "mask"  # of each body its own; the run's is that of another mask
 
 
 def with_forecasts(of: Body, bodies: Sequence[RigidBody]) -> List[RigidBody]:
-    """The bodies with the forecast of a refinement from the results of the run, in its settings, with their masks; as
-    they are where there is one only, or where the run could not be refined further."""
+    """The bodies with the forecast of a refinement from the input of the run, in its settings, with their masks; as
+    they are where there is one only, or where the input could not be refined again.
+
+    Not from its results: the images agree with their own noise in half-maps that were made of them at their poses, so
+    that poses would seem to be known up to twice as well as they are.
+    """
     if len(bodies) < 2:
         return list(bodies)
-    settings = replace(load_settings(of.run), fulcrum=FULCRUM, resplit_half_sets=False)
-    final = of.run.final
-    given = Inputs(final("particles.star"), final("half_map_1.mrc"), final("half_map_2.mrc"), settings, SAMPLE)
+    given = of.given
+    inputs = Inputs(given.particles, given.half_map_1, given.half_map_2,
+                    replace(load_settings(of.run), fulcrum=FULCRUM), SAMPLE)
     masks = [of.run.rigidity.with_name(body.mask) for body in bodies]
     try:
-        found = forecast(given, masks, "cpu")
+        found = forecast(inputs, masks, "cpu")
     except InputError as error:  # what was found is not lost
         say(f"what a refinement of each body would reach cannot be told: {error}")
         return list(bodies)

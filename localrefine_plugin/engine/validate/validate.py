@@ -9,7 +9,7 @@ import numpy as np
 from ..control.rest_control import rest_control
 from ..control.words import STILL
 from ..finish.report import build_report
-from ..finish.selection import kept_of, wanted
+from ..finish.selection import kept_of
 from ..io.run_folder import RunFolder
 from ..io.run_store import load_poses, load_report, save_record
 from ..kernels.device import choose_device
@@ -155,8 +155,9 @@ def other_reference(finished: FinishedRun) -> NullTest:
     found = (f"aligned to the other half-set's reference, {100 * value:.1f} % of the particles go elsewhere (the rest "
              f"differ by {chi2[chi2 <= ELSEWHERE].mean():.2f} times their predicted variance)")
     probabilities = [own.probability_aligned for own, _ in pairs if own.probability_aligned is not None]
-    if wanted(finished.resolved) and len(probabilities) == len(pairs):
-        found += of_those_kept(chi2 > ELSEWHERE, kept_of(np.concatenate(probabilities), finished.resolved))
+    if finished.resolved.selects and len(probabilities) == len(pairs):
+        kept = [kept_of(of_half, finished.resolved) for of_half in probabilities]  # by themselves, as in the run
+        found += of_those_kept(chi2 > ELSEWHERE, np.concatenate(kept))
     return judged("other_reference", "The other half-set's reference", value, 0.0, FEW, "of the particles", (
         f"{found}: poses depend on the images, not on the noise of the reference",
         f"{found}: poses follow the noise of their own reference, which is overfitting"))
