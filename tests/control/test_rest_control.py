@@ -19,7 +19,7 @@ from localrefine_plugin.engine.control.sample import load_sample, load_samples
 from localrefine_plugin.engine.control.words import FOLLOWED, SMALL, STILL, judged, of_parts_before
 from localrefine_plugin.engine.io.mrc import read_map
 from localrefine_plugin.engine.io.run_folder import read_json
-from localrefine_plugin.engine.io.run_store import load_iteration, load_report
+from localrefine_plugin.engine.io.run_store import load_iteration, load_poses, load_report
 from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.records.motion import PrincipalMotion
 from localrefine_plugin.engine.records.results import RestControl
@@ -65,6 +65,14 @@ def rigid(tmp_path_factory):
     return run_of_two(tmp_path_factory.mktemp("rigid"), False)
 
 
+def shown(run, half):
+    """Rows of the particles that the best iteration takes for the sub-volume's: nearly all."""
+    poses = load_poses(run, load_iteration(run, run.iterations_done()).best_iteration, half)
+    found = poses.row[(1.0 if poses.probability_aligned is None else poses.probability_aligned) >= np.full(400, 0.5)]
+    assert 380 <= len(found) <= 400
+    return found
+
+
 def rms(widths):
     return float(np.sqrt(np.mean(np.square(widths))))
 
@@ -91,11 +99,11 @@ def test_of_a_rigid_particle_it_is_said_that_no_part_of_the_mask_moves(rigid):
 def test_the_parts_of_the_mask_are_asked_before_the_run_and_after_it(request, name):
     """The domain fills the mask: nothing in it rests if it moves, and nothing moves if it rests."""
     run, moves = request.getfixturevalue(name), name == "moving"
-    said, control = of_parts_before(before_a_run(run, CPU, 1)[1]), load_report(run).rest_control
+    said, control = of_parts_before(before_a_run(run, 1, CPU, 1)[1]), load_report(run).rest_control
     print(said)
     share, still = (int(word[:-2]) for word in re.findall(r"\d+ % ", said)) if moves else (0, 0)
     assert share >= 60 and still <= 40 if moves else said.startswith("no part of the mask is seen to move")
-    assert len(control.parts) == 8 and control.parts_particles == 800
+    assert len(control.parts) == 8 and control.parts_particles == sum(len(shown(run, half)) for half in (1, 2))
     assert not control.resolution_by_part_angstrom and not run.final("resolution_by_part.mrc").exists()
 
 
@@ -146,7 +154,8 @@ def test_on_fewer_pixels_the_control_finds_the_same(moving, monkeypatch):
     assert [len(few.rows[half]) for half in (1, 2)] == [250, 250] and few.maps is many.maps
     alone = load_sample(moving, best, CPU, 1)
     np.testing.assert_array_equal(few.cropped(1), alone.cropped(1))  # those of the larger sample are its own
-    assert not many.coarser.same and len(many.images[1]) == 400 and len(few.images[1]) == 250
+    np.testing.assert_array_equal(many.rows[1], shown(moving, 1))  # of 400
+    assert not many.coarser.same and len(many.images[1]) == len(many.rows[1]) and len(few.images[1]) == 250
 
 
 # ---------------------------------------------------------------- verdicts

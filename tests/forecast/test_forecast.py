@@ -281,10 +281,12 @@ def test_a_run_of_many_particles_says_it_before_and_keeps_its_bits(tmp_path, mon
     assert said.to_report_angstrom == pytest.approx(found.to_report_angstrom, rel=0.02)
     assert not found.doubt  # the head moves against the body
     assert said.rotation_error_deg == pytest.approx(found.rotation_error_deg, rel=0.05)
-    engine.align(str(other.path), 1, (1, 2), threads=1)
-    for name, column in load_poses(run, 1, 1).columns().items():
-        np.testing.assert_array_equal(np.asarray(getattr(load_poses(other, 1, 1), name)), np.asarray(column))
-    engine.merge(str(other.path), 1, threads=1)
+    for k in range(1, sample.ITERATIONS + 1):
+        engine.align(str(other.path), k, (1, 2), threads=1)
+        engine.merge(str(other.path), k, threads=1)
+    for name, column in load_poses(run, sample.ITERATIONS, 1).columns().items():
+        np.testing.assert_array_equal(np.asarray(getattr(load_poses(other, sample.ITERATIONS, 1), name)),
+                                      np.asarray(column))
     engine.prepare(*inputs(), str(tmp_path / "run"), Settings(), threads=1, mode="continue")
     said = capsys.readouterr().out
     assert "Å to report" not in said and static.DOUBT not in said and "the rest of the particle" in said

@@ -75,11 +75,12 @@ def control_with_parts(run: RunFolder, iteration: int, device: Device, workers: 
     return Control(record, moving_part, painted)
 
 
-def before_a_run(run: RunFolder, device: Device, workers: int) -> Tuple[RestControl, Optional[List[PartOfMask]]]:
-    """The control of a sample that is a run after its first iteration, and how the parts of the mask move against the
+def before_a_run(run: RunFolder, iteration: int, device: Device,
+                 workers: int) -> Tuple[RestControl, Optional[List[PartOfMask]]]:
+    """The control of a sample that is a run after its first iterations, and how the parts of the mask move against the
     rest; None where the control was not done, or too little is in the mask."""
     try:
-        few, sample = load_samples(run, 1, device, workers)
+        few, sample = load_samples(run, iteration, device, workers)
         record, _ = control_of(few)
     except InputError as error:
         return not_done(error), None

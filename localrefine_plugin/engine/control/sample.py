@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
+from ..align.half_alignment import particle_counts
 from ..align.of_run import other_bodies
 from ..align.other_bodies import OtherBody
 from ..align.reference_errors import ReferenceErrors, known_errors
@@ -16,7 +17,7 @@ from ..align.search_plan import align_shell_of
 from ..inputs.changes import check_stacks
 from ..io.mrc import ImageReader, read_map
 from ..io.run_folder import RunFolder
-from ..io.run_store import load_input, load_iteration, load_noise, stored_particles
+from ..io.run_store import load_input, load_iteration, load_noise, stored_particles, stored_poses
 from ..kernels.batches import evenly_spaced
 from ..kernels.device import Device
 from ..kernels.prefetch import Read, from_array
@@ -31,6 +32,7 @@ from .moving_part import CoarseGrid
 FEW, MANY = 250, 500  # particles of each half-set in the sample …
 SHARE = 0.2  # … which is this share of it in between: three short alignments of them beside those of the run
 LEAST_PARTICLES = 50  # of each half-set
+SHOWN = 0.5  # probability to be aligned
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,18 @@ def load_sample(run: RunFolder, iteration: int, device: Device, workers: int) ->
 
 
 def load_samples(run: RunFolder, iteration: int, device: Device, workers: int) -> Tuple[Sample, Sample]:
-    """`load_sample`, and MANY of each half-set."""
+    """`load_sample`, and MANY of each half-set; of particles that probably show the sub-volume: the others tell of no
+    motion, which looks like density that does not move."""
     given, particles = load_input(run), stored_particles(run)
     half_set, rows, few = np.asarray(particles.half_set), {}, {}
     for half in (1, 2):
         mine = np.flatnonzero(half_set == half)
+        counts = particle_counts(stored_poses(run, iteration, half))
+        if counts is not None:
+            mine = mine[counts >= SHOWN]
         if len(mine) < LEAST_PARTICLES:
-            raise InputError(f"has only {len(mine)} particles", f"half-set {half}", "use more particles")
+            raise InputError(f"has only {len(mine)} particles{'' if counts is None else ' that show the sub-volume'}",
+                             f"half-set {half}", "use more particles")
         few[half] = int(np.clip(SHARE * len(mine), FEW, MANY))
         rows[half] = mine[evenly_spaced(len(mine), MANY)]
     check_stacks(run, given, np.unique(particles.stack[np.concatenate(list(rows.values()))]))

@@ -112,7 +112,9 @@ def iterated(start: Start, folder: Path, device: Device, workers: int) -> Sample
         if k < ITERATIONS:
             save_record(run.iteration_done(k), merge_halves(run, k, workers, device))
     maps = read_half_maps(run, ITERATIONS, workers)
-    write_fsc(run.fsc(ITERATIONS), curves_in_mask(run, ITERATIONS, maps, start.resolved, start.particles.pixel_size)[0])
+    curves = curves_in_mask(run, ITERATIONS, maps, start.resolved, start.particles.pixel_size)[0]
+    write_fsc(run.fsc(ITERATIONS), curves)
+    save_record(run.iteration_done(ITERATIONS), curves.record(ITERATIONS, curves.resolutions()["corrected"]))
     return sample_of(run)
 
 

@@ -53,14 +53,14 @@ def known_well(run: RunFolder, start: Start, device: Device, workers: int) -> Op
 
 def forecast_after(run: RunFolder, iteration: int, device: Device, workers: int) -> None:
     """Say what a run will reach once ITERATIONS are merged, unless it has ended; where that was said before the first,
-    say after that whether the mask may hold much that does not move, which takes three short alignments."""
-    if run.stopped_before(iteration + 1):
+    say whether the mask may hold much that does not move, which takes three short alignments."""
+    if iteration != ITERATIONS or run.stopped_before(iteration + 1):
         return
     if run.forecast(0).exists():
-        if iteration == 1 and rest_control(run, 1, device, workers)[0].doubtful:
+        if rest_control(run, iteration, device, workers)[0].doubtful:
             say(f"warning: {DOUBT}")
         return
-    if iteration != ITERATIONS or min(len(stored_half_set(run, half)[0]) for half in (1, 2)) < LEAST_SAMPLE:
+    if min(len(stored_half_set(run, half)[0]) for half in (1, 2)) < LEAST_SAMPLE:
         return
     tell(run, iteration, sample_of(run), known_well(run, start_of_run(run, SAMPLE), device, workers), workers)
 

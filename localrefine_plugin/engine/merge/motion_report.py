@@ -147,7 +147,7 @@ def motion_words(motion: PrincipalMotion) -> List[str]:
     """Sentences on one motion: how far, about which point, and what the input was off by on average."""
     rotation = widths_in_words(motion.rotation_widths_deg, "°")
     shift = widths_in_words(motion.displacement_widths_angstrom, " Å")
-    if motion.rotation_widths_deg[0] < STILL_DEG and motion.displacement_widths_angstrom[0] < STILL_ANGSTROM:
+    if is_still(motion):
         return [still_words(motion, f"learned: {rotation} of rotation, {shift} of the mask's centre")]
     words = [f"Motion learned from the particles (standard deviations along its axes): {rotation} of rotation, "
              f"{shift} of the centre of the mask"]
@@ -158,6 +158,11 @@ def motion_words(motion: PrincipalMotion) -> List[str]:
         words.append(f"On average the particles turned by {turned:.1f}° and moved by {moved:.1f} Å: the sub-volume of "
                      "the new map is turned and moved by as much from that of the old map")
     return words
+
+
+def is_still(motion: PrincipalMotion) -> bool:
+    """Whether the images show no motion."""
+    return motion.rotation_widths_deg[0] < STILL_DEG and motion.displacement_widths_angstrom[0] < STILL_ANGSTROM
 
 
 def still_words(motion: PrincipalMotion, learned: str) -> str:
