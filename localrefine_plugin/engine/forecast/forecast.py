@@ -29,14 +29,13 @@ from ..records.resolved import ResolvedSettings
 from ..records.settings import Settings
 from .first_iterations import iterated, start_of
 from .iterate import End, Refinement, count_for
-from .sample import ITERATIONS as OF_SAMPLE
-from .sample import SampleRun, expected_motion, views_of
+from .sample import ITERATIONS, SampleRun, expected_motion, views_of
 from .spectrum import spectrum_of
 from .static import doubt
 
 LEAST_SAMPLE = 100
 MULTIPLES = 0.25, 1.0, 4.0, 16.0  # of the particles there are
-ITERATIONS = 5  # that a run takes, typically
+OF_A_RUN = 5  # iterations, typically; four to eight in the runs of docs/explanation/forecast.md
 EXTRAPOLATED = 0.8  # of the resolution that the sample shows
 # Of the time, measured in the runs of docs/explanation/forecast.md
 SETTLED = 0.9  # of the last search's time per pixel is a later one's
@@ -149,10 +148,10 @@ def seconds_of(run: SampleRun, resolved: ResolvedSettings, end: End, particles: 
     shell = align_shell_of(end.resolution, resolved, run.particles)
     pixels = [1.0] + [(shell / last) ** 2 for last in run.align_shells[1:]]
     search = [times * run.seconds(k, "search") for k, times in enumerate(pixels)]
-    rest = [run.seconds(k, "read and transform", "pack", "noise", "insert") for k in range(OF_SAMPLE)]
-    iterations, settled = min(ITERATIONS, resolved.max_iterations), SETTLED * search[-1]
-    each = sum(search[:iterations]) + sum(rest[:iterations]) + max(iterations - OF_SAMPLE, 0) * (settled + rest[-1])
-    maps, judge = (run.seconds(OF_SAMPLE - 1, phase) * 2 * run.per_half for phase in ("reconstruct", "judge"))
+    rest = [run.seconds(k, "read and transform", "pack", "noise", "insert") for k in range(ITERATIONS)]
+    iterations, settled = min(OF_A_RUN, resolved.max_iterations), SETTLED * search[-1]
+    each = sum(search[:iterations]) + sum(rest[:iterations]) + max(iterations - ITERATIONS, 0) * (settled + rest[-1])
+    maps, judge = (run.seconds(ITERATIONS - 1, phase) * 2 * run.per_half for phase in ("reconstruct", "judge"))
     control = 2 * float(np.clip(SHARE * particles / 2, FEW, MANY))
     return (START_SECONDS + particles * each + iterations * (judge + (1 + MERGE_IN_MAPS) * maps) + FINISH_IN_MAPS * maps
             + CONTROL_ALIGNMENTS * control * settled)
