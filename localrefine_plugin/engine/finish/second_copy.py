@@ -40,7 +40,7 @@ STEP_DEG, WIDEST_DEG, LEAST_DEG = 9.0, 60.0, 24.0
 FINER_DEG = 4.0, 2.0, 1.0  # steps about the best rotation; the last two where a copy is found
 REACH = 1.3  # times FINEST / radius, rad: how far the peak of the map with itself reaches
 NEAR, FARTHEST = 0.8, 40.0  # radii of the mask, and Å
-CERTAIN, SUSPECTED = 8.0, 6.5  # s.d. of unlike density: at most 5.9 in 16 sets of one state, 8.4 to 19 in 20 of two
+CERTAIN, SUSPECTED = 8.0, 6.5  # s.d. of unlike density: at most 5.9 in 17 sets of one state, 8.4 to 19 in 20 of two
 LEAST_ROTATIONS = 50
 TRIED = 12  # of the likeliest rotations, for one that is a peak
 
