@@ -45,6 +45,22 @@ def test_a_copy_of_a_few_particles_is_found_in_the_map_before(angle=-40.0):
     np.testing.assert_allclose(found.displacement_px, (3.0, 0.0, -1.0), atol=1.7)  # a coarse voxel is 1.6 px
 
 
+def test_a_copy_of_a_tenth_of_the_particles_is_suspected_in_what_the_refined_map_has_not():
+    refined, mask = maps(0.0)
+    before = gaussian_filter(maps(0.1)[0].maps[0], 1.2)
+    found = second.second_copy(refined, mask, PIXEL, "C1", before)
+    assert not found.found and found.deviations > second.SUSPECTED and found.advice == ""
+    turn = Rotation.from_rotvec(found.rotation_vector) * Rotation.from_rotvec(np.deg2rad(40.0) * AXIS).inv()
+    assert np.rad2deg(turn.magnitude()) < 5
+    np.testing.assert_allclose(found.displacement_px, (3.0, 0.0, -1.0), atol=1.7)
+
+
+def test_what_is_left_over_is_at_right_angles_to_the_refined_map():
+    before, refined = np.random.default_rng(1).standard_normal((2, 8, 8, 8))
+    rest = second.left_over(before + 0.3 * refined, refined)
+    assert abs((rest * refined).sum()) < 1e-9 and (rest * before).sum() > 0
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_one_copy_is_no_second(seed):
     halves, mask = maps(0.0, seed=seed)

@@ -8,16 +8,17 @@ displaced in the same way:
 
     C(R, t) = Σ_v (m V)(R⁻¹(v − t)) U(v) / √(…),     V and U whitened between COARSEST and FINEST,
 
-the masked map V against the whole of U, V itself or the input map, v from the mask's centre, for rotations R beyond the
-reach of the peak at R = 1 and displacements t of less than NEAR radii of the mask. Copies that lie farther away are
-neighbours, such as other subunits. In maps of one state this is the correlation of unlike density, whose maxima over t
-scatter little from rotation to rotation; a second copy stands out of them. Where it hardly does, the particles decide
-(second_state.py).
+the masked map V against the whole of U, v from the mask's centre, for rotations R beyond the reach of the peak at R = 1
+and displacements t of less than NEAR radii of the mask. Copies that lie farther away are neighbours, such as other
+subunits. U is V itself, the input map, or what of the input map is not in V: there a copy that V has lost stands alone,
+also that of a tenth of the images. In maps of one state this is the correlation of unlike density, whose maxima over t
+scatter little from rotation to rotation; a second copy stands out of them. Where it hardly does, or only in what is not
+in V, the particles decide (second_state.py): an uneven motion leaves something there as well.
 """
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple, Optional
+from typing import Any, List, NamedTuple, Optional
 
 import numpy as np
 import scipy.fft
@@ -39,7 +40,7 @@ STEP_DEG, WIDEST_DEG, LEAST_DEG = 9.0, 60.0, 24.0
 FINER_DEG = 4.0, 2.0, 1.0  # steps about the best rotation; the last two where a copy is found
 REACH = 1.3  # times FINEST / radius, rad: how far the peak of the map with itself reaches
 NEAR, FARTHEST = 0.8, 40.0  # radii of the mask, and Å
-CERTAIN, SUSPECTED = 8.0, 6.5  # s.d. of unlike density: at most 5.9 in 14 sets of one state, 10.1 to 14.3 in 12 of two
+CERTAIN, SUSPECTED = 8.0, 6.5  # s.d. of unlike density: at most 5.9 in 17 sets of one state, 8.4 to 19 in 20 of two
 LEAST_ROTATIONS = 50
 TRIED = 12  # of the likeliest rotations, for one that is a peak
 
@@ -67,10 +68,8 @@ def second_copy(halves: HalfMaps, mask: np.ndarray, pixel_size: float, symmetry:
     maps = cubes(halves, mask, pixel_size, reach)
     if not maps.masked.any():  # a map without detail between COARSEST and FINEST
         return SecondCopy(False, 0.0, 0.0, 0.0, 0.0, "")
-    tried = [stands_out(maps, turns, reach)]
-    if before is not None:
-        there = cubes(HalfMaps(before, before), mask, pixel_size, reach).whole
-        tried.append(stands_out(maps._replace(whole=there), np.concatenate([turns, -turns]), reach))
+    there = None if before is None else cubes(HalfMaps(before, before), mask, pixel_size, reach).whole
+    tried = compared(maps, there, turns, reach)
     likeliest = max(tried, key=lambda one: one.deviations)
     motion, displacement, width = likeliest.motion, np.zeros(3), STEP_DEG
     suspected = likeliest.deviations > SUSPECTED
@@ -81,7 +80,8 @@ def second_copy(halves: HalfMaps, mask: np.ndarray, pixel_size: float, symmetry:
         best = int(np.argmax(near[:, 0]))
         motion, displacement, width = about[best], near[best, 1:], 1.8 * step
     angle, far = float(np.rad2deg(np.linalg.norm(motion))), float(np.linalg.norm(displacement))
-    found = SecondCopy(likeliest.deviations > CERTAIN, angle, far, likeliest.deviations, float(np.rad2deg(least)))
+    certain = any(one.deviations > CERTAIN for one in tried[:2])
+    found = SecondCopy(certain, angle, far, likeliest.deviations, float(np.rad2deg(least)))
     if not suspected:
         return found
     moved = replace(found, rotation_vector=tuple(motion.tolist()),
@@ -95,6 +95,23 @@ class Likeliest(NamedTuple):
     deviations: float
     motion: np.ndarray
     of: Cubes
+
+
+def compared(maps: Cubes, before: Optional[np.ndarray], turns: np.ndarray, reach: float) -> List[Likeliest]:
+    """The masked map with the whole one, with the input map ``before`` (b, b, b), and with what is in that alone."""
+    tried = [stands_out(maps, turns, reach)]
+    if before is not None:
+        turns = np.concatenate([turns, -turns])
+        tried += [stands_out(maps._replace(whole=there), turns, reach)
+                  for there in (before, left_over(before, maps.whole))]
+    return tried
+
+
+def left_over(before: np.ndarray, refined: np.ndarray) -> np.ndarray:
+    """What of a map (b, b, b) is not in another one, by least squares."""
+    share = (before * refined).sum() / (refined * refined).sum()
+    rest: np.ndarray = before - share * refined
+    return rest
 
 
 def stands_out(maps: Cubes, turns: np.ndarray, reach: float) -> Likeliest:

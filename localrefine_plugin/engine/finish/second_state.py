@@ -10,8 +10,8 @@ where there is neither is measured about poses moved by M turned to an axis at r
 share of it, whether the reference holds one copy or both, and whether or not the run's own search reaches the second
 state.
 
-Two states are believed if they explain the images much better than one does, and if the second one fits the first copy
-at M, where images of noise fit no better than anywhere. So the particles decide on a copy that is only suspected.
+Two states are believed if they explain the images much better than one does, and if a copy fits where it is moved to:
+at M or M⁻¹ images of noise fit no better than anywhere. So the particles decide on a copy that is only suspected.
 """
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ COST = 4.5e5  # of the particles of a half-set times the square of the last shel
 LEAST_PARTICLES = 100  # of both half-sets, for the mixture
 TOLD = 0.15  # error of a share that is said
 LEAST_SHARE = 0.1  # so few particles leave no copy in a map: the mixture has parted something else
-LEAST_MOVED = 0.3  # 0.41 and more in 17 sets of two states; at most 0.14 where 30 % of the images are noise
-TELLS, CONFIRMS = 6.0, 30.0  # gain, where the map is certain and where it is not. 10 to 300 in these sets; at most 25
-# where LEAST_MOVED is reached by one of 36 motions that are not there
+LEAST_MOVED = 0.45  # 0.49 and more in 21 sets of two states; at most 0.25 where 30 % of the images are noise
+TELLS, CONFIRMS = 6.0, 30.0  # gain, where the map is certain and where it is not. 10 to 300 in these sets; at most 20
+# where LEAST_MOVED is reached by one of 45 motions that are not there
 UNCERTAIN = 0.03  # of the share, because z is not quite Gaussian
 MOTION_ERROR_DEG, MOTION_ERROR_ANGSTROM = 3.0, 2.0  # of M: 0.7° to 4° in 13 sets of 16, 7° and 11° in two
 UNTOLD = States(0.0, np.inf, 0.0, 0.0)

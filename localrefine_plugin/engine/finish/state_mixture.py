@@ -31,7 +31,7 @@ SWEEPS, STILL = 300, 1e-3
 
 class States(NamedTuple):
     """share : of the second state, with its standard ``error``.  gain : log likelihood over one state, a Gaussian.
-    moved : a₂ − n as a part of the larger of a₁ − n and b₂ − n."""
+    moved : the larger of a₂ − n and b₁ − n as a part of the larger of a₁ − n and b₂ − n."""
 
     share: float
     error: float
@@ -62,7 +62,8 @@ def states_told(z: np.ndarray, nothing: float) -> States:
     share = float(weight @ SHARES / weight.sum())
     error = float(np.sqrt(weight @ (SHARES - share) ** 2 / weight.sum()))
     one = -0.5 * len(z) * (3 + np.linalg.slogdet(covariance_of(z))[1])
-    in_place, moved = float(best.means[:, 0].max()) - nothing, float(best.means[1, 1]) - nothing
+    copies = best.means[:, 0], best.means[(1, 0), (1, 2)]
+    in_place, moved = (float(at.max()) - nothing for at in copies)
     return States(share, error, best.log_posterior - float(one), moved / max(in_place, LEAST_FIT))
 
 
