@@ -128,6 +128,8 @@ def test_the_other_reference_is_asked_of_a_selection_too(good, monkeypatch):
     assert "keeps 6.2 %, of as many at random 20.0 ± 3.2 %" in validate.other_reference(
         replace(finished, resolved=resolved)).verdict
     assert "selection" not in validate.other_reference(finished).verdict
+    of_none = replace(finished, resolved=replace(resolved, keep_probability=1.0))
+    assert "selection" not in validate.other_reference(of_none).verdict
 
 
 def test_an_unfinished_run_is_refused(good, tmp_path):

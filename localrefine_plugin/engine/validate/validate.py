@@ -161,8 +161,9 @@ def other_reference(finished: FinishedRun) -> NullTest:
              f"differ by {chi2[chi2 <= ELSEWHERE].mean():.2f} times their predicted variance)")
     probabilities = [own.probability_aligned for own, _ in pairs if own.probability_aligned is not None]
     if finished.resolved.selects and len(probabilities) == len(pairs):
-        kept = [kept_of(of_half, finished.resolved) for of_half in probabilities]  # by themselves, as in the run
-        found += of_those_kept(chi2 > ELSEWHERE, np.concatenate(kept))
+        # each half-set by itself, as in the run
+        kept = np.concatenate([kept_of(of_half, finished.resolved) for of_half in probabilities])
+        found += of_those_kept(chi2 > ELSEWHERE, kept) if kept.any() else ""
     return judged("other_reference", "The other half-set's reference", value, 0.0, FEW, "of the particles", (
         f"{found}: poses depend on the images, not on the noise of the reference",
         f"{found}: poses follow the noise of their own reference, which is overfitting"))
@@ -177,7 +178,7 @@ def counts_of(poses: PoseTable, resolved: ResolvedSettings) -> np.ndarray:
 def of_those_kept(elsewhere: np.ndarray, kept: np.ndarray) -> str:
     """What share of the particles kept goes elsewhere, and of as many drawn at random with its standard error
     √(p (1 − p) (1/m − 1/n)), from ``elsewhere`` and ``kept``, both (n,) bool."""
-    share, count = elsewhere.mean(), max(int(kept.sum()), 1)
+    share, count = elsewhere.mean(), int(kept.sum())
     error = np.sqrt(share * (1 - share) * (1 / count - 1 / len(kept)))
     return (f"; counted alike, of those that the selection keeps {100 * elsewhere[kept].sum() / count:.1f} %, of "
             f"as many at random {100 * share:.1f} ± {100 * error:.1f} %")
