@@ -40,7 +40,8 @@ def test_other_masks_of_this_grid_are_compared(protocol):
 def test_each_mask_gets_its_lines(protocol):
     lines = wizard_computations.forecast_lines(protocol)
     first = [line for line in lines if line.startswith("With ")]
-    assert first.pop().split(" of ")[0] == "With outside" and any("no forecast: the mask: covers no" in line for line in lines)
+    last = first.pop()
+    assert last.startswith("With outside of ") and "no forecast: the mask: covers no density" in last
     assert [line.split(" of ")[0].split(":")[0] for line in first] == ["With the mask chosen", "With larger"]
     assert all("Å to report" in line and "per axis" in line for line in first)
     assert sum("with 240 particles" in line for line in lines) == 2
