@@ -1,6 +1,7 @@
 """What the wizards of the form compute, from the protocol's inputs; no windows here."""
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -106,19 +107,29 @@ def current_fulcrum(protocol: Any, known: Dict[str, Sequence[float]]) -> Sequenc
 # ---------------------------------------------------------------- forecast
 
 def masks_to_compare(protocol: Any) -> List[Tuple[str, Any]]:
-    """(name, mask) of the mask chosen, then of the latest others of the project at its box and pixel size."""
+    """(name, mask) of the mask chosen, then of the latest others of the project at its box and pixel size; the same one
+    under another name, such as the output of a refinement with it, is no other."""
     mask, project = protocol.inputMask.get(), protocol.getProject()
     if mask is None:
         raise Missing("Choose the mask first.")
-    found, files = [("the mask chosen", mask)], {mask.getFileName()}
+    found, known = [("the mask chosen", mask)], {content_of(mask)}
     for run in reversed(project.getRuns(refresh=False) if project is not None else []):
         for name, output in run.iterOutputAttributes(VolumeMask):
             same = output.getXDim() == mask.getXDim() and abs(
                 output.getSamplingRate() / mask.getSamplingRate() - 1) < SAME_PIXEL
-            if same and output.getFileName() not in files and len(found) <= MOST_OTHER_MASKS:
-                files.add(output.getFileName())
+            if not same or len(found) > MOST_OTHER_MASKS or not os.path.exists(output.getFileName()):
+                continue
+            content = content_of(output)
+            if content not in known:
+                known.add(content)
                 found.append((f"{name} of {run.getRunName()}", output))
     return found
+
+
+def content_of(mask: VolumeMask) -> bytes:
+    """A digest of the values of a mask, to one in a hundred; whatever its header says."""
+    from .convert import read_map
+    return hashlib.sha1(np.rint(100 * read_map(mask.getFileName())).astype(np.int16).tobytes()).digest()
 
 
 def forecast_lines(protocol: Any) -> List[str]:

@@ -18,7 +18,8 @@ def protocol(tmp_path_factory):
     larger = write_map(folder / "larger.mrc", soft_ball(32, 11, 4))
     other_box = write_map(folder / "other_box.mrc", soft_ball(48, 11, 4))
     outside = write_map(folder / "outside.mrc", soft_ball(32, 2, 2, (12, 12, 12)))
-    store_inputs(project, {"larger": lambda p: volume(larger, mask=True),
+    again = write_map(folder / "again.mrc", soft_ball(32, 0.28 * 32, 0.12 * 32))  # the mask chosen
+    store_inputs(project, {"again": lambda p: volume(again, mask=True), "larger": lambda p: volume(larger, mask=True),
                            "outside": lambda p: volume(outside, mask=True),
                            "otherBox": lambda p: volume(other_box, mask=True)})
     project.getRuns()  # as the window of the project has done
