@@ -1,6 +1,7 @@
 """What the wizards of the form compute, from the protocol's inputs; no windows here."""
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -106,19 +107,29 @@ def current_fulcrum(protocol: Any, known: Dict[str, Sequence[float]]) -> Sequenc
 # ---------------------------------------------------------------- forecast
 
 def masks_to_compare(protocol: Any) -> List[Tuple[str, Any]]:
-    """(name, mask) of the mask chosen, then of the latest others of the project at its box and pixel size."""
+    """(name, mask) of the mask chosen, then of the latest others of the project at its box and pixel size; the same one
+    under another name, such as the output of a refinement with it, is no other."""
     mask, project = protocol.inputMask.get(), protocol.getProject()
     if mask is None:
         raise Missing("Choose the mask first.")
-    found, files = [("the mask chosen", mask)], {mask.getFileName()}
+    found, known = [("the mask chosen", mask)], {content_of(mask)}
     for run in reversed(project.getRuns(refresh=False) if project is not None else []):
         for name, output in run.iterOutputAttributes(VolumeMask):
             same = output.getXDim() == mask.getXDim() and abs(
                 output.getSamplingRate() / mask.getSamplingRate() - 1) < SAME_PIXEL
-            if same and output.getFileName() not in files and len(found) <= MOST_OTHER_MASKS:
-                files.add(output.getFileName())
+            if not same or len(found) > MOST_OTHER_MASKS or not os.path.exists(output.getFileName()):
+                continue
+            content = content_of(output)
+            if content not in known:
+                known.add(content)
                 found.append((f"{name} of {run.getRunName()}", output))
     return found
+
+
+def content_of(mask: VolumeMask) -> bytes:
+    """A digest of the values of a mask, to one in a hundred; whatever its header says."""
+    from .convert import read_map
+    return hashlib.sha1(np.rint(100 * read_map(mask.getFileName())).astype(np.int16).tobytes()).digest()
 
 
 def forecast_lines(protocol: Any) -> List[str]:
@@ -130,24 +141,35 @@ def forecast_lines(protocol: Any) -> List[str]:
     half_maps(protocol)  # says which is missing
     named = masks_to_compare(protocol)
     with tempfile.TemporaryDirectory() as folder:
-        star, settings, target = (os.path.join(folder, name) for name in (
-            "particles.star", "settings.json", "forecast.json"))
+        star, settings = (os.path.join(folder, name) for name in ("particles.star", "settings.json"))
         write_particles(particles, star, os.path.join(folder, "stacks"))
         write_json(settings, settings_values(protocol))
         pixel = particles.getSamplingRate()
         maps = [mrc_map(name, item.getSamplingRate() or pixel, os.path.join(folder, f"{number}.mrc"))
                 for number, (name, item) in enumerate([(name, volume) for name in half_map_files(volume)]
                                                       + [(mask.getFileName(), mask) for _, mask in named])]
-        masks = [word for path in maps[2:] for word in ("--mask", path)]
-        words = ["--particles", star, "--half-map-1", maps[0], "--half-map-2", maps[1], *masks, "--settings", settings,
-                 "--json", target, "--device", "cuda:0" if protocol.usesGpu() else "cpu",
+        words = ["--particles", star, "--half-map-1", maps[0], "--half-map-2", maps[1], "--settings", settings,
+                 "--device", "cuda:0" if protocol.usesGpu() else "cpu",
                  "--threads", str(max(1, protocol.numberOfThreads.get() or 1))]
-        done = subprocess.run([sys.executable, "-m", "localrefine_plugin.engine", "forecast", *words],
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, check=False)
-        if done.returncode:
-            raise Missing(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the engine stopped")
-        found = read_json(target)["forecasts"]
-    return [line for (name, _), one in zip(named, found) for line in lines_of(name, from_json(Forecast, one))]
+        lines = lines_of(named[0][0], forecast_of(maps[2], words, folder))
+        for (name, _), mask in zip(named[1:], maps[3:]):  # one that cannot be used is no reason to say nothing
+            try:
+                lines += lines_of(name, forecast_of(mask, words, folder))
+            except Missing as error:
+                lines += [f"With {name}: no forecast: {error}", ""]
+    return lines
+
+
+def forecast_of(mask: str, words: Sequence[str], folder: str) -> Forecast:
+    """Of one mask, by the engine's verb with these words; Missing, with the engine's sentence, where it stops."""
+    target = os.path.join(folder, "forecast.json")
+    done = subprocess.run([sys.executable, "-m", "localrefine_plugin.engine", "forecast", *words, "--mask", mask,
+                           "--json", target], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
+                          check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the engine stopped"
+        raise Missing(said.replace("error: ", "", 1).replace(f"mask {mask}", "the mask", 1))  # its file is a copy
+    return from_json(Forecast, read_json(target)["forecasts"][0])
 
 
 def lines_of(name: str, found: Forecast) -> List[str]:

@@ -215,8 +215,13 @@ class ProtLocalFindBodies(ProtAnalysis3D):
             return ["Not finished yet."]
         shares = ", ".join(f"{100 * body.share:.0f} %" for body in found.bodies)
         script = self._run_folder().rigidity.with_name("rigidity.cxc")
+        there = {f"outputMask_body{body.number}" for body in found.bodies}
+        gone = [name for name, _ in self.iterOutputAttributes(VolumeMask) if name not in there]
         return [*(f"{text}." for text in found.words), f"Density of the bodies: {shares}.",
-                f"For ChimeraX: {script}"]
+                f"For ChimeraX: {script}",
+                # Scipion's project keeps outputs that a run which was continued has deleted
+                *(f"*Warning*: {name} is of an earlier attempt that found more bodies, and its file is gone. Do not "
+                  "use it; Restart takes it away." for name in gone)]
 
     def _methods(self) -> List[str]:
         found = self.run_state().rigidity

@@ -8,7 +8,7 @@ from ..engine.records.bodies import Bodies
 from ..engine.records.composite import Composite
 from ..engine.records.iteration import FSC_THRESHOLD
 from .run_state import RunState, read_json, read_record
-from .run_summary import resolution_line, validation_lines
+from .run_summary import resolution_line, selection_lines, validation_lines
 
 
 def bodies_lines(folder: BodiesFolder, bodies: int) -> List[str]:
@@ -31,7 +31,7 @@ def bodies_lines(folder: BodiesFolder, bodies: int) -> List[str]:
         lines += [text[:1].upper() + text[1:] for text in together.words]
         warnings += together.warnings
     for number, state in enumerate(states, 1):
-        lines += [f"Body {number}: {text}" for text in validation_lines(state)]
+        lines += [f"Body {number}: {text}" for text in selection_lines(state) + validation_lines(state)]
     return lines + [f"*Warning*: {text}" for text in dict.fromkeys([*warnings, *warnings_of(states)])]
 
 

@@ -27,14 +27,18 @@ def progress_lines(state: RunState) -> List[str]:
         lines += list(best.motion.words) if best.motion is not None else []
     if state.rest_control is not None and not state.rest_control.doubtful:
         lines.append(state.rest_control.sentence)  # of a doubtful one the advice tells
-    if state.selection is not None:
-        lines.append(f"Selection: {state.selection.sentence}")
+    lines += selection_lines(state)
     lines += auto_lines(state) + device_lines(state)
     if last is not None and last.stop_reason:
         lines.append(f"Stopped after iteration {last.iteration}: {last.stop_reason}")
     lines += validation_lines(state)
     lines += [f"*Warning*: {text}" for text in state.warnings()]
     return lines
+
+
+def selection_lines(state: RunState) -> List[str]:
+    """What keeping particles by their probability did, where it was asked for."""
+    return [] if state.selection is None else [f"Selection: {state.selection.sentence}"]
 
 
 def validation_lines(state: RunState) -> List[str]:

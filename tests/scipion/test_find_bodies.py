@@ -118,6 +118,9 @@ def test_continue_with_fewer_bodies_takes_the_others_away(project, refined):
     step = next(step for step in protocol.loadSteps() if step.funcName.get() == "createOutputStep")
     protocol.createOutputStep(step.argsStr.get())
     assert sorted(dict(protocol.iterOutputAttributes())) == ["outputMask_body1", "outputMotion"]
+    assert not any("Warning" in line for line in protocol.summary())
+    protocol._defineOutputs(outputMask_body2=protocol.outputMask_body1.clone())  # as Scipion's project keeps it
+    assert any(line.startswith("*Warning*: outputMask_body2 is of an earlier attempt") for line in protocol.summary())
 
 
 def test_what_cannot_be_used_is_said_in_the_form(project, refined):

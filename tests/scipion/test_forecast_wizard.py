@@ -17,7 +17,10 @@ def protocol(tmp_path_factory):
     inputs = simulated_inputs(project, folder, n=240)
     larger = write_map(folder / "larger.mrc", soft_ball(32, 11, 4))
     other_box = write_map(folder / "other_box.mrc", soft_ball(48, 11, 4))
-    store_inputs(project, {"larger": lambda p: volume(larger, mask=True),
+    outside = write_map(folder / "outside.mrc", soft_ball(32, 2, 2, (12, 12, 12)))
+    again = write_map(folder / "again.mrc", soft_ball(32, 0.28 * 32, 0.12 * 32))  # the mask chosen
+    store_inputs(project, {"again": lambda p: volume(again, mask=True), "larger": lambda p: volume(larger, mask=True),
+                           "outside": lambda p: volume(outside, mask=True),
                            "otherBox": lambda p: volume(other_box, mask=True)})
     project.getRuns()  # as the window of the project has done
     asking = project.newProtocol(ProtLocalRefine)
@@ -32,12 +35,14 @@ def protocol(tmp_path_factory):
 
 def test_other_masks_of_this_grid_are_compared(protocol):
     names = [name for name, _ in wizard_computations.masks_to_compare(protocol)]
-    assert names[0] == "the mask chosen" and [name.split(" of ")[0] for name in names[1:]] == ["larger"]
+    assert names[0] == "the mask chosen" and [name.split(" of ")[0] for name in names[1:]] == ["larger", "outside"]
 
 
 def test_each_mask_gets_its_lines(protocol):
     lines = wizard_computations.forecast_lines(protocol)
     first = [line for line in lines if line.startswith("With ")]
+    last = first.pop()
+    assert last.startswith("With outside of ") and "no forecast: the mask: covers no density" in last
     assert [line.split(" of ")[0].split(":")[0] for line in first] == ["With the mask chosen", "With larger"]
     assert all("Å to report" in line and "per axis" in line for line in first)
     assert sum("with 240 particles" in line for line in lines) == 2

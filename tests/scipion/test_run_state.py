@@ -12,8 +12,9 @@ from fake_run import fake_run
 from figures import NOT_IN_THE_FAKE_RUN, pixels
 
 from localrefine_plugin.engine.__main__ import parser
-from localrefine_plugin.engine.io.run_folder import read_json, write_json
+from localrefine_plugin.engine.io.run_folder import BodiesFolder, read_json, write_json
 from localrefine_plugin.engine.records.codec import as_json
+from localrefine_plugin.report.bodies_summary import bodies_lines
 from localrefine_plugin.report.html_report import report_html, reproduce_commands, write_report
 from localrefine_plugin.report.run_figures import PICTURES, chosen_iteration, draw
 from localrefine_plugin.report.run_state import RunState
@@ -109,7 +110,7 @@ def test_the_summary_says_what_it_runs_on(tmp_path):
 
 
 def test_the_summary_says_what_a_selection_did(tmp_path):
-    folder = fake_run(tmp_path / "run")
+    folder = fake_run(tmp_path / "run" / "body_2")
     assert not any(line.startswith("Selection") for line in summary_lines(RunState(folder.path)))
     effects = {choice: {"resolution_angstrom": of, "mean_fsc": 0.5} for choice, of in (
         ("all", 5.62), ("weighted", 5.6), ("kept", 5.55), ("random", 5.75))}
@@ -117,6 +118,8 @@ def test_the_summary_says_what_a_selection_did(tmp_path):
     line = next(line for line in summary_lines(RunState(folder.path)) if line.startswith("Selection"))
     for words in ("30 particles (30 %) are left out", "kept agree to 5.55 Å", "of all to 5.62 Å", "random to 5.75 Å"):
         assert words in line, words
+    of_bodies = bodies_lines(BodiesFolder(tmp_path / "run"), 2)
+    assert f"Body 2: {line}" in of_bodies and not any(text.startswith("Body 1") for text in of_bodies)
 
 
 # ---------------------------------------------------------------- report

@@ -109,7 +109,8 @@ def test_overfitted_poses_follow_their_own_reference(tmp_path):
 
 
 def test_the_other_reference_is_asked_of_a_selection_too(good, monkeypatch):
-    """Eight of 40 particles go elsewhere; the selection keeps 32, two of these among them."""
+    """Eight of 40 particles go elsewhere, six of which count 0.1 in the map, the others 0.9; the selection keeps 32,
+    two of these among them."""
     finished = null_tests.load_finished(good, CPU, 1)
     resolved = replace(finished.resolved, keep_probability=0.5)
     gone = np.isin(np.arange(20), (0, 1, 2, 3))
@@ -119,10 +120,16 @@ def test_the_other_reference_is_asked_of_a_selection_too(good, monkeypatch):
                   probability_aligned=np.isin(np.arange(20), range(5)) * -0.8 + 0.9)
     own.probability_aligned[0] = 0.9
     monkeypatch.setattr(validate, "with_other_reference", lambda *_: (own, pose_table(turned, shift, covariance)))
-    assert "20.0 % of the particles" in validate.other_reference(replace(finished, resolved=resolved)).verdict
+    of_map = validate.other_reference(replace(finished, resolved=resolved))
+    assert of_map.value == pytest.approx(2.4 / 29.6)
+    assert "8.1 % of the particles go elsewhere, counted as in the map (" in of_map.verdict
+    alike = validate.other_reference(replace(finished, resolved=replace(resolved, weight_by_probability=False)))
+    assert "20.0 % of the particles go elsewhere (" in alike.verdict
     assert "keeps 6.2 %, of as many at random 20.0 ± 3.2 %" in validate.other_reference(
         replace(finished, resolved=resolved)).verdict
     assert "selection" not in validate.other_reference(finished).verdict
+    of_none = replace(finished, resolved=replace(resolved, keep_probability=1.0))
+    assert "selection" not in validate.other_reference(of_none).verdict
 
 
 def test_an_unfinished_run_is_refused(good, tmp_path):

@@ -22,7 +22,7 @@ from ..model.pixels import shell_starts
 from ..model.pose import exp_map, project
 from ..records.errors import InputError
 from ..records.iteration import Verdict
-from ..records.particles import Particles
+from ..records.particles import Particles, image_numbers
 from .parts import LEAST_FINE
 from .readings import READINGS, Explained
 from .samples import Sample, joined_matches, match, sample_of
@@ -232,9 +232,10 @@ class Steps:
         self.count, self.sum, self.squares = np.zeros((3, 2 * rows - 1))
 
     def add(self, image: np.ndarray, row: np.ndarray, z: np.ndarray) -> None:
-        """z (n, m) of images (n,) at the poses of rows (m,)."""
-        step = (row - image[:, None] + self.rows - 1).ravel()
-        for total, weight in ((self.count, None), (self.sum, z.ravel()), (self.squares, z.ravel() ** 2)):
+        """z (n, m) of images (n,) at the poses of rows (m,); −inf is left out."""
+        there = np.isfinite(z)
+        step, z = (row - image[:, None] + self.rows - 1)[there], z[there]
+        for total, weight in ((self.count, None), (self.sum, z), (self.squares, z ** 2)):
             total += np.bincount(step, weight, len(total))
 
     def surely(self) -> int:
@@ -251,8 +252,12 @@ class Steps:
 
 def best_rows(sample: Sample, reference: Reference, particles: Particles, steps: Optional[Steps] = None
               ) -> Tuple[np.ndarray, np.ndarray]:
-    """The row (n,) other than its own whose pose explains each image best, and z (n,) there; added to ``steps``."""
-    n, rows = len(sample.index), evenly_spaced(len(particles), MOST_ROWS)
+    """The row (n,) whose pose explains each image best, and z (n,) there; added to ``steps``.
+
+    Neither its own row nor those of other copies of it (symmetry expansion): it fits these as it fits its own, and its
+    noise is in the half-map at all of these poses.
+    """
+    n, rows, number = len(sample.index), evenly_spaced(len(particles), MOST_ROWS), image_numbers(particles)
     best, row = np.full(n, -np.inf), np.zeros(n, dtype=int)
     for group in np.unique(sample.particles.optics_group):
         mine = np.flatnonzero(sample.particles.optics_group == group)
@@ -260,9 +265,9 @@ def best_rows(sample: Sample, reference: Reference, particles: Particles, steps:
         for first in range(0, len(rows), AT_ONCE):
             here = rows[first:first + AT_ONCE]
             z = at_poses(some, reference, particles, here)
+            z[number[some.index][:, None] == number[here]] = -np.inf
             if steps is not None:
                 steps.add(some.index, here, z)
-            z[some.index[:, None] == here] = -np.inf
             highest = z.argmax(axis=1)
             value = z[np.arange(len(mine)), highest]
             better = value > best[mine]

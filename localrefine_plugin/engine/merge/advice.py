@@ -128,8 +128,8 @@ def verdict_advice(not_aligned: float, empty: float, resolved: ResolvedSettings)
         f"about {100 * not_aligned:.0f} % of the particles do not show the sub-volume at the pose that was found "
         f"({100 * empty:.0f} % of all look like noise). {counted}. Look at some of them (lowest lrProbabilityAligned "
         f"in particles.star). If they are ice or broken particles, go on without them ('Keep particles with "
-        "probability ≥ 0.5' makes a set of the others). If they are good particles, "
-        "their input poses are wrong: refine all particles globally first, or classify them")}
+        "probability ≥ 0.5' makes a set of the others). If they are good particles, their input poses are wrong: "
+        "refine all particles globally first, or classify them")}
 
 
 def far_fulcrum(motions: PoseChanges, hinge: Hinge, resolved: ResolvedSettings, box_size: int) -> str:

@@ -84,10 +84,10 @@ class Selection:
             return f"the selection keeps all particles{unseen}"
         share = 100 * self.left_out / (self.kept + self.left_out)
         text = f"{self.left_out} particles ({share:.0f} %) are left out of the selection"
-        if unseen:
-            text += f", and {self.kept} are kept{unseen}"
         if not self.effect:
             return f"{text}, and {self.kept} are kept: too few for two half-maps. Ask for less"
+        if unseen:
+            text += f", and {self.kept} are kept{unseen}"
         every, kept, random = (self.effect[choice] for choice in ("all", "kept", "random"))
         text += (f"; about {100 * self.expected_wrong:.1f} % of those kept are wrong. Half-maps of the particles kept "
                  f"agree to {kept.resolution_angstrom:.2f} Å, of all to {every.resolution_angstrom:.2f} Å, of as many "

@@ -24,6 +24,8 @@ from ..model.pose import project
 from ..progress import say
 from ..records.errors import InputError
 from ..records.iteration import FSC_THRESHOLD
+from ..records.poses import PoseTable
+from ..records.resolved import ResolvedSettings
 from ..records.results import NullTest, Validation
 from ..workers.selftest import ensure_tested
 from .null_tests import (
@@ -147,29 +149,39 @@ def empty_place(finished: FinishedRun) -> NullTest:
 
 def other_reference(finished: FinishedRun) -> NullTest:
     """Poses by the own and by the other half's reference: the noise of the images is in both, that of the references
-    is not, so that perfect references give 0 and a reference as uncertain as an image gives 2."""
+    is not, so that perfect references give 0 and a reference as uncertain as an image gives 2. Each particle counts as
+    in the map: images of noise go anywhere, and are not in it."""
     centre = finished.resolved.mask_centre_offset(finished.curves.box_size)
     pairs = [with_other_reference(finished, half) for half in (1, 2)]
     chi2 = np.concatenate([disagreement(own, other, centre) for own, other in pairs])
-    value = float(np.mean(chi2 > ELSEWHERE))
-    found = (f"aligned to the other half-set's reference, {100 * value:.1f} % of the particles go elsewhere (the rest "
+    counts = np.concatenate([counts_of(own, finished.resolved) for own, _ in pairs])
+    value = float(np.average(chi2 > ELSEWHERE, weights=counts if counts.any() else None))
+    found = (f"aligned to the other half-set's reference, {100 * value:.1f} % of the particles go elsewhere"
+             f"{'' if (counts == 1).all() else ', counted as in the map'} (the rest "
              f"differ by {chi2[chi2 <= ELSEWHERE].mean():.2f} times their predicted variance)")
     probabilities = [own.probability_aligned for own, _ in pairs if own.probability_aligned is not None]
     if finished.resolved.selects and len(probabilities) == len(pairs):
-        kept = [kept_of(of_half, finished.resolved) for of_half in probabilities]  # by themselves, as in the run
-        found += of_those_kept(chi2 > ELSEWHERE, np.concatenate(kept))
+        # each half-set by itself, as in the run
+        kept = np.concatenate([kept_of(of_half, finished.resolved) for of_half in probabilities])
+        found += of_those_kept(chi2 > ELSEWHERE, kept) if kept.any() else ""
     return judged("other_reference", "The other half-set's reference", value, 0.0, FEW, "of the particles", (
         f"{found}: poses depend on the images, not on the noise of the reference",
         f"{found}: poses follow the noise of their own reference, which is overfitting"))
 
 
+def counts_of(poses: PoseTable, resolved: ResolvedSettings) -> np.ndarray:
+    """How much each particle (n,) counts in the map."""
+    judged = resolved.weight_by_probability and poses.probability_aligned is not None
+    return np.asarray(poses.probability_aligned) if judged else np.ones(len(poses))
+
+
 def of_those_kept(elsewhere: np.ndarray, kept: np.ndarray) -> str:
     """What share of the particles kept goes elsewhere, and of as many drawn at random with its standard error
     √(p (1 − p) (1/m − 1/n)), from ``elsewhere`` and ``kept``, both (n,) bool."""
-    share, count = elsewhere.mean(), max(int(kept.sum()), 1)
+    share, count = elsewhere.mean(), int(kept.sum())
     error = np.sqrt(share * (1 - share) * (1 / count - 1 / len(kept)))
-    return (f"; of those that the selection keeps {100 * elsewhere[kept].sum() / count:.1f} %, of as many at random "
-            f"{100 * share:.1f} ± {100 * error:.1f} %")
+    return (f"; counted alike, of those that the selection keeps {100 * elsewhere[kept].sum() / count:.1f} %, of "
+            f"as many at random {100 * share:.1f} ± {100 * error:.1f} %")
 
 
 def common_drift(finished: FinishedRun) -> NullTest:
