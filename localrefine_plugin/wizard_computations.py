@@ -178,7 +178,7 @@ def lines_of(name: str, found: Forecast) -> List[str]:
     memory = f" and {found.memory_mb / 1024:.1f} GiB" if found.memory_mb else ""
     return [f"With {name}: about {found.to_report_angstrom:.1f} Å to report, poses known to "
             f"{found.rotation_error_deg:.1f}° and {found.shift_error_angstrom:.1f} Å per axis, in about "
-            f"{max(found.seconds / 60, 1):.0f} min{memory}.", f"{numbers}.",
+            f"{max(found.seconds / 60, 1):.0f} min{memory}.", f"{numbers}{found.end_of_pixels}.",
             *([f"{found.doubt}."] if found.doubt else []), ""]
 
 

@@ -52,6 +52,9 @@ def test_a_doubtful_mask_is_said_in_a_line_of_its_own():
     found = Forecast("mask.mrc", 100, 50, 6.0, 6.0, 1.0, 0.5, 7.0, 60.0, 0.0, (25, 100), (9.0, 6.0))
     assert len(wizard_computations.lines_of("it", found)) == 3
     assert wizard_computations.lines_of("it", replace(found, doubt="Look at the mask"))[2] == "Look at the mask."
+    assert wizard_computations.lines_of("it", found)[1].endswith("6.0 Å with 100 particles.")
+    ended = wizard_computations.lines_of("it", replace(found, finest_angstrom=6.0))
+    assert ended[1].endswith("6.0 Å with 100 particles (the pixels hold no finer detail).")
 
 
 def test_it_says_what_is_missing():

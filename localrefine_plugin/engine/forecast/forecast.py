@@ -134,7 +134,8 @@ def of_sample(run: SampleRun, resolved: ResolvedSettings, whole: Whole, workers:
         whole.mask, int(used), int(2 * run.per_half), end.resolution, end.to_report, end.rotation_error,
         end.shift_error, run.curves.resolutions()["corrected"], seconds_of(run, resolved, end, used), whole.memory_mb,
         tuple(int(used * times) for times in MULTIPLES),
-        tuple(refinement.end(times * used / 2).to_report for times in MULTIPLES))
+        tuple(refinement.end(times * used / 2).to_report for times in MULTIPLES),
+        finest_angstrom=2 * run.particles.pixel_size)
     wanted = whole.wanted_angstrom
     if wanted is None:
         return plain
@@ -169,7 +170,7 @@ def sentence(found: Forecast, of: str = "") -> str:
     text = (f"{of or f'forecast for {found.mask}'}: about {found.to_report_angstrom:.1f} Å to report with "
             f"{found.particles} particles, poses known to {found.rotation_error_deg:.1f}° and "
             f"{found.shift_error_angstrom:.1f} Å per axis; {fewer[1]:.1f} Å with {fewer[0]} particles, "
-            f"{most[1]:.1f} Å with {most[0]}")
+            f"{most[1]:.1f} Å with {most[0]}{found.end_of_pixels}")
     if found.to_report_angstrom < EXTRAPOLATED * found.measured_to_angstrom:
         text += (f" (these particles show signal to {found.measured_to_angstrom:.1f} Å; the rest supposes that it "
                  "falls off as it does in most maps)")

@@ -22,6 +22,7 @@ class Forecast:
     wanted_angstrom, wanted_particles : a resolution that was asked for and the particles it takes; None where it was
         not asked for, or where no number reaches it.
     doubt : a sentence, where the sample does not show that all that is in the mask moves; "" where it does.
+    finest_angstrom : that the pixels hold; 0 of an older version.
     """
 
     mask: str
@@ -39,3 +40,10 @@ class Forecast:
     wanted_angstrom: Optional[float] = None
     wanted_particles: Optional[int] = None
     doubt: str = ""
+    finest_angstrom: float = 0.0
+
+    @property
+    def end_of_pixels(self) -> str:
+        """Words behind the resolutions, where the pixels end them."""
+        ended = min(self.to_report_of_numbers) < 1.005 * self.finest_angstrom
+        return " (the pixels hold no finer detail)" if ended else ""
