@@ -14,7 +14,8 @@ Data: FOLDER, simulated: a set of the benchmark's make_dataset.py or make_hard.p
 from __future__ import annotations
 
 import argparse
-import time
+import os
+import sys
 from pathlib import Path
 from typing import List, Optional, Tuple
 
@@ -25,15 +26,15 @@ from localrefine_plugin.engine.finish.results import pose_uncertainty
 from localrefine_plugin.engine.forecast.forecast import START_SECONDS, Inputs, forecast
 from localrefine_plugin.engine.forecast.of_run import forecast_after
 from localrefine_plugin.engine.forecast.sample import ITERATIONS
-from localrefine_plugin.engine.io.run_folder import RunFolder, read_json
+from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
 from localrefine_plugin.engine.io.run_store import load_iteration, load_tables
 from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.kernels.host import worker_count
 from localrefine_plugin.engine.records.codec import from_json
 from localrefine_plugin.engine.records.forecast import Forecast
 from localrefine_plugin.engine.records.settings import Settings
-from localrefine_plugin.engine.refine import refine
 
+from ..measure import run_measured
 from ..page import DOCS, arguments_of_sets, conclude, table
 from ..truth import Truth
 from .resolution_to_report import OTHERS_DENSITY, foreign_share
@@ -45,16 +46,23 @@ ALLOWED, ALLOWED_OF_POSES = 0.10, 0.15
 MEDIAN_OF_ANGLE, MEDIAN_OF_SHIFT = 1.538, 1.177
 """Median length of a vector with three, and with two, components of s.d. 1."""
 INPUTS = ("particles.star", "half1.mrc", "half2.mrc", "mask_B.mrc")
+GIVEN = ("particles", "half-map-1", "half-map-2", "mask")
+ROOT = Path(__file__).resolve().parents[2]
+CORES = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
 
 
 def finished(data: Path, work: Path, threads: int, prior: Optional[str] = None) -> RunFolder:
     """The run, and in WORK/NAME.seconds what CPU time it took, where it was done here."""
     run = RunFolder(work / (data.name if prior is None else f"{data.name}_{prior}"))
     if not run.results_complete():
-        began = time.process_time()
-        given = Settings() if prior is None else Settings(prior=prior)
-        refine(*(str(data / part) for part in INPUTS), str(run.path), given, "cpu", threads, "overwrite")
-        seconds_file(run).write_text(f"{time.process_time() - began:.1f}\n", encoding="utf-8")
+        settings, files = work / f"{run.path.name}_settings.json", dict(zip(GIVEN, INPUTS))
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(settings, {} if prior is None else {"prior": prior})
+        given = [word for name, part in files.items() for word in (f"--{name}", str(data / part))]
+        command = [sys.executable, "-m", "localrefine_plugin.engine", "refine", *given, "--output", str(run.path),
+                   "--settings", str(settings), "--device", "cpu", "--threads", str(threads), "--overwrite"]
+        cost = run_measured(command, work / f"{run.path.name}.txt", CORES, ROOT)  # its memory is its own
+        seconds_file(run).write_text(f"{cost.cpu_seconds:.1f}\n", encoding="utf-8")
     return run
 
 
