@@ -3,7 +3,7 @@
     python -m benchmarks.honesty.forecast --data FOLDER [--data FOLDER …] --work FOLDER [--sample 500] \
         [--prior off …] [--write]
 
-The forecast is that of the run's log. Of a finished run in --work that has none it is made now, from its first two
+The forecast is that of the run's log. Of a finished run in --work that has none it is made now, from its first three
 iterations; such a run is not done again. With --sample the verb's forecast, from so many particles of each half-set, is
 taken instead; with --prior, runs with these priors instead of the learned one. It ends with the assertion that the
 resolution to report is forecast within 10 %, and the errors of the poses within 15 %, of what the run states or of the
@@ -23,15 +23,16 @@ import numpy as np
 
 from examples.evaluate import pose_errors, read_map, read_poses
 from localrefine_plugin.engine.finish.results import pose_uncertainty
+from localrefine_plugin.engine.forecast.first_iterations import start_of_run
 from localrefine_plugin.engine.forecast.forecast import START_SECONDS, Inputs, forecast
-from localrefine_plugin.engine.forecast.of_run import forecast_after
-from localrefine_plugin.engine.forecast.sample import ITERATIONS
+from localrefine_plugin.engine.forecast.of_run import known_well, tell
+from localrefine_plugin.engine.forecast.sample import ITERATIONS, sample_of
 from localrefine_plugin.engine.io.run_folder import RunFolder, read_json, write_json
 from localrefine_plugin.engine.io.run_store import load_iteration, load_tables
 from localrefine_plugin.engine.kernels.device import CPU
 from localrefine_plugin.engine.kernels.host import worker_count
 from localrefine_plugin.engine.records.codec import from_json
-from localrefine_plugin.engine.records.forecast import Forecast
+from localrefine_plugin.engine.records.forecast import SAMPLE, Forecast
 from localrefine_plugin.engine.records.settings import Settings
 
 from ..measure import run_measured
@@ -85,7 +86,9 @@ def of_log(run: RunFolder, threads: int) -> Forecast:
     """What the log of a run said, or would have said."""
     places = [run.forecast(k) for k in (0, ITERATIONS)]
     if not any(place.exists() for place in places):
-        forecast_after(run, ITERATIONS, CPU, worker_count(threads))
+        workers = worker_count(threads)
+        known = known_well(run, start_of_run(run, SAMPLE), CPU, workers)
+        tell(run, ITERATIONS, sample_of(run), known, workers)
     return from_json(Forecast, read_json(next(place for place in places if place.exists())))
 
 

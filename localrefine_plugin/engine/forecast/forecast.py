@@ -39,7 +39,7 @@ OF_A_RUN = 5  # iterations, typically; four to eight in the runs of docs/explana
 EXTRAPOLATED = 0.8  # of the resolution that the sample shows
 # Of the time, measured in the runs of docs/explanation/forecast.md
 SETTLED = 0.9  # of the last search's time per pixel is a later one's
-START_SECONDS = 3.0
+START_SECONDS = 5.0
 MERGE_IN_MAPS, FINISH_IN_MAPS = 0.8, 5.0  # reconstructions of both half-maps
 CONTROL_ALIGNMENTS = 3
 
