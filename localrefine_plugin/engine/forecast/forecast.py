@@ -123,7 +123,7 @@ class Whole(NamedTuple):
 def of_sample(run: SampleRun, resolved: ResolvedSettings, whole: Whole, workers: int,
               known: Optional[SampleRun] = None) -> Forecast:
     """What the whole run will reach, from some particles; ``known``: the same with a prior that learns, where the
-    run's does not."""
+    run has none."""
     views = views_of(run, expected_motion(run), resolved.seed, workers)
     shown = (run, views) if known is None else (
         known, views_of(known, expected_motion(known), resolved.seed, workers))

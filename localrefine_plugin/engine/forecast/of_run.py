@@ -46,7 +46,7 @@ def sampled(run: RunFolder, start: Start, device: Device, workers: int) -> Sampl
 
 
 def known_well(run: RunFolder, start: Start, device: Device, workers: int) -> Optional[SampleRun]:
-    """The sample with a prior that learns, where the run's does not."""
+    """The sample with a prior that learns, where the run has none."""
     learning = start.learning()
     return None if learning is None else sampled(run, learning, device, workers)
 
