@@ -18,6 +18,7 @@ from relion_files import read_columns, read_poses
 from run_results import assert_same_bits, results, temporary_folder
 
 from localrefine_plugin.engine import refine as engine
+from localrefine_plugin.engine.align import of_run
 from localrefine_plugin.engine.finish.report import build_report
 from localrefine_plugin.engine.io.run_folder import FINAL_FILES, OPTIONAL_FINAL_FILES, RunFolder, read_json
 from localrefine_plugin.engine.io.run_store import load_nulls
@@ -106,8 +107,9 @@ class Stop(BaseException):
 
 
 def stop_at(monkeypatch, name, call):
-    """Make the call-th call of this function of refine.py raise before it does anything."""
-    original, calls = getattr(engine, name), []
+    """Make the call-th call of this function of refine.py, or of what it saves with, raise before it does anything."""
+    module = engine if hasattr(engine, name) else of_run
+    original, calls = getattr(module, name), []
 
     def stopping(*arguments, **named):
         calls.append(name)
@@ -115,7 +117,7 @@ def stop_at(monkeypatch, name, call):
             raise Stop
         return original(*arguments, **named)
 
-    monkeypatch.setattr(engine, name, stopping)
+    monkeypatch.setattr(module, name, stopping)
 
 
 @pytest.mark.parametrize(
