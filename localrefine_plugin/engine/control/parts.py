@@ -5,7 +5,7 @@ made there: does one of them move? *Consensus*: the poses found are those of the
 nevertheless. *Mixed*, or *apart* by little: the rest, which lies over the mask in the images, may have pulled at it,
 and nothing moves. If it moves: is every part of the mask where the poses found say? The cells are asked at these poses.
 
-Of a sample that was aligned once, before a run, the first question is asked. No mask that is too large misleads it: the
+Of a sample that was aligned before a run, the first question is asked. No mask that is too large misleads it: the
 mask is not aligned.
 """
 from __future__ import annotations

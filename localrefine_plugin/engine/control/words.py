@@ -143,7 +143,7 @@ def of_moving_parts(found: RestControl) -> str:
 
 
 def of_parts_before(parts: Sequence[PartOfMask]) -> str:
-    """Of a sample that was aligned once."""
+    """Of a sample that was aligned before a run."""
     still = still_share(parts)
     if still is None:
         return (f"no part of the mask is seen to move against the rest of the particle ({seen_from(parts):.1f} Å per "
