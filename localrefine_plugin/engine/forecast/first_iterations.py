@@ -95,7 +95,8 @@ def start_of(inputs: CheckedInputs, settings: Settings, resolved: ResolvedSettin
 
 def start_of_run(run: RunFolder, sample: int) -> Start:
     """From a prepared run, with at most ``sample`` particles of each half-set."""
-    given, particles, half_set = load_input(run), stored_particles(run), np.asarray(stored_particles(run).half_set)
+    given, particles = load_input(run), stored_particles(run)
+    half_set = np.asarray(particles.half_set)
     rows = [mine[evenly_spaced(len(mine), sample)] for mine in (np.flatnonzero(half_set == half) for half in (1, 2))]
     static = [read_map(run.static_part(half))[0] for half in (1, 2)] if given.resolved.subtract else []
     return Start(particles.take(np.sort(np.concatenate(rows))), load_settings(run), given.resolved, [],

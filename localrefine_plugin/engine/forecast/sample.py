@@ -87,9 +87,8 @@ class SampleRun:
         return self.halves[0].particles
 
     def seconds(self, iteration: int, *phases: str) -> float:
-        """Wall seconds of phases, all of them if none is named, for one particle in an iteration (from 0)."""
-        spent = [sum(s for phase, s in half.seconds[iteration].items() if phase in phases or not phases)
-                 for half in self.halves]
+        """Wall seconds of phases for one particle in an iteration (from 0)."""
+        spent = [sum(s for phase, s in half.seconds[iteration].items() if phase in phases) for half in self.halves]
         return sum(spent) / (2 * self.per_half)
 
 
